@@ -1,0 +1,64 @@
+# `make demo` and `make test` each work from a bare machine; nothing finished is repeated.
+# The stamps in .venv say what has been installed; `make test PYTHON=python3.12` picks another Python.
+
+PYTHON ?= python3.11 python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+EDITABLE := --config-settings editable_mode=compat --editable
+PYTEST := $(BIN)/python -m pytest
+TORCH = $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint types format bench
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## generate with and without caching on the embedded checkpoint, and plot the two
+	$(BIN)/puredit generate --prompt "a red apple on a blue background" --compare \
+		--plot outputs/demo-plot.png --output-path outputs/
+	@echo "The images and the plot are in outputs/:" && ls outputs
+
+test: lint types ## lint, types, doctests and tests; the slow tests last
+	$(PYTEST) -m "not slow"
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The variable keeps the pinned pyright from asking a registry for a newer one.
+types: $(VENV)/.dev ## pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+format: $(VENV)/.dev ## rewrite the files as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## measure side by side with the libraries of the field
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.created:
+	@for python in $(PYTHON); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "creating $(VENV) with $$python" && "$$python" -m venv --clear $(VENV) && touch $@; exit; \
+		fi; \
+	done; \
+	echo "error: puredit needs Python 3.11 or newer and found none among: $(PYTHON)." >&2; \
+	echo "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+# torch first and by its exact pin: the build that pip is set up for (CPU or GPU) then stays.
+$(VENV)/.torch: $(VENV)/.created constraints.txt
+	$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) $(EDITABLE) '.[plot]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) $(EDITABLE) '.[dev]'
+	@touch $(VENV)/.demo $@

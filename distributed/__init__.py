@@ -1,0 +1,1 @@
+"""Meshes, and transforms that run one denoiser on many ranks."""

@@ -1,0 +1,8 @@
+"""Model families as pure functions: one family per file, with its parallel plan."""
+
+from pure.models.errors import CheckpointError
+from pure.models.hub import embedded
+from pure.models.loading import load_pipeline
+from pure.models.pipeline import Generation, Pipeline
+
+__all__ = ["CheckpointError", "Generation", "Pipeline", "embedded", "load_pipeline"]

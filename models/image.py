@@ -1,0 +1,91 @@
+"""Pixels and packed latents: sizes, positions, and the decoder of a FLUX.1 checkpoint.
+
+Shapes: B samples, C latent channels, h x w tokens (N = h w), H x W pixels.
+"""
+
+from typing import cast
+
+import attrs
+import torch
+from diffusers import AutoencoderKL
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+
+PATCH = 2  # latents on a side of a token
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """Turn latents (B, C, 2h, 2w) into tokens (B, N, 4C)."""
+    patches = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Turn tokens (B, N, 4C) of `rows` x `columns` into latents (B, C, 2h, 2w).
+
+    >>> latents = torch.arange(48.0).reshape(1, 2, 4, 6)
+    >>> bool((unpack(pack(latents), 2, 3) == latents).all())
+    True
+    """
+    patches = tokens.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (rows, columns))
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def positions(text: int, rows: int, columns: int) -> torch.Tensor:
+    """Return (S, 3) fp32 positions: zeros for `text` tokens, then (0, row, column) of each image token.
+
+    >>> positions(1, 1, 2)
+    tensor([[0., 0., 0.],
+            [0., 0., 0.],
+            [0., 0., 1.]])
+    """
+    grid = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
+    return torch.cat([torch.zeros(text, 3), grid])
+
+
+@attrs.frozen(eq=False)
+class ImageDecoder:
+    """The decoder, and what its shape says about sizes."""
+
+    vae: AutoencoderKL
+
+    @property
+    def patch(self) -> int:
+        """Pixels on a side of a token."""
+        return PATCH * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image where none is asked for, in pixels."""
+        return self.vae.config["sample_size"]
+
+    def grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Return h and w of an image of `height` x `width` pixels; None is the default size.
+
+        Raises:
+            ValueError: a size is not a positive multiple of `patch`.
+        """
+        sizes = {"height": self.size if height is None else height, "width": self.size if width is None else width}
+        for name, pixels in sizes.items():
+            if pixels < 1 or pixels % self.patch:
+                nearest = max(round(pixels / self.patch), 1) * self.patch
+                raise ValueError(
+                    f"{name}={pixels} is not a positive multiple of {self.patch} pixels; the nearest size is {nearest}"
+                )
+        return sizes["height"] // self.patch, sizes["width"] // self.patch
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
+        config = self.vae.config
+        latents = latents / config["scaling_factor"] + (config["shift_factor"] or 0.0)
+        with torch.no_grad():
+            latents = cast(torch.FloatTensor, latents.to(self.vae.device, self.vae.dtype))
+            decoded = self.vae.decode(latents, return_dict=False)[0]
+        pixels = VaeImageProcessor(vae_scale_factor=self.patch).postprocess(decoded, output_type="pt")
+        assert isinstance(pixels, torch.Tensor)
+        return pixels
+
+    def images(self, pixels: torch.Tensor) -> list[Image.Image]:
+        """Return pixels (B, 3, H, W) in 0 to 1 as pictures."""
+        processor = VaeImageProcessor(vae_scale_factor=self.patch)
+        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))

@@ -1,0 +1,84 @@
+"""Diffusion-transformer inference as pure functions.
+
+Denoising is a step function, all memory between steps is one immutable pytree, and
+caching, guidance and compilation are transforms of the denoiser that compose.
+"""
+
+from pure.compose import Composed, Transform, compose, identity
+from pure.denoiser import Denoiser
+from pure.experts import Experts
+from pure.guidance import Branches, Guidance
+from pure.loop import Frame, Run, sample, unroll
+from pure.noise import gaussian
+from pure.pieces import CompileOptions
+from pure.predictors import Hold, Predictor
+from pure.records import (
+    Answer,
+    Block,
+    Bound,
+    Cache,
+    Decision,
+    Info,
+    Inputs,
+    Memory,
+    Params,
+    Plan,
+    Probe,
+    Span,
+    State,
+    Step,
+    Where,
+    bind,
+)
+from pure.rules import Rule
+from pure.saving import load_state, save_state
+from pure.solvers import FlowMatchEuler, Solver
+from pure.tree import Shared, join, put, state, static, take
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Block",
+    "Bound",
+    "Branches",
+    "Cache",
+    "CompileOptions",
+    "Composed",
+    "Decision",
+    "Denoiser",
+    "Experts",
+    "FlowMatchEuler",
+    "Frame",
+    "Guidance",
+    "Hold",
+    "Info",
+    "Inputs",
+    "Memory",
+    "Params",
+    "Plan",
+    "Predictor",
+    "Probe",
+    "Rule",
+    "Run",
+    "Shared",
+    "Solver",
+    "Span",
+    "State",
+    "Step",
+    "Transform",
+    "Where",
+    "bind",
+    "compose",
+    "gaussian",
+    "identity",
+    "join",
+    "load_state",
+    "put",
+    "sample",
+    "save_state",
+    "state",
+    "static",
+    "take",
+    "unroll",
+]

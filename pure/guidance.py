@@ -1,0 +1,121 @@
+r"""Classifier-free guidance: two named branches of one batch.
+
+$$v = v_- + s\,(v_+ - v_-)$$
+
+Rows 2i and 2i+1 of a guided batch are the conditional and the unconditional branch of
+sample i, so that states of guided requests are joined and split like any others. Outside
+the guidance interval only the conditional rows run, and of the others nothing changes.
+
+Reference: Ho and Salimans, arXiv:2207.12598, equation 6; the interval: Kynkaanniemi et
+al., arXiv:2404.07724.
+"""
+
+import warnings
+from typing import Any
+
+import attrs
+import torch
+
+from pure.records import Step
+from pure.tree import join, map_samples, state
+
+CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
+
+
+@attrs.frozen(kw_only=True)
+class Guidance:
+    """Guidance `scale`, applied at steps in [start, stop) as fractions of the schedule."""
+
+    scale: float
+    start: float = 0.0
+    stop: float = 1.0
+
+    def active(self, step: Step) -> bool:
+        """Whether this step is guided.
+
+        Raises:
+            ValueError: some samples of the batch stand inside the interval and others outside.
+        """
+        indices = step.index if isinstance(step.index, tuple) else (step.index,)
+        counts = step.count if isinstance(step.count, tuple) else (step.count,) * len(indices)
+        inside = {self.start <= index / count < self.stop for index, count in zip(indices, counts, strict=True)}
+        if len(inside) > 1:
+            raise ValueError(
+                f"samples at steps {indices} of {counts} stand on both sides of the guidance interval "
+                f"[{self.start}, {self.stop}); step them in separate batches"
+            )
+        return inside.pop()
+
+
+@state
+class Branches:
+    """Conditioning of both branches, B samples each and built alike."""
+
+    conditional: Any
+    unconditional: Any
+
+
+def rows(guidance: Guidance | None, conditioning: Any) -> tuple[Any, bool]:
+    """Return the conditioning of every row, and whether each sample has two.
+
+    Warns where guidance and negative conditioning do not come together; the request then
+    runs without guidance.
+    """
+    if isinstance(conditioning, Branches):
+        if guidance is not None:
+            return _interleave(join(conditioning.conditional, conditioning.unconditional)), True
+        warnings.warn("the negative conditioning has no effect: the denoiser is not guided(...)", stacklevel=4)
+        return conditioning.conditional, False
+    if guidance is not None:
+        warnings.warn(
+            f"guided(scale={guidance.scale}) has no negative conditioning and runs without guidance; "
+            "encode a negative prompt ('' will do)",
+            stacklevel=4,
+        )
+    return conditioning, False
+
+
+def _interleave(tree: Any) -> Any:
+    """Reorder rows c0 c1 .. u0 u1 .. to c0 u0 c1 u1 .."""
+
+    def shuffle(leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+
+    return map_samples(shuffle, tree)
+
+
+def doubled(latents: torch.Tensor) -> torch.Tensor:
+    """Give both branches of every sample its latents: (B, ...) to (2B, ...)."""
+    return latents.repeat_interleave(2, dim=0)
+
+
+def both(step: Step, batch: int) -> Step:
+    """Say where each of 2B rows stands, branches named; `batch` is B."""
+
+    def twice(value: Any) -> Any:
+        return tuple(entry for entry in value for _ in range(2)) if isinstance(value, tuple) else value
+
+    def stacked(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return tensor if tensor is None or tensor.ndim == 0 else doubled(tensor)
+
+    return attrs.evolve(
+        step,
+        index=twice(step.index),
+        count=twice(step.count),
+        expert=twice(step.expert),
+        timestep=stacked(step.timestep),
+        sigma=stacked(step.sigma),
+        sigma_next=stacked(step.sigma_next),
+        branch=(CONDITIONAL, UNCONDITIONAL) * batch,
+    )
+
+
+def conditional(batch: int) -> torch.Tensor:
+    """Return the indices of the conditional rows."""
+    return torch.arange(0, 2 * batch, 2)
+
+
+def combine(guidance: Guidance, prediction: torch.Tensor) -> torch.Tensor:
+    """Combine the predictions of both branches (2B, ...) into the guided one (B, ...)."""
+    positive, negative = prediction[0::2], prediction[1::2]
+    return negative + guidance.scale * (positive - negative)

@@ -1,0 +1,250 @@
+r"""The four pieces a step is made of, and their compilation.
+
+    front + probe -> middle + residual  (computed)  -> back + head
+                  \-> fill-in           (skipped)   /
+
+Each piece is a frozen record of functions with a pure `__call__`. Records compare by
+value, so that denoisers with equal pieces share one compilation.
+
+Shapes: B samples, K remembered steps; streams are (B, tokens, width).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+import torch.utils._pytree as pytree
+
+from pure.predictors import Hold, Predictor
+from pure.records import Block, Params, Span
+from pure.rules import can_skip, measures
+from pure.tree import map_samples
+
+if TYPE_CHECKING:
+    from pure.denoiser import Denoiser
+
+Tree = Any
+Run = Callable[[Params, Tree, Tree, Callable], Tree]
+Streams = tuple[torch.Tensor, ...]
+
+
+@attrs.frozen(kw_only=True)
+class CompileOptions:
+    """How pieces are compiled.
+
+    Attributes:
+        backend: a `torch.compile` backend, by name or as a function.
+        mode: a `torch.compile` mode, or None.
+        regional: compile every kind of block once and loop over blocks in Python, instead of
+            each piece as a whole (which gives one graph per piece and compiles far longer).
+    """
+
+    backend: str | Callable = "inductor"
+    mode: str | None = None
+    regional: bool = True
+
+
+@attrs.frozen
+class Stack:
+    """A run of consecutive blocks; `dense` copies what it returns if that is a view."""
+
+    runs: tuple[Run, ...]
+    attend: Callable
+    dense: bool = False
+
+    def __call__(self, params: Sequence[Params], hidden: Tree, context: Tree) -> Tree:
+        """Run the blocks in order; `params` holds the group of each."""
+        for run, group in zip(self.runs, params, strict=True):
+            hidden = run(group, hidden, context, self.attend)
+        return map_samples(_dense, hidden) if self.dense else hidden
+
+
+def _dense(stream: torch.Tensor) -> torch.Tensor:
+    # For one sample `contiguous` leaves the stride of the batch as it was; the views set it.
+    return stream.contiguous().view(-1).view(stream.shape)
+
+
+@attrs.frozen
+class Front:
+    """Embedding and the front blocks; returns hidden, context and, if asked for, the probe residual."""
+
+    embed: Callable
+    stack: Stack
+    probe: Callable | None
+
+    def __call__(
+        self, params: Params, blocks: Sequence[Params], prepared: Tree, latents: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[Tree, Tree, torch.Tensor | None]:
+        """Embed latents and timestep, run the front blocks, and measure what they added."""
+        entry, context = self.embed(params, prepared, latents, timestep)
+        hidden = self.stack(blocks, entry, context)
+        residual = None if self.probe is None else self.probe(hidden) - self.probe(entry)
+        return hidden, context, residual
+
+
+@attrs.frozen
+class Kept:
+    """One stream that is remembered: its name, and who predicts it."""
+
+    name: str
+    predictor: Predictor
+
+    @property
+    def whole(self) -> bool:
+        """Whether the stream itself is remembered, not what the middle adds to it."""
+        return self.predictor.on == "hidden"
+
+
+@attrs.frozen
+class Middle:
+    """The middle blocks; returns hidden and, per kept stream, what a later skip will need."""
+
+    stack: Stack
+    kept: tuple[Kept, ...]
+
+    def __call__(self, blocks: Sequence[Params], hidden: Tree, context: Tree) -> tuple[Tree, Streams]:
+        """Run the middle blocks; `params` of each are in `blocks`."""
+        out = self.stack(blocks, hidden, context)
+        return out, tuple(self._left(stream, hidden, out) for stream in self.kept)
+
+    def _left(self, stream: Kept, hidden: Tree, out: Tree) -> torch.Tensor:
+        after = getattr(out, stream.name)
+        if stream.whole:
+            # A block may return a view of a larger tensor; keeping it would keep that alive
+            # and change the strides of the state.
+            return after.clone(memory_format=torch.contiguous_format)
+        return (after - getattr(hidden, stream.name)).contiguous()
+
+
+@attrs.frozen
+class Fill:
+    """The fill-in: one weighted sum per kept stream instead of the middle blocks."""
+
+    kept: tuple[Kept, ...]
+
+    def __call__(self, hidden: Tree, history: tuple[Streams, ...], weights: tuple[torch.Tensor | None, ...]) -> Tree:
+        """Predict the kept streams from `history`, (B, K) `weights` each; other streams pass through."""
+        filled = {
+            stream.name: self._predict(stream, getattr(hidden, stream.name), past, row)
+            for stream, past, row in zip(self.kept, history, weights, strict=True)
+        }
+        cls = type(hidden)
+        rest = {n: getattr(hidden, n) for n in (*cls.__tree_fields__, *cls.__static_fields__) if n not in filled}
+        return cls(**filled, **rest)
+
+    def _predict(self, stream: Kept, now: torch.Tensor, past: Streams, weights: torch.Tensor | None) -> torch.Tensor:
+        if weights is None:  # a held stream: weight 1 on the newest
+            return past[0].clone() if stream.whole else now + past[0]
+        rows = weights.view(*weights.shape, *(1,) * (now.ndim - 1)).unbind(1)  # K of (B, 1, 1)
+        if stream.whole:
+            total = rows[0] * past[0].to(weights.dtype)
+            rows, past = rows[1:], past[1:]
+        else:
+            total = now.to(weights.dtype)
+        for weight, residual in zip(rows, past, strict=True):  # addcmul: one pass over memory each
+            total = torch.addcmul(total, residual.to(weights.dtype), weight)
+        return total.to(now.dtype)
+
+
+@attrs.frozen
+class Back:
+    """The back blocks and the head."""
+
+    stack: Stack
+    head: Callable
+
+    def __call__(self, params: Params, blocks: Sequence[Params], hidden: Tree, context: Tree) -> torch.Tensor:
+        """Run the back blocks and the head; return the prediction."""
+        return self.head(params, self.stack(blocks, hidden, context), context)
+
+
+@attrs.frozen(kw_only=True)
+class Pieces:
+    """All that `apply` calls, and the numbers it needs to call them."""
+
+    front: Callable
+    middle: Callable
+    fill: Callable
+    back: Callable
+    kept: tuple[Kept, ...]
+    span: tuple[int, int]
+    history: int
+    probing: bool
+
+
+def assemble(denoiser: Denoiser) -> Pieces:
+    """Cut the stack by the plan's span and build the pieces, compiled if the denoiser says so."""
+    span = denoiser.plan.span or Span()
+    stop = len(denoiser.blocks) - span.back
+    skipping = can_skip(denoiser.plan.rules)  # what never skips remembers nothing
+    names = kept_names(denoiser) if skipping else ()
+    kept = tuple(Kept(name, predictor_of(denoiser, name)) for name in names)
+    probing = skipping and measures(denoiser.plan.rules)
+    options = denoiser.compile
+    inner = functools.partial(compiled, options if options and options.regional else None)
+    outer = functools.partial(compiled, options if options and not options.regional else None)
+
+    # The next piece must not see in the strides whether the one before it was computed, filled
+    # in, or done for a part of the batch: it would compile once more for each.
+    dense = options is not None
+
+    def stack(blocks: Sequence[Block], dense: bool = dense) -> Stack:
+        return Stack(tuple(inner(block.run) for block in blocks), denoiser.attend, dense)
+
+    probe = denoiser.probe if probing else None
+    return Pieces(
+        front=outer(Front(inner(denoiser.embed), stack(denoiser.blocks[: span.front]), probe)),
+        middle=outer(Middle(stack(denoiser.blocks[span.front : stop]), kept)),
+        fill=compiled(options, Fill(kept)),
+        back=outer(Back(stack(denoiser.blocks[stop:], dense=False), inner(denoiser.head))),
+        kept=kept,
+        span=(span.front, stop),
+        history=max((stream.predictor.history for stream in kept), default=0),
+        probing=probing,
+    )
+
+
+def kept_names(denoiser: Denoiser) -> tuple[str, ...]:
+    """Streams that something after the middle reads: back blocks read all, the head those it declares."""
+    span = denoiser.plan.span or Span()
+    read = denoiser.streams if span.back or denoiser.reads is None else denoiser.reads
+    return tuple(name for name in denoiser.streams if name in read)
+
+
+def predictor_of(denoiser: Denoiser, name: str) -> Predictor:
+    """Return the predictor of one stream: the plan's where it applies, else `Hold`."""
+    predictor = denoiser.plan.predictor
+    if predictor is None:
+        return Hold()
+    wanted = predictor.streams
+    if wanted is None:
+        wanted = denoiser.streams if denoiser.reads is None else denoiser.reads
+    return predictor if wanted == "all" or name in wanted else Hold()
+
+
+def compiled(options: CompileOptions | None, function: Callable) -> Callable:
+    """Compile a function or piece; equal ones share the compilation, without options it stays eager."""
+    return function if options is None else _compile(options, function)
+
+
+def mark_batch(tree: Tree, batch: int) -> None:
+    """Tell dynamo that sub-batches of any size will follow, so that the middle compiles once for all of them.
+
+    A batch of one is left alone: dynamo specialises on it in any case.
+    """
+    if batch > 1:
+        for leaf in pytree.tree_leaves(tree):
+            if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == batch:
+                torch._dynamo.maybe_mark_dynamic(leaf, 0)
+
+
+@functools.cache
+def _compile(options: CompileOptions, function: Callable) -> Callable:
+    # isolate_recompiles: all pieces of a kind share one code object, and with it dynamo's
+    # limit of recompilations; without it the ninth denoiser of a process falls back to eager.
+    settings: dict[str, Any] = {"backend": options.backend, "mode": options.mode, "isolate_recompiles": True}
+    return torch.compile(function if hasattr(function, "__code__") else function.__call__, fullgraph=True, **settings)

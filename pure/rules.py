@@ -1,0 +1,317 @@
+"""When to compute: rules, their canonical order, and the decision they take together.
+
+A rule sees where one sample stands and its counters and answers COMPUTE, SKIP or DEFER.
+The first step a sample ever sees is computed. After it, the first answer in the
+canonical order wins, whatever the order of composition:
+warm-up, mask, total limit, continuous limit, accumulated limit, threshold, and at the
+end the default, which computes. All but the threshold are Python arithmetic on the CPU;
+only when they all defer is the change measured and read back from the device.
+"""
+
+import functools
+import math
+import warnings
+from typing import Any, ClassVar, Protocol
+
+import attrs
+
+from pure.records import Answer, Memory, Where
+
+
+class Rule:
+    """Base of rules, which are frozen records.
+
+    Attributes:
+        rank: place in the canonical order.
+        name: the reason it gives.
+    """
+
+    rank: ClassVar[int]
+    name: ClassVar[str]
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether it can ever answer SKIP."""
+        return True
+
+    @property
+    def forbids(self) -> bool:
+        """Whether it always answers COMPUTE."""
+        return False
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Answer for one sample; overridden by every rule."""
+        raise TypeError(f"{type(self).__name__} gives no answer; override answer()")
+
+
+class Restraint(Rule):
+    """A rule that computes or defers, never skips."""
+
+    @property
+    def may_skip(self) -> bool:
+        """Say no."""
+        return False
+
+
+class Limit(Restraint):
+    """A restraint that computes once something reaches a limit."""
+
+    limit: Any
+
+    @property
+    def forbids(self) -> bool:
+        """Whether the limit is reached from the start."""
+        return self.limit <= 0
+
+
+class MaskSource(Protocol):
+    """Where a mask comes from: a preset, bins or an explicit list."""
+
+    def mask(self, count: int) -> tuple[int, ...] | None:
+        """Return `count` entries (1 computes, 0 may skip); None turns the mask off, with a warning.
+
+        Raises:
+            ValueError: there is no such mask for this step count.
+        """
+        ...
+
+
+@attrs.frozen(cache_hash=True)
+class Warmup(Restraint):
+    """Compute steps 0, interval, 2 interval, ... below `steps`."""
+
+    rank: ClassVar[int] = 0
+    name: ClassVar[str] = "warm-up"
+    steps: int
+    interval: int = 1
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Compute on a warm-up step, else defer."""
+        warm = where.index < self.steps and where.index % self.interval == 0
+        return Answer.COMPUTE if warm else Answer.DEFER
+
+
+@attrs.frozen(cache_hash=True)
+class Mask(Rule):
+    """A step mask: 1 computes; 0 skips (`static`) or lets the other rules decide (`dynamic`)."""
+
+    rank: ClassVar[int] = 1
+    name: ClassVar[str] = "mask"
+    source: MaskSource
+    policy: str = "dynamic"
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether it can ever answer SKIP."""
+        return self.policy == "static"
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Follow the mask of this sample's own step count."""
+        mask = resolve(self.source, where.count)
+        return Answer.DEFER if mask is None else Entries(mask, self.policy).answer(where, memory)
+
+
+@attrs.frozen(cache_hash=True)
+class Entries(Rule):
+    """A mask whose entries are known: what `settle` makes of a `Mask`."""
+
+    rank: ClassVar[int] = 1
+    name: ClassVar[str] = "mask"
+    entries: tuple[int, ...]
+    policy: str
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether it can ever answer SKIP."""
+        return self.policy == "static"
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Compute at a 1; at a 0 skip or defer, as the policy says."""
+        if where.index < len(self.entries) and self.entries[where.index]:
+            return Answer.COMPUTE
+        return Answer.SKIP if self.policy == "static" else Answer.DEFER
+
+
+@functools.lru_cache(maxsize=512)
+def resolve(source: MaskSource, count: int) -> tuple[int, ...] | None:
+    """Return `source.mask(count)`, computed once; its warnings are raised by `check`, at `init`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return source.mask(count)
+
+
+@attrs.frozen(cache_hash=True)
+class Total(Limit):
+    """Compute once `limit` steps have been skipped."""
+
+    rank: ClassVar[int] = 2
+    name: ClassVar[str] = "total limit"
+    limit: int
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Compute at the limit, else defer."""
+        return Answer.COMPUTE if memory.skipped >= self.limit else Answer.DEFER
+
+
+@attrs.frozen(cache_hash=True)
+class Continuous(Limit):
+    """Compute after `limit` skips in a row."""
+
+    rank: ClassVar[int] = 3
+    name: ClassVar[str] = "continuous limit"
+    limit: int
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Compute at the limit, else defer."""
+        return Answer.COMPUTE if memory.streak >= self.limit else Answer.DEFER
+
+
+@attrs.frozen(cache_hash=True)
+class Accumulated(Limit):
+    """Compute once the changes accepted since the last computed step add up to `limit`."""
+
+    rank: ClassVar[int] = 4
+    name: ClassVar[str] = "accumulated limit"
+    limit: float
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Compute at the limit, else defer."""
+        return Answer.COMPUTE if memory.accumulated >= self.limit else Answer.DEFER
+
+
+@attrs.frozen(cache_hash=True)
+class Threshold(Rule):
+    """Skip while the front residual changed by less than `value` since the last computed step.
+
+    At 0 or below it always computes and at 1 or above it always skips; neither measures,
+    unless `Accumulated` needs the change.
+    """
+
+    rank: ClassVar[int] = 5
+    name: ClassVar[str] = "threshold"
+    value: float
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether it can ever answer SKIP."""
+        return self.value > 0
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Answer what needs no measurement, else defer."""
+        if self.value <= 0:
+            return Answer.COMPUTE
+        return Answer.SKIP if self.value >= 1 else Answer.DEFER
+
+    def judge(self, change: float) -> Answer:
+        """Answer once the change is known."""
+        return Answer.SKIP if self.value >= 1 or change < self.value else Answer.COMPUTE
+
+
+Rules = tuple[Rule, ...]
+MEASURE = "measure"
+
+
+def find(rules: Rules, kind: type) -> Rule | None:
+    """Return the rule of this kind, if the plan has one."""
+    return next((rule for rule in rules if type(rule) is kind), None)
+
+
+@functools.lru_cache(maxsize=512)
+def settle(rules: Rules, count: int) -> Rules:
+    """Return the rules of a run of `count` steps.
+
+    The mask is written out, or left out where it has none for this count. The one coupling
+    between rules is resolved: the mask's leading ones cap the warm-up.
+    """
+    mask = find(rules, Mask)
+    if not isinstance(mask, Mask):
+        return rules
+    entries = resolve(mask.source, count)
+    if entries is None:
+        return tuple(rule for rule in rules if rule is not mask)
+    ones = next((i for i, entry in enumerate(entries) if not entry), len(entries))
+    settled: list[Rule] = []
+    for rule in rules:
+        if isinstance(rule, Warmup):
+            rule = attrs.evolve(rule, steps=min(rule.steps, ones))
+        settled.append(Entries(entries, mask.policy) if rule is mask else rule)
+    return tuple(settled)
+
+
+def decide(settled: Rules, where: Where, memory: Memory) -> tuple[Answer, str]:
+    """Return the first answer of settled host rules and its reason; DEFER if the change must be measured."""
+    answer, reason = _first_answer(settled, where, memory)
+    if memory.computed == 0 and answer is not Answer.COMPUTE:
+        return Answer.COMPUTE, "first step"
+    return answer, reason
+
+
+def _first_answer(settled: Rules, where: Where, memory: Memory) -> tuple[Answer, str]:
+    summing = False
+    for rule in settled:
+        answer = rule.answer(where, memory)
+        if isinstance(rule, Threshold) and (answer is Answer.DEFER or (answer is Answer.SKIP and summing)):
+            return Answer.DEFER, MEASURE
+        if answer is not Answer.DEFER:
+            return answer, rule.name
+        summing = summing or isinstance(rule, Accumulated)
+    return Answer.COMPUTE, "default"
+
+
+def judge(rules: Rules, change: float) -> tuple[Answer, str]:
+    """Return the threshold's answer to a measured change."""
+    threshold = find(rules, Threshold)
+    if not isinstance(threshold, Threshold):
+        raise AssertionError("a change was measured although no threshold asked for it")
+    return threshold.judge(change), threshold.name
+
+
+def measures(rules: Rules) -> bool:
+    """Whether any step of any run can need a measurement."""
+    threshold = find(rules, Threshold)
+    if not isinstance(threshold, Threshold) or threshold.value <= 0:
+        return False
+    return threshold.value < 1 or find(rules, Accumulated) is not None
+
+
+def can_skip(rules: Rules, count: int | None = None) -> bool:
+    """Whether a run (of `count` steps, if given) can skip at all, leaving measured changes aside."""
+    if count is None:
+        deciding = next((rule for rule in rules if rule.may_skip or rule.forbids), None)
+        return deciding is not None and deciding.may_skip
+    seen = Memory(skipped=0, streak=0, computed=1, first=0, accumulated=0.0, times=())
+    settled = settle(rules, count)
+    answers = (decide(settled, Where(index, count), seen)[0] for index in range(1, count))
+    return any(answer is not Answer.COMPUTE for answer in answers)
+
+
+def check(rules: Rules, count: int) -> None:
+    """Check the rules against the number of steps of a run.
+
+    Warns if a mask turns itself off, or if nothing can be skipped.
+
+    Raises:
+        ValueError: the mask does not fit the step count, or is static and starts with a skip.
+    """
+    if not rules:
+        return
+    mask = find(rules, Mask)
+    if isinstance(mask, Mask):
+        entries = mask.source.mask(count)
+        if entries is not None and mask.policy == "static" and not entries[0]:
+            raise ValueError(
+                f"the static mask {''.join(map(str, entries))} starts with 0, but there is nothing to reuse "
+                "before the first computed step; start it with 1 or use policy='dynamic'"
+            )
+    if not can_skip(rules, count):
+        warnings.warn(
+            f"nothing will be skipped: {list(settle(rules, count))} computes every one of {count} steps",
+            stacklevel=4,
+        )
+
+
+def relative(numerator: float, denominator: float) -> float:
+    """Return the relative change; a residual that was zero has changed infinitely or not at all."""
+    if denominator > 0 or math.isnan(denominator):
+        return numerator / denominator
+    return 0.0 if numerator == 0 else math.inf

@@ -1,0 +1,1 @@
+"""Laws, oracles and structural tests."""

@@ -1,0 +1,25 @@
+"""Settings of every test: offline, reproducible on any number of cores."""
+
+import os
+
+# Before transformers and diffusers are imported: what a test needs, it makes or ships.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# For the processes that tests start; several ranks on few cores must not fight for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import hypothesis
+import torch
+
+# One thread: sums are split by thread, so bits would depend on the machine's cores, and
+# tensors this small gain nothing from a second one.
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile(
+    "puredit",
+    deadline=None,  # the first example pays for imports and compilation
+    max_examples=25,
+    derandomize=bool(os.environ.get("CI")),  # the same examples on every run there
+)
+hypothesis.settings.load_profile("puredit")

@@ -1,0 +1,225 @@
+"""Steps, guidance, experts, noise, the loop: what they refuse and how they say it."""
+
+import attrs
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import pure
+from pure import Branches, Guidance, Inputs, Probe, Step
+from pure.measure import measure, sums
+from pure.records import bind
+from pure.transforms import dbcache, guided, scm
+from tests.support.situation import EXPERTS, RANDOM, SOLVER, Situation, same
+
+CACHE = dbcache(front=1, threshold=0.5, warmup=1)
+GUIDED = pure.compose(guided(scale=2.0, start=0.25, stop=0.75), CACHE)
+
+
+def situation(transform: pure.Transform = pure.identity, samples: int = 2, **fields) -> Situation:
+    return Situation(model=RANDOM, transform=transform, seeds=tuple(range(samples)), **{"count": 4, **fields})
+
+
+def test_steps_of_a_batch_name_every_sample() -> None:
+    step = Step(index=(0, 3), count=(4, 8), timestep=torch.zeros(2), expert="low", branch=("a", "b"))
+    assert [attrs.astuple(where) for where in step.rows(2)] == [(0, 4, "low", "a"), (3, 8, "low", "b")]
+    with pytest.raises(ValueError, match=r"Step.index has 2 entries for a batch of 3 samples; give one per sample"):
+        step.rows(3)
+    assert Step(index=1, count=2, timestep=torch.tensor(0.5)).times(3).tolist() == [0.5] * 3
+
+
+def test_a_state_of_another_batch_is_refused() -> None:
+    three, step = situation(samples=3), situation().schedule()[0]
+    with pytest.raises(ValueError, match="the state holds 3 samples and the latents 2; use the state that init"):
+        situation().apply(three.start(), situation().latents(), step)
+    guided_pair = situation(GUIDED)
+    with pytest.raises(ValueError, match="the state holds 2 samples and the latents 3"):
+        guided_pair.apply(guided_pair.start(), three.latents(), step)
+    one = situation(GUIDED, samples=1)  # two rows, but of one sample
+    with pytest.raises(ValueError, match="the state holds 1 samples and the latents 2"):
+        guided_pair.apply(one.start(), guided_pair.latents(), step)
+    with pytest.raises(ValueError, match=r"two branches of each sample, but this denoiser is not guided"):
+        situation().apply(guided_pair.start(), guided_pair.latents(), step)
+
+
+def test_states_built_differently_are_not_joined() -> None:
+    with pytest.raises(ValueError, match="states are built differently"):
+        pure.join(situation().start(), situation(GUIDED).start())
+
+
+def test_sample_takes_the_length_of_the_schedule_not_of_the_part_it_runs() -> None:
+    case = situation(pure.compose(scm(mask="1101"), dbcache(front=1, warmup=1)))
+    part = case.schedule()[:2]
+    run = pure.sample(case.denoiser, RANDOM.params, case.conditioning(), case.latents(), part, SOLVER)
+    assert [info.computed[0] for info in run.infos] == [True, True]
+    with pytest.raises(ValueError, match=r"steps of one schedule, got steps of schedules of \[4, 8\] steps"):
+        steps = (part[0], attrs.evolve(part[1], count=8))
+        pure.sample(case.denoiser, RANDOM.params, case.conditioning(), case.latents(), steps, SOLVER)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_run_of_no_steps_is_refused(count: int) -> None:
+    case = situation()
+    with pytest.raises(ValueError, match=f"a run of {count} steps cannot be started; ask for at least 1"):
+        case.single.init(RANDOM.params, case.conditioning(), case.latents(), count)
+
+
+def test_parameters_of_another_model_are_refused() -> None:
+    with pytest.raises(
+        KeyError, match=r"no parameter starts with 'blocks.0.'; these parameters belong to another denoiser"
+    ):
+        bind(RANDOM.first.blocks, {"other": torch.zeros(1)})
+
+
+def test_binding_copies_nothing_and_is_done_once() -> None:
+    bound = RANDOM.first.bind(RANDOM.params)
+    assert RANDOM.first.bind(bound) is bound
+    assert [group["weight"] for group in bound.blocks] == [RANDOM.params[f"blocks.{i}.weight"] for i in range(4)]
+    case = situation()
+    step = case.schedule()[0]
+    with torch.no_grad():
+        one = case.denoiser.apply(bound, case.start(), Inputs(case.latents(), step))
+    assert same(one[0], case.apply(case.start(), case.latents(), step)[0])
+
+
+def test_longer_prefixes_win() -> None:
+    blocks = [pure.Block(print, "a."), pure.Block(print, "a.b.")]
+    bound = bind(blocks, {"a.x": torch.zeros(1), "a.b.x": torch.ones(1)})
+    assert [list(group) for group in bound.blocks] == [["x"], ["x"]] and bound.blocks[1]["x"] == 1
+
+
+def test_guidance_without_a_negative_prompt_says_so() -> None:
+    case, plain = situation(GUIDED), situation(CACHE)
+    positive = plain.conditioning()
+    with pytest.warns(UserWarning, match=r"guided\(scale=2.0\) has no negative conditioning and runs without guidance"):
+        state = case.single.init(RANDOM.params, positive, case.latents(), 4)
+    latents, step = case.latents(), case.schedule()[1]
+    assert same(case.apply(state, latents, step)[0], plain.apply(plain.start(), latents, step)[0])
+
+
+def test_a_negative_prompt_without_guidance_says_so() -> None:
+    case = situation()
+    both = Branches(conditional=case.conditioning(), unconditional=case.conditioning())
+    with pytest.warns(UserWarning, match="the negative conditioning has no effect: the denoiser is not guided"):
+        state = case.single.init(RANDOM.params, both, case.latents(), 4)
+    assert same(state, case.start())
+
+
+def test_samples_on_both_sides_of_the_interval_are_refused() -> None:
+    step = Step(index=(0, 2), count=4, timestep=torch.zeros(2))
+    with pytest.raises(
+        ValueError, match=r"samples at steps \(0, 2\) of \(4, 4\) stand on both sides of the guidance int"
+    ):
+        Guidance(scale=2.0, start=0.25).active(step)
+    assert Guidance(scale=2.0).active(step)
+
+
+@pytest.mark.parametrize(("index", "inside"), [(0, False), (1, True), (2, True), (3, False)])
+def test_the_interval_is_half_open(index: int, inside: bool) -> None:
+    step = Step(index=index, count=4, timestep=torch.zeros(()))
+    assert Guidance(scale=2.0, start=0.25, stop=0.75).active(step) is inside
+
+
+def test_an_unknown_expert_is_refused() -> None:
+    case = Situation(model=EXPERTS, transform=pure.identity, seeds=(1,), count=4)
+    step = attrs.evolve(case.schedule()[0], expert="middle")
+    with pytest.raises(ValueError, match=r"step names expert 'middle'; there are \['high', 'low'\], one for the whole"):
+        case.apply(case.start(), case.latents(), step)
+    with pytest.raises(ValueError, match=r"step names expert \('high', 'low'\)"):
+        case.apply(case.start(), case.latents(), attrs.evolve(step, expert=("high", "low")))
+
+
+def test_an_expert_without_steps_has_no_state() -> None:
+    case = Situation(model=EXPERTS, transform=pure.identity, seeds=(1,), count=4)
+    assert isinstance(case.denoiser, pure.Experts)
+    state = case.denoiser.init(EXPERTS.params, case.conditioning(), case.latents(), {"high": 4, "low": 0})
+    assert list(state) == ["high"]
+    step = attrs.evolve(case.schedule()[0], expert="low")
+    with pytest.raises(ValueError, match=r"expert 'low' was initialised for 0 steps and is asked for one"):
+        case.apply(state, case.latents(), step)
+
+
+@hypothesis.given(seeds=st.lists(st.integers(0, 2**31), min_size=1, max_size=4))
+def test_noise_is_a_function_of_the_seed(seeds: list[int]) -> None:
+    generator = torch.get_rng_state()
+    batch = pure.gaussian((len(seeds), 2, 3), seeds)
+    assert torch.equal(batch, torch.cat([pure.gaussian((1, 2, 3), seed) for seed in seeds]))
+    assert torch.equal(generator, torch.get_rng_state())
+
+
+def test_noise_wants_a_seed_per_sample() -> None:
+    with pytest.raises(ValueError, match="2 seeds for a batch of 3; give one seed per sample, or a single integer"):
+        pure.gaussian((3, 2), [1, 2])
+    assert pure.gaussian((3, 2), 7).dtype == torch.float32
+    assert pure.gaussian((3, 2), 7, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_the_loop_names_what_changed() -> None:
+    case = situation(dbcache(front=1, threshold=0.5))
+
+    @attrs.frozen
+    class Widening:
+        inner: pure.Denoiser
+
+        def bind(self, params):
+            return self.inner.bind(params)
+
+        def apply(self, params, state, inputs):
+            prediction, new, info = self.inner.apply(params, state, inputs)
+            assert new.cache.probe is not None
+            wide = attrs.evolve(new.cache, probe=new.cache.probe.double())
+            return prediction, attrs.evolve(new, cache=wide), info
+
+    message = r"step 0 changed the state at \.cache\.probe: it was .*float32.* became .*float64.*; allocate it in init"
+    with pytest.raises(TypeError, match=message):
+        list(case.unroll(case.start(), case.latents(), case.schedule(), Widening(case.single)))
+
+
+def test_sample_observes_every_step_and_keeps_every_info() -> None:
+    case, frames = situation(dbcache(front=1, threshold=0.5, warmup=1)), []
+    run = pure.sample(
+        case.denoiser, RANDOM.params, case.conditioning(), case.latents(), case.schedule(), SOLVER, frames.append
+    )
+    assert [frame.info for frame in frames] == list(run.infos) == [entry.info for entry in case.trace()]
+    assert run.latents is frames[-1].latents and run.state is frames[-1].state
+    assert not run.latents.requires_grad
+
+
+def test_experts_are_sampled_with_their_own_step_counts() -> None:
+    case = Situation(model=EXPERTS, transform=dbcache(front=1, threshold=0.9, warmup=1), seeds=(1,), count=6)
+    run = pure.sample(case.denoiser, EXPERTS.params, case.conditioning(), case.latents(), case.schedule(), SOLVER)
+    last = case.trace()[-1]
+    assert torch.equal(run.latents, SOLVER.step(last.latents, last.prediction, last.step))
+
+
+def test_change_is_the_ratio_of_two_sums() -> None:
+    old, new = pure.gaussian((3, 4, 6), 0), pure.gaussian((3, 4, 6), 1)
+    numerators, denominators = sums(Probe(), old, new)
+    assert torch.allclose(numerators, (old - new).abs().sum((1, 2)))
+    assert torch.allclose(denominators, old.abs().sum((1, 2)))
+    halves = [sums(Probe(), old[:, part], new[:, part]) for part in (slice(0, 2), slice(2, 4))]
+    assert torch.allclose(halves[0] + halves[1], torch.stack([numerators, denominators])), "shards add up"
+    assert measure(None, old, new) == pytest.approx((numerators / denominators).tolist())
+    assert sums(Probe(), old.bfloat16(), new.bfloat16()).dtype == torch.float32
+
+
+def test_downsampling_measures_every_kth_feature() -> None:
+    old, new = pure.gaussian((2, 4, 6), 0), pure.gaussian((2, 4, 6), 1)
+    assert measure(Probe(downsample=3), old, new) == measure(Probe(), old[..., ::3], new[..., ::3])
+
+
+def test_importance_measures_the_tokens_that_moved() -> None:
+    old = torch.ones(2, 4, 2)
+    new = old.clone()
+    new[0, 1] = 3.0  # one token of the first sample moved by 200 %
+    new[1] = 1.05  # every token of the second by 5 %
+    assert measure(Probe(), old, new) == pytest.approx([0.5, 0.05])
+    assert measure(Probe(importance=0.1), old, new) == pytest.approx([2.0, 0.05])
+
+
+def test_paired_rows_may_follow_the_conditional_one() -> None:
+    old, new = torch.ones(4, 1, 1), torch.tensor([1.1, 1.2, 1.3, 1.4]).view(4, 1, 1)
+    assert measure(Probe(), old, new, True) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert measure(Probe(follow="conditional"), old, new, True) == pytest.approx([0.1, 0.1, 0.3, 0.3])
+    assert measure(Probe(follow="conditional"), old, new, False) == pytest.approx([0.1, 0.2, 0.3, 0.4])

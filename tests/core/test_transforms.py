@@ -1,0 +1,222 @@
+"""What transforms refuse, warn of and print; composition."""
+
+import math
+from typing import Any, cast
+
+import attrs
+import pytest
+
+import pure
+from pure import Plan, Probe, Span, transforms
+from pure.transforms import compiled, dbcache, guided, scm, taylorseer
+from tests.support.situation import CLOSED, FLUX_DEV, RANDOM, STREAMS, Situation
+
+DENOISER = RANDOM.first
+SIZE = len(DENOISER.blocks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"front": -1}, r"dbcache\(front=-1\): the number of front blocks must be a whole number of at least 0"),
+        ({"front": 1.5}, r"dbcache\(front=1.5\): the number of front blocks must be a whole number"),
+        ({"front": True}, r"dbcache\(front=True\): the number of front blocks must be a whole number"),
+        ({"back": -2}, r"dbcache\(back=-2\): the number of back blocks"),
+        (
+            {"threshold": "0.2"},
+            r"dbcache\(threshold='0.2'\): the threshold must be a finite number; 0.05 to 0.4 are usual",
+        ),
+        ({"threshold": math.nan}, r"dbcache\(threshold=nan\): the threshold must be a finite number"),
+        ({"threshold": math.inf}, r"dbcache\(threshold=inf\): the threshold must be a finite number"),
+        ({"threshold": None}, r"dbcache\(threshold=None\): the threshold must be a finite number"),
+        ({"warmup": -1}, r"dbcache\(warmup=-1\): the number of warm-up steps must be a whole number of at least 0"),
+        ({"warmup_interval": 0}, r"dbcache\(warmup_interval=0\): the interval of warm-up steps .* at least 1"),
+        ({"max_cached": -1}, r"dbcache\(max_cached=-1\): the limit of skipped steps \(None: no limit\) must be"),
+        ({"max_continuous": -1}, r"dbcache\(max_continuous=-1\): the limit of skips in a row \(None: no limit\)"),
+        (
+            {"max_accumulated": -0.1},
+            r"dbcache\(max_accumulated=-0.1\): the accumulated limit .*; use None for no limit",
+        ),
+        ({"max_accumulated": math.nan}, r"dbcache\(max_accumulated=nan\): the accumulated limit"),
+        ({"importance": -1.0}, r"dbcache\(importance=-1.0\): the importance .*; use 0 for all tokens"),
+        ({"downsample": 0}, r"dbcache\(downsample=0\): the downsampling factor must be a whole number of at least 1"),
+        ({"follow": "both"}, r"dbcache\(follow='both'\): choose one of \['own', 'conditional'\]"),
+    ],
+)
+def test_dbcache_refuses_wrong_values_when_made(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dbcache(**arguments)
+
+
+def test_dbcache_refuses_blocks_that_do_not_fit() -> None:
+    with pytest.raises(
+        ValueError, match=r"asks for 5 blocks that always run, but the denoiser has 4; make front \+ back"
+    ):
+        dbcache(front=3, back=2)(DENOISER)
+    assert dbcache(front=2, back=2)(DENOISER).plan.span == Span(front=2, back=2)
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 0.999])
+def test_dbcache_refuses_a_threshold_with_nothing_to_measure(threshold: float) -> None:
+    with pytest.raises(
+        ValueError, match=r"has no front block whose change could be compared .*; use front=1, or thresh"
+    ):
+        dbcache(front=0, threshold=threshold)(DENOISER)
+
+
+def test_dbcache_fills_the_plan() -> None:
+    transform = dbcache(front=1, back=2, threshold=0.3, importance=0.1, downsample=2, follow="conditional")
+    plan = transform(DENOISER).plan
+    assert plan.span == Span(front=1, back=2)
+    assert plan.probe == Probe(importance=0.1, downsample=2, follow="conditional")
+    assert [rule.name for rule in plan.rules] == ["warm-up", "continuous limit", "threshold"]
+    full = attrs.evolve(transform, max_cached=3, max_accumulated=1.0)(DENOISER).plan
+    names = ["warm-up", "total limit", "continuous limit", "accumulated limit", "threshold"]
+    assert [rule.name for rule in full.rules] == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"order": 4}, r"taylorseer\(order=4\): the order must be 0, 1, 2 or 3; 1 is the usual choice"),
+        ({"order": -1}, r"taylorseer\(order=-1\): the order must be"),
+        ({"order": 1.0}, r"taylorseer\(order=1.0\): the order must be"),
+        ({"order": True}, r"taylorseer\(order=True\): the order must be"),
+        ({"on": "output"}, r"taylorseer\(on='output'\): choose 'residual' or 'hidden'"),
+        ({"streams": "image"}, r"taylorseer\(streams='image'\): give a tuple of stream names, 'all' or None"),
+        ({"streams": ()}, r"taylorseer\(streams=\(\)\): give a tuple"),
+        ({"streams": ["image"]}, r"taylorseer\(streams=\['image'\]\): give a tuple"),
+    ],
+)
+def test_taylorseer_refuses_wrong_values_when_made(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        taylorseer(**arguments)
+
+
+def test_taylorseer_refuses_streams_that_do_not_exist() -> None:
+    with pytest.raises(
+        ValueError, match=r"taylorseer\(streams=\('video',\)\): the denoiser's streams are \('image',\)"
+    ):
+        pure.compose(dbcache(), taylorseer(streams=("video",)))(DENOISER)
+
+
+@pytest.mark.parametrize(
+    ("model", "streams", "back", "depths"),
+    [
+        (FLUX_DEV, None, 0, {"image": 3}),
+        (FLUX_DEV, None, 1, {"image": 3, "text": 1}),
+        (FLUX_DEV, "all", 1, {"image": 3, "text": 3}),
+        (FLUX_DEV, ("text",), 1, {"image": 1, "text": 3}),
+        (FLUX_DEV, ("text",), 0, {"image": 1}),
+        (CLOSED, None, 0, {"image": 3, "text": 3}),
+        (STREAMS, "all", 0, {"image": 3}),
+    ],
+)
+def test_predictors_are_per_stream(model, streams, back: int, depths: dict) -> None:
+    recipe = pure.compose(dbcache(front=1, back=back), taylorseer(order=2, streams=streams))
+    kept = recipe(model.first).pieces.kept
+    assert {stream.name: stream.predictor.history for stream in kept} == depths
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": math.inf}, r"guided\(scale=inf\): scale must be a finite number"),
+        ({"scale": "3"}, r"guided\(scale='3'\): scale must be a finite number"),
+        ({"scale": True}, r"guided\(scale=True\): scale must be a finite number"),
+        (
+            {"scale": 2.0, "start": -0.1},
+            r"guided\(start=-0.1, stop=1.0\): the interval must satisfy 0 <= start < stop <= 1",
+        ),
+        ({"scale": 2.0, "start": 0.5, "stop": 0.5}, r"guided\(start=0.5, stop=0.5\): the interval"),
+        ({"scale": 2.0, "stop": 1.5}, r"guided\(start=0.0, stop=1.5\): the interval"),
+        ({"scale": 2.0, "stop": math.nan}, r"guided\(stop=nan\): stop must be a finite number"),
+    ],
+)
+def test_guided_refuses_wrong_values_when_made(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        guided(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "message"),
+    [
+        (dbcache(front=1), dbcache(front=2), r"span is set twice, to Span\(front=1.* and to Span\(front=2"),
+        (
+            dbcache(threshold=0.1),
+            dbcache(threshold=0.2),
+            "a rule is set twice, as Threshold.*0.1.* and as Threshold.*0.2",
+        ),
+        (dbcache(max_cached=None), dbcache(max_cached=5), r"a limit is set twice, to none and to Total\(limit=5\)"),
+        (dbcache(max_cached=5), dbcache(max_cached=None), r"a limit is set twice, to Total\(limit=5\) and to none"),
+        (dbcache(downsample=1), dbcache(downsample=2), "probe is set twice, to Probe.* and to Probe"),
+        (
+            taylorseer(order=1),
+            taylorseer(order=2),
+            r"predictor is set twice, to Taylor\(order=1.* and to Taylor\(order=2",
+        ),
+        (scm(mask="11"), scm(mask="10"), "a rule is set twice, as Mask.* and as Mask"),
+        (guided(scale=1.0), guided(scale=2.0), "guidance is set twice, to Guidance.*1.0.* and to Guidance.*2.0"),
+        (compiled(), compiled(mode="max-autotune"), "compile is set twice, to CompileOptions.*max-autotune"),
+    ],
+)
+def test_saying_two_things_is_an_error_that_names_both(one, two, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pure.compose(one, two)(DENOISER)
+    pure.compose(dbcache(), one, one)(DENOISER) if not isinstance(one, dbcache) else pure.compose(one, one)(DENOISER)
+
+
+@pytest.mark.parametrize(
+    "transform", [taylorseer(order=1), scm(mask="1101"), dbcache(threshold=0.0), dbcache(max_cached=0)]
+)
+def test_a_plan_that_can_never_skip_warns(transform: pure.Transform) -> None:
+    with pytest.warns(UserWarning, match="this plan can never skip a step: Plan.*; add dbcache"):
+        denoiser = transform(DENOISER)
+    assert denoiser.pieces.kept == () and not denoiser.pieces.probing, "nothing is remembered for nothing"
+
+
+def test_only_the_finished_composition_is_judged() -> None:
+    recipe = pure.compose(taylorseer(order=1), scm(mask="1101"), dbcache(threshold=0.3))
+    assert recipe(DENOISER).plan.span == Span(front=1)
+    assert pure.identity(DENOISER) is DENOISER
+
+
+def test_compose_flattens_and_prints_as_typed() -> None:
+    one, two, three = dbcache(threshold=0.1), taylorseer(order=1), guided(scale=2.0)
+    nested = pure.compose(pure.compose(one, pure.identity), pure.compose(two, pure.compose(three)))
+    assert nested == pure.compose(one, two, three)
+    assert hash(nested) == hash(pure.compose(one, two, three))
+    assert pure.compose(one) is one and pure.compose() == pure.identity
+    assert eval(repr(nested), {**vars(pure), **vars(transforms)}) == nested
+    assert repr(pure.identity) == "identity"
+    assert pure.compose(one, two) != pure.compose(two, one), "recipes differ; plans do not"
+    assert pure.compose(one, two)(DENOISER) == pure.compose(two, one)(DENOISER)
+
+
+def test_compose_takes_transforms_only() -> None:
+    with pytest.raises(TypeError, match="compose takes transforms, got 3"):
+        pure.compose(cast(Any, 3))
+    with pytest.raises(TypeError, match="Transform does not say how it edits a denoiser; override edit"):
+        pure.Transform()(DENOISER)
+
+
+def test_transforms_are_immutable_values() -> None:
+    transform = dbcache(threshold=0.1)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        cast(Any, transform).threshold = 0.2
+    before = DENOISER.plan
+    assert transform(DENOISER) == transform(DENOISER) and DENOISER.plan is before and before == Plan()
+
+
+@pytest.mark.parametrize("follow", ["own", "conditional"])
+def test_a_branch_may_follow_the_conditional_one(follow: str) -> None:
+    cache = dbcache(front=1, threshold=0.25, warmup=1, follow=follow)
+    situation = Situation(model=RANDOM, transform=pure.compose(guided(scale=2.0), cache), seeds=(1, 2), count=8)
+    measured = [
+        (one.change, two.change)
+        for entry in situation.trace()
+        for one, two in zip(entry.info.decisions[0::2], entry.info.decisions[1::2], strict=True)
+        if one.change is not None and two.change is not None
+    ]
+    assert measured
+    assert all(one == two for one, two in measured) is (follow == "conditional")

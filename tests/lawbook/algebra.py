@@ -1,0 +1,71 @@
+"""Laws 1 and 2: a cache that never skips is no cache; composition is an algebra."""
+
+import itertools
+
+import attrs
+
+import pure
+from pure.rules import can_skip
+from pure.transforms import dbcache, scm
+from tests.support.situation import Situation, caches, quietly, same, transformed
+
+
+def never_skipping(situation: Situation) -> list[Situation]:
+    """The same recipe, kept from skipping in three ways; the first two leave the machinery in place."""
+    count = situation.count
+
+    def ones(part):
+        given = {"preset": None, "compute_bins": None, "cache_bins": None, "steps": None}
+        return attrs.evolve(part, mask=(1,) * count, **given) if isinstance(part, scm) else part
+
+    def warm(part):
+        return attrs.evolve(part, warmup=count, warmup_interval=1) if isinstance(part, dbcache) else ones(part)
+
+    def zero(part):
+        return attrs.evolve(part, threshold=0.0) if isinstance(part, dbcache) else ones(part)
+
+    everywhere = ones if situation.scm else warm
+    # Experts have step counts of their own, which no single explicit mask can fit.
+    if isinstance(situation.model.denoiser, pure.Experts) and situation.scm:
+        parts = [tuple(zero(part) for part in situation.parts if not isinstance(part, scm))]
+    else:
+        parts = [tuple(map(change, situation.parts)) for change in (everywhere, warm, zero)]
+    return [attrs.evolve(situation, transform=pure.compose(*changed)) for changed in parts]
+
+
+def never_skip_is_plain(situation: Situation) -> None:
+    """Law 1: threshold 0, or a mask of ones: the plain denoiser, bit for bit."""
+    plain = situation.trace(situation.plain)
+    for never in never_skipping(situation):
+        for ours, theirs in zip(never.trace(), plain, strict=True):
+            assert all(ours.info.computed), f"skipped for {ours.info.reasons}"
+            assert same(ours.prediction, theirs.prediction)
+    assert not any(can_skip(each.plan.rules) for each in _denoisers(situation.plain))
+
+
+def composition_is_an_algebra(situation: Situation) -> None:
+    """Law 2: identity is neutral, composition associative, and cache transforms commute."""
+    parts, whole = situation.parts, situation.transform
+    assert pure.compose(pure.identity, whole) == pure.compose(whole, pure.identity) == pure.compose(*parts)
+    for cut in range(len(parts) + 1):
+        assert pure.compose(pure.compose(*parts[:cut]), pure.compose(*parts[cut:])) == pure.compose(*parts)
+    with quietly():
+        assert transformed(situation.model, pure.identity) == situation.model.denoiser
+        assert transformed(situation.model, pure.compose(whole, *parts)) == situation.denoiser, "not idempotent"
+        one_by_one = situation.model
+        for part in parts:
+            one_by_one = attrs.evolve(one_by_one, denoiser=transformed(one_by_one, part))
+        assert one_by_one.denoiser == situation.denoiser
+    expected = situation.trace()
+    for order in list(itertools.permutations(parts))[1:]:
+        with quietly():
+            shuffled = transformed(situation.model, pure.compose(*order))
+        assert shuffled == situation.denoiser
+    reverse = transformed(situation.model, pure.compose(*reversed(parts)))
+    for ours, theirs in zip(situation.trace(reverse), expected, strict=True):
+        assert ours.info == theirs.info
+        assert same((ours.prediction, caches(ours.after)), (theirs.prediction, caches(theirs.after)))
+
+
+def _denoisers(denoiser) -> list[pure.Denoiser]:
+    return list(denoiser.denoisers.values()) if isinstance(denoiser, pure.Experts) else [denoiser]

@@ -1,0 +1,199 @@
+"""Laws 8 and 9: samples of a batch, branches and experts do not know of each other."""
+
+import attrs
+import torch
+
+import pure
+from pure import Branches, Experts, Inputs
+from pure.records import read
+from pure.tree import map_samples
+from tests.lawbook.oracle import NEAR
+from tests.support.situation import SOLVER, Entry, Situation, caches, close, same, tensors
+
+
+def batches_are_independent(situation: Situation) -> None:
+    """Law 8: a sample gets alone what it gets in a batch whose samples stand at different steps."""
+    random, steps = situation.random(), situation.schedule()
+    alone = [situation.trace(seeds=(seed,)) for seed in situation.seeds]
+    apart = not isinstance(situation.denoiser, Experts) and not _interval(situation)
+    starts = [random.randrange(situation.count) if apart else 0 for _ in alone]
+    states = [run[start].before for run, start in zip(alone, starts, strict=True)]
+    latents = torch.cat([run[start].latents for run, start in zip(alone, starts, strict=True)])
+    state, trusted, present = pure.join(*states), [True] * len(alone), list(range(len(alone)))
+    places = list(starts)
+    while present:
+        step = _mixed(steps, [places[sample] for sample in present], apart)
+        prediction, state, info = situation.apply(state, latents, step)
+        branches = len(info.decisions) // len(present)
+        for slot, sample in enumerate(present):
+            decisions = info.decisions[slot * branches : (slot + 1) * branches]
+            expected = alone[sample][places[sample]]
+            trusted[sample] = trusted[sample] and _agree(situation, decisions, expected)
+            if trusted[sample]:
+                assert close(prediction[slot : slot + 1], expected.prediction, 1e-4), (sample, decisions)
+        latents = SOLVER.step(latents, prediction, step)
+        for sample in present:
+            places[sample] += 1
+        staying = [slot for slot, sample in enumerate(present) if places[sample] < len(steps)]
+        if len(staying) < len(present) and staying:  # the finished leave the batch
+            state = pure.take(state, _rows(situation, staying))
+            latents = pure.take(latents, torch.tensor(staying))
+        present = [present[slot] for slot in staying]
+
+
+def _rows(situation: Situation, samples: list[int]) -> torch.Tensor:
+    if not situation.guidance:
+        return torch.tensor(samples)
+    return torch.tensor([row for sample in samples for row in (2 * sample, 2 * sample + 1)])
+
+
+def _interval(situation: Situation) -> bool:
+    guidance = situation.guidance
+    return guidance is not None and (guidance.start > 0 or guidance.stop < 1)
+
+
+def _mixed(steps: tuple[pure.Step, ...], places: list[int], apart: bool) -> pure.Step:
+    """One step for samples that stand at different places."""
+    chosen = [steps[place] for place in places]
+    if not apart:
+        return chosen[0]
+
+    def numbers(name: str) -> tuple[int, ...]:
+        return tuple(getattr(step, name) for step in chosen)
+
+    def stack(name: str) -> torch.Tensor:
+        return torch.stack([getattr(step, name) for step in chosen])
+
+    return pure.Step(
+        index=numbers("index"),
+        count=numbers("count"),
+        timestep=stack("timestep"),
+        sigma=stack("sigma"),
+        sigma_next=stack("sigma_next"),
+    )
+
+
+def _agree(situation: Situation, decisions: tuple, expected: Entry) -> bool:
+    """Compare decisions; False once a change fell so close to a limit that either is right."""
+    db = situation.dbcache
+    for ours, theirs in zip(decisions, expected.info.decisions, strict=True):
+        limits = [db.threshold, *([db.max_accumulated] if db.max_accumulated else [])] if db else []
+        sums = [memory.accumulated for cache in caches(expected.before) for memory in read(cache.ledger)]
+        marginal = theirs.change is not None and abs(theirs.change - limits[0]) <= NEAR
+        marginal = marginal or any(abs(total - limit) <= NEAR for total in sums for limit in limits[1:])
+        if marginal and ours.computed != theirs.computed:
+            return False
+        assert (ours.index, ours.computed, ours.reason) == (theirs.index, theirs.computed, theirs.reason)
+        assert (ours.branch, ours.expert, ours.blocks) == (theirs.branch, theirs.expert, theirs.blocks)
+        if theirs.change is not None:
+            assert abs(ours.change - theirs.change) <= 1e-4 * (1 + theirs.change)
+    return True
+
+
+def rows_are_isolated(situation: Situation) -> None:
+    """Laws 8 and 9: a poisoned last row (a sample, or its negative prompt) changes no other row."""
+    poisoned = _poisoned(situation, sample=len(situation.seeds) - 1)
+    state, healthy = poisoned.start(), torch.arange(situation.rows - 1)
+    entries = situation.trace()[:2]
+    for entry in entries:
+        _, state, _ = poisoned.apply(state, entry.latents, entry.step)
+    for got, wanted in zip(caches(state), caches(entries[-1].after), strict=True):
+        part, other = pure.take(got, healthy), pure.take(wanted, healthy)
+        assert all(close(tensors(part)[path], leaf) for path, leaf in tensors(other).items())
+        assert not any(leaf.isnan().any() for leaf in tensors(part).values())
+
+
+def _poisoned(situation: Situation, sample: int) -> Situation:
+    """The situation with NaN in the conditioning of the last sample; under guidance in its negative prompt."""
+    model = situation.model
+    bad = (500 if situation.guidance else 0) + situation.seeds[sample]
+
+    def conditioning(seeds: tuple[int, ...]):
+        hit = torch.tensor([seed == bad for seed in seeds])
+
+        def poison(leaf: torch.Tensor) -> torch.Tensor:
+            return torch.where(hit.view(-1, *[1] * (leaf.ndim - 1)), torch.nan, leaf)
+
+        return map_samples(poison, model.conditioning(seeds))
+
+    return attrs.evolve(situation, model=attrs.evolve(model, conditioning=conditioning))
+
+
+def branches_are_separate(situation: Situation) -> None:
+    """Law 9: a guided run is two runs, combined; outside its interval the negative branch stands still."""
+    if situation.guidance is None or isinstance(situation.denoiser, Experts):
+        return experts_are_separate(situation)
+    if situation.dbcache and situation.dbcache.follow == "conditional":
+        return following_is_followed(situation)
+    scale, alone = situation.guidance.scale, _unguided(situation)
+    positive, negative = alone.start(), attrs.evolve(alone, model=_negative(situation)).start()
+    for entry in situation.trace():
+        where = entry.step.rows(1)[0]
+        inside = situation.guidance.start <= where.index / where.count < situation.guidance.stop
+        cond, positive, info = alone.apply(positive, entry.latents, entry.step)
+        if not inside:
+            assert [d.computed for d in entry.info.decisions] == list(info.computed)
+            assert close(entry.prediction, cond, 1e-4)
+            held = [pure.take(caches(s)[0], _odd(situation)) for s in (entry.before, entry.after)]
+            assert same(*held), "the unconditional branch changed outside the interval"
+            continue
+        uncond, negative, other = alone.apply(negative, entry.latents, entry.step)
+        if not (_settled(situation, info) and _settled(situation, other)):
+            return None
+        assert entry.info.computed[0::2] == info.computed and entry.info.computed[1::2] == other.computed
+        assert {d.branch for d in entry.info.decisions[0::2]} == {"conditional"}
+        assert {d.branch for d in entry.info.decisions[1::2]} == {"unconditional"}
+        assert close(entry.prediction, uncond + scale * (cond - uncond), 1e-4)
+    return None
+
+
+def following_is_followed(situation: Situation) -> None:
+    """Law 9: a branch that follows takes the conditional change, and keeps limits of its own."""
+    for entry in situation.trace():
+        if len(entry.info.decisions) == situation.rows:
+            pairs = zip(entry.info.decisions[0::2], entry.info.decisions[1::2], strict=True)
+            for one, two in pairs:
+                if one.change is not None and two.change is not None:
+                    assert one.change == two.change
+
+
+def experts_are_separate(situation: Situation) -> None:
+    """Law 9: a step of one expert leaves the others' states alone, and is what that expert does by itself."""
+    if not isinstance(situation.denoiser, Experts):
+        return None
+    entries = situation.trace()
+    for name, denoiser in situation.denoiser.denoisers.items():
+        own = [entry for entry in entries if entry.step.expert == name]
+        for entry in entries:
+            if entry.step.expert != name and name in entry.before:
+                assert entry.after[name] is entry.before[name]
+        state = entries[0].before.get(name)
+        for entry in own:
+            with torch.no_grad():
+                inputs = Inputs(entry.latents, entry.step)
+                prediction, state, info = denoiser.apply(situation.model.params[name], state, inputs)
+            assert torch.equal(prediction, entry.prediction) and same(state, entry.after[name]) and info == entry.info
+    return None
+
+
+def _odd(situation: Situation) -> torch.Tensor:
+    return torch.arange(1, situation.rows, 2)
+
+
+def _settled(situation: Situation, info: pure.Info) -> bool:
+    db = situation.dbcache
+    return db is None or all(d.change is None or abs(d.change - db.threshold) > NEAR for d in info.decisions)
+
+
+def _unguided(situation: Situation) -> Situation:
+    parts = [part for part in situation.parts if part != situation.guidance]
+    return attrs.evolve(situation, transform=pure.compose(*parts))
+
+
+def _negative(situation: Situation):
+    def conditioning(seeds):
+        made = situation.conditioning(seeds)
+        assert isinstance(made, Branches)
+        return made.unconditional
+
+    return attrs.evolve(situation.model, conditioning=conditioning)

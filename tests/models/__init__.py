@@ -1,0 +1,1 @@
+"""Models against diffusers, and checkpoints good and bad."""

@@ -1,0 +1,269 @@
+"""Whole pipelines against diffusers' FluxPipeline: the same pixels."""
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+import pure
+from pure.models import CheckpointError, Pipeline, embedded, load_pipeline
+from pure.models.flux import Conditioning
+from tests.support import tiny
+
+TINY: dict[str, Any] = {"max_sequence_length": 48}
+SHORT: dict[str, Any] = {"steps": 1, "max_sequence_length": 8}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pipelines")
+    for name, options in {"dev": {"dynamic": True}, "schnell": {"guidance_embeds": False}}.items():
+        tiny.pipeline(**options).save_pretrained(folder / name)
+    return {"dev": folder / "dev", "schnell": folder / "schnell"}
+
+
+@functools.cache
+def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Pipeline, Any]:
+    """Our pipeline and diffusers', whose annotations refuse what it takes."""
+    theirs = FluxPipeline.from_pretrained(folder, dtype=dtype)
+    theirs.set_progress_bar_config(disable=True)
+    return load_pipeline(folder, dtype=dtype), theirs
+
+
+def generators(seed: int | list[int]) -> torch.Generator | list[torch.Generator]:
+    if isinstance(seed, int):
+        return torch.Generator().manual_seed(seed)
+    return [torch.Generator().manual_seed(s) for s in seed]
+
+
+def both(folder: Path, prompt, negative=None, *, steps=3, seed=0, images_per_prompt=1, **options):
+    """Pixels of both libraries."""
+    ours, theirs = loaded(folder)
+    made = ours.generate(
+        prompt, negative, steps=steps, seed=seed, images_per_prompt=images_per_prompt, **options
+    ).pixels
+    side = ours.decoder.size
+    wanted = theirs(
+        prompt,
+        negative_prompt=negative,
+        num_inference_steps=steps,
+        generator=generators(seed),
+        num_images_per_prompt=images_per_prompt,
+        output_type="pt",
+        **{"height": side, "width": side, **options},
+    ).images
+    return made, wanted
+
+
+CALLS: dict[str, tuple[tuple, dict[str, Any]]] = {
+    "plain": (("a squirrel",), {}),
+    "other guidance": (("a squirrel",), {"guidance_scale": 7.0}),
+    "true cfg": (("a squirrel", "ugly"), {"true_cfg_scale": 4.0}),
+    "true cfg, empty negative": (("a squirrel", ""), {"true_cfg_scale": 1.5}),
+    "three images": (("a squirrel",), {"images_per_prompt": 3}),
+    "three images, true cfg": (("a squirrel", "ugly"), {"images_per_prompt": 3, "true_cfg_scale": 2.0}),
+    "two prompts": ((["a squirrel", "a dog"],), {}),
+    "two prompts twice, true cfg": (
+        (["a squirrel", "a dog"], ["ugly", "cat"]),
+        {"images_per_prompt": 2, "true_cfg_scale": 3.0},
+    ),
+    "a generator per image": (("a squirrel",), {"images_per_prompt": 2, "seed": [3, 4]}),
+    "wide": (("a squirrel",), {"height": 16, "width": 40}),
+    "high, true cfg": (("a squirrel", "ugly"), {"height": 36, "width": 8, "true_cfg_scale": 2.0}),
+    "one step": (("a squirrel",), {"steps": 1}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", ["dev", "schnell"])
+def test_pixels_of_the_tiny_pipeline(saved, name, call):
+    arguments, options = CALLS[call]
+    made, wanted = both(saved[name], *arguments, **TINY, **options)
+    assert made.std() > 0.05
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("call", ["plain", "true cfg", "three images", "three images, true cfg"])
+def test_pixels_of_the_embedded_checkpoint(call):
+    arguments, options = CALLS[call]
+    prompts = {"a squirrel": "a red apple on a blue background", "ugly": "a green apple"}
+    made, wanted = both(embedded(), *(prompts[word] for word in arguments), max_sequence_length=32, **options)
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
+
+
+def test_pictures_are_those_of_diffusers(saved):
+    ours, theirs = loaded(saved["dev"])
+    latents = ours.noise(5, height=16, width=24, batch=2)
+    wanted = theirs(
+        ["a", "b"], num_inference_steps=1, latents=latents, height=16, width=24, max_sequence_length=8
+    ).images
+    run = ours.generate(["a", "b"], steps=1, seed=5, height=16, width=24, max_sequence_length=8)
+    made = ours.decode(run.latents, height=16, width=24)
+    assert [image.size for image in made] == [(24, 16)] * 2
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(made, wanted, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_latents_in_half_precision(saved, dtype):
+    ours, theirs = loaded(saved["dev"], dtype)
+    size: dict[str, Any] = {"height": 16, "width": 16}
+    noise = ours.noise(0, **size)
+    conditioning = ours.encode("a fox", max_sequence_length=16, **size)
+    run = pure.sample(ours.denoiser, ours.params, conditioning, noise, ours.schedule(20, **size), ours.solver)
+    with torch.no_grad():
+        expected = theirs(
+            "a fox", latents=noise, num_inference_steps=20, max_sequence_length=16, output_type="latent", **size
+        ).images
+    torch.testing.assert_close(run.latents, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_embeddings_in_half_precision(saved, dtype):
+    ours, theirs = loaded(saved["dev"], dtype)
+    with torch.no_grad():
+        text, pooled, ids = theirs.encode_prompt("a squirrel", max_sequence_length=20)
+    made = ours.encode("a squirrel", max_sequence_length=20, height=16, width=16)
+    assert isinstance(made, Conditioning) and made.guidance is not None
+    assert made.text.dtype == made.pooled.dtype == ours.dtype == dtype
+    assert torch.equal(made.text, text) and torch.equal(made.pooled, pooled)
+    assert torch.equal(made.ids.value[:20], ids.float())
+    assert made.guidance.dtype == torch.float32
+    pixels = ours.generate("a squirrel", steps=2, **TINY).pixels
+    assert pixels.dtype == dtype and pixels.isfinite().all()
+
+
+def test_what_a_user_writes_step_by_step(saved):
+    pipeline, _ = loaded(saved["dev"])
+    size: dict[str, Any] = {"height": 16, "width": 16}
+    conditioning = pipeline.encode("a squirrel", **TINY, **size)
+    latents = pipeline.noise(seed=42, **size)
+    state = pipeline.denoiser.init(pipeline.params, conditioning, latents, count=4)
+    for step in pipeline.schedule(4, **size):
+        with torch.no_grad():
+            prediction, state, _ = pipeline.denoiser.apply(pipeline.params, state, pure.Inputs(latents, step))
+        latents = pipeline.solver.step(latents, prediction, step)
+    run = pipeline.generate("a squirrel", steps=4, **TINY, **size)
+    assert torch.equal(run.latents, latents)
+    assert torch.equal(run.pixels, pipeline.pixels(latents, **size))
+    assert [info.computed for info in run.infos] == [(True,)] * 4
+
+
+def test_negative_prompts_are_broadcast(saved):
+    pipeline, _ = loaded(saved["dev"])
+    one = pipeline.encode(["a", "b"], "ugly", **TINY)
+    two = pipeline.encode(["a", "b"], ["ugly", "ugly"], **TINY)
+    assert isinstance(one, pure.Branches) and isinstance(two, pure.Branches)
+    assert one.unconditional.text.shape == (2, 48, 32)
+    assert torch.equal(one.unconditional.text, two.unconditional.text)
+    assert torch.equal(one.unconditional.pooled, two.unconditional.pooled)
+
+
+def test_every_frame_is_observed(saved):
+    pipeline, _ = loaded(saved["dev"])
+    frames = []
+    pipeline.generate("a", steps=3, observe=frames.append, **TINY)
+    assert [frame.step.index for frame in frames] == [0, 1, 2]
+
+
+def test_nothing_global_is_touched(saved):
+    before = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
+    pipeline = load_pipeline(saved["dev"])
+    pipeline.generate("a squirrel", "ugly", true_cfg_scale=2.0, steps=2, **TINY)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (torch.get_default_dtype(), torch.is_grad_enabled()) == before[1:]
+    assert not any(part.training for part in (pipeline.encoder.text_encoder, pipeline.encoder.text_encoder_2))
+    assert not pipeline.decoder.vae.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"prompt": []}, ValueError, "prompt is an empty sequence; give at least one"),
+        ({"prompt": 3}, TypeError, "prompt should be a string or a sequence of strings, got 3"),
+        ({"prompt": ["a", None]}, TypeError, "prompt should be a string or a sequence of strings"),
+        ({"negative_prompt": ["a", "b"], "true_cfg_scale": 2.0}, ValueError, "2 negative prompts for 1 prompts; give"),
+        ({"images_per_prompt": 0}, ValueError, "images_per_prompt=0 should be at least 1"),
+        ({"max_sequence_length": 513}, ValueError, "max_sequence_length=513 should be in 1 to 512"),
+        ({"max_sequence_length": 0}, ValueError, "max_sequence_length=0 should be in 1 to 512"),
+        ({"height": 33}, ValueError, "height=33 is not a positive multiple of 4 pixels; the nearest size is 32"),
+        ({"width": 39}, ValueError, "width=39 is not a positive multiple of 4 pixels; the nearest size is 40"),
+        ({"width": 0}, ValueError, "width=0 is not a positive multiple of 4 pixels; the nearest size is 4"),
+        ({"height": -8}, ValueError, "height=-8 is not a positive multiple of 4 pixels; the nearest size is 4"),
+        ({"steps": 0}, ValueError, "a schedule needs at least 1 step, got 0"),
+        ({"seed": [1, 2]}, ValueError, "2 seeds for a batch of 1; give one seed per sample"),
+    ],
+)
+def test_wrong_arguments(saved, arguments, error, message):
+    pipeline, _ = loaded(saved["dev"])
+    with pytest.raises(error, match=message):
+        pipeline.generate(**{"prompt": "a", "steps": 1, "max_sequence_length": 8, **arguments})
+
+
+def test_latents_of_another_size(saved):
+    pipeline, _ = loaded(saved["dev"])
+    with pytest.raises(ValueError, match="latents of 64 tokens are not an image of 4 x 4; pass the height and width"):
+        pipeline.pixels(pipeline.noise(0), height=16, width=16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"true_cfg_scale": 3.0}, r"true_cfg_scale=3.0 has no effect: give a negative prompt \('' will do\)"),
+        ({"true_cfg_scale": 0.5, "negative_prompt": "b"}, "true_cfg_scale=0.5 has no effect: it must be above 1"),
+        ({"negative_prompt": "b"}, "the negative prompt has no effect: set true_cfg_scale above 1"),
+    ],
+)
+def test_guidance_by_halves_warns_and_runs_without(saved, arguments, message):
+    pipeline, _ = loaded(saved["dev"])
+    with pytest.warns(UserWarning, match=message):
+        made = pipeline.generate("a", **SHORT, **arguments)
+    assert torch.equal(made.pixels, pipeline.generate("a", **SHORT).pixels)
+
+
+class Guided:
+    """A transform that sets guidance."""
+
+    def __call__(self, denoiser: pure.Denoiser) -> pure.Denoiser:
+        return attrs.evolve(denoiser, guidance=pure.Guidance(scale=2.0))
+
+
+def test_guidance_by_transform(saved):
+    pipeline, _ = loaded(saved["dev"])
+    wanted = pipeline.generate("a", "b", true_cfg_scale=2.0, **SHORT).pixels
+    assert torch.equal(pipeline.generate("a", "b", transform=Guided(), **SHORT).pixels, wanted)
+    with pytest.raises(ValueError, match=r"the transform guides with scale 2.0 and true_cfg_scale is 3.0; set one"):
+        pipeline.generate("a", "b", transform=Guided(), true_cfg_scale=3.0, **SHORT)
+
+
+def test_truncated_prompts_warn_and_equal_diffusers(saved):
+    ours, theirs = loaded(saved["dev"])
+    prompt = "a squirrel in a tree"
+    with pytest.warns(
+        UserWarning, match=r"the text embedding \(T5\) reads 8 tokens and the prompt .* 'rrel in a tree'"
+    ):
+        made = ours.encode(prompt, max_sequence_length=8)
+    assert isinstance(made, Conditioning)
+    with torch.no_grad():
+        assert torch.equal(made.text, theirs.encode_prompt(prompt, max_sequence_length=8)[0])
+    prompt = "squirrel " * 12
+    with pytest.warns(UserWarning, match=r"the pooled embedding \(CLIP\) reads 77 tokens"):
+        made = ours.encode(prompt, max_sequence_length=200)
+    assert isinstance(made, Conditioning)
+    with torch.no_grad():
+        assert torch.equal(made.pooled, theirs.encode_prompt(prompt, max_sequence_length=200)[1])
+
+
+def test_no_warning_where_nothing_is_wrong(saved):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_pipeline(saved["schnell"]).generate("a", steps=1, max_sequence_length=8)
+
+
+def test_a_hub_id_without_connection():
+    with pytest.raises(CheckpointError, match=r"no folder 'nobody/nothing', and the Hugging Face hub does not give it"):
+        load_pipeline("nobody/nothing")

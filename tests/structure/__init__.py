@@ -1,0 +1,1 @@
+"""What the machine keeps: layout, imports, purity, documentation and packaging."""

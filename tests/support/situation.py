@@ -1,0 +1,269 @@
+"""What a law is told: one model, one transform, one batch, one number of steps; and ways to run it."""
+
+import contextlib
+import functools
+import random
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+import pure
+from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
+from pure.models.flux import Conditioning, flux
+from pure.models.flux_parameters import parameter_shapes
+from pure.transforms import dbcache, guided, scm, taylorseer
+from pure.tree import leaves_with_paths
+from tests.support import toys
+
+SOLVER = pure.FlowMatchEuler()
+EXPECTED = "can never skip|nothing will be skipped|there is no mask|is derived anew|the bins cover"
+FLUX = {
+    "in_channels": 4,
+    "num_layers": 1,
+    "num_single_layers": 3,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 8,
+    "pooled_projection_dim": 8,
+    "axes_dims_rope": (2, 2, 4),
+}
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Model:
+    """A denoiser with parameters, and the inputs that belong to seeds, one seed a sample."""
+
+    name: str
+    denoiser: Denoiser | Experts
+    params: Mapping[str, Any]
+    conditioning: Callable[[tuple[int, ...]], Any]
+    latents: Callable[[tuple[int, ...]], torch.Tensor]
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What hypothesis prints: not every parameter."""
+        printer.text(self.name)
+
+    @property
+    def first(self) -> Denoiser:
+        """The denoiser, or one of the experts."""
+        return next(iter(self.denoiser.denoisers.values())) if isinstance(self.denoiser, Experts) else self.denoiser
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Let the warnings pass that drawn transforms rightly cause; all others still fail the test."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f".*({EXPECTED})")
+        yield
+
+
+def transformed(model: Model, transform: Transform) -> Denoiser | Experts:
+    """Apply a transform to the denoiser, or to every expert."""
+    with quietly():
+        if isinstance(model.denoiser, Experts):
+            return Experts({name: transform(each) for name, each in model.denoiser.denoisers.items()})
+        return transform(model.denoiser)
+
+
+@attrs.frozen
+class Entry:
+    """One step of a run, with everything that went in and came out."""
+
+    step: pure.Step
+    latents: torch.Tensor
+    before: Any
+    prediction: torch.Tensor
+    after: Any
+    info: pure.Info
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Situation:
+    """A case with everything drawn; `seed` is for choices that a law makes itself."""
+
+    model: Model
+    transform: Transform
+    seeds: tuple[int, ...]
+    count: int
+    seed: int = 0
+
+    @property
+    def parts(self) -> tuple[Transform, ...]:
+        """The single transforms of the recipe."""
+        return self.transform.transforms if isinstance(self.transform, Composed) else (self.transform,)
+
+    def part(self, kind: type) -> Any:
+        """The transform of one kind, or None."""
+        return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    @property
+    def guidance(self) -> guided | None:
+        return self.part(guided)
+
+    @property
+    def dbcache(self) -> dbcache | None:
+        return self.part(dbcache)
+
+    @property
+    def scm(self) -> scm | None:
+        return self.part(scm)
+
+    @property
+    def taylorseer(self) -> taylorseer | None:
+        return self.part(taylorseer)
+
+    @functools.cached_property
+    def denoiser(self) -> Denoiser | Experts:
+        return transformed(self.model, self.transform)
+
+    @property
+    def single(self) -> Denoiser:
+        """The denoiser, where there are no experts."""
+        assert isinstance(self.denoiser, Denoiser)
+        return self.denoiser
+
+    @functools.cached_property
+    def plain(self) -> Denoiser | Experts:
+        """The denoiser with guidance, if there is any, and without a cache."""
+        return transformed(self.model, self.guidance or pure.identity)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the state: samples, times branches."""
+        return len(self.seeds) * (2 if self.guidance else 1)
+
+    def random(self) -> random.Random:
+        return random.Random(self.seed)
+
+    def latents(self, seeds: tuple[int, ...] | None = None) -> torch.Tensor:
+        return self.model.latents(self.seeds if seeds is None else seeds)
+
+    def conditioning(self, seeds: tuple[int, ...] | None = None) -> Any:
+        seeds = self.seeds if seeds is None else seeds
+        positive = self.model.conditioning(seeds)
+        if not self.guidance:
+            return positive
+        return Branches(conditional=positive, unconditional=self.model.conditioning(tuple(500 + s for s in seeds)))
+
+    def schedule(self, count: int | None = None) -> tuple[pure.Step, ...]:
+        steps = SOLVER.schedule(self.count if count is None else count, tokens=16)
+        if not isinstance(self.model.denoiser, Experts):
+            return steps
+        high = (len(steps) + 1) // 2
+        spans = {"high": steps[:high], "low": steps[high:]}
+        return tuple(
+            attrs.evolve(step, expert=name, index=index, count=len(part))
+            for name, part in spans.items()
+            for index, step in enumerate(part)
+        )
+
+    def start(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None) -> Any:
+        """Return the state before the first step."""
+        denoiser = self.denoiser if denoiser is None else denoiser
+        counts: Any = self.count
+        if isinstance(denoiser, Experts):
+            names = [step.expert for step in self.schedule()]
+            counts = {name: names.count(name) for name in denoiser.denoisers}
+        with quietly(), torch.no_grad():
+            return denoiser.init(self.model.params, self.conditioning(seeds), self.latents(seeds), counts)
+
+    def apply(self, state: Any, latents: torch.Tensor, step: pure.Step, denoiser: Any = None) -> Any:
+        denoiser = self.denoiser if denoiser is None else denoiser
+        with torch.no_grad():
+            return denoiser.apply(self.model.params, state, Inputs(latents, step))
+
+    def trace(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None, steps: Any = None) -> list[Entry]:
+        """Run all steps and keep everything."""
+        state, latents, entries = self.start(denoiser, seeds), self.latents(seeds), []
+        for step in self.schedule() if steps is None else steps:
+            prediction, new, info = self.apply(state, latents, step, denoiser)
+            entries.append(Entry(step, latents, state, prediction, new, info))
+            state, latents = new, SOLVER.step(latents, prediction, step)
+        return entries
+
+    def unroll(
+        self, state: Any, latents: torch.Tensor, steps: Any, denoiser: Any = None
+    ) -> Generator[pure.Frame, None, None]:
+        """Run steps in the loop of the library."""
+        return pure.unroll(denoiser or self.denoiser, self.model.params, state, latents, steps, SOLVER)
+
+
+def tensors(tree: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a tree by their paths."""
+    return {path: leaf for path, leaf in leaves_with_paths(tree) if isinstance(leaf, torch.Tensor)}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees hold the same tensors, bit for bit."""
+    first, second = tensors(a), tensors(b)
+    return first.keys() == second.keys() and all(torch.equal(first[path], second[path]) for path in first)
+
+
+def caches(state: Any) -> list[pure.Cache]:
+    """The caches of a state, one per expert."""
+    return [each.cache for each in state.values()] if isinstance(state, dict) else [state.cache]
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    """Whether tensors agree relative to their size; NaN equals NaN."""
+    scale = float(b.abs().nan_to_num().max()) + 1.0 if b.numel() else 1.0
+    return torch.allclose(a, b, rtol=0.0, atol=tolerance * scale, equal_nan=True)
+
+
+def _rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
+    return lambda seeds: torch.stack([toys.normal(*shape, seed=offset + seed) for seed in seeds])
+
+
+def _flux(guidance: bool) -> Model:
+    config = {**FLUX, "guidance_embeds": guidance}
+    shapes = parameter_shapes(config)
+    params = {name: 0.12 * toys.normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    ids = torch.cat([torch.zeros(3, 3), torch.cartesian_prod(torch.zeros(1), torch.arange(2.0), torch.arange(2.0))])
+    text, pooled = _rows((3, 8), 1000), _rows((8,), 2000)
+
+    def conditioning(seeds):
+        scale = torch.tensor([2.0 + seed % 3 for seed in seeds]) if guidance else None
+        return Conditioning(text=text(seeds), pooled=pooled(seeds), guidance=scale, ids=pure.Shared(value=ids))
+
+    name = "flux-dev" if guidance else "flux-schnell"
+    return Model(
+        name=name, denoiser=flux(config), params=params, conditioning=conditioning, latents=_rows((4, 4), 3000)
+    )
+
+
+image_latents = _rows((toys.TOKENS, toys.WIDTH), 0)
+CLOSED = Model(
+    name="closed",
+    denoiser=toys.closed_denoiser(),
+    params=toys.closed_params(),
+    conditioning=lambda seeds: {"text": _rows((toys.TEXT, toys.WIDTH), 10)(seeds).double()},
+    latents=lambda seeds: image_latents(seeds).double(),
+)
+RANDOM = Model(
+    name="random",
+    denoiser=toys.random_denoiser(),
+    params=toys.random_params(0),
+    conditioning=_rows((toys.WIDTH,), 10),
+    latents=image_latents,
+)
+STREAMS = Model(
+    name="streams",
+    denoiser=toys.streams_denoiser(),
+    params=toys.streams_params(),
+    conditioning=lambda seeds: {"text": _rows((toys.TEXT, toys.WIDTH), 10)(seeds)},
+    latents=image_latents,
+)
+EXPERTS = Model(
+    name="experts",
+    denoiser=Experts({"high": toys.random_denoiser(), "low": toys.random_denoiser()}),
+    params={"high": toys.random_params(0), "low": toys.random_params(50)},
+    conditioning=_rows((toys.WIDTH,), 10),
+    latents=image_latents,
+)
+FLUX_DEV, FLUX_SCHNELL = _flux(True), _flux(False)

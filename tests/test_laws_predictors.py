@@ -1,0 +1,129 @@
+"""Law 12: what predictors promise, one list of predictors with the class of signals each is exact on."""
+
+import math
+
+import attrs
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from pure import Hold
+from pure.predictors import Predictor
+from pure.transforms import taylorseer
+from pure.transforms.taylorseer import COLD_START, Taylor
+from tests.lawbook.oracle import Recursion
+
+
+@attrs.frozen
+class Claim:
+    """A predictor, the degree of the polynomials it is exact on, and the order of its error."""
+
+    predictor: Predictor
+    exact: int  # degree
+    slope: int  # error is O(step^slope) on smooth signals
+
+
+CLAIMS = {
+    "hold": Claim(Hold(), exact=0, slope=1),
+    "taylor-0": Claim(Taylor(0), exact=0, slope=1),
+    "taylor-1": Claim(Taylor(1), exact=1, slope=2),
+    # One-sided differences taken at the newer end: higher orders gain no order of accuracy.
+    "taylor-2": Claim(Taylor(2), exact=1, slope=2),
+    "taylor-3": Claim(Taylor(3), exact=1, slope=2),
+}
+ORDERS = range(4)
+
+
+def times_of(predictor: Predictor, computed: list[int]) -> tuple[int, ...]:
+    """Times as the ledger holds them: newest first, -1 where there is none."""
+    newest = tuple(reversed(computed))[: predictor.history]
+    return newest + (-1,) * (predictor.history - len(newest))
+
+
+computed_steps = st.lists(st.integers(0, 60), min_size=1, max_size=12, unique=True).map(sorted)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+@hypothesis.given(computed=computed_steps, distance=st.integers(1, 8))
+def test_weights_sum_to_one(name: str, computed: list[int], distance: int) -> None:
+    predictor = CLAIMS[name].predictor
+    weights = predictor.weights(times_of(predictor, computed), computed[-1] + distance, computed[0])
+    assert len(weights) == predictor.history
+    assert math.isclose(math.fsum(weights), 1.0, abs_tol=1e-9)
+    unused = predictor.history - len(computed)
+    assert unused <= 0 or set(weights[-unused:]) == {0.0}, "what is not stored has no weight"
+
+
+@hypothesis.given(computed=computed_steps, distance=st.integers(1, 8))
+def test_order_zero_is_hold(computed: list[int], distance: int) -> None:
+    arguments = (times_of(Hold(), computed), computed[-1] + distance, computed[0])
+    assert Taylor(0).weights(*arguments) == Hold().weights(*arguments) == (1.0,)
+
+
+warm_schedules = st.lists(st.integers(0, 60), min_size=6, max_size=12, unique=True).map(sorted)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+@hypothesis.given(computed=warm_schedules, distance=st.integers(1, 5), slope=st.floats(-3, 3))
+def test_exact_on_its_class_at_unequal_times(name: str, computed: list[int], distance: int, slope: float) -> None:
+    claim = CLAIMS[name]
+    # Past the cold start with every derivative the recursion can have.
+    hypothesis.assume(computed[2] - computed[0] >= COLD_START)
+    error = _error(claim.predictor, computed, distance, lambda t: 2.0 + slope * t if claim.exact else slope)
+    assert error < 1e-7
+
+
+def _error(predictor: Predictor, computed: list[int], distance: int, signal) -> float:
+    times = times_of(predictor, computed)
+    weights = predictor.weights(times, computed[-1] + distance, computed[0])
+    value = sum(w * signal(t) for w, t in zip(weights, times, strict=True) if w)
+    return abs(value - signal(computed[-1] + distance))
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_measured_error_slope_is_the_declared_one(name: str) -> None:
+    claim = CLAIMS[name]
+    # A schedule of unequal gaps, seen by a signal that varies ever more slowly.
+    errors = [_error(claim.predictor, [0, 3, 5, 8, 9], 2, lambda t, h=h: math.exp(h * t)) for h in (1e-3, 5e-4)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(claim.slope, abs=0.05)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_cold_start_repeats_the_last_residual(order: int) -> None:
+    predictor = Taylor(order)
+    for computed in ([0], [0, 1], [0, 1, 2], [4, 5, 6]):
+        weights = predictor.weights(times_of(predictor, computed), computed[-1] + 2, computed[0])
+        assert weights == (1.0,) + (0.0,) * order
+    warm = predictor.weights(times_of(predictor, [0, 3]), 5, 0)
+    assert warm[:2] == pytest.approx((5 / 3, -2 / 3)), "a slope exists from step 3 on"
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_taylorseer_is_not_exact_on_quadratics(order: int) -> None:
+    """The exception its docstring states: the first difference is a slope between two steps."""
+    predictor = Taylor(order)
+    assert _error(predictor, [0, 3, 4, 5, 6], 1, lambda t: float(t * t)) == pytest.approx(1.0)
+    assert _error(predictor, [0, 3, 4, 5, 6], 1, lambda t: float(t)) < 1e-12
+    assert "not* exact on quadratics" in (taylorseer.__doc__ or "")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@hypothesis.settings(max_examples=150)
+@hypothesis.given(schedule=st.lists(st.booleans(), min_size=1, max_size=40), first=st.integers(0, 5))
+def test_weights_reproduce_the_published_recursion(order: int, schedule: list[bool], first: int) -> None:
+    """Against the recursion on tensors, over random schedules of computed and skipped steps."""
+    generator = torch.Generator().manual_seed(len(schedule))
+    predictor, recursion = Taylor(order), Recursion(order)
+    stored: dict[int, torch.Tensor] = {}
+    for time, computes in enumerate([True, *schedule], start=first):
+        if computes:
+            stored[time] = torch.randn(5, generator=generator, dtype=torch.float64)
+            recursion.update(stored[time], time)
+            continue
+        times = times_of(predictor, sorted(stored))
+        weights = predictor.weights(times, time, first)
+        ours = sum(w * stored[t] for w, t in zip(weights, times, strict=True) if t >= 0)
+        theirs = recursion.predict(time)
+        size = max(1.0, float(sum(abs(w) for w in weights)))
+        assert float((ours - theirs).abs().max()) <= 1e-12 * size

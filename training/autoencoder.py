@@ -1,0 +1,155 @@
+"""Train the autoencoder: 64 x 64 RGB to 16 x 16 latents of 8 channels and back.
+
+Run ``python -m training.autoencoder --emoji DIR --work DIR --minutes 7``.
+
+Run again after an interruption and it goes on where the last checkpoint was.
+"""
+
+import argparse
+import random
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from training import data
+from training.budget import Budget, cosine, load, save
+from training.muon import Muon
+
+CHECKPOINT = "autoencoder.pt"
+CHANNELS = 8
+SAVE_EVERY_S = 45.0
+WARM_UP_STEPS = 30
+KL_WEIGHT = 1e-4
+
+
+def build() -> AutoencoderKL:
+    """An untrained autoencoder; statistics of its latents are set on export."""
+    levels = (32, 32, 32)
+    blocks: dict[str, Any] = {  # diffusers annotates one of each
+        "block_out_channels": levels,
+        "down_block_types": ("DownEncoderBlock2D",) * len(levels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(levels),
+    }
+    return AutoencoderKL(
+        **blocks,
+        sample_size=data.RESOLUTION,
+        layers_per_block=0,
+        latent_channels=CHANNELS,
+        norm_num_groups=8,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def build_optimizers(vae: AutoencoderKL, *, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the kernels and matrices, AdamW for vectors and the outer layers."""
+    inner, others = [], []
+    for name, parameter in vae.named_parameters():
+        outer = name in ("encoder.conv_in.weight", "decoder.conv_out.weight")
+        (others if outer or parameter.ndim < 2 else inner).append(parameter)
+    return [Muon(inner, lr=lr), torch.optim.AdamW(others, lr=lr, weight_decay=0.0)]
+
+
+def loss(vae: AutoencoderKL, images: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Squared plus absolute error, and a light pull of the latents to N(0, 1)."""
+    posterior = cast(Any, vae.encode(images)).latent_dist
+    decoded = cast(Any, vae.decode(posterior.sample(generator))).sample
+    error = F.mse_loss(decoded, images) + 0.2 * F.l1_loss(decoded, images)
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    return error + KL_WEIGHT * kl
+
+
+def psnr(decoded: Tensor, images: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio per image in dB; both (B, 3, H, W) in [-1, 1]."""
+    error = (decoded.clamp(-1, 1) - images).square().mean((1, 2, 3)) / 4
+    return -10 * error.log10()
+
+
+@torch.no_grad()
+def measure(vae: AutoencoderKL, emoji: Tensor, *, count: int = 96, seed: int = 10**6) -> float:
+    """Mean PSNR over random pictures of held-out and seen pairs alike."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = random.Random(seed).sample(data.pairs(held_out=False) + data.pairs(held_out=True), count)
+    pictures = data.images(emoji, chosen, generator=generator)
+    means = [cast(Any, vae.encode(x)).latent_dist.mean for x in pictures.split(32)]
+    decoded = torch.cat([cast(Any, vae.decode(x)).sample for x in means])
+    return psnr(decoded, pictures).mean().item()
+
+
+class Training:
+    """Weights, optimisers and the clock of one run."""
+
+    def __init__(self, work: Path, *, seconds: float, lr: float) -> None:
+        torch.manual_seed(0)
+        self.path, self.lr, self.step, spent = work / CHECKPOINT, lr, 0, 0.0
+        self.vae = build()
+        bias = self.vae.encoder.conv_out.bias
+        assert bias is not None
+        torch.nn.init.constant_(bias.data[CHANNELS:], -6.0)
+        self.optimizers = build_optimizers(self.vae, lr=lr)
+        if state := load(self.path):
+            self.vae.load_state_dict(state["model"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+            self.step, spent = state["step"], state["spent"]
+        self.budget, self.saved = Budget(seconds, spent=spent), spent
+
+    def save(self) -> None:
+        """Write everything that going on needs."""
+        self.saved = self.budget.spent
+        state = {
+            "model": self.vae.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self.step,
+            "spent": self.saved,
+        }
+        save(self.path, state)
+
+    def update(self, value: Tensor) -> None:
+        """One optimiser step on a loss."""
+        warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = warm * cosine(self.budget.fraction, peak=self.lr)
+            optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+
+
+def train(training: Training, emoji: Tensor, *, batch: int) -> None:
+    """Train until the budget is spent."""
+    seen = data.pairs(held_out=False)
+    while training.budget.fraction < 1:
+        generator = torch.Generator().manual_seed(training.step)
+        chosen = random.Random(training.step).choices(seen, k=batch)
+        pictures = data.images(emoji, chosen, generator=generator)
+        training.update(loss(training.vae, pictures, generator=generator))
+        if training.budget.spent - training.saved > SAVE_EVERY_S or training.budget.fraction >= 1:
+            training.save()
+            decibels = measure(training.vae, emoji)
+            print(f"step {training.step} {training.saved:.0f}s psnr {decibels:.2f} dB", flush=True)
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--emoji", type=Path, required=True, help="unpacked package")
+    parser.add_argument("--work", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument("--minutes", type=float, default=7)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    options = parser.parse_args()
+    training = Training(options.work, seconds=60 * options.minutes, lr=options.lr)
+    train(training, data.load_emoji(options.emoji), batch=options.batch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Train the denoiser and its text encoders on encoded pictures.
+
+Run ``python -m training.denoiser --emoji DIR --work DIR --minutes 100``.
+
+Run again after an interruption and it goes on where the last checkpoint was. The
+learning rate falls to almost nothing as the budget ends.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training import autoencoder, data, latents, model, text, workers
+from training.budget import Budget, checkpoint, cosine, load, save
+from training.muon import Muon
+
+CHECKPOINT = "denoiser.pt"
+SAVE_EVERY_S = 180.0
+LOG_EVERY = 50
+WARM_UP_STEPS = 100
+EMPTY_PROMPTS = 0.1
+AVERAGE_DECAY = 0.996
+PADDED_LENGTHS = (text.TOKENS, 32, 128, 256, 512, 512)
+"""Lengths of T5 prompts that a training step stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """Token ids of every seen pair, (P, 2, TOKENS): without and with article.
+
+    The last row is the empty prompt.
+    """
+
+    clip: Tensor
+    t5: Tensor
+
+
+def tokenize_pairs() -> Prompts:
+    """The prompts of all seen pairs and the empty one."""
+    rows = []
+    for pair in data.pairs(held_out=False):
+        name = list(data.EMOJI)[pair.emoji]
+        colour = list(data.BACKGROUNDS)[pair.background]
+        rows += [pair.prompt, data.prompt(name, colour, data.article(name))]
+    rows += ["", ""]
+    clip = text.tokenize(text.clip_tokenizer(), rows)
+    t5 = text.tokenize(text.t5_tokenizer(), rows)
+    return Prompts(clip=clip.view(-1, 2, text.TOKENS), t5=t5.view(-1, 2, text.TOKENS))
+
+
+def draw(tokens: Tensor, prompts: Prompts, *, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """A random training batch from pictures (P, V, T, C) and their prompts."""
+
+    def integers(high: int) -> Tensor:
+        return torch.randint(high, (batch,), generator=generator)
+
+    pair, variant, article = integers(len(tokens)), integers(tokens.shape[1]), integers(2)
+    picture = tokens[pair, variant].float()
+    empty = torch.rand(batch, generator=generator) < EMPTY_PROMPTS
+    row = torch.where(empty, len(tokens), pair)
+    normal = torch.randn(batch, generator=generator)
+    uniform = torch.rand(batch, generator=generator)
+    rare = torch.rand(batch, generator=generator) < 0.1
+    missing = torch.tensor(PADDED_LENGTHS) - text.TOKENS
+    return {
+        "picture": picture,
+        "noise": torch.randn(picture.shape, generator=generator),
+        "sigma": torch.where(rare, uniform, (normal + 0.3).sigmoid()).clamp(1e-3, 1),
+        "clip_ids": prompts.clip[row, article],
+        "t5_ids": prompts.t5[row, article],
+        "missing": missing[integers(len(missing))],
+    }
+
+
+def optimizers(denoiser: model.Denoiser, *, lr: float, matrix_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    matrices, others = [], []
+    for name, parameter in denoiser.named_parameters():
+        inside = "transformer_blocks." in name and parameter.ndim == 2
+        (matrices if inside else others).append(parameter)
+    return [
+        Muon(matrices, lr=matrix_lr),
+        torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
+
+
+class Training:
+    """Weights, their running average, optimisers and the clock of one run."""
+
+    def __init__(self, work: Path, *, seconds: float, **rates: float) -> None:
+        torch.manual_seed(0)
+        self.path = work / CHECKPOINT
+        self.denoiser = model.Denoiser()
+        self.average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
+        self.optimizers = optimizers(self.denoiser, **rates)
+        self.peaks = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self.step, self.samples, self.curve = 0, 0, []
+        spent = self._resume()
+        self.budget, self.saved = Budget(seconds, spent=spent), spent
+        self.fraction = self.budget.fraction
+
+    def _resume(self) -> float:
+        if (state := load(self.path)) is None:
+            return 0.0
+        self.denoiser.load_state_dict(state["model"])
+        self.average = state["average"]
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self.step, self.samples = state["step"], state["samples"]
+        self.curve = state["curve"]
+        return state["spent"]
+
+    def save(self) -> None:
+        """Write everything that going on needs; one process does."""
+        self.saved = self.budget.spent
+        if workers.rank():
+            return
+        save(
+            self.path,
+            {
+                "model": self.denoiser.state_dict(),
+                "average": self.average,
+                "optimizers": [o.state_dict() for o in self.optimizers],
+                "step": self.step,
+                "samples": self.samples,
+                "curve": self.curve,
+                "spent": self.saved,
+            },
+        )
+
+    def log(self, value: float) -> None:
+        """Print a point of the loss curve and keep it."""
+        self.curve.append([self.step, self.budget.spent, value])
+        if not workers.rank():
+            print("step {} {:.0f}s loss {:.4f}".format(*self.curve[-1]), flush=True)
+
+    def update(self, value: Tensor) -> float:
+        """One optimiser step on a loss; returns the loss over all processes."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
+        shown, self.fraction = workers.mean(gradients, [value.item(), self.budget.fraction])
+        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            rate = warm * cosine(self.fraction, peak=peak)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+        text.keep_local(self.denoiser.t5)
+        self.step += 1
+        decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(
+            list(self.average.values()),
+            list(self.denoiser.state_dict().values()),
+            1 - decay,
+        )
+        return shown
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train until the budget is spent; runs in every process."""
+    tokens = checkpoint(options.work / latents.CACHE)["tokens"]
+    training = Training(
+        options.work,
+        seconds=60 * options.minutes,
+        lr=options.lr,
+        matrix_lr=options.matrix_lr,
+    )
+    training.denoiser.transformer.compile_repeated_blocks(dynamic=False)
+    prompts, losses = tokenize_pairs(), []
+    while training.fraction < 1:
+        seed = training.step * workers.count() + workers.rank()
+        generator = torch.Generator().manual_seed(seed)
+        batch = draw(tokens, prompts, batch=options.batch, generator=generator)
+        losses.append(training.update(model.loss(training.denoiser, batch)))
+        training.samples += options.batch * workers.count()
+        if training.step % LOG_EVERY == 0:
+            training.log(sum(losses) / len(losses))
+            losses.clear()
+        if training.budget.spent - training.saved > SAVE_EVERY_S:
+            training.save()
+    training.save()
+
+
+def main() -> None:
+    """Read the command line, encode the pictures if need be, and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--emoji", type=Path, required=True, help="unpacked package")
+    parser.add_argument("--work", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument("--minutes", type=float, default=100)
+    parser.add_argument("--batch", type=int, default=32, help="of each process")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--matrix-lr", type=float, default=2.5e-3)
+    parser.add_argument("--variants", type=int, default=20)
+    options = parser.parse_args()
+    vae = autoencoder.build().eval()
+    vae.load_state_dict(checkpoint(options.work / autoencoder.CHECKPOINT)["model"])
+    emoji = data.load_emoji(options.emoji)
+    latents.cached(vae, emoji, options.work, variants=options.variants)
+    workers.run(train, processes=options.processes, work=options.work, arguments=(options,))
+
+
+if __name__ == "__main__":
+    main()
