@@ -1,0 +1,63 @@
+"""Configuration: files, environment, flags and requests, translated once into transforms.
+
+    from pure.configs import ConfigError, Facts, build, configure, describe, reference_table
+
+    effective = configure(
+        params={"residual_diff_threshold": 0.2},       # cache_dit_params: a mapping or JSON
+        flags={"attention_backend": "native"},         # by path; spelling= names the flags in reports
+        file="cache.yaml",                             # a path, or the name of a packaged file
+        environ=os.environ,                            # when a request starts
+        facts=Facts(processes=1, device="cpu", steps=28, blocks=6),
+    )
+    for note in effective.notes: ...                   # tell a person
+    transform = build(effective)                       # a pure.Transform; identity without a cache
+
+Every function raises `ConfigError`, whose text lists all problems and whose `exit_code`
+is 2. `configure` is `read_request`, `read_flags`, `load_config`, `read_environment` and
+`resolve` in one, with one report for all of them. `describe(effective)` gives the rows of `puredit config --show`,
+`effective.refusals` what `build` would refuse; `reference()` and `reference_table()` give
+`puredit config --reference`. What wins over what is written in `precedence.py`; all
+keys are in `schema.py`.
+"""
+
+from pure.configs.build import build, translate
+from pure.configs.configure import configure
+from pure.configs.environment import read_environment
+from pure.configs.layer import Layer, Setting
+from pure.configs.load import dump, load_config, load_text, names
+from pure.configs.precedence import Effective, read_flags, read_model_defaults, resolve
+from pure.configs.reference import Reference, Row, describe, reference, reference_table
+from pure.configs.report import ConfigError, Problem
+from pure.configs.request import REQUEST_KEYS, read_request
+from pure.configs.schema import CacheConfig, ParallelismConfig, QuantizeConfig
+from pure.configs.support import Facts
+
+__all__ = [
+    "REQUEST_KEYS",
+    "CacheConfig",
+    "ConfigError",
+    "Effective",
+    "Facts",
+    "Layer",
+    "ParallelismConfig",
+    "Problem",
+    "QuantizeConfig",
+    "Reference",
+    "Row",
+    "Setting",
+    "build",
+    "configure",
+    "describe",
+    "dump",
+    "load_config",
+    "load_text",
+    "names",
+    "read_environment",
+    "read_flags",
+    "read_model_defaults",
+    "read_request",
+    "reference",
+    "reference_table",
+    "resolve",
+    "translate",
+]

@@ -1,0 +1,92 @@
+"""The one translation of a configuration into transforms: a pure function."""
+
+from pure import Transform, compose, identity
+from pure.configs.consistency import calibrators
+from pure.configs.layer import Setting
+from pure.configs.precedence import Effective
+from pure.configs.report import ConfigError
+from pure.configs.schema import CacheConfig
+from pure.transforms import dbcache, scm, taylorseer
+
+__all__ = ["build", "translate"]
+
+
+def build(effective: Effective, expert: str = "primary") -> Transform:
+    """Translate the effective configuration into the transform of one expert's denoiser.
+
+    Args:
+        effective: what `resolve` returned.
+        expert: "primary", which is the only one of most models, or "secondary".
+
+    Returns:
+        The transform; `pure.identity` where there is no cache.
+
+    Raises:
+        ConfigError: something cannot be done here, such as 8 processes' work in one; lists all of it.
+    """
+    if expert not in ("primary", "secondary"):
+        raise ValueError(f"build(expert={expert!r}): choose 'primary' or 'secondary'")
+    if effective.refusals:
+        raise ConfigError(effective.refusals)
+    if not effective.enabled:
+        return identity
+    several = effective.facts.experts not in (None, 1) or expert == "secondary"
+    return translate(effective.secondary if expert == "secondary" else effective.cache, check_steps=not several)
+
+
+def translate(config: CacheConfig, check_steps: bool = True) -> Transform:
+    """Translate a `cache_config` that this version can honour.
+
+    Args:
+        config: complete.
+        check_steps: compare `num_inference_steps` with the run's steps; False for one of
+            several experts, which has steps of its own.
+    """
+    return compose(_cache(config), *_calibrator(config), *_mask(config, check_steps))
+
+
+def _cache(config: CacheConfig) -> Transform:
+    return dbcache(
+        front=config.Fn_compute_blocks,
+        back=config.Bn_compute_blocks,
+        threshold=config.residual_diff_threshold,
+        warmup=config.max_warmup_steps,
+        warmup_interval=config.warmup_interval,
+        max_cached=_limit(config.max_cached_steps),
+        max_continuous=_limit(config.max_continuous_cached_steps),
+        max_accumulated=config.max_accumulated_residual_diff_threshold,
+        importance=config.important_condition_threshold,
+        downsample=config.downsample_factor,
+        follow="own" if config.cfg_diff_compute_separate else "conditional",
+    )
+
+
+def _limit(value: int) -> int | None:
+    return None if value < 0 else value
+
+
+def _calibrator(config: CacheConfig) -> tuple[Transform, ...]:
+    names = ("enable_taylorseer", "calibrator_type", "enable_calibrator")
+    chosen = {f"cache_config.{name}": Setting(value=getattr(config, name), place="") for name in names}
+    if "taylorseer" not in calibrators(chosen):
+        return ()
+    everything = config.enable_encoder_taylorseer or config.enable_encoder_calibrator
+    return (
+        taylorseer(
+            order=config.taylorseer_order,
+            on="hidden" if config.taylorseer_cache_type == "hidden_states" else "residual",
+            streams="all" if everything else None,
+        ),
+    )
+
+
+def _mask(config: CacheConfig, check_steps: bool) -> tuple[Transform, ...]:
+    steps = config.num_inference_steps if check_steps else None
+    mask, policy = config.steps_computation_mask, config.steps_computation_policy
+    if config.scm_compute_bins is not None:
+        bins = {"compute_bins": config.scm_compute_bins, "cache_bins": config.scm_cache_bins}
+        return (scm(**bins, steps=steps, policy=policy),)
+    if mask is None or mask == "none":
+        return ()
+    return (scm(preset=mask, steps=steps, policy=policy) if isinstance(mask, str) else
+            scm(mask=mask, steps=steps, policy=policy),)  # fmt: skip

@@ -1,0 +1,98 @@
+"""The environment: the SGLANG_CACHE_DIT_* variables, with the defaults and the grammar users know.
+
+`read_environment` takes a mapping and is called when a request starts; nothing here looks
+at the process's own environment.
+"""
+
+from collections.abc import Mapping
+
+import attrs
+
+from pure.configs.kinds import FALSE, TRUE, Choice, Entries, Flag, Kind
+from pure.configs.layer import Given, Layer, Setting, parse, paths
+from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.schema import PRESETS
+
+__all__ = ["PREFIX", "VARIABLES", "read_environment"]
+
+PREFIX = "SGLANG_CACHE_DIT_"
+"""What all names start with."""
+
+KNOBS = {
+    "FN": "Fn_compute_blocks",
+    "BN": "Bn_compute_blocks",
+    "WARMUP": "max_warmup_steps",
+    "RDT": "residual_diff_threshold",
+    "MC": "max_continuous_cached_steps",
+    "TAYLORSEER": "enable_taylorseer",
+    "TS_ORDER": "taylorseer_order",
+    "DMD": "enable_dmd",
+    "DMD_HISTORY": "dmd_history",
+    "DMD_RANK": "dmd_rank",
+    "DMD_RIDGE": "dmd_ridge",
+    "DMD_SVD_PRECISION": "dmd_svd_precision",
+}
+SHARED = {
+    "SCM_PRESET": "steps_computation_mask",
+    "SCM_COMPUTE_BINS": "scm_compute_bins",
+    "SCM_CACHE_BINS": "scm_cache_bins",
+    "SCM_POLICY": "steps_computation_policy",
+}
+VARIABLES = {
+    f"{PREFIX}ENABLED": "enabled",
+    **{f"{PREFIX}{name}": f"cache_config.{key}" for name, key in {**KNOBS, **SHARED}.items()},
+    **{f"{PREFIX}SECONDARY_{name}": f"secondary.cache_config.{key}" for name, key in KNOBS.items()},
+}
+"""The path that each variable sets."""
+
+
+@attrs.frozen
+class Boolean(Flag):
+    """A boolean variable."""
+
+    @property
+    def allowed(self) -> str:
+        """The grammar."""
+        return f"{', '.join(TRUE)} for true; {', '.join(word or 'nothing' for word in FALSE)} for false"
+
+
+def read_environment(environ: Mapping[str, str]) -> Layer:
+    """Read the variables, each of which is optional.
+
+    Args:
+        environ: such as `os.environ`, read at the start of a request.
+
+    Raises:
+        ConfigError: lists every variable whose value is not allowed. (SGLang takes an
+            unreadable boolean for false and an unreadable list of bins for none.)
+
+    >>> read_environment({"SGLANG_CACHE_DIT_FN": "2"}).settings["cache_config.Fn_compute_blocks"].value
+    2
+    """
+    settings: dict[str, Setting] = {}
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for name in sorted(key for key in environ if key.startswith(PREFIX)):
+        if name not in VARIABLES:
+            hint = nearest(name, VARIABLES)
+            notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))
+            continue
+        path = VARIABLES[name]
+        kind = _kind(path)
+        if isinstance(kind, Entries) and not environ[name].strip():
+            continue
+        given = Given(path, kind.read(environ[name]), f"environment {name}")
+        new, wrong = parse(path, path, given, kind)
+        settings |= new
+        problems += wrong
+    if problems:
+        raise ConfigError(problems)
+    return Layer(name="environment", settings=settings, notes=tuple(notes))
+
+
+def _kind(path: str) -> Kind:
+    path = path.removeprefix("secondary.")
+    if path == "cache_config.steps_computation_mask":
+        return Choice(PRESETS)
+    kind = Flag() if path == "enabled" else paths()[path]
+    return Boolean() if isinstance(kind, Flag) else kind

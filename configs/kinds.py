@@ -1,0 +1,343 @@
+"""What values a key may have: one frozen record per kind of value, strict, nothing is coerced silently.
+
+`parse` takes what a YAML or JSON document says and returns the value in its frozen form;
+`read` turns the text of an environment variable into what `parse` takes. Both raise `Wrong`.
+"""
+
+import math
+from typing import Any
+
+import attrs
+
+from pure.configs.report import nearest
+
+__all__ = ["Choice", "Entries", "Flag", "Function", "Kind", "Mask", "Names", "Real", "Text", "Tree", "Whole", "Wrong"]
+
+TRUE = ("1", "true", "yes", "y", "t", "on")
+FALSE = ("0", "false", "no", "n", "f", "off", "")
+
+
+class Wrong(ValueError):
+    """A value that is not allowed; its text is the hint, which may be empty."""
+
+
+def show(value: object) -> str:
+    """Say what a value is, as in `found text '8'`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"text {value[:60]!r}"
+    if isinstance(value, int | float):
+        return f"the number {str(value)[:60]}"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return f"a list {str(list(value))[:60]}"
+    return f"{type(value).__name__} {str(value)[:60]}"
+
+
+@attrs.frozen
+class Kind:
+    """Base of the kinds."""
+
+    @property
+    def allowed(self) -> str:
+        """What may be written."""
+        raise NotImplementedError
+
+    def parse(self, value: Any) -> Any:
+        """Return the value in its frozen form.
+
+        Raises:
+            Wrong: it is not allowed.
+        """
+        raise NotImplementedError
+
+    def read(self, text: str) -> Any:
+        """Return what the text of an environment variable means; `parse` checks it."""
+        return text.strip()
+
+    def structure(self, value: Any, _: Any) -> Any:
+        """`parse` as cattrs calls it."""
+        return self.parse(value)
+
+
+@attrs.frozen
+class Whole(Kind):
+    """A whole number in a range, or one of some words; `unlimited` lets -1 mean no limit."""
+
+    least: int
+    most: int | None = None
+    unlimited: bool = False
+    words: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The range."""
+        upper = f"from {self.least} to {self.most}" if self.most is not None else f"of at least {self.least}"
+        return f"a whole number {upper}" + (", or -1 for no limit" if self.unlimited else "") + _or(self.words)
+
+    def parse(self, value: Any) -> Any:
+        """Check type and range."""
+        if isinstance(value, str) and value in self.words:
+            return value
+        if isinstance(value, float) and value.is_integer():
+            raise Wrong(f"write {int(value)}")
+        if isinstance(value, str):
+            raise Wrong(_quotes(value))
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Wrong
+        if self.unlimited and value < 0:
+            if value == -1:
+                return value
+            raise Wrong("write -1 for no limit")
+        if value < self.least or (self.most is not None and value > self.most):
+            raise Wrong
+        return value
+
+    def read(self, text: str) -> Any:
+        """As Python's int() reads it; other numbers are read as well, for `parse` to refuse by name."""
+        try:
+            return int(text)
+        except ValueError:
+            return Real().read(text)
+
+
+@attrs.frozen
+class Real(Kind):
+    """A finite number, of at least or more than `least`."""
+
+    least: float = -math.inf
+    open: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The range."""
+        if self.least == -math.inf:
+            return "a finite number"
+        return f"a finite number {'above' if self.open else 'of at least'} {self.least:g}"
+
+    def parse(self, value: Any) -> float:
+        """Check type and range."""
+        if isinstance(value, str):
+            raise Wrong(_quotes(value))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Wrong
+        try:
+            number = float(value)
+        except OverflowError:
+            raise Wrong from None
+        if not math.isfinite(number) or number < self.least or (self.open and number == self.least):
+            raise Wrong("leave the key out for no limit" if self.open else "")
+        return number
+
+    def read(self, text: str) -> Any:
+        """As Python's float() reads it."""
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+
+@attrs.frozen
+class Flag(Kind):
+    """True or false."""
+
+    @property
+    def allowed(self) -> str:
+        """The two words."""
+        return "true or false"
+
+    def parse(self, value: Any) -> bool:
+        """Check the type."""
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.strip().lower() in (*TRUE, *FALSE):
+            raise Wrong(f"write {'true' if value.strip().lower() in TRUE else 'false'} without quotes")
+        if value in (0, 1):
+            raise Wrong(f"write {'true' if value else 'false'}")
+        raise Wrong
+
+    def read(self, text: str) -> Any:
+        """By the grammar of boolean variables; any other text stays text, which `parse` refuses."""
+        word = text.strip().lower()
+        return True if word in TRUE else False if word in FALSE else text
+
+
+@attrs.frozen
+class Choice(Kind):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        """The words, or the first of many."""
+        more = f" and {len(self.words) - 12} more" if len(self.words) > 14 else ""
+        return "one of " + ", ".join(self.words[:12] if more else self.words) + more
+
+    def parse(self, value: Any) -> str:
+        """Check membership."""
+        if value is False and "none" in self.words:
+            raise Wrong("write none")
+        if not isinstance(value, str) or value not in self.words:
+            raise Wrong(nearest(value, self.words) if isinstance(value, str) else "")
+        return value
+
+
+@attrs.frozen
+class Text(Kind):
+    """Text that is not empty."""
+
+    @property
+    def allowed(self) -> str:
+        """Say so."""
+        return "text"
+
+    def parse(self, value: Any) -> str:
+        """Check the type."""
+        if not isinstance(value, str):
+            raise Wrong(f'write "{value}"' if isinstance(value, int | float) else "")
+        if not value.strip():
+            raise Wrong("it is empty; leave the key out")
+        return value
+
+
+@attrs.frozen
+class Names(Kind):
+    """A list of texts."""
+
+    @property
+    def allowed(self) -> str:
+        """Say so."""
+        return "a list of names"
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        """Check every entry."""
+        if isinstance(value, str):
+            raise Wrong(f'write ["{value}"]')
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+            raise Wrong
+        return tuple(value)
+
+
+@attrs.frozen
+class Entries(Kind):
+    """A list of whole numbers of at least `least`; `first`: the least of the first one."""
+
+    least: int = 0
+    first: int = 0
+    empty: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """Say so."""
+        first = f", the first of at least {self.first}" if self.first > self.least else ""
+        return f"a list of whole numbers of at least {self.least}{first}, such as [8, 3, 3, 2, 2]"
+
+    def parse(self, value: Any) -> tuple[int, ...]:
+        """Check every entry."""
+        if isinstance(value, str):
+            raise Wrong(f"write [{value}]")
+        if not isinstance(value, list | tuple) or (not value and not self.empty):
+            raise Wrong
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= self.least for n in value):
+            raise Wrong
+        if value and value[0] < self.first:
+            raise Wrong
+        return tuple(value)
+
+    def read(self, text: str) -> Any:
+        """Numbers separated by commas."""
+        try:
+            return [int(part) for part in text.split(",")]
+        except ValueError:
+            return text
+
+
+@attrs.frozen
+class Mask(Kind):
+    """A step mask: a preset, a list of 0 and 1, or a string of them (which becomes the list)."""
+
+    presets: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        """The three forms."""
+        return f'one of {", ".join(self.presets)}, a list of 0 and 1, or a text of them such as "110010"'
+
+    def parse(self, value: Any) -> str | tuple[int, ...]:
+        """Check the form."""
+        if isinstance(value, str) and value in self.presets:
+            return value
+        if isinstance(value, str):
+            if value and set(value) <= {"0", "1"}:
+                return tuple(int(digit) for digit in value)
+            raise Wrong(nearest(value, self.presets))
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise Wrong("put quotes around the digits: without them they are one number")
+        if not isinstance(value, list | tuple) or not value:
+            raise Wrong
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n in (0, 1) for n in value):
+            raise Wrong
+        return tuple(value)
+
+
+@attrs.frozen
+class Tree(Kind):
+    """A mapping that is passed on as it is; `lists`: a list will do too."""
+
+    lists: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """Say so."""
+        return "a mapping" + (" or a list of names" if self.lists else "")
+
+    def parse(self, value: Any) -> Any:
+        """Check that it is plain data."""
+        right = isinstance(value, dict) or (self.lists and isinstance(value, list))
+        if not right or not _plain(value):
+            raise Wrong
+        return Names().parse(value) if isinstance(value, list) else value
+
+
+@attrs.frozen
+class Function(Kind):
+    """A Python function: it cannot be written in a configuration."""
+
+    @property
+    def allowed(self) -> str:
+        """Nothing."""
+        return "null: a Python function cannot be written in a configuration"
+
+    def parse(self, value: Any) -> Any:
+        """Refuse."""
+        raise Wrong("leave the key out")
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(entry) for key, entry in value.items())
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return "".join(f", or {word}" for word in words)
+
+
+def _quotes(text: str) -> str:
+    """Say how to write a number that was written as text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    if "e" in text.lower() and math.isfinite(number):
+        mantissa, _, power = text.lower().partition("e")
+        power = power if power[:1] in "+-" else f"+{power}"
+        return f"YAML reads {text} as text; write {mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
+    return f"write {text.strip()} without quotes"

@@ -1,0 +1,214 @@
+"""Configuration files: YAML and JSON, by path or by the name of a packaged one."""
+
+import json
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from pure.configs.consistency import contradictions
+from pure.configs.layer import Given, Layer, Setting, parse, section, unknown
+from pure.configs.positions import Entry, Leaf, MapNode, Node, parse_json, parse_yaml, plain
+from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.schema import SECTIONS, key_of
+
+__all__ = ["dump", "load_config", "load_text", "names"]
+
+TOP = (*SECTIONS, "attention_backend")
+MISSPELLED = ("enable_sperate_cfg",)
+
+
+def names() -> list[str]:
+    """Return the names of the packaged files: those of the users' page.
+
+    >>> "cache.yaml" in names()
+    True
+    """
+    return sorted(file.name for file in resources.files("pure.configs").iterdir() if file.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path, lenient: bool = False) -> Layer:
+    """Load a file, or the packaged file of that name if there is no such file.
+
+    Args:
+        source: path of a YAML or JSON (`.json`) file, or one of `names()`.
+        lenient: turn unknown keys into notes.
+
+    Raises:
+        ConfigError: lists everything that is wrong, with file:line:column.
+    """
+    path = Path(source)
+    packaged = str(source) if str(source) in names() else f"{source}.yaml"
+    try:
+        if not path.exists() and packaged in names():
+            text = (resources.files("pure.configs") / packaged).read_text(encoding="utf-8")
+            layer = load_text(text, packaged, lenient=lenient)
+            return attrs.evolve(layer, notes=(f"{packaged}: the file packaged with puredit", *layer.notes))
+        return load_text(path.read_text(encoding="utf-8-sig"), str(source), lenient=lenient)
+    except FileNotFoundError:
+        found, hint = "no such file", nearest(path.name, names())
+    except UnicodeDecodeError as error:
+        found, hint = f"byte {error.start}, which is not UTF-8", "save the file as UTF-8"
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        found, hint = str(getattr(error, "strerror", None) or error), ""
+    allowed = f"a readable YAML or JSON file, or one of {', '.join(names())}"
+    raise ConfigError([Problem(place=str(source), path="", found=found, allowed=allowed, hint=hint)])
+
+
+def load_text(text: str, name: str = "configuration", lenient: bool = False) -> Layer:
+    """Load a document.
+
+    Args:
+        text: YAML, or JSON if `name` ends in `.json`.
+        name: what the report calls the document.
+        lenient: turn unknown keys into notes.
+
+    Raises:
+        ConfigError: lists everything that is wrong, with name:line:column.
+
+    >>> load_text("cache_config: {Fn_compute_blocks: 1}").settings["cache_config.Fn_compute_blocks"].value
+    1
+    """
+    root, problems = (parse_json if name.lower().endswith(".json") else parse_yaml)(text, name)
+    reader = _Reader(lenient)
+    if root is not None:
+        reader.document(root)
+    elif not problems:
+        problems = [_document(name, "an empty document")]
+    problems = problems + reader.problems
+    if not problems and not reader.settings and root is not None:
+        problems = [_document(root.place, "a document that sets nothing")]
+    problems += contradictions(reader.settings)
+    if problems:
+        raise ConfigError(problems)
+    return Layer(name="file", settings=reader.settings, notes=tuple(reader.notes))
+
+
+def _document(place: str, found: str) -> Problem:
+    return Problem(
+        place=place,
+        path="",
+        found=found,
+        allowed=f"a mapping with at least one of {', '.join(TOP)}, or the keys of cache_config alone",
+        hint="without a configuration leave the option out",
+    )
+
+
+class _Reader:
+    """Walks a document; collects settings, problems and notes."""
+
+    def __init__(self, lenient: bool) -> None:
+        self.lenient = lenient
+        self.settings: dict[str, Setting] = {}
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+
+    def document(self, root: Node) -> None:
+        """Read the sections, or the legacy flat form."""
+        if not isinstance(root, MapNode):
+            what = "nothing" if isinstance(root, Leaf) and root.value is None else f"{plain(root)!r:.60}"
+            self.problems.append(_document(root.place, what))
+            return
+        cache_keys = _known("cache_config")
+        if not any(entry.key in TOP for entry in root.entries) and any(e.key in cache_keys for e in root.entries):
+            self._section("cache_config", root, root.place, flat=True)
+            return
+        for entry in root.entries:
+            if entry.key in SECTIONS:
+                self._section(entry.key, entry.node, entry.place)
+            elif entry.key == "attention_backend":
+                self._backend(entry)
+            else:
+                sections = [name for name in SECTIONS if entry.key in _known(name)]
+                self._unknown(entry, "", TOP, f"it belongs into {sections[0]}" if sections else "")
+
+    def _backend(self, entry: Entry) -> None:
+        value = plain(entry.node)
+        if value is not None:
+            given = Given("attention_backend", value, entry.node.place)
+            self._take(*parse("attention_backend", "attention_backend", given))
+
+    def _section(self, name: str, node: Node, place: str, flat: bool = False) -> None:
+        if not isinstance(node, MapNode) or all(plain(entry.node) is None for entry in node.entries):
+            empty = isinstance(node, MapNode) or (isinstance(node, Leaf) and node.value is None)
+            found = "an empty section" if empty else f"{plain(node)!r:.60}"
+            hint = "set a key or remove the section" if empty else ""
+            allowed = "a mapping that sets at least one key"
+            self.problems.append(Problem(place=node.place, path=name, found=found, allowed=allowed, hint=hint))
+            return
+        given: dict[str, Given] = {}
+        known = _known(name)
+        for entry in node.entries:
+            key = known.get(entry.key) if isinstance(entry.key, str) else None
+            if key is None:
+                self._unknown(entry, name, known, _elsewhere(entry.key, name))
+            elif key in given:
+                self.problems.append(_alias(entry, name, given[key]))
+            else:
+                given[key] = Given(key, plain(entry.node), entry.node.place)
+                if entry.key in MISSPELLED:
+                    self.notes.append(f"{entry.place}: {entry.key} is read as {key}, which is how it is spelled")
+        self._take(*section(name, given.values()))
+        if name == "cache_config":
+            self.settings["enabled"] = Setting(value=True, place=f"{place} {name}" if not flat else place)
+
+    def _take(self, settings: dict[str, Setting], problems: list[Problem]) -> None:
+        self.settings |= settings
+        self.problems += problems
+
+    def _unknown(self, entry: Entry, within: str, known: Iterable[str], hint: str) -> None:
+        path = f"{within}.{entry.key}" if within else str(entry.key)
+        problem = unknown(entry.place, path, entry.key, known, hint)
+        if self.lenient:
+            self.notes.append(
+                f"{entry.place}: {path} is unknown and has no effect" + (f"; {problem.hint}" if problem.hint else "")
+            )
+        else:
+            self.problems.append(problem)
+
+
+def _alias(entry: Entry, section: str, first: Given) -> Problem:
+    return Problem(
+        place=entry.place,
+        path=f"{section}.{entry.key}",
+        found=f"another name of {first.key}",
+        allowed="every key once",
+        hint=f"its value is at {first.place} already; remove one of the two",
+    )
+
+
+def _known(name: str) -> dict[str, str]:
+    """Return the keys of a section and their other names, each with the key it stands for."""
+    fields = attrs.fields(SECTIONS[name])
+    aliases = {alias: field.name for field in fields for alias in key_of(field).aliases}
+    return {field.name: field.name for field in fields} | aliases
+
+
+def _elsewhere(key: Any, name: str) -> str:
+    other = next((section for section in SECTIONS if section != name and key in _known(section)), "")
+    if key in TOP:
+        return f"{key} is a section of its own: write it at the left margin"
+    return f"it belongs into {other}" if other else ""
+
+
+def dump(layer: Layer, format: str = "yaml") -> str:
+    """Write what a file said as a document again: `load_text(dump(layer)) == layer`.
+
+    Args:
+        layer: what `load_config` returned.
+        format: "yaml" or "json".
+    """
+    document: dict[str, Any] = {}
+    for path, setting in layer.settings.items():
+        section, _, key = path.rpartition(".")
+        value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
+        if section:
+            document.setdefault(section, {})[key] = value
+        elif path != "enabled":
+            document[path] = value
+    return json.dumps(document, indent=2) if format == "json" else yaml.safe_dump(document, sort_keys=False)

@@ -1,0 +1,172 @@
+"""Which source wins: request > flag > file > environment > model default > library default.
+
+This file is the one place that says so. Within a source, what is said of the second expert
+wins over what is said of both. The mask, given by a preset, a list or bins, is one value:
+the first source that says any of it says all of it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from pure.configs.consistency import contradictions
+from pure.configs.kinds import Flag
+from pure.configs.layer import Given, Layer, Setting, parse, paths, unknown
+from pure.configs.report import ConfigError, Problem
+from pure.configs.schema import SECTIONS, SGLANG, CacheConfig, ParallelismConfig, QuantizeConfig
+from pure.configs.support import Facts, observations
+
+__all__ = ["Effective", "Facts", "read_flags", "read_model_defaults", "resolve"]
+
+MASK = ("cache_config.steps_computation_mask", "cache_config.scm_compute_bins", "cache_config.scm_cache_bins")
+SECOND = "secondary."
+EMPTY = Layer(name="none")
+
+
+@attrs.frozen(kw_only=True)
+class Effective:
+    """The configuration that counts, and where every value of it comes from.
+
+    Attributes:
+        enabled: whether there is a cache at all.
+        cache: for the only or first expert.
+        secondary: for the second expert.
+        parallelism: None if no source says anything about it; sizes are numbers.
+        attention_backend: a name, or None.
+        quantize: None if no source says anything about it.
+        origins: source and place by path, as in `Layer.settings`; complete.
+        notes: what a person should be told before work starts.
+        refusals: what is well-formed but cannot be done here; `build` raises them.
+        facts: what was known.
+    """
+
+    enabled: bool
+    cache: CacheConfig
+    secondary: CacheConfig
+    parallelism: ParallelismConfig | None
+    attention_backend: str | None
+    quantize: QuantizeConfig | None
+    origins: Mapping[str, str]
+    notes: tuple[str, ...]
+    refusals: tuple[Problem, ...]
+    facts: Facts
+
+
+def read_flags(values: Mapping[str, Any], spelling: Mapping[str, str] | None = None) -> Layer:
+    """Make a layer of command-line flags.
+
+    Args:
+        values: by path: `enabled`, `attention_backend`, `cache_config.Fn_compute_blocks`,
+            `parallelism_config.tp_size`, `secondary.cache_config....`; None: not given.
+        spelling: the flag that each path comes from, for reports.
+
+    Raises:
+        ConfigError: lists everything that is wrong.
+    """
+    spelling = spelling or {}
+    return _values("flag", values, {path: f"flag {spelling.get(path, path)}" for path in values})
+
+
+def read_model_defaults(values: Mapping[str, Any], model: str) -> Layer:
+    """Make a layer of what a model declares as its defaults; like `read_flags`."""
+    return _values("model default", values, dict.fromkeys(values, f"model default of {model}"))
+
+
+def _values(name: str, values: Mapping[str, Any], places: Mapping[str, str]) -> Layer:
+    kinds = paths() | {"enabled": Flag()}
+    settings: dict[str, Setting] = {}
+    problems: list[Problem] = []
+    for path, value in values.items():
+        bare = path.removeprefix(SECOND)
+        if bare not in kinds or (bare != path and not bare.startswith("cache_config.")):
+            problems.append(unknown(places[path], path, path, kinds))
+        elif value is not None:
+            new, wrong = parse(bare, path, Given(path, value, places[path]), kinds[bare])
+            problems += wrong
+            if new:
+                settings[path] = new[bare]
+    if problems:
+        raise ConfigError(problems)
+    return Layer(name=name, settings=settings)
+
+
+def resolve(
+    *,
+    request: Layer = EMPTY,
+    flags: Layer = EMPTY,
+    file: Layer = EMPTY,
+    environment: Layer = EMPTY,
+    model: Layer = EMPTY,
+    facts: Facts = Facts(),  # noqa: B008 - frozen
+) -> Effective:
+    """Merge all sources into the configuration that counts.
+
+    Raises:
+        ConfigError: the sources contradict each other; lists every contradiction with its origins.
+    """
+    layers = [layer.stamped() for layer in (request, flags, file, environment, model)]
+    primary = merge([layer.settings for layer in layers])
+    secondary = merge([settings for layer in layers for settings in (_second(layer), layer.settings)])
+    given = primary | {SECOND + path: setting for path, setting in secondary.items() if path.startswith("cache_")}
+    settings = _with_defaults(given, peer="cache-dit" if "enabled" in file.settings else "SGLang")
+    first = {path: s for path, s in settings.items() if s.value is not None and not path.startswith(SECOND)}
+    second = first | {path.removeprefix(SECOND): s for path, s in settings.items() if path.startswith(SECOND)}
+    second = {path: setting for path, setting in second.items() if setting.value is not None}
+    problems = contradictions(first) + contradictions(second)
+    if problems:
+        raise ConfigError(problems)
+    sizes, notes, refusals = observations(first, second, facts)
+    settings |= sizes
+    backend = settings.get("attention_backend") or settings.get("parallelism_config.attention_backend")
+    return Effective(
+        enabled=settings["enabled"].value,
+        cache=_made("cache_config", settings),
+        secondary=_made(f"{SECOND}cache_config", settings),
+        parallelism=_made("parallelism_config", settings) if _says("parallelism_config", given) else None,
+        attention_backend=backend.value if backend is not None else None,
+        quantize=_made("quantize_config", settings) if _says("quantize_config", given) else None,
+        origins={path: setting.origin for path, setting in settings.items()},
+        notes=tuple(dict.fromkeys([note for layer in layers for note in layer.notes] + notes)),
+        refusals=tuple(refusals),
+        facts=facts,
+    )
+
+
+def merge(sources: list[Mapping[str, Setting]]) -> dict[str, Setting]:
+    """Return the first value of every path; of the mask's paths, those of the first source with one of them."""
+    merged: dict[str, Setting] = {}
+    for source in sources:
+        masked = any(path in merged for path in MASK)
+        for path, setting in source.items():
+            if not path.startswith(SECOND) and not (masked and path in MASK):
+                merged.setdefault(path, setting)
+    return merged
+
+
+def _second(layer: Layer) -> dict[str, Setting]:
+    return {path.removeprefix(SECOND): s for path, s in layer.settings.items() if path.startswith(SECOND)}
+
+
+def _says(section: str, settings: Mapping[str, Setting]) -> bool:
+    return any(path.startswith(f"{section}.") for path in settings)
+
+
+def _with_defaults(given: Mapping[str, Setting], peer: str) -> dict[str, Setting]:
+    """Add the library's defaults; `peer` names whose they are where two libraries differ."""
+    settings = {"enabled": Setting(value=False, place="library default"), **given}
+    for section in ("cache_config", f"{SECOND}cache_config", "parallelism_config", "quantize_config"):
+        cls = SECTIONS[section.removeprefix(SECOND)]
+        if cls is not CacheConfig and not _says(section, given):
+            continue
+        for name, value in attrs.asdict(cls(), recurse=False).items():
+            bare = f"{section.removeprefix(SECOND)}.{name}"
+            value = SGLANG.get(bare, value) if peer == "SGLang" else value
+            place = f"library default ({peer})" if bare in SGLANG else "library default"
+            settings.setdefault(f"{section}.{name}", Setting(value=value, place=place))
+    return settings
+
+
+def _made(section: str, settings: Mapping[str, Setting]) -> Any:
+    cls = SECTIONS[section.removeprefix(SECOND)]
+    return cls(**{field.name: settings[f"{section}.{field.name}"].value for field in attrs.fields(cls)})

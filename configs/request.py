@@ -1,0 +1,132 @@
+"""One request's own parameters: `cache_dit_params` and `enable_cache_dit`.
+
+The library, the command line (`--cache-dit-params`) and the server take the same object.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pure.configs.environment import KNOBS
+from pure.configs.kinds import Choice, Flag, Kind, show
+from pure.configs.layer import Given, Layer, Setting, parse, paths
+from pure.configs.positions import MapNode, parse_json, plain
+from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.schema import PRESETS
+
+__all__ = ["REQUEST_KEYS", "read_request"]
+
+SECONDARY_KEYS = {key: f"cache_config.{key}" for key in KNOBS.values()}
+REQUEST_KEYS = {
+    **SECONDARY_KEYS,
+    "scm_preset": "cache_config.steps_computation_mask",
+    "scm_compute_bins": "cache_config.scm_compute_bins",
+    "scm_cache_bins": "cache_config.scm_cache_bins",
+    "scm_policy": "cache_config.steps_computation_policy",
+}
+"""The path that each key of `cache_dit_params` sets; `secondary` nests the knobs once more."""
+
+NAME = "cache_dit_params"
+
+
+def read_request(params: Mapping[str, Any] | str | None = None, enable: bool | None = None, place: str = NAME) -> Layer:
+    """Read the parameters of one request.
+
+    Args:
+        params: `cache_dit_params`, as a mapping or as JSON; giving any turns the cache on.
+        enable: `enable_cache_dit`; None leaves it to the other sources.
+        place: what the report calls the object; such as the flag it came with.
+
+    Raises:
+        ConfigError: lists everything that is wrong, JSON with line and column.
+
+    >>> sorted(read_request({"Fn_compute_blocks": 2}).settings)
+    ['cache_config.Fn_compute_blocks', 'enabled']
+    """
+    reader = _Reader(place)
+    if isinstance(params, str):
+        params = reader.json(params)
+    if params is not None:
+        reader.mapping(params, NAME, "", {**REQUEST_KEYS, "secondary": ""})
+    if enable is not None:
+        path, given = "enable_cache_dit", Given("enabled", enable, "enable_cache_dit")
+        reader.take(*parse("enabled", path, given, Flag()))
+    elif reader.settings:
+        reader.settings["enabled"] = Setting(value=True, place=place)
+    reader.bins()
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return Layer(name="request", settings=reader.settings)
+
+
+class _Reader:
+    """Walks the object; collects settings and problems."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.places: dict[str, str] = {}
+        self.settings: dict[str, Setting] = {}
+        self.problems: list[Problem] = []
+
+    def json(self, text: str) -> Any:
+        """Parse JSON; notes the place of every key."""
+        root, problems = parse_json(text, self.place)
+        self.problems += problems
+        if root is None:
+            if not problems:
+                self.problems.append(self._not_a_mapping(NAME, text))
+            return None
+        if isinstance(root, MapNode):
+            for entry in root.entries:
+                self.places[str(entry.key)] = entry.node.place
+                if isinstance(entry.node, MapNode):
+                    self.places |= {f"{entry.key}.{inner.key}": inner.node.place for inner in entry.node.entries}
+        return plain(root)
+
+    def take(self, settings: dict[str, Setting], problems: list[Problem]) -> None:
+        """Add what was parsed."""
+        self.settings |= settings
+        self.problems += problems
+
+    def mapping(self, value: Any, shown: str, prefix: str, keys: Mapping[str, str]) -> None:
+        """Read the object, or its `secondary`."""
+        if not isinstance(value, Mapping):
+            self.problems.append(self._not_a_mapping(shown, value))
+            return
+        for key, entry in value.items():
+            path = f"{shown}.{key}"
+            place = self.places.get(path.removeprefix(f"{NAME}."), self.place)
+            if key not in keys:
+                self.problems.append(_unknown(place, path, key, keys))
+            elif entry is None:
+                continue
+            elif key == "secondary":
+                self.mapping(entry, f"{shown}.secondary", "secondary.", SECONDARY_KEYS)
+            else:
+                new, wrong = parse(keys[key], path, Given(key, entry, place), _kind(keys[key]))
+                self.take({prefix + name: setting for name, setting in new.items()}, wrong)
+
+    def bins(self) -> None:
+        """Bins come in pairs."""
+        given = [name for name in ("scm_compute_bins", "scm_cache_bins") if f"cache_config.{name}" in self.settings]
+        if len(given) == 1:
+            self.problems.append(
+                Problem(
+                    place=self.settings[f"cache_config.{given[0]}"].place,
+                    path=f"{NAME}.{given[0]}",
+                    found="one of the two bins",
+                    allowed="both scm_compute_bins and scm_cache_bins",
+                    hint=f"add {'scm_cache_bins' if given[0] == 'scm_compute_bins' else 'scm_compute_bins'}",
+                )
+            )
+
+    def _not_a_mapping(self, shown: str, value: object) -> Problem:
+        return Problem(place=self.place, path=shown, found=show(value), allowed="a mapping of parameters")
+
+
+def _unknown(place: str, path: str, key: object, keys: Mapping[str, str]) -> Problem:
+    allowed = f"the keys {', '.join(sorted(keys))}"
+    return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=nearest(key, keys))
+
+
+def _kind(path: str) -> Kind:
+    return Choice(PRESETS) if path == "cache_config.steps_computation_mask" else paths()[path]

@@ -1,0 +1,242 @@
+"""The configuration as frozen records: every key, its kind, default, unit, range and interactions.
+
+This is the only list of keys. The checks, the reference table (`puredit config --reference`,
+docs/configuration.md) and the translation into transforms all read it. Names and defaults
+are cache-dit's; in Python, lists are tuples.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
+
+from pure.configs.kinds import Choice, Entries, Flag, Function, Kind, Mask, Names, Real, Text, Tree, Whole
+
+__all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "converter", "key_of"]
+
+PRESETS = ("none", "slow", "medium", "fast", "ultra")
+ATTENTION = (
+    *("native", "flex", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "_native_npu"),
+    *("_native_xla", "_sdpa_cudnn", "flash", "flash_hub", "flash_varlen", "flash_varlen_hub", "flash_4_hub"),
+    *("_flash_3", "_flash_varlen_3", "_flash_3_hub", "_flash_3_varlen_hub", "aiter_fa2_hub", "sage", "sage3"),
+    *("sage_hub", "sage_blackwell_hub", "sage_varlen", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90"),
+    *("_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton", "xformers", "fa", "fa2", "fa3", "fa4"),
+    *("torch_sdpa", "torch_cudnn_sdpa", "dynamic_cudnn_sdpa", "sage_attn", "sage_attn_3", "sliding_tile_attn"),
+    *("sparge_attn", "video_sparse_attn", "sparse_video_gen_2_attn", "vmoba_attn", "aiter", "aiter_sage"),
+)
+QUANT = (
+    *("float8", "float8_per_row", "float8_per_tensor", "float8_per_block", "float8_blockwise", "float8_weight_only"),
+    *("int8", "int8_per_row", "int8_per_tensor", "int8_weight_only", "int4_weight_only", "nvfp4", "nvfp4_weight_only"),
+    *(f"svdq_{kind}_r{rank}{dq}" for kind in ("int4", "nvfp4") for rank in (32, 64, 128) for dq in ("", "_dq")),
+)
+
+
+@attrs.frozen(kw_only=True)
+class Key:
+    """What is known of a key besides its name and default."""
+
+    kind: Kind
+    help: str
+    unit: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+def _key(default: Any, kind: Kind, help: str, unit: str = "", aliases: tuple[str, ...] = ()) -> Any:
+    return attrs.field(default=default, metadata={"key": Key(kind=kind, help=help, unit=unit, aliases=aliases)})
+
+
+def _dashboard() -> dict[str, Any]:
+    return {"include_dashboard": False}
+
+
+RESIDUAL = Choice(("residual", "hidden_states"))
+PRUNE = "DBPrune only."
+DMD = "DMD only."
+RAY = "Ray clusters are not supported."
+ONE = "No effect in one process."
+
+
+@attrs.frozen(kw_only=True)
+class CacheConfig:
+    """`cache_config`: when to skip the middle blocks of a step, and how to fill them in."""
+
+    cache_type: str = _key("DBCache", Choice(("DBCache", "DBPrune")), "The method; DBPrune is refused.")
+    Fn_compute_blocks: int = _key(
+        8, Whole(0), "First blocks, always run; their residual is what the threshold measures. "
+        "0 needs a threshold of <= 0 or >= 1; Fn + Bn at most the number of blocks.", "blocks")  # fmt: skip
+    Bn_compute_blocks: int = _key(0, Whole(0), "Last blocks, always run.", "blocks")
+    residual_diff_threshold: float = _key(
+        0.08, Real(), "Skip while the first blocks' residual changed less than this since the last computed step; "
+        "<= 0 never skips, >= 1 always does. Ignored on the zeros of a static mask.", "relative change")  # fmt: skip
+    max_accumulated_residual_diff_threshold: float | None = _key(
+        None, Real(0, open=True), "Compute once the accepted changes since the last computed step add up to this.",
+        "relative change")  # fmt: skip
+    max_warmup_steps: int = _key(8, Whole(0), "First steps, computed; capped by the leading ones of a mask.", "steps")
+    warmup_interval: int = _key(1, Whole(1), "Compute every n-th warm-up step; those between may be skipped.", "steps")
+    max_cached_steps: int = _key(-1, Whole(0, unlimited=True), "Most steps skipped in a run.", "steps")
+    max_continuous_cached_steps: int = _key(
+        -1, Whole(0, unlimited=True), "Most steps skipped in a row. Ignored on the zeros of a static mask.", "steps"
+    )
+    enable_separate_cfg: bool | None = _key(
+        None, Flag(), "Accepted without effect: guidance branches are named, so each always has a cache of its own.",
+        aliases=("enable_sperate_cfg",))  # fmt: skip
+    cfg_compute_first: bool = _key(
+        False, Flag(), "Accepted without effect, as branches are named; refused with cfg_diff_compute_separate: false."
+    )
+    cfg_diff_compute_separate: bool = _key(
+        True, Flag(), "false: the unconditional branch takes the change measured on the conditional one."
+    )
+    num_inference_steps: int | None = _key(
+        None, Whole(1), "Steps that the mask is meant for; it does not set the steps of the run. A preset is derived "
+        "anew for another number, with a note; an explicit mask is refused.", "steps")  # fmt: skip
+    steps_computation_mask: str | tuple[int, ...] | None = _key(
+        None, Mask(PRESETS), "1 computes, 0 may skip; a preset is derived from the run's steps."
+    )
+    steps_computation_policy: str = _key(
+        "dynamic", Choice(("dynamic", "static")), "What a 0 of the mask means: dynamic leaves the decision to the "
+        "other rules, static skips whatever they say.")  # fmt: skip
+    scm_compute_bins: tuple[int, ...] | None = _key(
+        None, Entries(0, first=1), "Lengths of the runs of ones; needs scm_cache_bins; wins over a preset. Bins that "
+        "are too short compute the remaining steps, too long ones are cut; both warn.", "steps")  # fmt: skip
+    scm_cache_bins: tuple[int, ...] | None = _key(
+        None, Entries(0), "Lengths of the runs of zeros between them; needs scm_compute_bins.", "steps"
+    )
+    force_refresh_step_hint: int | None = _key(
+        None, Whole(0), "Refused: state belongs to one request, there is nothing to refresh.", "calls"
+    )
+    force_refresh_step_policy: str = _key("once", Choice(("once", "repeat")), "Of force_refresh_step_hint.")
+    l1_hidden_states_diff_threshold: float | None = _key(
+        None, Real(), "Refused: the change is measured on the residual.", "relative change"
+    )
+    important_condition_threshold: float = _key(
+        0.0, Real(0), "Measure only tokens whose own relative change exceeds this; 0 measures all.", "relative change"
+    )
+    downsample_factor: int = _key(1, Whole(1), "Measure every n-th feature only.", "features")
+    enable_calibrator: bool = _key(True, Flag(), "false switches the chosen calibrator off.")
+    enable_encoder_calibrator: bool = _key(False, Flag(), "As enable_encoder_taylorseer; of the calibrator that is on.")
+    calibrator_type: str | None = _key(
+        None, Choice(("taylorseer", "dmd", "foca")), "As enable_taylorseer: true, and so on; at most one calibrator."
+    )
+    calibrator_cache_type: str = _key("residual", RESIDUAL, "Of DMD and FoCa; see taylorseer_cache_type.")
+    enable_taylorseer: bool = _key(False, Flag(), "Extrapolate skipped residuals instead of repeating them.")
+    enable_encoder_taylorseer: bool = _key(
+        False, Flag(), "Extrapolate every stream; false: those the head reads (FLUX: image, not text)."
+    )
+    taylorseer_cache_type: str = _key("residual", RESIDUAL, "Extrapolate what the middle blocks add, or their output.")
+    taylorseer_order: int = _key(1, Whole(0, 3), "Highest derivative; 1 or 2 are usual, 0 repeats.")
+    enable_dmd: bool = _key(False, Flag(), "true is refused: DMD is not implemented.")
+    enable_encoder_dmd: bool | None = _key(None, Flag(), DMD)
+    dmd_history: int = _key(6, Whole(4), DMD, "computed steps")
+    dmd_rank: int = _key(0, Whole(0), DMD)
+    dmd_ridge: float = _key(1e-8, Real(0), DMD)
+    dmd_svd_precision: str = _key("medium", Choice(("low", "medium", "high")), DMD)
+    enable_foca: bool = _key(False, Flag(), "true is refused: FoCa is not implemented.")
+    enable_encoder_foca: bool = _key(False, Flag(), "FoCa only.")
+    enable_dynamic_prune_threshold: bool = _key(False, Flag(), PRUNE)
+    max_dynamic_prune_threshold: float | None = _key(None, Real(0), PRUNE, "relative change")
+    dynamic_prune_threshold_relax_ratio: float = _key(1.25, Real(0), PRUNE)
+    non_prune_block_ids: tuple[int, ...] = _key((), Entries(0, empty=True), PRUNE, "block indices")
+    force_reduce_calibrator_vram: bool = _key(False, Flag(), PRUNE)
+
+
+@attrs.frozen(kw_only=True)
+class ParallelismConfig:
+    """`parallelism_config`: over how many processes, and how."""
+
+    backend: str = _key("auto", Choice(("auto", "native_diffuser", "native_pytorch", "none")),
+                        "cache-dit's engine; accepted without effect, there is one.")  # fmt: skip
+    ulysses_size: int | str | None = _key(
+        None, Whole(1, words=("auto",)), "Processes that share the heads; auto: those the other sizes leave over. "
+        "At most one size is auto; the product is the number of processes.", "processes", ("ulysses",))  # fmt: skip
+    ring_size: int | str | None = _key(
+        None, Whole(1, words=("auto",)), "Processes that share the sequence.", "processes", ("ring",)
+    )
+    tp_size: int | str | None = _key(
+        None, Whole(1, words=("auto",)), "Processes that share the weights.", "processes", ("tp",)
+    )
+    attention_backend: str | None = _key(None, Choice(ATTENTION), "As the section attention_backend.")
+    ulysses_anything: bool = _key(False, Flag(), "Sequences of any length. " + ONE)
+    ulysses_float8: bool = _key(False, Flag(), "Communicate in float8. " + ONE)
+    ulysses_async: bool = _key(False, Flag(), "Overlap communication with computation. " + ONE)
+    ring_rotate_method: str = _key("p2p", Choice(("p2p", "allgather")), "How the ring communicates. " + ONE)
+    ring_convert_to_fp32: bool = _key(True, Flag(), "Combine the ring's partial results in float32. " + ONE)
+    extra_parallel_modules: tuple[str, ...] = _key((), Names(), "Other modules to split, such as text_encoder. " + ONE)
+    extra_parallel_kwargs: Mapping[str, Any] = _key(attrs.Factory(dict), Tree(), "Of the extra modules. " + ONE)
+    parallel_kwargs: Mapping[str, Any] = _key(
+        attrs.Factory(dict), Tree(), "Deprecated and refused: write its keys in parallelism_config."
+    )
+    cp_plan: None = _key(None, Function(), "A Python object.")
+    use_ray: bool = _key(False, Flag(), "true is refused: " + RAY)
+    ray_num_workers: int | None = _key(None, Whole(1), RAY, "processes")
+    ray_address: str | None = _key(None, Text(), RAY)
+    ray_runtime_env: Mapping[str, Any] | None = _key(None, Tree(), RAY)
+    ray_init_kwargs: Mapping[str, Any] = _key(attrs.Factory(_dashboard), Tree(), RAY)
+    ray_worker_options: Mapping[str, Any] = _key(attrs.Factory(dict), Tree(), RAY)
+    ray_master_port: int = _key(0, Whole(0, 65535), RAY, "port")
+    ray_auto_shutdown: bool = _key(True, Flag(), RAY)
+    ray_transfer_backend: str = _key("auto", Text(), RAY)
+    ray_transfer_custom_obj: bool = _key(True, Flag(), RAY)
+    ray_use_flashpack: bool = _key(False, Flag(), RAY)
+    ray_use_compile: bool = _key(False, Flag(), RAY)
+    ray_transfer_fn: None = _key(None, Function(), RAY)
+
+
+@attrs.frozen(kw_only=True)
+class QuantizeConfig:
+    """`quantize_config`: checked, and refused, as quantisation is not implemented in this version."""
+
+    backend: str = _key("auto", Choice(("auto", "ao", "torchao", "svdq", "cache_dit")), "The library that quantises.")
+    quant_type: str = _key("float8_per_row", Choice(QUANT), "What the weights become.")
+    exclude_layers: tuple[str, ...] = _key(
+        ("embedder", "embed", "modulation", "mod"), Names(), "Layers whose name contains one of these stay as they are."
+    )
+    regional_quantize: bool = _key(True, Flag(), "Only the repeated blocks.")
+    repeated_blocks: tuple[str, ...] = _key((), Names(), "Names of the repeated blocks.")
+    filter_fn: None = _key(None, Function(), "A Python function.")
+    components_to_quantize: Mapping[str, Any] | tuple[str, ...] | None = _key(
+        None, Tree(lists=True), "Components, or a quant_type for each."
+    )
+    per_tensor_fallback: bool = _key(True, Flag(), "Per tensor where per row is impossible.")
+    precision_plan: Mapping[str, Any] | None = _key(None, Tree(), "A quant_type per layer name.")
+    calibrate_fn: None = _key(None, Function(), "A Python function.")
+    serialize_to: str | None = _key(None, Text(), "Folder for the quantised weights.")
+    svdq_kwargs: Mapping[str, Any] | None = _key(None, Tree(), "SVDQuant's own options.")
+    verbose: bool = _key(False, Flag(), "Report every layer.")
+
+
+SECTIONS: dict[str, type] = {
+    "cache_config": CacheConfig,
+    "parallelism_config": ParallelismConfig,
+    "quantize_config": QuantizeConfig,
+}
+"""The sections that are mappings; `attention_backend` is one word."""
+
+BACKEND = Key(kind=Choice(ATTENTION), help="How attention is computed; native is torch's, others are refused.")
+
+# What the environment and requests start from when no file has a cache_config: SGLang's values.
+SGLANG = {
+    "cache_config.Fn_compute_blocks": 1,
+    "cache_config.Bn_compute_blocks": 0,
+    "cache_config.max_warmup_steps": 4,
+    "cache_config.residual_diff_threshold": 0.24,
+    "cache_config.max_continuous_cached_steps": 3,
+}
+
+
+def key_of(field: attrs.Attribute) -> Key:
+    """Return what is known of a key."""
+    return field.metadata["key"]
+
+
+def _converter() -> cattrs.Converter:
+    made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    for section in SECTIONS.values():
+        hooks: dict[str, Any] = {f.name: override(struct_hook=key_of(f).kind.structure) for f in attrs.fields(section)}
+        made.register_structure_hook(section, make_dict_structure_fn(section, made, **hooks))
+    return made
+
+
+converter = _converter()
+"""Structures a plain mapping into a section, strictly."""

@@ -1,0 +1,266 @@
+"""What this version can honour: notes for what has no effect, refusals for what cannot be done.
+
+Nothing a source says is ignored silently: a value either takes effect, or is noted here as
+without effect, or is refused with the reason and what would do.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from pure.configs.consistency import SIZES, calibrators
+from pure.configs.layer import Setting
+from pure.configs.report import Problem
+from pure.configs.schema import SECTIONS, ParallelismConfig
+
+__all__ = ["Facts", "observations"]
+
+CACHE, PARALLEL = "cache_config.", "parallelism_config."
+Settings = Mapping[str, Setting]
+NATIVE = ("native", "torch_sdpa")
+DEFAULTS = {
+    f"{section}.{name}": value
+    for section, cls in SECTIONS.items()
+    for name, value in attrs.asdict(cls(), recurse=False).items()
+}
+
+# Keys that this version refuses unless they hold their default: why, and what would do.
+REFUSED = {
+    f"{CACHE}cache_type": ("DBPrune is not implemented in this version", "write cache_type: DBCache"),
+    f"{CACHE}force_refresh_step_hint": ("state belongs to one request, there is nothing to refresh", "remove the key"),
+    f"{CACHE}l1_hidden_states_diff_threshold": (
+        "the change is measured on the residual only", "use residual_diff_threshold"),
+    f"{PARALLEL}parallel_kwargs": ("the key is deprecated", "write its keys in parallelism_config"),
+    f"{PARALLEL}use_ray": ("Ray clusters are not supported", "start the processes with --num-gpus"),
+}  # fmt: skip
+CALIBRATOR_NAMES = {"dmd": "DMD", "foca": "FoCa"}
+SWITCHES = ("enable_taylorseer", "calibrator_type", "enable_dmd", "enable_foca")
+TAYLOR = ("taylorseer_order", "taylorseer_cache_type", "enable_encoder_taylorseer")
+DMD = ("dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision", "enable_encoder_dmd")
+PRUNE = (
+    *("enable_dynamic_prune_threshold", "max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"),
+    *("non_prune_block_ids", "force_reduce_calibrator_vram"),
+)
+IGNORED_BY_STATIC = (
+    *("residual_diff_threshold", "max_accumulated_residual_diff_threshold", "max_cached_steps"),
+    "max_continuous_cached_steps",
+)
+RAY = tuple(field.name for field in attrs.fields(ParallelismConfig) if field.name.startswith("ray_"))
+NO_EFFECT_ALONE = (
+    *("ulysses_anything", "ulysses_float8", "ulysses_async", "ring_rotate_method", "ring_convert_to_fp32"),
+    *("extra_parallel_modules", "extra_parallel_kwargs"),
+)
+
+
+@attrs.frozen(kw_only=True)
+class Facts:
+    """What is known of the run before it starts; None: not known yet.
+
+    Attributes:
+        processes: number of processes.
+        device: type of the device, such as "cpu" or "cuda".
+        steps: number of steps of the run (of a model with one expert).
+        blocks: number of blocks of the denoiser.
+        experts: number of experts of the model.
+    """
+
+    processes: int = 1
+    device: str = "cpu"
+    steps: int | None = None
+    blocks: int | None = None
+    experts: int | None = None
+
+
+def observations(
+    primary: Settings, secondary: Settings, facts: Facts
+) -> tuple[dict[str, Setting], list[str], list[Problem]]:
+    """Say what has no effect, and what cannot be done.
+
+    Args:
+        primary: settings with defaults for the first expert, none of them None.
+        secondary: likewise for the second.
+        facts: what is known of the run.
+
+    Returns:
+        The sizes that were `auto`, resolved; notes; refusals.
+    """
+    notes: list[str] = []
+    refusals: list[Problem] = []
+    if not primary["enabled"].value:
+        notes += _off(primary)
+    else:
+        for settings in (primary,) if facts.experts == 1 else (primary, secondary):
+            notes += _without_effect(settings)
+            refusals += _cache(settings, facts)
+    if facts.experts == 1:
+        own = [s.place for path, s in secondary.items() if s.given and primary.get(path) is not s]
+        notes += [f"{place}: no effect, as the model has one expert" for place in own]
+    sizes, size_notes, size_refusals = _sizes(primary, facts)
+    refusals += size_refusals + _others(primary, facts)
+    return sizes, notes + size_notes, list(dict.fromkeys(refusals))
+
+
+def _refuse(settings: Settings, path: str, found: str, cure: str) -> Problem:
+    return Problem(place=settings[path].place, path=path, found=found, allowed="", hint=cure)
+
+
+def _set(settings: Settings, path: str) -> bool:
+    """Whether a source says something else than the default."""
+    return path in settings and settings[path].given and settings[path].value != DEFAULTS[path]
+
+
+def _off(settings: Settings) -> list[str]:
+    keys = [path for path in settings if path.startswith(CACHE) and settings[path].given]
+    if not keys:
+        return []
+    enabled = settings["enabled"]
+    switch = f"switched off by {enabled.place}" if enabled.given else "not switched on"
+    how = "SGLANG_CACHE_DIT_ENABLED=true, --enable-cache-dit, or a cache_config section"
+    places = ", ".join(settings[path].place for path in keys)
+    return [f"{places}: no effect, as the cache is {switch}; it is switched on by {how}"]
+
+
+# ------------------------------------------------------------------------------ cache
+
+
+def _without_effect(settings: Settings) -> list[str]:
+    idle = [*_idle_calibrators(settings), *_idle_masks(settings)]
+    if f"{CACHE}force_refresh_step_hint" not in settings:
+        idle += [("force_refresh_step_policy", "there is no force_refresh_step_hint")]
+    idle += [(key, "it belongs to DBPrune") for key in PRUNE]
+    idle += [("enable_separate_cfg", "branches are named, so each always has a cache of its own")]
+    if settings[f"{CACHE}cfg_diff_compute_separate"].value:
+        idle += [("cfg_compute_first", "branches are named, so their order does not matter")]
+    return [
+        f"{settings[CACHE + key].place}: {key} has no effect: {why}" for key, why in idle if _set(settings, CACHE + key)
+    ]
+
+
+def _idle_calibrators(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the keys of calibrators that are off, with the reason."""
+    on = next(iter(calibrators(settings)), "none")
+    owners = {"taylorseer": ("TaylorSeer", TAYLOR), "dmd": ("DMD", DMD), "foca": ("FoCa", ("enable_encoder_foca",))}
+    for calibrator, (name, keys) in owners.items():
+        if on != calibrator:
+            yield from ((key, f"it belongs to {name}, which is off") for key in keys)
+    if on not in CALIBRATOR_NAMES:
+        yield "calibrator_cache_type", "it belongs to DMD and FoCa; TaylorSeer has taylorseer_cache_type"
+    if on == "none":
+        yield "enable_encoder_calibrator", "no calibrator is on"
+        switches = [key for key in SWITCHES if _set(settings, CACHE + key)]
+        yield from ((key, "enable_calibrator is false") for key in switches)
+        if not switches:
+            yield "enable_calibrator", "no calibrator is on"
+
+
+def _idle_masks(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the keys that a mask, or its absence, leaves without effect, with the reason."""
+    mask, bins = (settings.get(f"{CACHE}{key}") for key in ("steps_computation_mask", "scm_compute_bins"))
+    preset = mask is not None and mask.value != "none"
+    if bins is not None and preset:
+        yield "steps_computation_mask", "the bins win over a preset"
+    if bins is None and not preset:
+        yield from ((key, "there is no mask") for key in ("steps_computation_policy", "num_inference_steps"))
+    elif settings[f"{CACHE}steps_computation_policy"].value == "static":
+        yield from ((key, "a static mask skips whatever they say") for key in IGNORED_BY_STATIC)
+
+
+def _cache(settings: Settings, facts: Facts) -> list[Problem]:
+    found = [_refuse(settings, path, why, cure) for path, (why, cure) in REFUSED.items()
+             if path.startswith(CACHE) and _set(settings, path)]  # fmt: skip
+    for name, path in calibrators(settings).items():
+        if name in CALIBRATOR_NAMES:
+            why = f"{CALIBRATOR_NAMES[name]} is not implemented in this version"
+            found.append(_refuse(settings, path, why, "use enable_taylorseer: true, or no calibrator"))
+    if settings[f"{CACHE}cfg_compute_first"].value and not settings[f"{CACHE}cfg_diff_compute_separate"].value:
+        why = "with cfg_diff_compute_separate: false the change is measured on the conditional branch"
+        found.append(_refuse(settings, f"{CACHE}cfg_compute_first", why, "write cfg_compute_first: false"))
+    return found + _steps(settings, facts) + _blocks(settings, facts)
+
+
+def _steps(settings: Settings, facts: Facts) -> list[Problem]:
+    mask = settings.get(f"{CACHE}steps_computation_mask")
+    if mask is None or not isinstance(mask.value, tuple) or facts.steps in (None, len(mask.value)):
+        return []
+    why = f"the mask has {len(mask.value)} entries, but the run has {facts.steps} steps"
+    cure = f"give {facts.steps} entries, run {len(mask.value)} steps, or use a preset, which fits any number"
+    return [_refuse(settings, f"{CACHE}steps_computation_mask", why, cure)]
+
+
+def _blocks(settings: Settings, facts: Facts) -> list[Problem]:
+    front, back = (settings[f"{CACHE}{key}"].value for key in ("Fn_compute_blocks", "Bn_compute_blocks"))
+    if facts.blocks is None or front + back <= facts.blocks:
+        return []
+    path = f"{CACHE}Fn_compute_blocks" if front else f"{CACHE}Bn_compute_blocks"
+    why = f"{front} first and {back} last blocks, but the denoiser has {facts.blocks}"
+    return [_refuse(settings, path, why, f"make them at most {facts.blocks} together")]
+
+
+# ------------------------------------------------------------------------------ the rest
+
+
+def _sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[str], list[Problem]]:
+    sizes = {PARALLEL + size: settings[PARALLEL + size] for size in SIZES if PARALLEL + size in settings}
+    fixed = math.prod(setting.value for setting in sizes.values() if setting.value != "auto")
+    resolved, notes = {}, []
+    for path, setting in sizes.items():
+        if setting.value == "auto":
+            value = max(1, facts.processes // fixed)
+            place = f"{setting.place} (auto, {_processes(facts.processes)})"
+            resolved[path] = attrs.evolve(setting, value=value, place=place)
+            notes.append(f"{setting.place}: auto is {value} here, as the run has {_processes(facts.processes)}")
+    total = fixed * math.prod(setting.value for setting in resolved.values())
+    idle = {"backend": "there is one engine"}
+    if total == 1:
+        idle |= dict.fromkeys(NO_EFFECT_ALONE, "there is one process")
+    if not settings.get(PARALLEL + "use_ray", Setting(value=False, place="")).value:
+        idle |= dict.fromkeys(RAY, "use_ray is off")
+    notes += [
+        f"{settings[PARALLEL + key].place}: {key} has no effect: {why}"
+        for key, why in idle.items()
+        if _set(settings, PARALLEL + key)
+    ]
+    return resolved, notes, _too_many(sizes, total, facts)
+
+
+def _too_many(sizes: Settings, total: int, facts: Facts) -> list[Problem]:
+    names = ", ".join(f"{path.removeprefix(PARALLEL)}: {setting.value}" for path, setting in sizes.items())
+    if total != facts.processes and sizes:
+        path = next((path for path, setting in sizes.items() if setting.value not in (1, "auto")), next(iter(sizes)))
+        why = f"{names} needs {_processes(total)}, this run has {facts.processes}"
+        cure = f"start with --num-gpus {total}, or remove the sizes" + (
+            ", or write auto for one" if facts.processes > 1 else ""
+        )
+        return [_refuse(sizes, path, why, cure)]
+    if facts.processes > 1 and sizes:
+        why = f"a run in {_processes(facts.processes)} is not implemented in this version"
+        return [_refuse(sizes, next(iter(sizes)), why, "run one process")]
+    return []
+
+
+def _processes(count: int) -> str:
+    return f"{count} process" + ("es" if count > 1 else "")
+
+
+def _others(settings: Settings, facts: Facts) -> list[Problem]:
+    found = [_refuse(settings, path, why, cure) for path, (why, cure) in REFUSED.items()
+             if path.startswith(PARALLEL) and _set(settings, path)]  # fmt: skip
+    for path in ("attention_backend", f"{PARALLEL}attention_backend"):
+        if path in settings and settings[path].value not in NATIVE:
+            found.append(_refuse(settings, path, _kernel(settings[path].value, facts), "write native"))
+    quantize = [path for path in settings if path.startswith("quantize_config.") and settings[path].given]
+    if quantize:
+        why = "quantisation is not implemented in this version"
+        found.append(
+            _refuse(settings, quantize[0], why, "remove quantize_config; the model then runs in its own precision")
+        )
+    return found
+
+
+def _kernel(name: str, facts: Facts) -> str:
+    if name == "flex" or name.startswith("_native"):
+        return f"{name} is not implemented in this version"
+    if facts.device != "cuda":
+        return f"{name} is a GPU kernel, and this run is on {facts.device}"
+    return f"{name} is a kernel of its own, which this version does not call"
