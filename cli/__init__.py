@@ -1,0 +1,1 @@
+"""The command line: it owns every side effect and calls the core."""

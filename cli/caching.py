@@ -1,0 +1,112 @@
+"""Which cache a run uses: flags, file and environment to one transform, through `pure.configs`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+import pure
+from pure.cli.errors import Misuse
+from pure.configs import (
+    ConfigError,
+    Effective,
+    Facts,
+    Layer,
+    build,
+    load_config,
+    read_environment,
+    read_flags,
+    read_request,
+    resolve,
+)
+from pure.rules import Threshold, find
+
+__all__ = ["Caching", "choose", "recipe", "settle", "threshold_of"]
+
+FLAGS = {"enabled": "enable_cache_dit", "attention_backend": "attention_backend"}
+
+
+@attrs.frozen(kw_only=True)
+class Caching:
+    """The cache of a run.
+
+    Attributes:
+        transform: what is done to the denoiser; `pure.identity` without a cache.
+        effective: every setting and where it comes from.
+    """
+
+    transform: pure.Transform
+    effective: Effective
+
+    @property
+    def asked(self) -> bool:
+        """Whether a cache was asked for."""
+        return self.effective.enabled
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Every setting of the cache with its origin, for reports."""
+        values = attrs.asdict(self.effective.cache, recurse=False)
+        origins = self.effective.origins
+        return {name: {"value": value, "origin": origins[f"cache_config.{name}"]} for name, value in values.items()}
+
+
+def choose(values: Mapping[str, Any], environ: Mapping[str, str], steps: int) -> Caching:
+    """Return the cache that flags, file and environment ask for.
+
+    Raises:
+        Misuse: a setting is wrong, contradicts another, or is not available; lists all of them.
+    """
+    try:
+        effective = settle(values, environ, steps)
+        return Caching(transform=build(effective), effective=effective)
+    except ConfigError as error:
+        raise Misuse(str(error)) from error
+
+
+def settle(values: Mapping[str, Any], environ: Mapping[str, str], steps: int) -> Effective:
+    """Merge all sources.
+
+    Raises:
+        ConfigError: a setting is wrong or contradicts another.
+    """
+    params, enable, file = values["cache_dit_params"], values["enable_cache_dit"], values["cache_dit_config"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return resolve(
+        request=read_request(params, enable, "--cache-dit-params") if params is not None else Layer(name="request"),
+        flags=read_flags(
+            {path: values[name] for path, name in FLAGS.items()},
+            {path: "--" + name.replace("_", "-") for path, name in FLAGS.items()},
+        ),
+        file=load_config(Path(file), lenient=values["lenient_config"]) if file is not None else Layer(name="file"),
+        environment=read_environment(environ),
+        facts=Facts(processes=1, device=device, steps=steps, experts=1),
+    )
+
+
+def threshold_of(denoiser: pure.Denoiser) -> float | None:
+    """Return the threshold that the denoiser's plan measures against, if it has one."""
+    rule = find(denoiser.plan.rules, Threshold)
+    return rule.value if isinstance(rule, Threshold) else None
+
+
+SHOWN = ("front", "threshold", "warmup", "max_continuous", "order", "policy")
+
+
+def recipe(transform: pure.Transform) -> str:
+    """Return a transform as one would type it, without what is left at its default.
+
+    >>> from pure.transforms import dbcache, taylorseer
+    >>> recipe(pure.compose(dbcache(threshold=0.12), taylorseer()))
+    'dbcache(front=1, threshold=0.12, warmup=4, max_continuous=3) + taylorseer(order=1)'
+    """
+    parts = transform.transforms if isinstance(transform, pure.Composed) else (transform,)
+    return " + ".join(f"{type(part).__name__}({', '.join(_arguments(part))})" for part in parts) or "no cache"
+
+
+def _arguments(part: pure.Transform) -> list[str]:
+    fields = attrs.fields(type(part))
+    values = [(field, getattr(part, field.name)) for field in fields if field.init]
+    return [f"{f.name}={value!r}" for f, value in values if f.name in SHOWN or value != f.default]

@@ -1,0 +1,81 @@
+"""`puredit config`: what can be configured, and what counts for a command."""
+
+import os
+from typing import Any
+
+import click
+import rich.box
+import rich.table
+import rich.text
+
+from pure.cli.caching import settle
+from pure.cli.errors import Misuse
+from pure.cli.job import default_steps
+from pure.cli.options import apply_flags
+from pure.cli.parsing import Flag, FlagCommand
+from pure.cli.screen import console
+from pure.configs import ConfigError, describe, reference_table
+
+__all__ = ["config"]
+
+SOURCES: dict[click.core.ParameterSource | None, str] = {
+    click.core.ParameterSource.COMMANDLINE: "flag {flag}",
+    click.core.ParameterSource.DEFAULT_MAP: "file {file}",
+    click.core.ParameterSource.ENVIRONMENT: "environment",
+}
+
+
+@click.command(cls=FlagCommand, short_help="Show what can be configured, or what counts.")
+@click.option("--reference", cls=Flag, group="What to show", is_flag=True, help="Every key of a cache configuration.")
+@click.option("--show", cls=Flag, group="What to show", is_flag=True, help="The effective configuration of a "
+              "generate command with these flags, with the origin of every value.")  # fmt: skip
+@apply_flags
+@click.pass_context
+def config(ctx: click.Context, reference: bool, show: bool, **values: Any) -> None:
+    r"""Show what can be configured, or what counts.
+
+    \b
+    puredit config --reference
+    puredit config --show --cache-dit-config cache.yaml
+    """
+    if reference == show:
+        raise Misuse("say what to show: puredit config --reference, or puredit config --show with flags of generate")
+    if reference:
+        click.echo(reference_table())
+        return
+    steps = values["num_inference_steps"] or default_steps(values["model_path"])
+    try:
+        effective = settle(values, os.environ, steps)
+    except ConfigError as error:
+        raise Misuse(str(error)) from error
+    screen = console()
+    rows = [(row.key, row.value, row.origin) for row in describe(effective)]
+    rows.sort(key=lambda row: row[2].startswith("library default"))  # what somebody said comes first
+    _print(screen, "cache, parallelism, quantisation", rows)
+    _print(screen, "flags", _flags(ctx, values, steps))
+    for note in effective.notes:
+        screen.print(rich.text.Text(f"note: {note}"), soft_wrap=True)
+    for problem in effective.refusals:
+        screen.print(rich.text.Text(f"refused: {problem}"), soft_wrap=True)
+
+
+def _flags(ctx: click.Context, values: dict[str, Any], steps: int) -> list[tuple[str, str, str]]:
+    """Return name, value and origin of every flag that has a value."""
+    rows = []
+    for name, value in {**values, "num_inference_steps": steps}.items():
+        source = SOURCES.get(ctx.get_parameter_source(name))
+        if value in (None, ()) or (source is None and name == "no_save_output"):
+            continue
+        words = {"flag": "--" + name.replace("_", "-"), "file": values["config"]}
+        origin = source.format(**words) if source else "model default" if name == "num_inference_steps" else "default"
+        rows.append((name, " ".join(map(str, value)) if isinstance(value, tuple) else str(value), origin))
+    return sorted(rows, key=lambda row: (row[2] in ("default", "model default"), row[0]))
+
+
+def _print(screen: rich.console.Console, title: str, rows: list[tuple[str, str, str]]) -> None:
+    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("setting", "value", "origin"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(rich.text.Text(cell) for cell in row))
+    screen.print(table)

@@ -1,0 +1,166 @@
+"""`puredit generate`: prompts to image files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+import pure
+from pure.cli.caching import recipe, threshold_of
+from pure.cli.comparing import compare
+from pure.cli.engine import Engine, load
+from pure.cli.errors import Interrupted, Misuse
+from pure.cli.job import Job, make_job
+from pure.cli.naming import Output, beside
+from pure.cli.options import apply_flags
+from pure.cli.parsing import FlagCommand
+from pure.cli.perf import report, write_report
+from pure.cli.plotting import write_plot
+from pure.cli.progress import Progress
+from pure.cli.results import Made, Result
+from pure.cli.running import make, warm_up
+from pure.cli.saving import save_image
+from pure.cli.screen import Screen
+from pure.cli.screen import screen as make_screen
+from pure.cli.summary import never_skipped, print_summary, summary
+
+__all__ = ["execute", "generate"]
+
+PLAIN = "without-cache"
+
+
+@click.command(cls=FlagCommand, short_help="Make images from prompts.")
+@apply_flags
+def generate(**values: Any) -> None:
+    r"""Make images from prompts.
+
+    \b
+    puredit generate --prompt "a red apple on a blue background"
+    puredit generate --prompt "a cat" "a dog" --seed 1 2 --cache-dit-config cache.yaml
+    """
+    execute(make_job(values))
+
+
+def execute(job: Job) -> None:
+    """Do a job: load, make and save every image, then write table, plots and report.
+
+    What is finished is on the disk and is listed, whatever stops the rest.
+    """
+    screen = make_screen(job.quiet)
+    began, when = time.perf_counter(), datetime.now()
+    for note in (*job.caching.effective.notes, *job.notes):
+        screen.note(note)
+    made: list[Made] = []
+    files: list[str] = []
+    engine: Engine | None = None
+    try:
+        engine = load(job, screen)
+        _warm(job, engine)
+        for number, output in enumerate(job.outputs):
+            made.append(_make(job, engine, output, _title(job, number), screen))
+            files += _plot(job, engine, made[-1], number)
+        if job.perf is not None:
+            seconds = time.perf_counter() - began
+            write_report(job.perf, report(made, settings(job, engine), seconds, when))
+            files.append(f"report: {job.perf}")
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted after {len(made)} of {len(job.outputs)} images") from None
+    finally:
+        _tell(job, engine, made, files, screen)
+
+
+def _warm(job: Job, engine: Engine) -> None:
+    """Take some untimed steps where that is asked for, and one of each kind before a comparison."""
+    count = job.warmup or (1 if job.compare else 0)
+    if not count:
+        return
+    sizes = job.warmup_sizes or ((job.request.height, job.request.width),)
+    for height, width in sizes:
+        request = attrs.evolve(job.request, height=height, width=width)
+        for denoiser in (engine.cached, engine.plain) if job.compare else (engine.cached,):
+            warm_up(engine.pipeline, denoiser, _unguided(request, denoiser), job.outputs[0].prompt, count)
+
+
+def _unguided(request: Any, denoiser: pure.Denoiser) -> Any:
+    """Leave the negative prompt out where nothing would read it."""
+    return request if denoiser.guidance else attrs.evolve(request, negative_prompt=None)
+
+
+def _title(job: Job, number: int) -> str:
+    return f"image {number + 1} of {len(job.outputs)}" if len(job.outputs) > 1 else "image"
+
+
+def _make(job: Job, engine: Engine, output: Output, title: str, screen: Screen) -> Made:
+    """Make one image, and where a comparison is asked for the one without a cache; save them as they come."""
+    result = _run(job, engine, engine.cached, output, title, screen)
+    _save(output.path, result, screen)
+    if not job.compare:
+        return Made(output=output, result=result)
+    plain = _run(job, engine, engine.plain, output, "without cache", screen)
+    _save(beside(output.path, PLAIN) if output.path else None, plain, screen)
+    comparison = compare(plain.pixels, result.pixels, plain.seconds, result.seconds)
+    return Made(output=output, result=result, plain=plain, comparison=comparison)
+
+
+def _run(job: Job, engine: Engine, denoiser: pure.Denoiser, output: Output, title: str, screen: Screen) -> Result:
+    request = _unguided(job.request, denoiser)
+    with Progress(screen.notes, title, request.steps, screen.quiet) as progress:
+
+        def observe(frame: pure.Frame) -> None:
+            progress.update(frame.info)
+
+        try:
+            return make(engine.pipeline, denoiser, request, output.prompt, output.seed, observe)
+        except ValueError as error:
+            raise Misuse(str(error)) from error
+
+
+def _save(path: Path | None, result: Result, screen: Screen) -> None:
+    if path is not None:
+        save_image(path, result.pixels)
+        screen.line(str(path))
+
+
+def _plot(job: Job, engine: Engine, made: Made, number: int) -> list[str]:
+    """Draw one image's plot if plots are asked for; say where it is."""
+    if job.plot is None:
+        return []
+    path = job.plot if number == 0 else beside(job.plot, str(number + 1))
+    write_plot(path, made, threshold_of(engine.cached), recipe(job.caching.transform))
+    return [f"plot: {path}"]
+
+
+def settings(job: Job, engine: Engine) -> dict[str, Any]:
+    """Return the effective configuration, for the report."""
+    return {
+        **{name: value for name, value in job.flags.items() if value not in (None, ())},
+        **attrs.asdict(job.request),
+        "model_path": job.model or "embedded",
+        "true_cfg_scale": job.true_cfg_scale,
+        "device": str(engine.pipeline.device),
+        "dtype": str(engine.pipeline.dtype),
+        "cache": recipe(job.caching.transform),
+        "cache_settings": job.caching.settings,
+    }
+
+
+def _tell(job: Job, engine: Engine | None, made: Sequence[Made], files: Sequence[str], screen: Screen) -> None:
+    """Print the table of what was finished, and warn of a cache that never skipped."""
+    if not made:
+        return
+    if not job.quiet:
+        print_summary(screen.out, summary(made, threshold_of(engine.cached) if engine else None))
+        for line in files:
+            screen.line(line)
+    if job.caching.asked and never_skipped(made):
+        screen.note(
+            f"a cache was asked for and no step was skipped: {recipe(job.caching.transform)}; raise the threshold, "
+            "lower the warm-up, or run more steps",
+            "warning",
+        )

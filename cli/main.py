@@ -1,0 +1,95 @@
+"""The command `puredit`: its sub-commands, and errors as messages and exit codes."""
+
+import itertools
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import pure
+from pure.cli.config import config
+from pure.cli.errors import INTERRUPTED, Failure, Misuse, nearest
+from pure.cli.generate import generate
+
+__all__ = ["main", "run"]
+
+
+class Commands(click.Group):
+    """The group; an unknown command names the nearest known one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command."""
+        if self.get_command(ctx, args[0]) is None:
+            guess = nearest(args[0], self.commands)
+            hint = f"did you mean {guess}?" if guess else f"there are: {', '.join(sorted(self.commands))}"
+            raise Misuse(f"there is no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(pure.__version__, prog_name="puredit")
+def puredit() -> None:
+    """Diffusion-transformer inference as pure functions."""
+
+
+puredit.add_command(generate)
+puredit.add_command(config)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code; a request to terminate is an interruption."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command line and return its exit code: 0, 1 failed, 2 misuse, 130 interrupted."""
+    debug = "--debug" in words or any("--log-level debug" == " ".join(pair) for pair in itertools.pairwise(words))
+    try:
+        with warnings.catch_warnings():
+            _show_warnings()
+            return puredit.main(list(words), prog_name="puredit", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code, debug)
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted", INTERRUPTED, False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Failure.exit_code
+    except Exception as error:
+        where = "" if debug else "; --debug shows where"
+        return _complain(f"{type(error).__name__}: {error}{where}", Failure.exit_code, debug)
+
+
+def _complain(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
+    return code
+
+
+def _show_warnings() -> None:
+    """Print our own warnings as one line each, once; other people's are for developers."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        text = str(message)
+        if issubclass(category, UserWarning) and text not in shown and not issubclass(category, FutureWarning):
+            shown.add(text)
+            click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", UserWarning)
+    warnings.showwarning = show
+
+
+if __name__ == "__main__":
+    main()

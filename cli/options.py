@@ -1,0 +1,219 @@
+"""The flags of `puredit generate`, group by group."""
+
+from typing import Any
+
+import click
+
+from pure.cli.parsing import Boolean, Flag, Json, Number, Params, Whole
+
+__all__ = ["FLAGS", "apply_flags"]
+
+
+def _flag(group: str, *names: str, **options: Any) -> Flag:
+    return Flag(names, group=group, **options)
+
+
+def _model() -> tuple[Flag, ...]:
+    group = "Model"
+    return (
+        _flag(
+            group,
+            "--model-path",
+            metavar="FOLDER",
+            help="Checkpoint folder or hub id; a folder of that name wins. "
+            "Without it, the small checkpoint that comes with puredit.",
+        ),
+        _flag(group, "--revision", metavar="NAME", help="Revision of a hub id."),
+        _flag(
+            group,
+            "--backend",
+            type=click.Choice(["auto", "sglang", "diffusers"]),
+            default="auto",
+            show_default=True,
+            help="All three mean puredit's own engine.",
+        ),
+        _flag(group, "--dit-precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of the denoiser."),
+        _flag(group, "--attention-backend", metavar="NAME", help="native or torch_sdpa, which are the same."),
+        _flag(
+            group,
+            "--enable-torch-compile",
+            type=Boolean(),
+            default=False,
+            help="Compile the denoiser; pays off from the second image on.",
+        ),
+    )
+
+
+def _image() -> tuple[Flag, ...]:
+    group = "Image"
+    return (
+        _flag(group, "--prompt", multiple=True, metavar="TEXT ...", help="What to draw; several make several images."),
+        _flag(
+            group,
+            "--prompt-file-path",
+            "--prompt-path",
+            "prompt_file_path",
+            metavar="FILE",
+            help="More prompts, one a line.",
+        ),
+        _flag(group, "--negative-prompt", metavar="TEXT", help="What to avoid; needs --true-cfg-scale above 1."),
+        _flag(group, "--num-inference-steps", type=Whole(1), help="Denoising steps. [the model's: 28 or 50]"),
+        _flag(
+            group,
+            "--guidance-scale",
+            type=Number(0),
+            help="Guidance that the model was trained to take as an input. [the model's: 3.5]",
+        ),
+        _flag(
+            group,
+            "--true-cfg-scale",
+            type=Number(0),
+            help="Classifier-free guidance, on above 1 and with a negative prompt.",
+        ),
+        _flag(group, "--height", type=Whole(1), help="Pixels. [the model's]"),
+        _flag(group, "--width", type=Whole(1), help="Pixels. [the model's]"),
+        _flag(
+            group,
+            "--seed",
+            multiple=True,
+            type=Whole(0),
+            metavar="NUMBER ...",
+            help="Starting noise; several make several images.  [default: 42]",
+        ),
+        _flag(
+            group,
+            "--num-outputs-per-prompt",
+            "--num-outputs",
+            "num_outputs_per_prompt",
+            type=Whole(1),
+            default=1,
+            help="Images per prompt and seed, from seed, seed + 1, ...",
+        ),
+        _flag(
+            group,
+            "--max-sequence-length",
+            type=Whole(1),
+            default=512,
+            show_default=True,
+            help="Tokens of the prompt that are read.",
+        ),
+    )
+
+
+def _cache() -> tuple[Flag, ...]:
+    group = "Cache"
+    return (
+        _flag(group, "--cache-dit-config", metavar="FILE", help="Cache settings, YAML or JSON."),
+        _flag(
+            group,
+            "--enable-cache-dit",
+            type=Boolean(),
+            help="Cache with the settings of the environment and the defaults; false turns every cache off.",
+        ),
+        _flag(
+            group,
+            "--cache-dit-params",
+            type=Params(),
+            metavar="JSON",
+            help="Cache settings for this run, like '{\"residual_diff_threshold\": 0.12}'.",
+        ),
+        _flag(
+            group,
+            "--lenient-config",
+            type=Boolean(),
+            default=False,
+            help="Unknown keys of cache settings are warnings, not errors.",
+        ),
+    )
+
+
+def _output() -> tuple[Flag, ...]:
+    group = "Output"
+    return (
+        _flag(
+            group,
+            "--output-path",
+            metavar="FOLDER",
+            default="outputs/",
+            show_default=True,
+            help="Where images go; '' saves none.",
+        ),
+        _flag(group, "--output-file-name", metavar="NAME", help="Name of the one image; .png, .jpg or .webp."),
+        _flag(group, "--output-file-path", metavar="FILE", help="Folder and name in one."),
+        _flag(group, "--save-output", type=Boolean(), default=True, help="Save the images.  [default: true]"),
+        _flag(group, "--no-save-output", is_flag=True, help="Do not."),
+        _flag(
+            group,
+            "--compare",
+            type=Boolean(),
+            default=False,
+            help="Run without the cache too; print time ratio, PSNR and SSIM.",
+        ),
+        _flag(
+            group,
+            "--plot",
+            metavar="FILE",
+            help="Draw both images and every step's decision into one PNG; implies --compare.",
+        ),
+        _flag(group, "--perf-dump-path", metavar="FILE", help="Write times, decisions and settings as JSON."),
+    )
+
+
+def _running() -> tuple[Flag, ...]:
+    group = "Running"
+    return (
+        _flag(
+            group,
+            "--config",
+            metavar="FILE",
+            help="Flags from a flat .yaml or .json file, underscores for dashes; the command line wins.",
+        ),
+        _flag(group, "--warmup", type=Boolean(), help="The same as --warmup-mode request."),
+        _flag(
+            group,
+            "--warmup-mode",
+            type=click.Choice(["off", "request", "server"]),
+            help="request: run once before, untimed.  [default: off]",
+        ),
+        _flag(group, "--warmup-steps", type=Whole(1), default=1, show_default=True, help="Steps of that run."),
+        _flag(group, "--warmup-resolutions", multiple=True, metavar="WxH ...", help="Image sizes to warm up with."),
+        _flag(
+            group,
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            show_default=True,
+            help="warning and error print the files only; debug shows tracebacks.",
+        ),
+        _flag(group, "--debug", type=Boolean(), default=False, help="Show tracebacks."),
+    )
+
+
+def _later() -> tuple[Flag, ...]:
+    group = "Accepted where they ask for nothing, refused with the reason otherwise"
+    switches = (
+        "enable-teacache enable-cfg-parallel dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "
+        "vae-cpu-offload dit-layerwise-offload pin-cpu-memory vae-tiling vae-slicing trust-remote-code profile "
+        "return-frames"
+    ).split()
+    counts = "num-gpus tp-size sp-degree ulysses-degree ring-degree cfg-parallel-size dp-size num-frames fps".split()
+    return (
+        *(_flag(group, f"--{name}", type=Boolean()) for name in switches),
+        *(_flag(group, f"--{name}", type=Whole(1)) for name in counts),
+        _flag(group, "--image-path", "--image-paths", "image_path", multiple=True, metavar="FILE ..."),
+        _flag(group, "--lora-path", metavar="PATH"),
+        _flag(group, "--lora-scale", type=Number(0)),
+        _flag(group, "--vae-precision", type=click.Choice(["fp32", "bf16", "fp16"])),
+        _flag(group, "--diffusers-kwargs", type=Json(), metavar="JSON"),
+    )
+
+
+FLAGS: tuple[Flag, ...] = (*_image(), *_cache(), *_output(), *_model(), *_running(), *_later())
+"""All of them, in the order of the help text."""
+
+
+def apply_flags(command: Any) -> Any:
+    """Give a command function all of `FLAGS`."""
+    known = getattr(command, "__click_params__", [])
+    command.__click_params__ = [*FLAGS[::-1], *known]  # click reads the list backwards
+    return command

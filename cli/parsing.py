@@ -1,0 +1,233 @@
+"""The grammar of the flags: several values, optional booleans, nearest names, a file of defaults.
+
+Click knows neither `--prompt A B` nor a boolean that may be bare, so the words are put into
+the form `--flag=value` before click reads them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from pure.cli.errors import Misuse, nearest
+
+__all__ = ["Boolean", "Flag", "FlagCommand", "Json", "Number", "Params", "Whole", "read_defaults", "rewrite"]
+
+FROM_FILE = click.core.ParameterSource.DEFAULT_MAP
+
+
+class Flag(click.Option):
+    """An option of ours: it belongs to a `group` of the help text; `multiple` ones take several values at once."""
+
+    def __init__(self, *args: Any, group: str = "Other", **options: Any) -> None:
+        self.group = group
+        super().__init__(*args, **options)
+
+    @property
+    def boolean(self) -> bool:
+        """Whether a bare flag means true."""
+        return isinstance(self.type, Boolean)
+
+
+class Boolean(click.ParamType):
+    """`true` or `false` in any case; the flag alone means true."""
+
+    name = "true|false"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """Return the value as a bool."""
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        self.fail(f"{value!r} is neither 'true' nor 'false'; the flag alone means true", param, ctx)
+
+
+class Whole(click.ParamType):
+    """A whole number of at least `least`."""
+
+    name = "number"
+
+    def __init__(self, least: int = 1, most: int = 2**63 - 1) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the value as an int; 3.5 and true are not whole numbers."""
+        try:
+            number = value if type(value) is int else int(str(value))
+        except ValueError:
+            number = self.least - 1
+        if not self.least <= number <= self.most:
+            upper = f" and at most {self.most}" if number > self.most else ""
+            self.fail(f"{value!r} is not a whole number of at least {self.least}{upper}", param, ctx)
+        return number
+
+
+class Number(click.ParamType):
+    """A finite number of at least `least`."""
+
+    name = "number"
+
+    def __init__(self, least: float = 0.0) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the value as a float."""
+        try:
+            number = float("nan") if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not self.least <= number < float("inf"):
+            self.fail(f"{value!r} is not a number of at least {self.least:g}", param, ctx)
+        return number
+
+
+class Json(click.ParamType):
+    """A JSON object on the command line, a mapping in a file."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict:
+        """Return the value as a dict."""
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                self.fail(f"{value!r} is not JSON ({error}); put it in single quotes: '{{\"key\": 1}}'", param, ctx)
+        if not isinstance(value, dict):
+            self.fail(f"{value!r} is {type(value).__name__}; a JSON object {{...}} is wanted", param, ctx)
+        return value
+
+
+class Params(click.ParamType):
+    """An object that `pure.configs` checks: JSON text on the command line, a mapping in a file."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as it is."""
+        return value
+
+
+class FlagCommand(click.Command):
+    """A command whose flags follow our grammar and whose help is grouped."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Rewrite the words, read the file of defaults, then let click parse."""
+        flags = {name: param for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        words = rewrite(args, flags)
+        files = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+        if files and "--config" in flags:
+            ctx.default_map = read_defaults(Path(files[-1]), flags)
+        try:
+            return super().parse_args(ctx, words)
+        except click.BadParameter as error:
+            if error.param is not None and ctx.get_parameter_source(str(error.param.name)) is FROM_FILE:
+                raise click.BadParameter(f"{error.message} ({files[-1]})", ctx, error.param) from error
+            raise
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the flags group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "Other"), []).append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=34)
+
+
+def rewrite(words: Sequence[str], flags: Mapping[str, click.Parameter]) -> list[str]:
+    """Return the words in the form `--flag=value`, one per value.
+
+    Raises:
+        Misuse: a flag is unknown or lacks its value, or a word belongs to no flag.
+    """
+    rewritten: list[str] = []
+    pending = list(words)
+    last = ""
+    while pending:
+        word = pending.pop(0)
+        name, equals, value = word.partition("=")
+        flag = flags.get(name)
+        if flag is None:
+            raise Misuse(_unknown(name, flags) if word.startswith("-") and word != "-" else _stray(word, last))
+        last = name
+        if isinstance(flag, click.Option) and flag.is_flag:
+            if equals:
+                raise Misuse(f"{name} takes no value, got {value!r}")
+            rewritten.append(name)
+            continue
+        values = [value] if equals else _take(pending, getattr(flag, "multiple", False))
+        if not values and getattr(flag, "boolean", False):
+            values = ["true"]
+        if not values:
+            hint = f"; if {pending[0]!r} is the value, write {name}={pending[0]}" if pending else ""
+            raise Misuse(f"{name} needs a value{hint}")
+        rewritten += [f"{name}={value}" for value in values]
+    return rewritten
+
+
+def _take(pending: list[str], several: bool) -> list[str]:
+    """Take the values that follow a flag off the front of `pending`."""
+    values: list[str] = []
+    while pending and not _is_flag(pending[0]) and (several or not values):
+        values.append(pending.pop(0))
+    return values
+
+
+def _is_flag(word: str) -> bool:
+    return len(word) > 2 and word.startswith("--") and not any(letter.isspace() for letter in word.partition("=")[0])
+
+
+def _unknown(name: str, flags: Mapping[str, Any]) -> str:
+    if name.replace("_", "-") in flags:
+        return f"there is no flag {name}; flags are written with dashes: {name.replace('_', '-')}"
+    guess = nearest(name, flags)
+    return f"there is no flag {name}; " + (f"did you mean {guess}?" if guess else "--help lists the flags")
+
+
+def _stray(word: str, last: str) -> str:
+    where = f" after {last}" if last else ""
+    return f'unexpected word {word!r}{where}; a value with spaces goes in quotes: --prompt "a red apple"'
+
+
+def read_defaults(path: Path, flags: Mapping[str, click.Parameter]) -> dict[str, Any]:
+    """Read a flat .json or .yaml file whose keys are the flags' names with underscores.
+
+    Raises:
+        Misuse: the file cannot be read, or holds a key that is no flag.
+    """
+    loaded = _load(path)
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise Misuse(f"{path} holds {type(loaded).__name__}; it should map flag names to values, like seed: 42")
+    names = {flag.lstrip("-").replace("-", "_"): param for flag, param in flags.items() if param.name != "help"}
+    found: dict[str, Any] = {}
+    for key, value in loaded.items():
+        param = names.get(key)
+        if param is None or param.name in ("config", None):
+            guess = nearest(str(key).replace("-", "_"), set(names) - {"config"})
+            hint = f"did you mean {guess!r}?" if guess else "--help lists the flags"
+            raise Misuse(f"{path}: there is no setting {key!r}; {hint}")
+        if value is not None:
+            many = getattr(param, "multiple", False) and not isinstance(value, list)
+            found[str(param.name)] = [value] if many else value
+    return found
+
+
+def _load(path: Path) -> Any:
+    if path.suffix not in (".json", ".yaml", ".yml"):
+        raise Misuse(f"--config {path}: a file ending in .json, .yaml or .yml is wanted")
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise Misuse(f"--config {path} cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise Misuse(f"--config {path} cannot be understood: {error}") from error

@@ -1,0 +1,55 @@
+"""What one image's run leaves for the table, the plot and the report."""
+
+import attrs
+import numpy as np
+
+from pure import Info
+from pure.cli.comparing import Comparison
+from pure.cli.naming import Output
+from pure.cli.statistics import Tally, tally
+
+__all__ = ["Made", "Result"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Result:
+    """One image and how it came about.
+
+    Attributes:
+        pixels: (H, W, 3) float32 in [0, 1].
+        infos: one per step.
+        step_seconds: one per step; the start of the loop belongs to the first.
+        encode_seconds: reading the prompt.
+        decode_seconds: latents to pixels.
+    """
+
+    pixels: np.ndarray
+    infos: tuple[Info, ...]
+    step_seconds: tuple[float, ...]
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the denoising loop."""
+        return sum(self.step_seconds)
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds with reading the prompt and decoding."""
+        return self.encode_seconds + self.seconds + self.decode_seconds
+
+    @property
+    def branches(self) -> dict[str, Tally]:
+        """What each guidance branch did."""
+        return tally(self.infos)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Made:
+    """One finished output: the result, and with `--compare` the one without a cache."""
+
+    output: Output
+    result: Result
+    plain: Result | None = None
+    comparison: Comparison | None = None

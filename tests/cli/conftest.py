@@ -1,0 +1,43 @@
+"""A tiny FLUX folder to run the command line on, and the command line itself."""
+
+import os
+
+import pytest
+
+from pure.cli.main import run
+from tests.support import tiny
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The folder of a random FLUX pipeline: 6 blocks, 32 x 32 pixels, guidance embedded."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-flux"
+    tiny.pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def puredit(checkpoint, tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder; return exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("SGLANG_")]:
+        monkeypatch.delenv(name)
+
+    def call(*words, model=checkpoint):
+        capsys.readouterr()
+        named = ("--model-path", str(model)) if model and words[:1] == ("generate",) else ()
+        code = run([*words[:1], *named, *map(str, words[1:])])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    """Nothing may be loaded: what is wrong has to be found before."""
+
+    def load(*_, **__):
+        raise AssertionError("a checkpoint was loaded before the mistake was found")
+
+    monkeypatch.setattr("pure.cli.generate.load", load)

@@ -1,0 +1,213 @@
+"""Mistakes and mishaps: what was wrong, where, and the cure; nothing finished is lost."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import pure.cli.generate
+from tests.structure.source import ROOT
+
+FEW = ("--num-inference-steps", "3", "--max-sequence-length", "8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is nothing to draw; give --prompt"),
+        (("--promt", "a"), "did you mean --prompt?"),
+        (("--prompt", "a", "--num_inference_steps", "3"), "--num-inference-steps"),
+        (
+            ("--prompt", "a", "--num-inference-steps", "0"),
+            "'0' is not a whole number of at least 1",
+        ),
+        (("--prompt", "a", "--seed", "1", "-2"), "'--seed': '-2' is not a whole number of at least 0"),
+        (("--prompt", "a", "--backend", "vllm"), "--backend"),
+        (("--prompt", "a", "b", "--output-file-path", "x.png"), "2 images cannot all be called x.png"),
+        (("--prompt", "a", "--output-file-path", "x.mp4"), "this model makes images"),
+        (("--prompt", "a", "--output-file-path", "x/"), "ends in a folder"),
+        (("--prompt", "a", "--output-file-path", "x.png", "--output-file-name", "y"), "give only one of the two"),
+        (("--prompt", "a", "--plot", "x.pdf"), "let the name end in .png"),
+        (("--prompt", "a", "--prompt-file-path", "missing.txt"), "--prompt-file-path missing.txt cannot be read"),
+        (("--prompt", "a", "--config", "missing.yaml"), "--config missing.yaml cannot be read"),
+        (("--prompt", "a", "--cache-dit-config", "missing.yaml"), "missing.yaml: found no such file"),
+        (("--prompt", "a", "--cache-dit-params", '{"Fn_compute_block": 1}'), "did you mean Fn_compute_blocks?"),
+        (("--prompt", "a", "--cache-dit-params", "{"), "--cache-dit-params"),
+        (("--prompt", "a", "--warmup-resolutions", "64x64"), "add --warmup-mode request"),
+        (("--prompt", "a", "--warmup", "--warmup-resolutions", "64"), "write WIDTHxHEIGHT"),
+        (("--prompt", "a", "--warmup", "false", "--warmup-mode", "request"), "contradicts --warmup-mode request"),
+        (("--prompt", "a", "--compare", "--enable-cache-dit", "false"), "--enable-cache-dit false switches it off"),
+        (("--prompt", "a", "--dit-precision", "fp32", "--vae-precision", "bf16"), "all parts have one precision"),
+        (("--prompt", "a", "--vae-precision", "fp16"), "choose --dit-precision fp16 for all"),
+    ],
+)
+def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
+    code, out, err = puredit("generate", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--num-gpus", "4"), "one device"),
+        (("--tp-size", "2"), "one device"),
+        (("--ulysses-degree", "2"), "one device"),
+        (("--enable-cfg-parallel",), "one device"),
+        (("--dit-cpu-offload",), "stays on its device"),
+        (("--dit-layerwise-offload", "true"), "stays on its device"),
+        (("--vae-tiling",), "one piece"),
+        (("--enable-teacache",), "--enable-cache-dit"),
+        (("--trust-remote-code",), "never run"),
+        (("--lora-path", "x"), "LoRA"),
+        (("--image-path", "x.png"), "editing"),
+        (("--num-frames", "81"), "images, not videos"),
+        (("--fps", "24"), "images, not videos"),
+        (("--profile",), "--perf-dump-path"),
+        (("--return-frames",), "library"),
+        (("--warmup-mode", "server"), "--warmup-mode request"),
+        (("--diffusers-kwargs", '{"a": 1}'), "diffusers pipeline"),
+        (("--revision", "fp16"), "revision"),
+        (("--attention-backend", "flash"), "native"),
+    ],
+)
+def test_what_is_not_there_yet_is_refused_before_loading(puredit, unloaded, words, reason):
+    code, out, err = puredit("generate", "--prompt", "a", *words)
+    assert (code, out) == (2, "")
+    assert words[0] in err and reason in err and "Traceback" not in err
+
+
+def test_what_asks_for_nothing_is_accepted(puredit):
+    off = "dit-cpu-offload text-encoder-cpu-offload vae-cpu-offload enable-teacache trust-remote-code warmup".split()
+    one = "num-gpus tp-size sp-degree ulysses-degree ring-degree dp-size num-frames".split()
+    words = [word for name in off for word in (f"--{name}", "false")] + [word for n in one for word in (f"--{n}", "1")]
+    code, _, err = puredit("generate", "--prompt", "a", *FEW, *words, "--attention-backend", "native")
+    assert code == 0, err
+
+
+def test_a_wrong_key_of_the_cache_file(puredit, unloaded, tmp_path):
+    (tmp_path / "cache.yaml").write_text("cache_config:\n  residual_dif_threshold: 0.1\n")
+    code, _, err = puredit("generate", "--prompt", "a", "--cache-dit-config", "cache.yaml")
+    assert code == 2
+    assert "cache.yaml:2:3" in err and "did you mean residual_diff_threshold?" in err
+
+
+def test_a_lenient_look_at_the_cache_file(puredit, tmp_path):
+    (tmp_path / "cache.yaml").write_text("cache_config:\n  residual_dif_threshold: 0.1\n  Fn_compute_blocks: 1\n")
+    words = ("--cache-dit-config", "cache.yaml", "--lenient-config")
+    code, _, err = puredit("generate", "--prompt", "a", *FEW, *words)
+    assert code == 0 and "residual_dif_threshold is unknown and has no effect" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--height", "30"), "the nearest size is 32"),
+        (("--max-sequence-length", "600"), "600"),
+        (("--enable-cache-dit", "--cache-dit-params", '{"Fn_compute_blocks": 7}'), "the cache does not fit the model"),
+    ],
+)
+def test_what_only_the_model_knows(puredit, words, message):
+    code, out, err = puredit("generate", "--prompt", "a", *FEW, *words)
+    assert (code, out) == (2, "") and message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("nowhere", "there is no folder 'nowhere'"), (".", "model_index.json is missing")]
+)
+def test_a_wrong_model(puredit, model, message):
+    code, _, err = puredit("generate", "--prompt", "a", model=model)
+    assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_an_unknown_command(puredit):
+    assert "did you mean generate?" in puredit("genrate")[2]
+
+
+@pytest.mark.parametrize("flag", ["--output-path", "--plot", "--perf-dump-path"])
+def test_a_folder_that_cannot_be_written(puredit, unloaded, tmp_path, flag):
+    (tmp_path / "file").touch()
+    name = {"--output-path": "file/x", "--plot": "file/x.png", "--perf-dump-path": "file/x.json"}[flag]
+    code, out, err = puredit("generate", "--prompt", "a", flag, name)
+    assert (code, out) == (1, "")
+    assert f"{flag} file" in err and "choose another folder" in err
+
+
+def test_devices_are_left_alone(puredit, unloaded):
+    code, _, err = puredit("generate", "--prompt", "a", "--perf-dump-path", "/dev/full")
+    assert code == 1 and "no ordinary file" in err
+
+
+def test_without_the_libraries_of_the_plot(puredit, unloaded, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, err = puredit("generate", "--prompt", "a", "--plot", "x.png")
+    assert code == 2 and "pip install 'puredit[plot]'" in err
+
+
+def test_a_disk_that_fills_up_keeps_what_is_finished(puredit, monkeypatch, tmp_path):
+    real, calls = os.fsync, []
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr("pure.cli.writing.os.fsync", fsync)
+    code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", "3", *FEW)
+    assert code == 1 and "No space left on device; free some space" in err and "Traceback" not in err
+    (file,) = (tmp_path / "outputs").iterdir()
+    assert out.splitlines()[0] == f"outputs/{file.name}" and "3 of 3" in out
+
+
+def test_an_interruption_keeps_what_is_finished(puredit, monkeypatch, tmp_path):
+    real, calls = pure.cli.generate.make, []
+
+    def make(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr("pure.cli.generate.make", make)
+    code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", "3", *FEW)
+    assert code == 130 and "interrupted after 1 of 3 images" in err
+    (file,) = (tmp_path / "outputs").iterdir()
+    assert file.name in out
+
+
+def test_a_mistake_of_ours_says_where_it_is_on_demand(puredit, monkeypatch):
+    def load(*_):
+        raise RuntimeError("something broke")
+
+    monkeypatch.setattr("pure.cli.generate.load", load)
+    code, _, err = puredit("generate", "--prompt", "a")
+    assert (code, err) == (1, "error: RuntimeError: something broke; --debug shows where\n")
+    code, _, err = puredit("generate", "--prompt", "a", "--debug")
+    assert code == 1 and "Traceback" in err
+
+
+@pytest.mark.slow
+def test_control_c_in_a_process_of_its_own(checkpoint, tmp_path):
+    words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", "--num-outputs", "5000", *FEW]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pure.cli.main", *words],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    listed = [process.stdout.readline() for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "error: interrupted after" in err and "Traceback" not in err
+    listed = [line.strip() for line in [*listed, *out.splitlines()] if line.startswith("outputs/")]
+    assert sorted(listed) == sorted(f"outputs/{name}" for name in os.listdir(tmp_path / "outputs"))
+    for name in listed:
+        with Image.open(tmp_path / name) as image:
+            image.load()
