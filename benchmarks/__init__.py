@@ -1,0 +1,1 @@
+"""Side-by-side measurements; every module is a command."""

@@ -1,0 +1,262 @@
+"""What caching costs and what it saves, against our own plain denoiser and against diffusers.
+
+    python -m benchmarks.overhead            # prints the table
+    python -m benchmarks.overhead --write    # and puts it into docs/performance.md
+
+One FLUX transformer with random weights: 6 double and 12 single blocks, width 384, 256
+image and 32 text tokens, fp32, two threads. Every contestant runs whole trajectories of
+28 steps; the runs are shuffled within each round, and medians are compared.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import torch
+from diffusers import FluxTransformer2DModel
+
+import pure
+from benchmarks.table import markdown, replace_between
+from pure.models.flux import Conditioning, flux
+from pure.transforms import dbcache, scm, taylorseer
+
+STEPS = 28
+CONFIG = {
+    "patch_size": 1,
+    "in_channels": 16,
+    "num_layers": 6,
+    "num_single_layers": 12,
+    "attention_head_dim": 32,
+    "num_attention_heads": 12,
+    "joint_attention_dim": 64,
+    "pooled_projection_dim": 64,
+    "guidance_embeds": True,
+    "axes_dims_rope": (8, 12, 12),
+}
+SIDE, TEXT = 16, 32
+ULTRA = scm(preset="ultra", policy="static")
+FRONT = dbcache(front=1, threshold=1.0, warmup=0, max_continuous=None)
+NEVER = dbcache(front=1, threshold=1e-9)
+
+
+@attrs.frozen
+class Bench:
+    """The model under test, as diffusers' module and as ours, and one request."""
+
+    module: FluxTransformer2DModel
+    denoiser: pure.Denoiser
+    conditioning: Conditioning
+    latents: torch.Tensor
+    steps: tuple[pure.Step, ...]
+    solver: pure.FlowMatchEuler
+
+    def ours(self, transform: pure.Transform) -> Callable[[], torch.Tensor]:
+        """Return a run of the transformed denoiser."""
+        denoiser = transform(self.denoiser)
+        params = denoiser.bind(dict(self.module.state_dict()))
+
+        def run() -> torch.Tensor:
+            result = pure.sample(denoiser, params, self.conditioning, self.latents, self.steps, self.solver)
+            return result.latents
+
+        return run
+
+    def diffusers(self) -> torch.Tensor:
+        """Run diffusers' transformer over the same trajectory."""
+        ids, latents, c = self.conditioning.ids.value, self.latents, self.conditioning
+        with torch.no_grad():
+            for step in self.steps:
+                prediction = self.module(
+                    hidden_states=latents,
+                    timestep=step.times(1),
+                    guidance=c.guidance,
+                    pooled_projections=c.pooled,
+                    encoder_hidden_states=c.text,
+                    txt_ids=ids[:TEXT],
+                    img_ids=ids[TEXT:],
+                    return_dict=False,
+                )[0]
+                latents = self.solver.step(latents, prediction, step)
+        return latents
+
+
+def build() -> Bench:
+    """Make the model and one request from fixed seeds."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = FluxTransformer2DModel(**CONFIG).eval()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.zeros(TEXT + SIDE * SIDE, 3)
+    ids[TEXT:, 1:] = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).float()
+    solver = pure.FlowMatchEuler(dynamic=True)
+    return Bench(
+        module=module,
+        denoiser=flux(dict(module.config)),
+        conditioning=Conditioning(
+            text=torch.randn(1, TEXT, 64, generator=generator),
+            pooled=torch.randn(1, 64, generator=generator),
+            guidance=torch.tensor([3.5]),
+            ids=pure.Shared(value=ids),
+        ),
+        latents=pure.gaussian((1, SIDE * SIDE, 16), 2),
+        steps=solver.schedule(STEPS, SIDE * SIDE),
+        solver=solver,
+    )
+
+
+def contestants(bench: Bench) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return the runs to compare, by name."""
+    return {
+        "diffusers": bench.diffusers,
+        "plain": bench.ours(pure.identity),
+        "never skip": bench.ours(NEVER),
+        "static ultra": bench.ours(pure.compose(FRONT, ULTRA)),
+        "static ultra + TaylorSeer": bench.ours(pure.compose(FRONT, ULTRA, taylorseer(order=1))),
+    }
+
+
+def measure(runs: dict[str, Callable[[], torch.Tensor]], rounds: int, seed: int) -> dict[str, list[float]]:
+    """Time every run once a round, in a new random order each round; return seconds by name.
+
+    Nothing is warmed up: the first round is one value of several, and medians leave it out.
+    """
+    order, shuffle = list(runs), random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def block_limit(bench: Bench) -> float:
+    """Speed-up if blocks were all the work: blocks of a full run over blocks of the masked run."""
+    denoiser = pure.compose(FRONT, ULTRA)(bench.denoiser)
+    run = pure.sample(
+        denoiser, dict(bench.module.state_dict()), bench.conditioning, bench.latents, bench.steps, bench.solver
+    )
+    return STEPS * len(bench.denoiser.blocks) / sum(info.blocks for info in run.infos)
+
+
+def machinery() -> dict[str, float]:
+    """Microseconds a step costs on a model that does nothing, by plan."""
+    from benchmarks.nothing import nothing
+
+    denoiser, params, conditioning, latents = nothing()
+    steps = pure.FlowMatchEuler().schedule(STEPS, 1)
+    plans = {
+        "plain": pure.identity,
+        "dbcache, measuring": dbcache(warmup=1, threshold=0.5, max_continuous=None),
+        "static ultra": pure.compose(FRONT, ULTRA),
+        "static ultra + TaylorSeer": pure.compose(FRONT, ULTRA, taylorseer(order=1)),
+    }
+    return {name: _step_cost(plan(denoiser), params, conditioning, latents, steps) for name, plan in plans.items()}
+
+
+def _step_cost(
+    denoiser: pure.Denoiser, params: dict, conditioning: object, latents: torch.Tensor, steps: tuple
+) -> float:
+    bound = denoiser.bind(params)
+    best = []
+    for _ in range(30):
+        state = denoiser.init(bound, conditioning, latents, len(steps))
+        start = time.perf_counter()
+        with torch.no_grad():
+            for step in steps:
+                _, state, _ = denoiser.apply(bound, state, pure.Inputs(latents, step))
+        best.append((time.perf_counter() - start) / len(steps) * 1e6)
+    return statistics.median(best)
+
+
+def memory(bench: Bench) -> list[tuple[str, int, int]]:
+    """Bytes of state per sample: measured, and what the plan must keep."""
+    width = CONFIG["num_attention_heads"] * CONFIG["attention_head_dim"]
+    image, text = SIDE * SIDE * width * 4, TEXT * width * 4
+    params = dict(bench.module.state_dict())
+    plans = [
+        ("dbcache", dbcache(), image + image),
+        ("dbcache, back 1", dbcache(back=1), image + text + image),
+        ("dbcache + TaylorSeer order 1", pure.compose(dbcache(), taylorseer(order=1)), 2 * image + image),
+        ("static ultra", pure.compose(FRONT, ULTRA), image),
+    ]
+    rows = []
+    for name, plan, expected in plans:
+        cache = plan(bench.denoiser).init(params, bench.conditioning, bench.latents, STEPS).cache
+        tensors = [cache.probe, *(tensor for stream in cache.history for tensor in stream)]
+        rows.append((name, sum(t.numel() * t.element_size() for t in tensors if t is not None), expected))
+    return rows
+
+
+def report(bench: Bench, rounds: int, seed: int) -> dict:
+    """Measure everything; return plain numbers."""
+    seconds = measure(contestants(bench), rounds, seed)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "rounds": rounds,
+        "limit": block_limit(bench),
+        "seconds": median,
+        "over_plain": {name: median["plain"] / value for name, value in median.items()},
+        "over_diffusers": {name: median["diffusers"] / value for name, value in median.items()},
+        "machinery_us": machinery(),
+        "state_bytes": memory(bench),
+    }
+
+
+def tables(result: dict) -> str:
+    """Return the report as Markdown."""
+    limit = result["limit"]
+    runs = [
+        (
+            name,
+            f"{seconds:.2f}",
+            f"{1 / result['over_plain'][name]:.3f}",
+            f"{1 / result['over_diffusers'][name]:.3f}",
+            f"{result['over_plain'][name] / limit:.3f}" if name.startswith("static") else "",
+            f"{result['over_diffusers'][name] / limit:.3f}" if name.startswith("static") else "",
+        )
+        for name, seconds in result["seconds"].items()
+    ]
+    head = ("run of 28 steps", "seconds", "time / plain", "time / diffusers", "of limit over plain", "over diffusers")
+    return "\n\n".join(
+        [
+            f"Medians of {result['rounds']} shuffled rounds; the block-count limit of static `ultra` with one front "
+            f"block is {limit:.2f}x.",
+            markdown(head, runs),
+            "Machinery per step, on a model that does nothing:",
+            markdown(("plan", "microseconds"), [(n, f"{us:.0f}") for n, us in result["machinery_us"].items()]),
+            "Bytes of state per sample:",
+            markdown(
+                ("plan", "measured", "residuals + probe"),
+                [(n, f"{b:,}", f"{e:,}") for n, b, e in result["state_bytes"]],
+            ),
+        ]
+    )
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="how often every contestant runs (default 5)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffling")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    warnings.simplefilter("ignore", UserWarning)
+    result = report(build(), options.rounds, options.seed)
+    print(tables(result))
+    if options.write:
+        folder = Path(__file__).resolve().parent
+        (folder / "overhead.json").write_text(json.dumps(result, indent=2) + "\n")
+        replace_between(folder.parent / "docs" / "performance.md", "overhead", tables(result))
+
+
+if __name__ == "__main__":
+    main()
