@@ -199,6 +199,8 @@ def test_control_c_in_a_process_of_its_own(checkpoint, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "pure.cli.main", *words],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell that runs the tests in the background has them ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     listed = [process.stdout.readline() for _ in range(2)]
