@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pure.models.errors import CheckpointError
+from pure.models.shapes import Shapes, affine, prefixed, settings
 
 CLASS = "FluxTransformer2DModel"
 TIME_WIDTH = 256  # numbers that stand for a timestep before it is embedded
@@ -32,25 +33,16 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> check_config({"num_layers": 6})["attention_head_dim"]
     128
     """
-    if (found := config.get("_class_name", CLASS)) != CLASS:
-        raise CheckpointError(f"the transformer is a {found}; supported is {CLASS}")
-    # An option of a later version that is switched off changes nothing.
-    unknown = sorted(name for name in config.keys() - DEFAULTS.keys() if name[0] != "_" and config[name])
-    if unknown:
-        raise CheckpointError(
-            f"the transformer's config sets {', '.join(unknown)}, which is not implemented; "
-            f"known are {', '.join(DEFAULTS)}"
-        )
-    settings = {**DEFAULTS, **{name: value for name, value in config.items() if name in DEFAULTS}}
-    axes, width = settings["axes_dims_rope"], settings["attention_head_dim"]
+    found = settings(config, CLASS, DEFAULTS)
+    axes, width = found["axes_dims_rope"], found["attention_head_dim"]
     if sum(axes) != width:
         raise CheckpointError(
             f"axes_dims_rope {tuple(axes)} sums to {sum(axes)}; it must sum to attention_head_dim {width}"
         )
-    return settings
+    return found
 
 
-def parameter_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     """Return the shape of every parameter by its name in the checkpoint.
 
     Raises:
@@ -59,55 +51,51 @@ def parameter_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     >>> parameter_shapes({"in_channels": 64})["x_embedder.weight"]
     (3072, 64)
     """
-    settings = check_config(config)
-    head, width = settings["attention_head_dim"], settings["attention_head_dim"] * settings["num_attention_heads"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, inputs, outputs in _outer(settings, width):
-        shapes |= _affine(name, inputs, outputs)
-    for i in range(settings["num_layers"]):
-        shapes |= {f"transformer_blocks.{i}.{name}": shape for name, shape in _double(width, head).items()}
-    for i in range(settings["num_single_layers"]):
-        shapes |= {f"single_transformer_blocks.{i}.{name}": shape for name, shape in _single(width, head).items()}
+    found = check_config(config)
+    head, width = found["attention_head_dim"], found["attention_head_dim"] * found["num_attention_heads"]
+    shapes: Shapes = {}
+    for name, inputs, outputs in _outer(found, width):
+        shapes |= affine(name, inputs, outputs)
+    for i in range(found["num_layers"]):
+        shapes |= prefixed(f"transformer_blocks.{i}.", _double(width, head))
+    for i in range(found["num_single_layers"]):
+        shapes |= prefixed(f"single_transformer_blocks.{i}.", _single(width, head))
     return shapes
 
 
-def _outer(settings: Mapping[str, Any], width: int) -> Iterator[tuple[str, int, int]]:
-    yield "x_embedder", settings["in_channels"], width
-    yield "context_embedder", settings["joint_attention_dim"], width
-    embedders = {"timestep_embedder": TIME_WIDTH, "text_embedder": settings["pooled_projection_dim"]}
-    if settings["guidance_embeds"]:
+def _outer(found: Mapping[str, Any], width: int) -> Iterator[tuple[str, int, int]]:
+    yield "x_embedder", found["in_channels"], width
+    yield "context_embedder", found["joint_attention_dim"], width
+    embedders = {"timestep_embedder": TIME_WIDTH, "text_embedder": found["pooled_projection_dim"]}
+    if found["guidance_embeds"]:
         embedders["guidance_embedder"] = TIME_WIDTH
     for name, inputs in embedders.items():
         yield f"time_text_embed.{name}.linear_1", inputs, width
         yield f"time_text_embed.{name}.linear_2", width, width
     yield "norm_out.linear", width, 2 * width
-    yield "proj_out", width, settings["patch_size"] ** 2 * (settings["out_channels"] or settings["in_channels"])
+    yield "proj_out", width, found["patch_size"] ** 2 * (found["out_channels"] or found["in_channels"])
 
 
-def _double(width: int, head: int) -> dict[str, tuple[int, ...]]:
+def _double(width: int, head: int) -> Shapes:
     shapes = _norms("norm_q", "norm_k", "norm_added_q", "norm_added_k", head=head)
     for name in ("norm1", "norm1_context"):
-        shapes |= _affine(f"{name}.linear", width, 6 * width)
+        shapes |= affine(f"{name}.linear", width, 6 * width)
     for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
-        shapes |= _affine(f"attn.{name}", width, width)
+        shapes |= affine(f"attn.{name}", width, width)
     for name in ("ff", "ff_context"):
-        shapes |= _affine(f"{name}.net.0.proj", width, WIDENING * width)
-        shapes |= _affine(f"{name}.net.2", WIDENING * width, width)
+        shapes |= affine(f"{name}.net.0.proj", width, WIDENING * width)
+        shapes |= affine(f"{name}.net.2", WIDENING * width, width)
     return shapes
 
 
-def _single(width: int, head: int) -> dict[str, tuple[int, ...]]:
+def _single(width: int, head: int) -> Shapes:
     shapes = _norms("norm_q", "norm_k", head=head)
     for name in ("to_q", "to_k", "to_v"):
-        shapes |= _affine(f"attn.{name}", width, width)
-    shapes |= _affine("norm.linear", width, 3 * width)
-    shapes |= _affine("proj_mlp", width, WIDENING * width)
-    return shapes | _affine("proj_out", (WIDENING + 1) * width, width)
+        shapes |= affine(f"attn.{name}", width, width)
+    shapes |= affine("norm.linear", width, 3 * width)
+    shapes |= affine("proj_mlp", width, WIDENING * width)
+    return shapes | affine("proj_out", (WIDENING + 1) * width, width)
 
 
-def _affine(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norms(*names: str, head: int) -> dict[str, tuple[int, ...]]:
+def _norms(*names: str, head: int) -> Shapes:
     return {f"attn.{name}.weight": (head,) for name in names}
