@@ -1,26 +1,13 @@
 """Which cache a run uses: flags, file and environment to one transform, through `pure.configs`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
 import pure
 from pure.cli.errors import Misuse
-from pure.configs import (
-    ConfigError,
-    Effective,
-    Facts,
-    Layer,
-    build,
-    load_config,
-    read_environment,
-    read_flags,
-    read_request,
-    resolve,
-)
+from pure.configs import ConfigError, Effective, Facts, build, configure
 from pure.rules import Threshold, find
 
 __all__ = ["Caching", "choose", "recipe", "settle", "threshold_of"]
@@ -34,10 +21,12 @@ class Caching:
 
     Attributes:
         transform: what is done to the denoiser; `pure.identity` without a cache.
+        secondary: what is done to the second expert, where there is one.
         effective: every setting and where it comes from.
     """
 
     transform: pure.Transform
+    secondary: pure.Transform
     effective: Effective
 
     @property
@@ -53,41 +42,44 @@ class Caching:
         return {name: {"value": value, "origin": origins[f"cache_config.{name}"]} for name, value in values.items()}
 
 
-def choose(values: Mapping[str, Any], environ: Mapping[str, str], steps: int) -> Caching:
+def choose(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) -> Caching:
     """Return the cache that flags, file and environment ask for.
 
     Raises:
         Misuse: a setting is wrong, contradicts another, or is not available; lists all of them.
     """
     try:
-        effective = settle(values, environ, steps)
-        return Caching(transform=build(effective), effective=effective)
+        effective = settle(values, environ, facts)
+        return Caching(transform=build(effective), secondary=build(effective, "secondary"), effective=effective)
     except ConfigError as error:
         raise Misuse(str(error)) from error
 
 
-def settle(values: Mapping[str, Any], environ: Mapping[str, str], steps: int) -> Effective:
+def settle(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) -> Effective:
     """Merge all sources.
 
     Raises:
-        ConfigError: a setting is wrong or contradicts another.
+        ConfigError: a setting is wrong or contradicts another; lists what is wrong in all sources.
     """
-    params, enable, file = values["cache_dit_params"], values["enable_cache_dit"], values["cache_dit_config"]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return resolve(
-        request=read_request(params, enable, "--cache-dit-params") if params is not None else Layer(name="request"),
-        flags=read_flags(
-            {path: values[name] for path, name in FLAGS.items()},
-            {path: "--" + name.replace("_", "-") for path, name in FLAGS.items()},
-        ),
-        file=load_config(Path(file), lenient=values["lenient_config"]) if file is not None else Layer(name="file"),
-        environment=read_environment(environ),
-        facts=Facts(processes=1, device=device, steps=steps, experts=1),
+    spelling = {path: "--" + name.replace("_", "-") for path, name in FLAGS.items()}
+    params = values["cache_dit_params"]
+    return configure(
+        params=params,
+        # With parameters of its own a request is on; the flag says otherwise as part of the request.
+        enable=None if params is None else values["enable_cache_dit"],
+        flags={path: values[name] for path, name in FLAGS.items()},
+        spelling={**spelling, "cache_dit_params": "--cache-dit-params"},
+        file=values["cache_dit_config"],
+        lenient=values["lenient_config"],
+        environ=environ,
+        facts=facts,
     )
 
 
-def threshold_of(denoiser: pure.Denoiser) -> float | None:
-    """Return the threshold that the denoiser's plan measures against, if it has one."""
+def threshold_of(denoiser: pure.Denoiser | pure.Experts) -> float | None:
+    """Return the threshold that the denoiser's plan, or that of the first expert, measures against."""
+    if isinstance(denoiser, pure.Experts):
+        denoiser = next(iter(denoiser.denoisers.values()))
     rule = find(denoiser.plan.rules, Threshold)
     return rule.value if isinstance(rule, Threshold) else None
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pure.cli.errors import Misuse
 
-__all__ = ["Comparison", "compare", "require_plot_extra"]
+__all__ = ["Comparison", "compare", "require_plot_extra", "require_video_extra"]
 
 
 @attrs.frozen(kw_only=True)
@@ -40,14 +40,30 @@ def require_plot_extra(flag: str) -> None:
     matplotlib.use("Agg")
 
 
+def require_video_extra(why: str) -> None:
+    """Check that the video encoder is there; `why` says what needs it.
+
+    Raises:
+        Misuse: it is not; the message says how to install it.
+    """
+    try:
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError as error:
+        raise Misuse(f"{why}, which needs imageio with ffmpeg ({error}); pip install 'puredit[video]'") from error
+
+
 def compare(plain: np.ndarray, cached: np.ndarray, plain_seconds: float, cached_seconds: float) -> Comparison:
-    """Compare two float images (H, W, 3) in [0, 1] and the times they took."""
+    """Compare frames (F, H, W, 3) in [0, 1] and the times they took; SSIM is the mean over the frames."""
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     if np.array_equal(plain, cached):
         psnr = math.inf
     else:
         psnr = float(peak_signal_noise_ratio(plain, cached, data_range=1.0))
-    window = min(7, *plain.shape[:2])
-    ssim: Any = structural_similarity(plain, cached, data_range=1.0, channel_axis=2, win_size=window - 1 + window % 2)
-    return Comparison(psnr=psnr, ssim=float(ssim), ratio=plain_seconds / cached_seconds)
+    window = min(7, *plain.shape[1:3])
+    size = window - 1 + window % 2
+    similar: list[Any] = [
+        structural_similarity(before, after, data_range=1.0, channel_axis=2, win_size=size)
+        for before, after in zip(plain, cached, strict=True)
+    ]
+    return Comparison(psnr=psnr, ssim=float(np.mean(similar)), ratio=plain_seconds / cached_seconds)

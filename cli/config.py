@@ -10,7 +10,8 @@ import rich.text
 
 from pure.cli.caching import settle
 from pure.cli.errors import Misuse
-from pure.cli.job import default_steps
+from pure.cli.job import facts_of
+from pure.cli.model import look
 from pure.cli.options import apply_flags
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.screen import console
@@ -43,23 +44,23 @@ def config(ctx: click.Context, reference: bool, show: bool, **values: Any) -> No
     if reference:
         click.echo(reference_table())
         return
-    steps = values["num_inference_steps"] or default_steps(values["model_path"])
+    facts = facts_of(values, look(values["model_path"]))
     try:
-        effective = settle(values, os.environ, steps)
+        effective = settle(values, os.environ, facts)
     except ConfigError as error:
         raise Misuse(str(error)) from error
     screen = console()
     rows = [(row.key, row.value, row.origin) for row in describe(effective)]
     rows.sort(key=lambda row: row[2].startswith("library default"))  # what somebody said comes first
     _print(screen, "cache, parallelism, quantisation", rows)
-    _print(screen, "flags", _flags(ctx, values, steps))
+    _print(screen, "flags", _flags(ctx, values, facts.steps))
     for note in effective.notes:
         screen.print(rich.text.Text(f"note: {note}"), soft_wrap=True)
     for problem in effective.refusals:
         screen.print(rich.text.Text(f"refused: {problem}"), soft_wrap=True)
 
 
-def _flags(ctx: click.Context, values: dict[str, Any], steps: int) -> list[tuple[str, str, str]]:
+def _flags(ctx: click.Context, values: dict[str, Any], steps: int | None) -> list[tuple[str, str, str]]:
     """Return name, value and origin of every flag that has a value."""
     rows = []
     for name, value in {**values, "num_inference_steps": steps}.items():

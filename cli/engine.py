@@ -16,7 +16,9 @@ from pure.cli.screen import Screen
 from pure.transforms import compiled
 
 if TYPE_CHECKING:
-    from pure.models import Pipeline
+    from pure.experts import Transforms
+    from pure.models import Pipeline, Request
+    from pure.models.pipeline import Model
 
 __all__ = ["Engine", "load"]
 
@@ -25,11 +27,27 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @attrs.frozen(kw_only=True, eq=False)
 class Engine:
-    """A loaded pipeline and its denoiser, with the cache and without; both are guided alike."""
+    """A loaded pipeline and its denoiser, with the cache and without, both guided alike.
+
+    Attributes:
+        pipeline: what was loaded.
+        cached: the denoiser with the cache.
+        plain: the one without.
+        template: the request of every output, but for its prompt.
+    """
 
     pipeline: Pipeline
-    cached: pure.Denoiser
-    plain: pure.Denoiser
+    cached: Model
+    plain: Model
+    template: Request
+
+    def request(self, prompt: str) -> Request:
+        """Return the request of one prompt."""
+        return attrs.evolve(self.template, prompts=(prompt,))
+
+    def sized(self, height: int, width: int) -> Request:
+        """Return a request of another size."""
+        return self.pipeline.sized(attrs.evolve(self.template, height=height, width=width))
 
 
 def load(job: Job, screen: Screen) -> Engine:
@@ -38,25 +56,43 @@ def load(job: Job, screen: Screen) -> Engine:
     Raises:
         Misuse: checkpoint, sizes or settings do not fit together.
     """
-    from pure.models.pipeline import GUIDANCE_WEIGHT, guide
+    from pure.experts import transformed
 
     pipeline = _pipeline(job, screen)
-    if job.guidance_given and GUIDANCE_WEIGHT not in pipeline.params:
-        screen.note(
-            f"--guidance-scale {job.request.guidance_scale:g} has no effect: this checkpoint takes no guidance as an "
-            "input; --true-cfg-scale with --negative-prompt guides every checkpoint",
-            "warning",
-        )
-    base = compiled()(pipeline.denoiser) if job.compiled else pipeline.denoiser
-    plain = guide(base, job.true_cfg_scale, job.request.negative_prompt is not None)
+    kind = pipeline.defaults
+    if job.options.get("guidance_scale") is not None and kind.guidance_scale is None:
+        screen.note(_idle(job), "warning")
+    base = transformed(pipeline.denoiser, compiled()) if job.compiled else pipeline.denoiser
     try:
-        return Engine(pipeline=pipeline, plain=plain, cached=job.caching.transform(plain))
+        request = pipeline.request("", job.negative_prompt, **job.options)
+        plain, template = pipeline.guide(base, request)
+        cached = transformed(plain, _transforms(job, plain))
+        engine = Engine(pipeline=pipeline, plain=plain, cached=cached, template=template)
+        for height, width in job.warmup_sizes:
+            engine.sized(height, width)
+        return engine
     except (ValueError, TypeError) as error:
-        raise Misuse(f"the cache does not fit the model: {error}") from error
+        raise Misuse(str(error)) from error
+
+
+def _idle(job: Job) -> str:
+    scale = job.options.get("guidance_scale")
+    return (
+        f"--guidance-scale {scale:g} has no effect: this checkpoint takes no guidance as an "
+        "input; --true-cfg-scale with --negative-prompt guides every checkpoint"
+    )
+
+
+def _transforms(job: Job, denoiser: Model) -> Transforms:
+    """Return the cache of the denoiser, or of every expert."""
+    if not isinstance(denoiser, pure.Experts):
+        return job.caching.transform
+    first, *others = denoiser.denoisers
+    return {first: job.caching.transform, **dict.fromkeys(others, job.caching.secondary)}
 
 
 def _pipeline(job: Job, screen: Screen) -> Pipeline:
-    """Load the checkpoint, and check that it makes images of the sizes asked for."""
+    """Load the checkpoint."""
     _quiet_libraries()
     from pure.models import CheckpointError, embedded, load_pipeline
 
@@ -65,12 +101,9 @@ def _pipeline(job: Job, screen: Screen) -> Pipeline:
     waiting = screen.notes.status("loading the checkpoint ...") if screen.notes.is_terminal else None
     try:
         with waiting or contextlib.nullcontext():
-            pipeline = load_pipeline(embedded() if job.model is None else job.model, dtype=dtype, device=device)
-        for height, width in (*job.warmup_sizes, (job.request.height, job.request.width)):
-            pipeline.schedule(job.request.steps, height=height, width=width)
-    except (CheckpointError, ValueError) as error:
+            return load_pipeline(embedded() if job.model is None else job.model, dtype=dtype, device=device)
+    except CheckpointError as error:
         raise Misuse(str(error)) from error
-    return pipeline
 
 
 def _quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""`puredit generate`: prompts to image files."""
+"""`puredit generate`: prompts to image and video files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -25,10 +25,13 @@ from pure.cli.plotting import write_plot
 from pure.cli.progress import Progress
 from pure.cli.results import Made, Result
 from pure.cli.running import make, warm_up
-from pure.cli.saving import save_image
+from pure.cli.saving import save_frames, save_image, save_video
 from pure.cli.screen import Screen
 from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, print_summary, summary
+
+if TYPE_CHECKING:
+    from pure.models.pipeline import Model
 
 __all__ = ["execute", "generate"]
 
@@ -80,51 +83,54 @@ def _warm(job: Job, engine: Engine) -> None:
     count = job.warmup or (1 if job.compare else 0)
     if not count:
         return
-    sizes = job.warmup_sizes or ((job.request.height, job.request.width),)
-    for height, width in sizes:
-        request = attrs.evolve(job.request, height=height, width=width)
+    requests = [engine.sized(height, width) for height, width in job.warmup_sizes] or [engine.template]
+    for request in requests:
+        request = attrs.evolve(request, prompts=(job.outputs[0].prompt,))
         for denoiser in (engine.cached, engine.plain) if job.compare else (engine.cached,):
-            warm_up(engine.pipeline, denoiser, _unguided(request, denoiser), job.outputs[0].prompt, count)
-
-
-def _unguided(request: Any, denoiser: pure.Denoiser) -> Any:
-    """Leave the negative prompt out where nothing would read it."""
-    return request if denoiser.guidance else attrs.evolve(request, negative_prompt=None)
+            warm_up(engine.pipeline, denoiser, request, count)
 
 
 def _title(job: Job, number: int) -> str:
-    return f"image {number + 1} of {len(job.outputs)}" if len(job.outputs) > 1 else "image"
+    word = "video" if job.fps else "image"
+    return f"{word} {number + 1} of {len(job.outputs)}" if len(job.outputs) > 1 else word
 
 
 def _make(job: Job, engine: Engine, output: Output, title: str, screen: Screen) -> Made:
     """Make one image, and where a comparison is asked for the one without a cache; save them as they come."""
     result = _run(job, engine, engine.cached, output, title, screen)
-    _save(output.path, result, screen)
+    _save(job, output.path, result, screen)
     if not job.compare:
         return Made(output=output, result=result)
     plain = _run(job, engine, engine.plain, output, "without cache", screen)
-    _save(beside(output.path, PLAIN) if output.path else None, plain, screen)
-    comparison = compare(plain.pixels, result.pixels, plain.seconds, result.seconds)
+    _save(job, beside(output.path, PLAIN) if output.path else None, plain, screen)
+    comparison = compare(plain.frames, result.frames, plain.seconds, result.seconds)
     return Made(output=output, result=result, plain=plain, comparison=comparison)
 
 
-def _run(job: Job, engine: Engine, denoiser: pure.Denoiser, output: Output, title: str, screen: Screen) -> Result:
-    request = _unguided(job.request, denoiser)
-    with Progress(screen.notes, title, request.steps, screen.quiet) as progress:
+def _run(job: Job, engine: Engine, denoiser: Model, output: Output, title: str, screen: Screen) -> Result:
+    with Progress(screen.notes, title, job.steps, screen.quiet) as progress:
 
         def observe(frame: pure.Frame) -> None:
             progress.update(frame.info)
 
         try:
-            return make(engine.pipeline, denoiser, request, output.prompt, output.seed, observe)
+            return make(engine.pipeline, denoiser, engine.request(output.prompt), output.seed, observe)
         except ValueError as error:
             raise Misuse(str(error)) from error
 
 
-def _save(path: Path | None, result: Result, screen: Screen) -> None:
-    if path is not None:
+def _save(job: Job, path: Path | None, result: Result, screen: Screen) -> None:
+    if path is None:
+        return
+    if job.fps is None:
         save_image(path, result.pixels)
-        screen.line(str(path))
+    else:
+        save_video(path, result.frames, job.fps)
+    screen.line(str(path))
+    if job.save_frames:
+        folder = path.with_name(f"{path.stem}-frames")
+        save_frames(folder, result.frames)
+        screen.line(f"{folder}/")
 
 
 def _plot(job: Job, engine: Engine, made: Made, number: int) -> list[str]:
@@ -138,11 +144,13 @@ def _plot(job: Job, engine: Engine, made: Made, number: int) -> list[str]:
 
 def settings(job: Job, engine: Engine) -> dict[str, Any]:
     """Return the effective configuration, for the report."""
+    request = attrs.asdict(engine.template, filter=lambda field, _: field.name not in ("prompts", "images"))
     return {
         **{name: value for name, value in job.flags.items() if value not in (None, ())},
-        **attrs.asdict(job.request),
+        **request,
         "model_path": job.model or "embedded",
-        "true_cfg_scale": job.true_cfg_scale,
+        "family": job.found.family.name,
+        "pipeline": job.found.kind.pipeline,
         "device": str(engine.pipeline.device),
         "dtype": str(engine.pipeline.dtype),
         "cache": recipe(job.caching.transform),

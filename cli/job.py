@@ -7,24 +7,29 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
+from pure.cli import model as models
 from pure.cli.caching import Caching, choose, recipe
-from pure.cli.comparing import require_plot_extra
+from pure.cli.comparing import require_plot_extra, require_video_extra
 from pure.cli.errors import Misuse
 from pure.cli.naming import Output, plan, suffix_of
 from pure.cli.refusals import refuse
-from pure.cli.running import Request
 from pure.cli.writing import check_file, check_folder
+from pure.configs import Facts
 
-__all__ = ["Job", "make_job"]
+if TYPE_CHECKING:
+    from pure.models import Options
+    from pure.models.family import Description
+
+__all__ = ["Job", "facts_of", "make_job"]
 
 SEED = 42
-STEPS, FEW_STEPS, EMBEDDED_STEPS = 50, 4, 28  # FLUX.1-dev, FLUX.1-schnell, the embedded checkpoint
-GUIDANCE = 3.5
+SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
+NUMBERS = {"num_inference_steps": "steps", "num_frames": "frames", "max_sequence_length": "max_sequence_length"}
 
 
 @attrs.frozen(kw_only=True)
@@ -33,26 +38,33 @@ class Job:
 
     Attributes:
         model: a folder or hub id; None is the embedded checkpoint.
-        request: what all images have in common.
-        true_cfg_scale: of classifier-free guidance; at most 1 is off.
-        outputs: the images, in order.
+        found: what the checkpoint says of itself.
+        options: what all outputs have in common; what nobody asked for is left out.
+        negative_prompt: what to avoid.
+        steps: denoising steps.
+        fps: frames per second; None for images.
+        save_frames: whether every frame of a video becomes a file too.
+        outputs: the images or videos, in order.
         caching: the cache.
-        compare: whether each image is made without the cache too.
+        compare: whether each is made without the cache too.
         plot: where the plot goes.
         perf: where the report goes.
         warmup: steps of the warm-up run; 0 for none.
         warmup_sizes: (height, width) of warm-up runs; empty for the request's own.
         compiled: whether the denoiser is compiled.
         precision: name of the denoiser's number type; None for the usual one of the device.
-        guidance_given: whether the guidance scale was asked for.
         quiet: whether only files are printed.
         flags: everything as parsed, for the report.
         notes: what a person should be told before work starts.
     """
 
     model: str | None
-    request: Request
-    true_cfg_scale: float
+    found: Description
+    options: Options
+    negative_prompt: str | None
+    steps: int
+    fps: int | None
+    save_frames: bool
     outputs: tuple[Output, ...]
     caching: Caching
     compare: bool
@@ -62,7 +74,6 @@ class Job:
     warmup_sizes: tuple[tuple[int, int], ...]
     compiled: bool
     precision: str | None
-    guidance_given: bool
     quiet: bool
     flags: Mapping[str, Any]
     notes: tuple[str, ...] = ()
@@ -76,41 +87,87 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
         Failure: a folder cannot be written into.
     """
     refuse(values)
-    model = values["model_path"]
-    request = _request(values, model)
-    compare = bool(values["compare"] or values["plot"])
-    caching, notes = _caching(values, environ, request.steps, compare)
+    when, model = when or datetime.now(), values["model_path"]
+    prompts = _prompts(values)
+    warmup, warmup_sizes = _warmup(values), tuple(_size(text) for text in values["warmup_resolutions"])
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
-    identity = json.dumps([request.steps, request.height, request.width, request.guidance_scale, model])
-    outputs = _outputs(values, when or datetime.now(), identity)
+    found = models.look(model)
+    _fits(values, found)
+    options = _options(values, found)
+    compare = bool(values["compare"] or values["plot"])
+    caching, notes = _caching(values, environ, facts_of(values, found), compare)
+    outputs = _outputs(values, prompts, when, _identity(options, model), models.video(found))
     for path, flag in ((plot, "--plot"), (perf, "--perf-dump-path")):
         if path is not None:
             check_file(path, flag)
     return Job(
         model=model,
-        request=request,
-        true_cfg_scale=values["true_cfg_scale"] if values["true_cfg_scale"] is not None else 1.0,
+        found=found,
+        options=options,
+        negative_prompt=values["negative_prompt"],
+        steps=values["num_inference_steps"] or found.defaults.steps,
+        fps=(values["fps"] or found.defaults.fps) if models.video(found) else None,
+        save_frames=bool(values["save_frames"]),
         outputs=outputs,
         caching=caching,
         compare=compare,
         plot=plot,
         perf=perf,
-        warmup=_warmup(values),
-        warmup_sizes=tuple(_size(text) for text in values["warmup_resolutions"]),
+        warmup=warmup,
+        warmup_sizes=warmup_sizes,
         compiled=values["enable_torch_compile"],
         precision=_precision(values),
-        guidance_given=values["guidance_scale"] is not None,
         quiet=values["log_level"] in ("warning", "error"),
         flags=values,
         notes=notes,
     )
 
 
+def facts_of(values: Mapping[str, Any], found: Description) -> Facts:
+    """Return what is known of the run before it starts."""
+    return Facts(
+        processes=1,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        steps=values["num_inference_steps"] or found.defaults.steps,
+        blocks=models.stack(found),
+        experts=models.experts(found),
+    )
+
+
+def _fits(values: Mapping[str, Any], found: Description) -> None:
+    """Refuse what this checkpoint cannot do."""
+    kind = found.kind
+    if models.video(found):
+        require_video_extra(f"a {kind.pipeline} makes videos")
+        return
+    for flag, nothing in (("num_frames", 1), ("fps", None), ("save_frames", None)):
+        if values[flag] not in (None, False, nothing):
+            typed = "--" + flag.replace("_", "-")
+            raise Misuse(f"{typed} {values[flag]}: a {kind.pipeline} makes images, not videos; leave it out")
+    if values["guidance_scale_2"] is not None and models.experts(found) == 1:
+        raise Misuse("--guidance-scale-2 is for the second expert of a model, and this one has one; leave it out")
+
+
+def _options(values: Mapping[str, Any], found: Description) -> Options:
+    """Return what was asked for, by the library's names."""
+    asked: dict[str, Any] = {name: values[flag] for flag, name in NUMBERS.items()}
+    asked |= {name: values[name] for name in ("height", "width", *SCALES)}
+    asked["images"] = models.pictures(values["image_path"], found)
+    options: Any = {name: value for name, value in asked.items() if value not in (None, ())}
+    return options
+
+
+def _identity(options: Options, model: str | None) -> str:
+    """Return what tells runs of one prompt and seed from each other."""
+    words = {name: value for name, value in options.items() if name != "images"}
+    return json.dumps([words, model], sort_keys=True, default=str)
+
+
 def _caching(
-    values: Mapping[str, Any], environ: Mapping[str, str], steps: int, compare: bool
+    values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts, compare: bool
 ) -> tuple[Caching, tuple[str, ...]]:
     """Return the cache; a comparison without one asked for takes the default."""
-    caching = choose(values, environ, steps)
+    caching = choose(values, environ, facts)
     if not compare:
         return caching, ()
     flag = "--plot" if values["plot"] else "--compare"
@@ -119,49 +176,26 @@ def _caching(
         return caching, ()
     if values["enable_cache_dit"] is False:
         raise Misuse(f"{flag} compares with and without a cache; --enable-cache-dit false switches it off; drop one")
-    caching = choose({**values, "enable_cache_dit": True}, environ, steps)
+    caching = choose({**values, "enable_cache_dit": True}, environ, facts)
     return caching, (f"no cache was asked for, so {flag} takes the default one: {recipe(caching.transform)}",)
 
 
-def _request(values: Mapping[str, Any], model: str | None) -> Request:
-    steps = values["num_inference_steps"] or default_steps(model)
-    guidance = values["guidance_scale"]
-    return Request(
-        steps=steps,
-        height=values["height"],
-        width=values["width"],
-        guidance_scale=GUIDANCE if guidance is None else guidance,
-        negative_prompt=values["negative_prompt"],
-        max_sequence_length=values["max_sequence_length"],
-    )
-
-
-def default_steps(model: str | None) -> int:
-    """Return the number of steps where none is asked for.
-
-    >>> default_steps(None), default_steps("black-forest-labs/FLUX.1-dev"), default_steps("FLUX.1-schnell/")
-    (28, 50, 4)
-    """
-    if model is None:
-        return EMBEDDED_STEPS
-    return FEW_STEPS if "schnell" in Path(model).name.lower() else STEPS
-
-
-def _outputs(values: Mapping[str, Any], when: datetime, identity: str) -> tuple[Output, ...]:
-    prompts = _prompts(values)
+def _outputs(
+    values: Mapping[str, Any], prompts: Sequence[str], when: datetime, identity: str, video: bool
+) -> tuple[Output, ...]:
     seeds = values["seed"] or (SEED,)
     pairs = [(text, seed + i) for text in prompts for seed in seeds for i in range(values["num_outputs_per_prompt"])]
-    folder, fixed = _place(values)
+    folder, fixed = _place(values, video)
     if not folder or not values["save_output"] or values["no_save_output"]:
         return tuple(Output(text, seed) for text, seed in pairs)
-    outputs = plan(pairs, Path(folder), fixed, when, identity)
+    outputs = plan(pairs, Path(folder), fixed, when, identity, video=video)
     check_folder(Path(folder), "--output-file-path" if values["output_file_path"] else "--output-path")
     if fixed is not None and outputs[0].path is not None:
         check_file(outputs[0].path, "--output-file-name")
     return outputs
 
 
-def _place(values: Mapping[str, Any]) -> tuple[str, str | None]:
+def _place(values: Mapping[str, Any], video: bool) -> tuple[str, str | None]:
     """Return the folder of the images and their fixed name, if there is one."""
     path, name = values["output_file_path"], values["output_file_name"]
     if path is None:
@@ -170,7 +204,7 @@ def _place(values: Mapping[str, Any]) -> tuple[str, str | None]:
         raise Misuse("--output-file-path and --output-file-name both name the image; give only one of the two")
     if not os.path.basename(path):
         raise Misuse(f"--output-file-path {path!r} ends in a folder; add a file name, or use --output-path {path}")
-    suffix_of(os.path.basename(path), "--output-file-path")
+    suffix_of(os.path.basename(path), "--output-file-path", video)
     return os.path.dirname(path) or ".", os.path.basename(path)
 
 

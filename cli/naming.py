@@ -14,12 +14,13 @@ __all__ = ["IMAGE_FORMATS", "Output", "automatic", "beside", "plan", "suffix_of"
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """File name endings of images, and Pillow's names for the formats."""
+VIDEO = ".mp4"
 OTHERS = {".mp4": "a video", ".gif": "a video", ".glb": "a mesh", ".obj": "a mesh"}
 
 
 @attrs.frozen
 class Output:
-    """One image to make: its prompt, its seed, and the file it goes to (None: not saved)."""
+    """One image or video to make: its prompt, its seed, and the file it goes to (None: not saved)."""
 
     prompt: str
     seed: int
@@ -37,17 +38,19 @@ def automatic(prompt: str, when: datetime, identity: str) -> str:
     return f"{text}_{when:%Y%m%d-%H%M%S}_{digest}"
 
 
-def suffix_of(name: str, flag: str) -> str:
-    """Return the ending of a file name if images are written under it, `.png` if it has none.
+def suffix_of(name: str, flag: str, video: bool = False) -> str:
+    """Return the ending of a file name if such an output is written under it, the usual one if it has none.
 
     Raises:
-        Misuse: no image is written under this ending.
+        Misuse: nothing of the kind is written under this ending.
     """
     ending = Path(name).suffix.lower()
     if not ending:
-        return ".png"
-    if ending in IMAGE_FORMATS:
+        return VIDEO if video else ".png"
+    if ending in ((VIDEO,) if video else IMAGE_FORMATS):
         return ending
+    if video:
+        raise Misuse(f"{flag} {name}: this model makes videos, written as {VIDEO}; --save-frames adds images")
     if ending in OTHERS:
         raise Misuse(f"{flag} {name}: {ending} is {OTHERS[ending]}, this model makes images; use .png, .jpg or .webp")
     guess = nearest(ending, IMAGE_FORMATS) or ".png"
@@ -61,28 +64,30 @@ def plan(
     when: datetime,
     identity: str = "",
     exists: Callable[[Path], bool] = Path.exists,
+    video: bool = False,
 ) -> tuple[Output, ...]:
     """Give every (prompt, seed) a file of its own in `folder`.
 
-    A fixed name gets `.png` if it has no ending; automatic names never meet an existing file.
+    A fixed name gets `.png`, or `.mp4` for a video, if it has no ending; automatic names never meet an existing file.
 
     Raises:
         Misuse: several images and one fixed name, or a fixed name with a folder or an unknown ending.
     """
     if fixed is not None:
-        return (_named(pairs, folder, fixed),)
+        return (_named(pairs, folder, fixed, video),)
+    ending = VIDEO if video else ".png"
     outputs: list[Output] = []
     taken: set[Path] = set()
     for prompt, seed in pairs:
         stem = automatic(prompt, when, f"{seed}\n{identity}")
-        candidates = (folder / f"{stem}{f'-{n}' if n else ''}.png" for n in range(len(pairs) + 1000))
+        candidates = (folder / f"{stem}{f'-{n}' if n else ''}{ending}" for n in range(len(pairs) + 1000))
         path = next(path for path in candidates if path not in taken and not exists(path))
         taken.add(path)
         outputs.append(Output(prompt, seed, path))
     return tuple(outputs)
 
 
-def _named(pairs: Sequence[tuple[str, int]], folder: Path, fixed: str) -> Output:
+def _named(pairs: Sequence[tuple[str, int]], folder: Path, fixed: str, video: bool) -> Output:
     if len(pairs) > 1:
         raise Misuse(
             f"{len(pairs)} images cannot all be called {fixed}; leave out --output-file-name and --output-file-path "
@@ -90,7 +95,7 @@ def _named(pairs: Sequence[tuple[str, int]], folder: Path, fixed: str) -> Output
         )
     if Path(fixed).name != fixed or fixed in ("", ".", ".."):
         raise Misuse(f"--output-file-name {fixed!r} is not a plain file name; the folder goes into --output-path")
-    ending = suffix_of(fixed, "--output-file-name")
+    ending = suffix_of(fixed, "--output-file-name", video)
     name = fixed if Path(fixed).suffix else fixed + ending
     return Output(*pairs[0], folder / name)
 

@@ -56,14 +56,18 @@ def _image() -> tuple[Flag, ...]:
             metavar="FILE",
             help="More prompts, one a line.",
         ),
-        _flag(group, "--negative-prompt", metavar="TEXT", help="What to avoid; needs --true-cfg-scale above 1."),
-        _flag(group, "--num-inference-steps", type=Whole(1), help="Denoising steps. [the model's: 28 or 50]"),
+        _flag(
+            group, "--negative-prompt", metavar="TEXT", help="What to avoid; needs classifier-free guidance above 1."
+        ),
+        _flag(group, "--num-inference-steps", type=Whole(1), help="Denoising steps. [the model's]"),
         _flag(
             group,
             "--guidance-scale",
             type=Number(0),
-            help="Guidance that the model was trained to take as an input. [the model's: 3.5]",
+            help="Guidance as the model takes it: an input it was trained with (FLUX, HunyuanVideo), or the scale of "
+            "classifier-free guidance (Wan, Z-Image). [the model's]",
         ),
+        _flag(group, "--guidance-scale-2", type=Number(0), help="That of the second expert (Wan 2.2). [the model's]"),
         _flag(
             group,
             "--true-cfg-scale",
@@ -72,6 +76,17 @@ def _image() -> tuple[Flag, ...]:
         ),
         _flag(group, "--height", type=Whole(1), help="Pixels. [the model's]"),
         _flag(group, "--width", type=Whole(1), help="Pixels. [the model's]"),
+        _flag(group, "--num-frames", type=Whole(1), help="Frames of a video. [the model's]"),
+        _flag(group, "--fps", type=Whole(1), help="Frames per second of a video. [the model's]"),
+        _flag(
+            group,
+            "--image-path",
+            "--image-paths",
+            "image_path",
+            multiple=True,
+            metavar="FILE ...",
+            help="Pictures to edit, or the one a video begins with.",
+        ),
         _flag(
             group,
             "--seed",
@@ -93,9 +108,7 @@ def _image() -> tuple[Flag, ...]:
             group,
             "--max-sequence-length",
             type=Whole(1),
-            default=512,
-            show_default=True,
-            help="Tokens of the prompt that are read.",
+            help="Tokens of the prompt that are read. [the model's]",
         ),
     )
 
@@ -138,10 +151,22 @@ def _output() -> tuple[Flag, ...]:
             show_default=True,
             help="Where images go; '' saves none.",
         ),
-        _flag(group, "--output-file-name", metavar="NAME", help="Name of the one image; .png, .jpg or .webp."),
+        _flag(
+            group,
+            "--output-file-name",
+            metavar="NAME",
+            help="Name of the one output; .png, .jpg or .webp, of a video .mp4.",
+        ),
         _flag(group, "--output-file-path", metavar="FILE", help="Folder and name in one."),
         _flag(group, "--save-output", type=Boolean(), default=True, help="Save the images.  [default: true]"),
         _flag(group, "--no-save-output", is_flag=True, help="Do not."),
+        _flag(
+            group,
+            "--save-frames",
+            type=Boolean(),
+            default=False,
+            help="Write every frame of a video as a PNG too, into a folder beside it.",
+        ),
         _flag(
             group,
             "--compare",
@@ -196,11 +221,10 @@ def _later() -> tuple[Flag, ...]:
         "vae-cpu-offload dit-layerwise-offload pin-cpu-memory vae-tiling vae-slicing trust-remote-code profile "
         "return-frames"
     ).split()
-    counts = "num-gpus tp-size sp-degree ulysses-degree ring-degree cfg-parallel-size dp-size num-frames fps".split()
+    counts = "num-gpus tp-size sp-degree ulysses-degree ring-degree cfg-parallel-size dp-size".split()
     return (
         *(_flag(group, f"--{name}", type=Boolean()) for name in switches),
         *(_flag(group, f"--{name}", type=Whole(1)) for name in counts),
-        _flag(group, "--image-path", "--image-paths", "image_path", multiple=True, metavar="FILE ..."),
         _flag(group, "--lora-path", metavar="PATH"),
         _flag(group, "--lora-scale", type=Number(0)),
         _flag(group, "--vae-precision", type=click.Choice(["fp32", "bf16", "fp16"])),

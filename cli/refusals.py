@@ -25,7 +25,6 @@ class Later:
 
 PARALLEL = "this version computes on one device"
 RESIDENT = "the whole model stays on its device in this version"
-IMAGES = "this model makes images, not videos"
 
 LATER: Mapping[str, Later] = {
     "num_gpus": Later(PARALLEL, "leave it out, or start one run per GPU with CUDA_VISIBLE_DEVICES", 1),
@@ -45,13 +44,12 @@ LATER: Mapping[str, Later] = {
     "vae_tiling": Later("the decoder takes the image in one piece", "leave it out, or ask for a smaller image"),
     "vae_slicing": Later("images are decoded one by one already", "leave it out"),
     "enable_teacache": Later("TeaCache is not in this version", "use --enable-cache-dit or --cache-dit-config"),
-    "trust_remote_code": Later("code from a checkpoint is never run", "leave it out; FLUX checkpoints need none"),
+    "trust_remote_code": Later(
+        "code from a checkpoint is never run", "leave it out; the supported checkpoints need none"
+    ),
     "revision": Later("the main revision of a hub id is used", "download the revision and pass its folder", "main"),
     "profile": Later("there is no profiler in this version", "use --perf-dump-path for the time of every step"),
     "return_frames": Later("a shell cannot take arrays", "use the library: load_pipeline(...).generate(...)"),
-    "num_frames": Later(IMAGES, "leave it out", 1),
-    "fps": Later(IMAGES, "leave it out", None),
-    "image_path": Later("editing needs a model that reads images, and none is in this version", "leave it out", ()),
     "lora_path": Later("LoRA is not in this version", "merge the weights into the checkpoint", None),
     "lora_scale": Later("LoRA is not in this version", "leave it out", None),
     "diffusers_kwargs": Later("no diffusers pipeline is called", "use the flags, see puredit generate --help", {}),

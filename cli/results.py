@@ -1,4 +1,4 @@
-"""What one image's run leaves for the table, the plot and the report."""
+"""What the run of one image or video leaves for the table, the plot and the report."""
 
 import attrs
 import numpy as np
@@ -13,21 +13,26 @@ __all__ = ["Made", "Result"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Result:
-    """One image and how it came about.
+    """One image or video and how it came about.
 
     Attributes:
-        pixels: (H, W, 3) float32 in [0, 1].
+        frames: (F, H, W, 3) float32 in [0, 1]; an image is one frame.
         infos: one per step.
         step_seconds: one per step; the start of the loop belongs to the first.
         encode_seconds: reading the prompt.
         decode_seconds: latents to pixels.
     """
 
-    pixels: np.ndarray
+    frames: np.ndarray
     infos: tuple[Info, ...]
     step_seconds: tuple[float, ...]
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The image, of a video the frame in the middle: (H, W, 3)."""
+        return self.frames[len(self.frames) // 2]
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Pixels to image files."""
+"""Pixels to image and video files."""
 
 import io
 from pathlib import Path
@@ -9,16 +9,34 @@ from PIL import Image
 from pure.cli.naming import IMAGE_FORMATS
 from pure.cli.writing import write_whole
 
-__all__ = ["save_image"]
+__all__ = ["save_frames", "save_image", "save_video"]
 
 OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 
 
 def save_image(path: Path, pixels: np.ndarray) -> None:
     """Write pixels (H, W, 3) in [0, 1] in the format of the path's ending, whole or not at all."""
-    picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    picture = Image.fromarray(_bytes(pixels))
     kind = IMAGE_FORMATS[path.suffix.lower()]
     # Encoded in memory first: Pillow's own writing hides why the disk refused.
     encoded = io.BytesIO()
     picture.save(encoded, format=kind, **OPTIONS[kind])
     write_whole(path, encoded.getvalue())
+
+
+def save_video(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Write frames (F, H, W, 3) in [0, 1] as a video of `fps` frames per second, whole or not at all."""
+    from pure.cli.video import write_video
+
+    write_video(path, _bytes(frames), fps)
+
+
+def save_frames(folder: Path, frames: np.ndarray) -> None:
+    """Write frames (F, H, W, 3) in [0, 1] as one PNG each."""
+    from pure.cli.video import write_frames
+
+    write_frames(folder, _bytes(frames))
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    return (pixels * 255).round().astype(np.uint8)

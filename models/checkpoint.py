@@ -1,47 +1,18 @@
 """What a diffusers folder says about itself, checked before anything heavy is read."""
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
-from pure import FlowMatchEuler
 from pure.models.errors import CheckpointError
-from pure.models.flux_parameters import check_config
+from pure.models.family import Description, Kind
+from pure.models.registry import KINDS
 from pure.models.weights import read_json
 
-# Component by component the classes that a pipeline may be made of.
-PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "FluxPipeline": {
-        "transformer": ("FluxTransformer2DModel",),
-        "scheduler": ("FlowMatchEulerDiscreteScheduler",),
-        "vae": ("AutoencoderKL",),
-        "text_encoder": ("CLIPTextModel",),
-        "text_encoder_2": ("T5EncoderModel",),
-        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-        "tokenizer_2": ("T5Tokenizer", "T5TokenizerFast"),
-    }
-}
-SCHEDULER_FIELDS: Mapping[str, str] = {
-    "shift": "shift",
-    "use_dynamic_shifting": "dynamic",
-    "base_shift": "base_shift",
-    "max_shift": "max_shift",
-    "base_image_seq_len": "base_tokens",
-    "max_image_seq_len": "max_tokens",
-    "time_shift_type": "time_shift",
-    "num_train_timesteps": "train_timesteps",
-}
-
-
-@attrs.frozen(kw_only=True)
-class Description:
-    """What a folder holds: class by component, the transformer's config, and the solver."""
-
-    classes: Mapping[str, str]
-    transformer: Mapping[str, Any]
-    solver: FlowMatchEuler
+# Where a component writes what it is, the first that is there.
+FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+LIBRARIES = ("diffusers", "transformers")
 
 
 def describe(folder: Path) -> Description:
@@ -50,50 +21,66 @@ def describe(folder: Path) -> Description:
     Raises:
         CheckpointError: a file is missing, or something in it is not supported.
     """
-    classes = _classes(folder)
-    file = folder / "transformer" / "config.json"
-    transformer = read_json(file)
-    try:
-        settings = check_config(transformer)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    channels, out = settings["in_channels"], settings["out_channels"] or settings["in_channels"]
-    if out != channels or channels % 4 or settings["patch_size"] != 1:
-        raise CheckpointError(
-            f"{file}: {channels} channels in, {out} out and patch_size {settings['patch_size']}; text-to-image "
-            "needs as many out as in, a multiple of 4, and patch_size 1"
-        )
-    return Description(classes=classes, transformer=transformer, solver=_solver(folder / "scheduler"))
-
-
-def _classes(folder: Path) -> dict[str, str]:
     file = folder / "model_index.json"
     index = read_json(file)
     name = str(index.get("_class_name"))
-    if name not in PIPELINES:
-        raise CheckpointError(f"{file} describes a {name}; supported: {', '.join(PIPELINES)}")
-    found: dict[str, str] = {}
-    for component, supported in PIPELINES[name].items():
-        entry = index.get(component)
-        found[component] = str(entry[-1]) if isinstance(entry, list) and entry else "None"
-        if found[component] not in supported:
-            raise CheckpointError(f"{file}: {component} is a {found[component]}; supported: {', '.join(supported)}")
+    if name not in KINDS:
+        raise CheckpointError(_unsupported(file, name))
+    family, kind = KINDS[name]
+    entries = {component: _entry(index.get(component)) for component in (*kind.transformers, *kind.components)}
+    _check_classes(file, kind, family.transformer, entries)
+    present = [component for component, (_, cls) in entries.items() if cls != "None"]
+    found = Description(
+        folder=folder,
+        family=family,
+        kind=kind,
+        index=index,
+        classes={component: cls for component, (_, cls) in entries.items()},
+        libraries={component: library for component, (library, _) in entries.items()},
+        configs={
+            **{component: _config(folder / component, component in kind.transformers) for component in present},
+            "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
+        },
+    )
+    for component in found.transformers:
+        try:
+            family.denoiser(found.configs[component])
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder / component / 'config.json'}: {error}") from None
+    kind.check(found)
+    _ = found.solver, found.defaults  # they raise what they cannot do
     return found
 
 
-def _solver(folder: Path) -> FlowMatchEuler:
-    file = folder / "scheduler_config.json"
-    config = read_json(file)
-    if (name := config.get("_class_name")) != "FlowMatchEulerDiscreteScheduler":
-        raise CheckpointError(f"{file} describes a {name}; supported: FlowMatchEulerDiscreteScheduler")
-    # Options that are switched off change nothing, whether we know them or not.
-    wrong = [
-        f"{key}={value!r}"
-        for key, value in sorted(config.items())
-        if key[0] != "_" and key not in SCHEDULER_FIELDS and value
-    ]
-    if config.get("time_shift_type", "exponential") not in ("exponential", "linear"):
-        wrong.append(f"time_shift_type={config['time_shift_type']!r}")
-    if wrong:
-        raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to false, null or the default")
-    return FlowMatchEuler(**{field: config[key] for key, field in SCHEDULER_FIELDS.items() if key in config})
+def _unsupported(file: Path, name: str) -> str:
+    near = difflib.get_close_matches(name, KINDS, n=1)
+    hint = f"; the nearest is {near[0]}" if near else ""
+    return (
+        f"{file} describes a {name}; supported: {', '.join(KINDS)}{hint}. Other diffusers pipelines are "
+        "accelerated as they are: see pure.accelerate"
+    )
+
+
+def _entry(entry: Any) -> tuple[str, str]:
+    """Return library and class of a component."""
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    return str(library), str(name)
+
+
+def _check_classes(file: Path, kind: Kind, transformer: str, entries: Mapping[str, tuple[str, str]]) -> None:
+    first, *others = kind.transformers
+    allowed = {first: (transformer,), **dict.fromkeys(others, (transformer, "None")), **kind.components}
+    for component, (library, name) in entries.items():
+        if name not in allowed[component]:
+            raise CheckpointError(
+                f"{file}: {component} is a {name}; supported: {', '.join(allowed[component]).replace('None', 'none')}"
+            )
+        if name != "None" and library not in LIBRARIES:
+            raise CheckpointError(f"{file}: {component} is from {library}; supported: {', '.join(LIBRARIES)}")
+
+
+def _config(folder: Path, required: bool) -> Mapping[str, Any]:
+    for name in FILES:
+        if (folder / name).is_file():
+            return read_json(folder / name)
+    return read_json(folder / "config.json") if required else {}

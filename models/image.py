@@ -9,7 +9,6 @@ import attrs
 import torch
 from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image
 
 PATCH = 2  # latents on a side of a token
 
@@ -84,8 +83,3 @@ class ImageDecoder:
         pixels = VaeImageProcessor(vae_scale_factor=self.patch).postprocess(decoded, output_type="pt")
         assert isinstance(pixels, torch.Tensor)
         return pixels
-
-    def images(self, pixels: torch.Tensor) -> list[Image.Image]:
-        """Return pixels (B, 3, H, W) in 0 to 1 as pictures."""
-        processor = VaeImageProcessor(vae_scale_factor=self.patch)
-        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))

@@ -7,14 +7,13 @@ Shapes: B samples, S tokens, D width, H heads, C width of a head.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 
 Params = Mapping[str, torch.Tensor]
 
-FREQUENCIES = 128  # sines and cosines each that stand for a timestep
 THETA = 10000.0
 FP16_MAX = 65504.0
 
@@ -31,8 +30,9 @@ def perceptron(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
 
 def embed_number(params: Params, name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Embed one number per sample, (B,) to (B, D), by way of sines and cosines."""
-    exponents = -math.log(THETA) * torch.arange(FREQUENCIES, dtype=torch.float32, device=value.device)
-    angles = (value.to(dtype) * 1000)[:, None].float() * torch.exp(exponents / FREQUENCIES)
+    frequencies = params[name + ".linear_1.weight"].shape[-1] // 2
+    exponents = -math.log(THETA) * torch.arange(frequencies, dtype=torch.float32, device=value.device)
+    angles = (value.to(dtype) * 1000)[:, None].float() * torch.exp(exponents / frequencies)
     return perceptron(params, name, torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))
 
 
@@ -54,11 +54,13 @@ def clip(x: torch.Tensor) -> torch.Tensor:
     return x.clip(-FP16_MAX, FP16_MAX) if x.dtype == torch.float16 else x
 
 
-def rotary_tables(ids: torch.Tensor, axes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_tables(
+    ids: torch.Tensor, axes: tuple[int, ...], theta: float = THETA
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosines and sines (S, 1, C) of positions (S, axes), each repeated for the two halves of a pair."""
     cosines, sines = [], []
     for axis, width in enumerate(axes):
-        rates = 1.0 / (THETA ** (torch.arange(0, width, 2, dtype=torch.float64, device=ids.device) / width))
+        rates = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.float64, device=ids.device) / width))
         angles = torch.outer(ids[:, axis].float(), rates)
         cosines.append(angles.cos().repeat_interleave(2, dim=1).float())
         sines.append(angles.sin().repeat_interleave(2, dim=1).float())
@@ -71,3 +73,27 @@ def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-second, first], dim=-1).flatten(3)
     return (x.float() * cosine + turned.float() * sine).to(x.dtype)
+
+
+def heads(params: Params, name: str, x: torch.Tensor, norm: str = "") -> torch.Tensor:
+    """Project tokens (B, S, D) and split them into heads (B, S, H, C), normalised if `norm` names a weight."""
+    width = params["attn.norm_q.weight"].shape
+    x = linear(params, "attn." + name, x).unflatten(-1, (-1, *width))
+    return F.rms_norm(x, width, params["attn." + norm + ".weight"], 1e-6) if norm else x
+
+
+def attend_jointly(
+    params: Params,
+    image: torch.Tensor,
+    text: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    attend: Callable[..., torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Let image (B, N, D) and text (B, T, D) attend to each other, text first, each with projections of its own."""
+    q = torch.cat([heads(params, "add_q_proj", text, "norm_added_q"), heads(params, "to_q", image, "norm_q")], dim=1)
+    k = torch.cat([heads(params, "add_k_proj", text, "norm_added_k"), heads(params, "to_k", image, "norm_k")], dim=1)
+    v = torch.cat([heads(params, "add_v_proj", text), heads(params, "to_v", image)], dim=1)
+    attended, tokens = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2), text.shape[1]
+    # Contiguous: for a view the product is taken in another way, and rounds otherwise, if the weight has no gradient.
+    image, text = attended[:, tokens:].contiguous(), attended[:, :tokens].contiguous()
+    return linear(params, "attn.to_out.0", image), linear(params, "attn.to_add_out", text)

@@ -1,7 +1,6 @@
 """From a checkpoint to a pipeline."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -10,15 +9,12 @@ import transformers
 
 from pure.models.checkpoint import describe
 from pure.models.errors import CheckpointError
-from pure.models.flux import flux
-from pure.models.flux_parameters import parameter_shapes
+from pure.models.family import Description, Parts
 from pure.models.hub import DESCRIPTION, EVERYTHING, locate
-from pure.models.image import ImageDecoder
 from pure.models.pipeline import Pipeline
-from pure.models.text import TextEncoder
 from pure.models.weights import Stored, check_weights, read_weights, survey
 
-MODELS = ("text_encoder", "text_encoder_2", "vae")
+READERS = ("tokenizer", "processor", "image_processor", "feature_extractor")
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -28,7 +24,7 @@ def load_pipeline(
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Pipeline:
-    """Load a FLUX.1 checkpoint.
+    """Load a checkpoint of any family in `pure.models.registry`.
 
     The transformer's tensors go straight into a dict; tokenizers, text encoders and VAE are
     those of transformers and diffusers. Everything is checked before anything is loaded.
@@ -49,22 +45,31 @@ def load_pipeline(
     describe(locate(source, DESCRIPTION))  # before gigabytes are downloaded
     folder = locate(source, EVERYTHING)
     found = describe(folder)
-    stored, models = survey(folder / "transformer"), {name: survey(folder / name) for name in MODELS}
-    check_weights(folder / "transformer", stored, parameter_shapes(found.transformer))
-    dtypes = {name: dtype or _dtype(contents) for name, contents in models.items()}
-    tokenizers = {name: _tokenizer(found.classes[name], folder / name) for name in ("tokenizer", "tokenizer_2")}
-    parts = {
-        name: _part(transformers, found.classes[name], folder / name, dtype=dtypes[name]).to(device)
-        for name in ("text_encoder", "text_encoder_2")
+    family, weights = found.family, {name: survey(folder / name) for name in found.transformers}
+    for name, stored in weights.items():
+        check_weights(folder / name, stored, family.shapes(found.configs[name]))
+    present = [name for name in found.kind.components if found.classes[name] != "None"]
+    contents = {name: survey(folder / name) for name in present if not _reads(name)}
+    components = {
+        name: _reader(found, name) if _reads(name) else _model(found, name, dtype or _dtype(contents[name])).to(device)
+        for name in present
     }
-    vae = _part(diffusers, found.classes["vae"], folder / "vae", dtype=dtypes["vae"]).to(device)
-    return Pipeline(
-        denoiser=flux(found.transformer),
-        params=read_weights(stored, dtype=dtype, device=device),
-        solver=found.solver,
-        encoder=TextEncoder(**parts, **tokenizers),
-        decoder=ImageDecoder(vae),
+    return found.kind.build(
+        Parts(
+            found=found,
+            denoisers={name: family.denoiser(found.configs[name]) for name in weights},
+            params={
+                name: read_weights(stored, dtype=dtype, device=device, keep_fp32=family.keep_fp32)
+                for name, stored in weights.items()
+            },
+            components={**dict.fromkeys(found.kind.components), **components},
+        )
     )
+
+
+def _reads(component: str) -> bool:
+    """Whether a component reads texts and pictures, and has no weights."""
+    return component.startswith(READERS)
 
 
 def _dtype(stored: dict[str, Stored]) -> torch.dtype:
@@ -72,13 +77,15 @@ def _dtype(stored: dict[str, Stored]) -> torch.dtype:
     return STORED_DTYPES[max(names, key=names.count)]
 
 
-def _part(library: Any, name: str, folder: Path, **options: Any) -> Any:
-    """Load a model of `library`, and refuse one that is not whole: it would be filled up with random numbers."""
+def _model(found: Description, component: str, dtype: torch.dtype) -> Any:
+    """Load a model of a library, and refuse one that is not whole: it would be filled up with random numbers."""
+    folder, name = found.folder / component, found.classes[component]
+    library = {"diffusers": diffusers, "transformers": transformers}[found.libraries[component]]
     try:
         # On the way modules may be initialised at random, which is not to be seen outside.
         with torch.random.fork_rng(devices=[]):
             model, report = getattr(library, name).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=dtype
             )
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be loaded as {name}: {error}") from error
@@ -88,8 +95,11 @@ def _part(library: Any, name: str, folder: Path, **options: Any) -> Any:
     return model.eval()
 
 
-def _tokenizer(name: str, folder: Path) -> Any:
+def _reader(found: Description, component: str) -> Any:
+    """Load a tokenizer or a processor."""
+    folder, name = found.folder / component, found.classes[component]
+    library = {"diffusers": diffusers, "transformers": transformers}[found.libraries[component]]
     try:
-        return getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+        return getattr(library, name).from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be loaded as {name}: {error}; is it complete?") from error

@@ -11,40 +11,6 @@ import attrs
 import torch
 from transformers import CLIPTextModel, T5EncoderModel
 
-LIMIT = 512  # text tokens that FLUX.1 was trained with
-
-
-def prompts(prompt: str | Sequence[str], what: str = "prompt") -> list[str]:
-    """Return one or several prompts as a list.
-
-    Raises:
-        TypeError: it is neither a string nor a sequence of strings.
-        ValueError: there is none.
-
-    >>> prompts("a red apple")
-    ['a red apple']
-    """
-    found = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(found, Sequence) or not all(isinstance(text, str) for text in found):
-        raise TypeError(f"{what} should be a string or a sequence of strings, got {prompt!r}")
-    if not found:
-        raise ValueError(f"{what} is an empty sequence; give at least one ('' will do)")
-    return list(found)
-
-
-def negatives(negative_prompt: str | Sequence[str], count: int) -> list[str]:
-    """Return a negative prompt for each of `count` prompts; a single string is for all.
-
-    Raises:
-        ValueError: there are several, and not as many as prompts.
-    """
-    found = prompts(negative_prompt, "negative_prompt")
-    if isinstance(negative_prompt, str):
-        return found * count
-    if len(found) != count:
-        raise ValueError(f"{len(found)} negative prompts for {count} prompts; give one string, or one per prompt")
-    return found
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class TextEncoder:
@@ -59,12 +25,7 @@ class TextEncoder:
         """Return text (P, T, width) and pooled (P, width); T is `max_sequence_length`, by padding or truncation.
 
         Warns where a prompt is truncated.
-
-        Raises:
-            ValueError: `max_sequence_length` is not in 1 to 512.
         """
-        if not 1 <= max_sequence_length <= LIMIT:
-            raise ValueError(f"max_sequence_length={max_sequence_length} should be in 1 to {LIMIT}")
         clip, t5 = self.text_encoder, self.text_encoder_2
         short = _tokens(self.tokenizer, prompt, self.tokenizer.model_max_length, "the pooled embedding (CLIP)")
         long = _tokens(self.tokenizer_2, prompt, max_sequence_length, "the text embedding (T5)")

@@ -98,8 +98,8 @@ def _shards(index: Path) -> list[Path]:
 def _refusal(pickle: Path) -> str:
     pipeline = pickle.parent.parent
     code = (
-        "from diffusers import FluxPipeline; "
-        f"FluxPipeline.from_pretrained({os.fspath(pipeline)!r}).save_pretrained({f'{pipeline}-safetensors'!r})"
+        "from diffusers import DiffusionPipeline; "
+        f"DiffusionPipeline.from_pretrained({os.fspath(pipeline)!r}).save_pretrained({f'{pipeline}-safetensors'!r})"
     )
     return f'{pickle} is a pickle, which can run any code when it is read; convert it once:\n  python -c "{code}"'
 
@@ -124,7 +124,11 @@ def check_weights(folder: Path, stored: Mapping[str, Stored], shapes: Mapping[st
 
 
 def read_weights(
-    stored: Mapping[str, Stored], *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    stored: Mapping[str, Stored],
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    keep_fp32: tuple[str, ...] = (),
 ) -> dict[str, torch.Tensor]:
     """Read tensors one by one, so that no second copy of the whole is ever in memory.
 
@@ -132,6 +136,7 @@ def read_weights(
         stored: what `survey` found.
         dtype: of the result; None keeps what is stored.
         device: of the result.
+        keep_fp32: parts of the names of tensors that are fp32 whatever `dtype` is, if that is given.
 
     Raises:
         CheckpointError: a file has become unreadable.
@@ -142,7 +147,9 @@ def read_weights(
             with safe_open(file, framework="pt") as opened:
                 for name, tensor in stored.items():
                     if tensor.file == file:
-                        params[name] = opened.get_tensor(name).to(device=device, dtype=dtype)
+                        kept = dtype is not None and any(part in name for part in keep_fp32)
+                        wanted = torch.float32 if kept else dtype
+                        params[name] = opened.get_tensor(name).to(device=device, dtype=wanted)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} cannot be read ({error}); download it again") from error
     return params

@@ -8,7 +8,7 @@ from pure.compose import Composed, Transform, compose, identity
 from pure.denoiser import Denoiser
 from pure.experts import Experts
 from pure.guidance import Branches, Guidance
-from pure.loop import Frame, Run, sample, unroll
+from pure.loop import Frame, Run, sample, start, unroll
 from pure.noise import gaussian
 from pure.pieces import CompileOptions
 from pure.predictors import Hold, Predictor
@@ -77,6 +77,7 @@ __all__ = [
     "put",
     "sample",
     "save_state",
+    "start",
     "state",
     "static",
     "take",

@@ -4,7 +4,7 @@ Every expert has its own parameters, its own state and its own step indices; whi
 a step belongs to is written in the step, never counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -12,6 +12,8 @@ import torch
 
 from pure.denoiser import Denoiser
 from pure.records import Info, Inputs, Params, State
+
+Transforms = Callable[[Denoiser], Denoiser] | Mapping[str, Callable[[Denoiser], Denoiser]]
 
 
 @attrs.frozen
@@ -51,3 +53,22 @@ class Experts:
             )
         prediction, new, info = self.denoisers[name].apply(params[name], state[name], inputs)
         return prediction, {**state, name: new}, info
+
+
+def transformed(denoiser: Denoiser | Experts, transform: Transforms) -> Denoiser | Experts:
+    """Apply a transform to a denoiser or to every expert; a mapping has one for each expert, by name.
+
+    Experts that a mapping leaves out stay as they are.
+
+    Raises:
+        ValueError: a mapping names an expert that is not there.
+    """
+    names = tuple(denoiser.denoisers) if isinstance(denoiser, Experts) else ()
+    if isinstance(transform, Mapping):
+        if unknown := sorted(transform.keys() - set(names)):
+            raise ValueError(f"there are transforms for {', '.join(unknown)}; experts: {', '.join(names) or 'none'}")
+    if not isinstance(denoiser, Experts):
+        assert not isinstance(transform, Mapping) or not transform
+        return denoiser if isinstance(transform, Mapping) else transform(denoiser)
+    each = transform if isinstance(transform, Mapping) else dict.fromkeys(names, transform)
+    return Experts({name: each[name](one) if name in each else one for name, one in denoiser.denoisers.items()})

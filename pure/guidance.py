@@ -24,11 +24,25 @@ CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 
 @attrs.frozen(kw_only=True)
 class Guidance:
-    """Guidance `scale`, applied at steps in [start, stop) as fractions of the schedule."""
+    """Guidance `scale`, applied at steps in [start, stop) as fractions of the schedule.
+
+    Attributes:
+        scale: s above.
+        start: fraction of the schedule at which guidance begins.
+        stop: fraction at which it ends.
+        lowest_sigma: noise level below which it has ended already (Z-Image's `cfg_truncation` c is 1 - c).
+        normalize: "none"; "token" gives every token of the guided prediction the norm it has in
+            the conditional one (Qwen-Image); "sample" shrinks a sample whose norm exceeds `cap`
+            times that of the conditional one (Z-Image's `cfg_normalization`).
+        cap: see `normalize`.
+    """
 
     scale: float
     start: float = 0.0
     stop: float = 1.0
+    lowest_sigma: float = 0.0
+    normalize: str = "none"
+    cap: float = 1.0
 
     def active(self, step: Step) -> bool:
         """Whether this step is guided.
@@ -39,12 +53,20 @@ class Guidance:
         indices = step.index if isinstance(step.index, tuple) else (step.index,)
         counts = step.count if isinstance(step.count, tuple) else (step.count,) * len(indices)
         inside = {self.start <= index / count < self.stop for index, count in zip(indices, counts, strict=True)}
+        if self.lowest_sigma > 0 and inside != {False}:
+            inside = self._noisy(step) if inside == {True} else inside | self._noisy(step)
         if len(inside) > 1:
             raise ValueError(
                 f"samples at steps {indices} of {counts} stand on both sides of the guidance interval "
-                f"[{self.start}, {self.stop}); step them in separate batches"
+                f"[{self.start}, {self.stop}), noise level at least {self.lowest_sigma}; step them in separate batches"
             )
         return inside.pop()
+
+    def _noisy(self, step: Step) -> set[bool]:
+        """Whether the noise levels of the samples are high enough."""
+        if step.sigma is None:
+            raise ValueError("guidance that ends at a noise level needs steps with sigma; take them from a solver")
+        return {level >= self.lowest_sigma for level in step.sigma.reshape(-1).tolist()}
 
 
 @state
@@ -118,4 +140,12 @@ def conditional(batch: int) -> torch.Tensor:
 def combine(guidance: Guidance, prediction: torch.Tensor) -> torch.Tensor:
     """Combine the predictions of both branches (2B, ...) into the guided one (B, ...)."""
     positive, negative = prediction[0::2], prediction[1::2]
-    return negative + guidance.scale * (positive - negative)
+    guided = negative + guidance.scale * (positive - negative)
+    if guidance.normalize == "token":
+        return guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    if guidance.normalize == "sample":
+        whole = tuple(range(1, guided.ndim))
+        limit = guidance.cap * positive.norm(dim=whole, keepdim=True)
+        norm = guided.norm(dim=whole, keepdim=True)
+        return torch.where(norm > limit, guided * (limit / norm), guided)
+    return guided

@@ -32,6 +32,9 @@ class Frame:
     info: Info
 
 
+Observer = Callable[[Frame], None]
+
+
 @attrs.frozen(eq=False)
 class Run:
     """Result of `sample`: final latents (B, ...), final state, and the info of every step."""
@@ -76,7 +79,7 @@ def sample(
     latents: torch.Tensor,
     steps: Iterable[Step],
     solver: Solver,
-    observe: Callable[[Frame], None] | None = None,
+    observe: Observer | None = None,
 ) -> Run:
     """Run all steps from starting noise.
 
@@ -96,7 +99,7 @@ def sample(
     steps = tuple(steps)
     bound = denoiser.bind(params)
     with torch.no_grad():
-        state = _start(denoiser, bound, conditioning, latents, steps)
+        state = start(denoiser, bound, conditioning, latents, steps)
     carry = solver.init(latents)
     infos = []
     for frame in unroll(denoiser, bound, state, carry, steps, solver):
@@ -107,10 +110,16 @@ def sample(
     return Run(solver.latents(carry), state, tuple(infos))
 
 
-def _start(
-    denoiser: Denoiser | Experts, bound: Any, conditioning: Any, latents: torch.Tensor, steps: tuple[Step, ...]
+def start(
+    denoiser: Denoiser | Experts, params: Any, conditioning: Any, latents: torch.Tensor, steps: Iterable[Step]
 ) -> Any:
-    """Return the state before the first step; experts are told the length of their own schedules."""
+    """Return the state before the first step; experts are told the length of their own schedules.
+
+    Raises:
+        ValueError: see `sample`.
+    """
+    steps = tuple(steps)
+    bound: Any = denoiser.bind(params)
     if isinstance(denoiser, Experts):
         own = {name: tuple(step for step in steps if step.expert == name) for name in denoiser.denoisers}
         counts = {name: _count(some) if some else 0 for name, some in own.items()}

@@ -37,10 +37,18 @@ class Block:
 
     `run(params, hidden, context, attend) -> hidden` receives the parameters under the
     names that remain after the prefix, so that equal blocks share one compilation.
+
+    Attributes:
+        run: the function.
+        prefix: of its parameters' names.
+        number: if given, `run` finds it under the name "number", as an int64 tensor () beside the
+            parameters: with it a block picks its own out of what `prepare` made for all, and blocks
+            that differ in their numbers still share one compilation.
     """
 
     run: Callable[[Params, Tree, Tree, Callable], Tree]
     prefix: str
+    number: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -323,4 +331,8 @@ def bind(blocks: Sequence[Block], params: Params | Bound) -> Bound:
     for prefix, group in groups.items():
         if not group:
             raise KeyError(f"no parameter starts with {prefix!r}; these parameters belong to another denoiser")
+    for block in blocks:
+        if block.number is not None:
+            group = groups[block.prefix]
+            group["number"] = torch.tensor(block.number, device=next(iter(group.values())).device)
     return Bound(params, tuple(groups.get(block.prefix, {}) for block in blocks))

@@ -65,7 +65,7 @@ def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
         (("--enable-teacache",), "--enable-cache-dit"),
         (("--trust-remote-code",), "never run"),
         (("--lora-path", "x"), "LoRA"),
-        (("--image-path", "x.png"), "editing"),
+        (("--image-path", "x.png"), "reads no pictures"),
         (("--num-frames", "81"), "images, not videos"),
         (("--fps", "24"), "images, not videos"),
         (("--profile",), "--perf-dump-path"),
@@ -109,7 +109,7 @@ def test_a_lenient_look_at_the_cache_file(puredit, tmp_path):
     [
         (("--height", "30"), "the nearest size is 32"),
         (("--max-sequence-length", "600"), "600"),
-        (("--enable-cache-dit", "--cache-dit-params", '{"Fn_compute_blocks": 7}'), "the cache does not fit the model"),
+        (("--enable-cache-dit", "--cache-dit-params", '{"Fn_compute_blocks": 7}'), "the denoiser has 6"),
     ],
 )
 def test_what_only_the_model_knows(puredit, words, message):

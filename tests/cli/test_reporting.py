@@ -33,13 +33,13 @@ INFOS = (info(0, True, "first step"), info(1, False, "threshold", 0.1), info(2, 
 
 
 def result(infos=INFOS, seconds=(0.2, 0.1, 0.2), shade=0.5):
-    pixels = np.full((16, 16, 3), shade, dtype=np.float32)
-    return Result(pixels=pixels, infos=infos, step_seconds=seconds, encode_seconds=0.1, decode_seconds=0.1)
+    frames = np.full((1, 16, 16, 3), shade, dtype=np.float32)
+    return Result(frames=frames, infos=infos, step_seconds=seconds, encode_seconds=0.1, decode_seconds=0.1)
 
 
 def made(shade=0.5):
     plain, cached = result(seconds=(0.4, 0.4, 0.2)), result(shade=shade)
-    found = compare(plain.pixels, cached.pixels, plain.seconds, cached.seconds)
+    found = compare(plain.frames, cached.frames, plain.seconds, cached.seconds)
     return Made(output=Output("a $cat$ [red]", 7), result=cached, plain=plain, comparison=found)
 
 
@@ -120,7 +120,7 @@ def test_a_quiet_line_says_nothing():
 
 
 def test_comparing_equal_and_different_images():
-    plain = np.zeros((16, 16, 3), dtype=np.float32)
+    plain = np.zeros((1, 16, 16, 3), dtype=np.float32)
     same = compare(plain, plain, 2.0, 1.0)
     assert same == Comparison(psnr=math.inf, ssim=1.0, ratio=2.0)
     other = compare(plain, plain + 0.1, 2.0, 1.0)

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 
 import pure
-from pure import Block, Denoiser, Experts
+from pure import Denoiser, Experts
 from pure.tree import signature
 from tests.support.situation import SOLVER, Situation, caches, quietly, same, tensors
 
@@ -215,4 +215,6 @@ def with_blocks(denoiser: Any, wrap: Any) -> Any:
     if isinstance(denoiser, Experts):
         return Experts({name: with_blocks(each, wrap) for name, each in denoiser.denoisers.items()})
     with quietly():
-        return attrs.evolve(denoiser, blocks=tuple(Block(wrap(block.run), block.prefix) for block in denoiser.blocks))
+        return attrs.evolve(
+            denoiser, blocks=tuple(attrs.evolve(block, run=wrap(block.run)) for block in denoiser.blocks)
+        )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
 from pure import FlowMatchEuler
 
@@ -20,6 +21,44 @@ CASES = {
         FlowMatchEuler(dynamic=True, time_shift="linear", max_shift=2.0, base_tokens=64),
     ),
 }
+
+
+SPACED = {
+    "wan": ({"shift": 7.0}, FlowMatchEuler(shift=7.0, spacing="train", unit=1), None),
+    "flow sigmas": ({"shift": 3.0}, FlowMatchEuler(shift=3.0, spacing="train"), None),
+    "hunyuan": (
+        {"shift": 7.0},
+        FlowMatchEuler(shift=7.0, spacing="open", unit=1),
+        lambda n: np.linspace(1.0, 0.0, n + 1)[:-1],
+    ),
+    "qwen": (
+        {"use_dynamic_shifting": True, "shift_terminal": 0.02, "max_shift": 0.9, "max_image_seq_len": 8192},
+        FlowMatchEuler(dynamic=True, terminal=0.02, max_shift=0.9, max_tokens=8192),
+        lambda n: np.linspace(1.0, 1 / n, n),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPACED)
+def test_other_spacings_are_equal_bit_for_bit(case):
+    options, solver, sigmas = SPACED[case]
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(**options)
+    for count in range(2, 51):
+        mu = solver.exponent(count, 1024) if solver.dynamic else None
+        if sigmas is None:
+            scheduler.set_timesteps(count, mu=mu)
+        else:
+            scheduler.set_timesteps(sigmas=sigmas(count), mu=mu)
+        assert torch.equal(solver.sigmas(count, 1024), scheduler.sigmas)
+        timesteps = torch.stack([step.timestep for step in solver.schedule(count, 1024)])
+        assert torch.equal(timesteps * solver.unit, scheduler.timesteps / solver.unit * solver.unit)
+
+
+@pytest.mark.parametrize("tokens", [16, 1024, 4300, 4301, 16384])
+def test_the_exponent_of_flux2(tokens):
+    solver = FlowMatchEuler(dynamic=True, empirical=True)
+    for count in (1, 4, 28, 50, 200):
+        assert solver.exponent(count, tokens) == compute_empirical_mu(tokens, count)
 
 
 def prepared(scheduler: Any, count: int, tokens: int) -> Any:

@@ -1,0 +1,74 @@
+"""What the checkpoint says of itself, read before anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pure.cli.errors import Misuse
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pure.models.family import Description
+
+__all__ = ["experts", "look", "pictures", "stack", "video"]
+
+
+def look(model: str | None) -> Description:
+    """Describe a checkpoint from its JSON files; None is the one that comes with the package.
+
+    Raises:
+        Misuse: it is not there, or not supported.
+    """
+    from pure.models import CheckpointError, embedded
+    from pure.models.checkpoint import describe
+    from pure.models.hub import DESCRIPTION, locate
+
+    try:
+        return describe(embedded() if model is None else locate(model, DESCRIPTION))
+    except CheckpointError as error:
+        raise Misuse(str(error)) from error
+
+
+def video(found: Description) -> bool:
+    """Whether the model makes videos."""
+    return found.kind.task.endswith("video")
+
+
+def experts(found: Description) -> int:
+    """Return how many experts the model has."""
+    return len(found.transformers)
+
+
+def stack(found: Description) -> int:
+    """Return the number of blocks of the denoiser."""
+    return len(found.family.denoiser(found.transformer).blocks)
+
+
+def pictures(paths: Sequence[str], found: Description) -> tuple[Image.Image, ...]:
+    """Read the input pictures.
+
+    Raises:
+        Misuse: one cannot be read, or the model takes none or needs one.
+    """
+    from PIL import Image
+
+    wanted = found.kind.task in ("image-editing", "image-to-video")
+    if paths and not wanted:
+        raise Misuse(
+            f"--image-path {' '.join(paths)}: a {found.kind.pipeline} reads no pictures (it does {found.kind.task}); "
+            "leave it out"
+        )
+    if wanted and not paths:
+        raise Misuse(f"a {found.kind.pipeline} does {found.kind.task} and needs a picture; give --image-path FILE")
+    read: list[Any] = []
+    for path in paths:
+        try:
+            with Image.open(Path(path)) as opened:
+                read.append(opened.convert("RGB"))
+        except (OSError, Image.DecompressionBombError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no picture we can read"
+            raise Misuse(f"--image-path {path} cannot be read: {reason}; give a local .png, .jpg or .webp") from error
+    return tuple(read)

@@ -1,0 +1,129 @@
+"""What a model family says of itself, to the loader and to `puredit models`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from pure import Denoiser, Solver
+from pure.models.request import Defaults
+from pure.models.shapes import Shapes
+
+if TYPE_CHECKING:
+    from pure.models.pipeline import Pipeline
+
+Config = Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Family:
+    """A transformer class, and the pipelines made of it.
+
+    Attributes:
+        name: as people call it.
+        transformer: diffusers' class.
+        denoiser: from its config to the denoiser; refuses configs that are not supported.
+        shapes: from its config to the name and shape of every parameter.
+        kinds: the pipelines.
+        keep_fp32: parts of names of parameters that stay in fp32 where the rest is of another type.
+    """
+
+    name: str
+    transformer: str
+    denoiser: Callable[[Config], Denoiser]
+    shapes: Callable[[Config], Shapes]
+    kinds: tuple["Kind", ...]
+    keep_fp32: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Kind:
+    """One class of pipelines.
+
+    Attributes:
+        pipeline: diffusers' class.
+        task: "text-to-image", "image-editing", "text-to-video" or "image-to-video".
+        guidance: how it can be guided: "embedded", "classifier-free".
+        components: classes allowed for every component that is loaded through its library; "None"
+            among them lets it be absent.
+        transformers: names of the transformers, a denoiser or an expert each; a second one may be absent.
+        solver: from a description to the solver; refuses schedulers that are not supported.
+        defaults: from a description to what happens where nothing is asked.
+        build: from the loaded parts to the pipeline.
+        check: refuses combinations of configs that the pipeline cannot do.
+        checkpoints: hub ids of this kind.
+    """
+
+    pipeline: str
+    task: str
+    guidance: tuple[str, ...]
+    components: Mapping[str, tuple[str, ...]]
+    transformers: tuple[str, ...] = ("transformer",)
+    solver: Callable[["Description"], Solver]
+    defaults: Callable[["Description"], Defaults]
+    build: Callable[["Parts"], "Pipeline"]
+    check: Callable[["Description"], None] = attrs.field(default=lambda found: None, eq=False)
+    checkpoints: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Description:
+    """What a folder says of itself, read from its JSON files.
+
+    Attributes:
+        folder: where it is.
+        family: the family it belongs to.
+        kind: the kind of pipeline.
+        index: contents of `model_index.json`.
+        classes: class of every component; "None" where it is absent.
+        libraries: library of every component.
+        configs: contents of every component's `config.json` (of the scheduler's and
+            processors' own files), by component; empty where there is none.
+    """
+
+    folder: Path
+    family: Family
+    kind: Kind
+    index: Config
+    classes: Mapping[str, str]
+    libraries: Mapping[str, str]
+    configs: Mapping[str, Config]
+
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """The transformers that are there."""
+        return tuple(name for name in self.kind.transformers if self.classes.get(name, "None") != "None")
+
+    @property
+    def transformer(self) -> Config:
+        """Config of the first transformer."""
+        return self.configs[self.transformers[0]]
+
+    @property
+    def solver(self) -> Solver:
+        """The solver that the scheduler's config describes."""
+        return self.kind.solver(self)
+
+    @property
+    def defaults(self) -> Defaults:
+        """What happens where nothing is asked."""
+        return self.kind.defaults(self)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Parts:
+    """The loaded parts of a checkpoint.
+
+    Attributes:
+        found: its description.
+        denoisers: by name of the transformer.
+        params: likewise, parameters under the checkpoint's names.
+        components: everything else, by name; None where it is absent.
+    """
+
+    found: Description
+    denoisers: Mapping[str, Denoiser]
+    params: Mapping[str, Mapping[str, torch.Tensor]]
+    components: Mapping[str, Any]

@@ -1,0 +1,53 @@
+"""From a scheduler's config to a solver."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pure import FlowMatchEuler
+from pure.models.errors import CheckpointError
+from pure.models.family import Description
+
+FLOW_MATCH = "FlowMatchEulerDiscreteScheduler"
+FIELDS: Mapping[str, str] = {
+    "shift": "shift",
+    "use_dynamic_shifting": "dynamic",
+    "base_shift": "base_shift",
+    "max_shift": "max_shift",
+    "base_image_seq_len": "base_tokens",
+    "max_image_seq_len": "max_tokens",
+    "time_shift_type": "time_shift",
+    "shift_terminal": "terminal",
+    "num_train_timesteps": "train_timesteps",
+}
+
+
+def flow_match(found: Description, **settings: Any) -> FlowMatchEuler:
+    """Return the flow-match Euler solver of a checkpoint; `settings` are what its pipeline class adds.
+
+    Raises:
+        CheckpointError: the scheduler is of another class, or has an option that is not implemented.
+    """
+    file, config = scheduler(found, (FLOW_MATCH,))
+    wrong = unknown(config, FIELDS)
+    if config.get("time_shift_type", "exponential") not in ("exponential", "linear"):
+        wrong.append(f"time_shift_type={config['time_shift_type']!r}")
+    if wrong:
+        raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to false, null or the default")
+    return FlowMatchEuler(**{field: config[key] for key, field in FIELDS.items() if key in config}, **settings)
+
+
+def scheduler(found: Description, classes: tuple[str, ...]) -> tuple[str, Mapping[str, Any]]:
+    """Return the file and the contents of the scheduler's config.
+
+    Raises:
+        CheckpointError: it describes none of `classes`.
+    """
+    file, config = str(found.folder / "scheduler" / "scheduler_config.json"), found.configs["scheduler"]
+    if (name := config.get("_class_name")) not in classes:
+        raise CheckpointError(f"{file} describes a {name}; supported: {', '.join(classes)}")
+    return file, config
+
+
+def unknown(config: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """Return the settings that are not known and not switched off: those change nothing, whether known or not."""
+    return [f"{key}={value!r}" for key, value in sorted(config.items()) if key[0] != "_" and key not in known and value]
