@@ -216,9 +216,20 @@ def read_defaults(path: Path, flags: Mapping[str, click.Parameter]) -> dict[str,
             hint = f"did you mean {guess!r}?" if guess else "--help lists the flags"
             raise Misuse(f"{path}: there is no setting {key!r}; {hint}")
         if value is not None:
-            many = getattr(param, "multiple", False) and not isinstance(value, list)
-            found[str(param.name)] = [value] if many else value
+            found[str(param.name)] = _value(path, key, value, param)
     return found
+
+
+def _value(path: Path, key: str, value: Any, param: click.Parameter) -> Any:
+    """Return a value from a file as click takes it from there."""
+    if isinstance(param.type, Json | Params):
+        return value
+    several = getattr(param, "multiple", False)
+    values = value if several and isinstance(value, list) else [value]
+    for entry in values:
+        if not isinstance(entry, str | int | float):
+            raise Misuse(f"{path}: {key} holds {entry!r}; write a text, a number, true or false")
+    return values if several else value
 
 
 def _load(path: Path) -> Any:

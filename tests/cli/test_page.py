@@ -90,3 +90,27 @@ def test_other_files_of_the_page_on_one_device(type_in, tmp_path, config):
     code, _, err = type_in([config if word == "cache.yaml" else word for word in words] + few)
     assert code == 0, err
     assert len(images(tmp_path)) == 1 and "28/28" in err
+
+
+NEEDS = {
+    "parallel_2d.yaml": "start with --num-gpus 2",
+    "parallel_3d.yaml": "start with --num-gpus 8",
+    "attention.yaml": "write native",
+    "quantize.yaml": "remove quantize_config",
+    "combined.yaml": "remove quantize_config",
+}
+
+
+@pytest.mark.parametrize("config", sorted(PAGE))
+def test_packaged_files_by_name_on_the_embedded_checkpoint(puredit, tmp_path, config):
+    words = ("--prompt", "a red apple on a blue background", "--max-sequence-length", "16")
+    code, _, err = puredit("generate", *words, "--cache-dit-config", config, model=None)
+    if config in NEEDS:
+        assert code == 2 and NEEDS[config] in err and images(tmp_path) == []
+        return
+    assert code == 0 and len(images(tmp_path)) == 1 and "28/28" in err
+    assert f"{config}: the file packaged with puredit" in err
+    if "parallel" in config or config == "hybrid.yaml":
+        assert "auto is 1 here, as the run has 1 process" in err
+    if "cache" in config or config == "hybrid.yaml":
+        assert "0 skipped" not in err

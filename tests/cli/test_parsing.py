@@ -1,5 +1,7 @@
 """The grammar of the flags."""
 
+import json
+
 import click
 import pytest
 
@@ -123,3 +125,10 @@ def test_wrong_files_of_flags(tmp_path, name, text, message):
 def test_a_missing_file_of_flags(tmp_path):
     with pytest.raises(Misuse, match="cannot be read: No such file"):
         read_defaults(tmp_path / "a.yaml", KNOWN)
+
+
+@pytest.mark.parametrize(("key", "value"), [("image_path", [None]), ("prompt", [{}]), ("seed", [[1]]), ("height", [1])])
+def test_what_a_file_cannot_give_a_flag(puredit, tmp_path, key, value):
+    (tmp_path / "flags.json").write_text(json.dumps({key: value}))
+    code, _, err = puredit("generate", "--prompt", "a", "--config", "flags.json")
+    assert code == 2 and f"flags.json: {key} holds" in err and "write a text, a number, true or false" in err
