@@ -15,6 +15,7 @@ import pure
 from pure.cli.config import config
 from pure.cli.errors import INTERRUPTED, Failure, Misuse, nearest
 from pure.cli.generate import generate
+from pure.cli.models import models
 
 __all__ = ["main", "run"]
 
@@ -39,6 +40,7 @@ def puredit() -> None:
 
 puredit.add_command(generate)
 puredit.add_command(config)
+puredit.add_command(models)
 
 
 def main() -> None:

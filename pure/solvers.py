@@ -87,7 +87,7 @@ class FlowMatchEuler:
             levels = shift / (shift + (1.0 / even - 1))
         else:
             levels = self.shift * even / (1 + (self.shift - 1) * even)
-        if self.terminal:
+        if self.terminal and count > 1:  # a single level is the first and stays 1; diffusers divides 0 by 0
             rest = 1 - levels
             levels = 1 - rest / (rest[-1] / (1 - self.terminal))
         return torch.cat([levels.to(torch.float32), torch.zeros(1)])
@@ -139,8 +139,9 @@ class FlowMatchEuler:
         """Return the latents after one step, computed in fp32."""
         if step.sigma is None or step.sigma_next is None:
             raise ValueError("this step has no sigma; take steps from the solver's schedule")
-        delta = (step.sigma_next - step.sigma).to(carry.device)
-        delta = delta.view(-1, *[1] * (carry.ndim - 1)) if delta.ndim else delta
+        delta = step.sigma_next - step.sigma
+        if delta.ndim:  # one number stays on the CPU: moving it would wait for the device
+            delta = delta.to(carry.device).view(-1, *[1] * (carry.ndim - 1))
         return (carry.to(torch.float32) + delta * prediction).to(prediction.dtype)
 
     def latents(self, carry: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,99 @@
+"""`puredit models`: what is supported, from the registry that the loader uses."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+import rich.box
+import rich.table
+import rich.text
+
+from pure.cli.model import look, stack
+from pure.cli.parsing import Flag, FlagCommand
+from pure.cli.screen import console
+
+if TYPE_CHECKING:
+    from pure.models.family import Description
+
+__all__ = ["models"]
+
+# What every family can do with the transforms of this version, and what none can yet.
+CAPABILITIES = {"cache": "yes", "context parallel": "no", "tensor parallel": "no"}
+
+
+@click.command(cls=FlagCommand, short_help="List the supported models, or describe a checkpoint.")
+@click.option("--model-path", cls=Flag, group="What to show", metavar="FOLDER", help="Describe this checkpoint.")
+@click.option("--json", "as_json", cls=Flag, group="What to show", is_flag=True, help="As JSON.")
+def models(model_path: str | None, as_json: bool) -> None:
+    r"""List families, pipeline classes and what they can do.
+
+    \b
+    puredit models
+    puredit models --model-path path/to/a/checkpoint
+    """
+    found: Any = rows() if model_path is None else described(look(model_path))
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    screen = console()
+    if model_path is not None:
+        _print(screen, ("", ""), [(name, str(value)) for name, value in found.items()])
+        return
+    names = ("family", "pipeline", "task", "guidance", *CAPABILITIES)
+    lines = [tuple(str(row[name]).replace("classifier-free", "CFG") for name in names) for row in found]
+    _print(screen, ("family", "pipeline", "task", "guidance", "cache", "CP", "TP"), lines)
+    screen.print(
+        rich.text.Text("CFG: classifier-free guidance; CP, TP: context and tensor parallelism."), soft_wrap=True
+    )
+    screen.print(
+        rich.text.Text("Every other diffusers transformer: see pure.accelerate and docs/accelerate.md."), soft_wrap=True
+    )
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return a row for every kind of pipeline."""
+    from pure.models.registry import FAMILIES
+
+    return [
+        {
+            "family": family.name,
+            "pipeline": kind.pipeline,
+            "transformer": family.transformer,
+            "experts": len(kind.transformers),
+            "task": kind.task,
+            "guidance": ", ".join(kind.guidance),
+            **CAPABILITIES,
+            "checkpoints": list(kind.checkpoints),
+        }
+        for family in FAMILIES
+        for kind in family.kinds
+    ]
+
+
+def described(found: Description) -> dict[str, Any]:
+    """Return what a checkpoint's files say of it."""
+    usual = {name: value for name, value in attrs.asdict(found.defaults).items() if value is not None}
+    return {
+        "family": found.family.name,
+        "pipeline": found.kind.pipeline,
+        "transformer": found.family.transformer,
+        "experts": len(found.transformers),
+        "blocks": stack(found),
+        "task": found.kind.task,
+        "guidance": ", ".join(found.kind.guidance),
+        "solver": type(found.solver).__name__,
+        **CAPABILITIES,
+        **{f"default {name.replace('_', ' ')}": value for name, value in usual.items()},
+    }
+
+
+def _print(screen: Any, head: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_header=any(head), pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold", no_wrap=name == "pipeline")
+    for line in lines:
+        table.add_row(*(rich.text.Text(cell) for cell in line))
+    screen.print(table)
