@@ -56,7 +56,7 @@ def make(pipeline: Pipeline, denoiser: Model, request: Request, seed: int, obser
 
     run = pure.sample(denoiser, pipeline.params, conditioning, latents, steps, pipeline.solver, watch)
     clock.lap()
-    pixels = pipeline.decoded(run.latents, request)[0]
+    pixels = pipeline.decoded(pipeline.finished(run.latents, request), request)[0]
     decoded = clock.lap()
     frames = pixels if pixels.ndim == 4 else pixels[None]
     return Result(
@@ -82,4 +82,4 @@ def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -
     solver, carry = pipeline.solver, pipeline.solver.init(latents)
     for frame in pure.unroll(denoiser, pipeline.params, state, carry, itertools.islice(steps, count), solver):
         latents = frame.latents
-    pipeline.decoded(latents, request)
+    pipeline.decoded(pipeline.finished(latents, request), request)

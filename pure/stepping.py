@@ -18,7 +18,7 @@ from pure.measure import measure
 from pure.pieces import mark_batch
 from pure.records import Answer, Bound, Cache, Decision, Info, Inputs, Memory, State, Step, Where, read, write
 from pure.rules import check, decide, judge, settle
-from pure.tree import map_samples, put, take
+from pure.tree import map_samples, put, send, take
 
 if TYPE_CHECKING:
     from pure.denoiser import Denoiser
@@ -185,6 +185,6 @@ def _weights(
         ]
         like = getattr(hidden, stream.name)
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return torch.tensor(weights, dtype=dtype, device=like.device)
+        return send(torch.tensor(weights, dtype=dtype), like.device)
 
     return tuple(table(stream) for stream in kept)

@@ -139,14 +139,21 @@ def map_samples(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     return cls(**dynamic, **{name: getattr(tree, name) for name in cls.__static_fields__})
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a small tensor from the CPU to a device without waiting for what the device is doing."""
+    if device.type != "cuda" or tensor.device == device:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def take(tree: Tree, index: torch.Tensor) -> Tree:
     """Select samples `index` (I, int64, on the CPU) of every tensor of a tree, as new tensors."""
-    return map_samples(lambda leaf: leaf.index_select(0, index.to(leaf.device)), tree)
+    return map_samples(lambda leaf: leaf.index_select(0, send(index, leaf.device)), tree)
 
 
 def put(tree: Tree, index: torch.Tensor, part: Tree) -> Tree:
     """Replace samples `index` (I, int64, on the CPU) of a tree by those of `part`, out of place."""
-    return map_samples(lambda leaf, new: leaf.index_copy(0, index.to(leaf.device), new), tree, part)
+    return map_samples(lambda leaf, new: leaf.index_copy(0, send(index, leaf.device), new), tree, part)
 
 
 def join(*trees: Tree) -> Tree:
