@@ -137,6 +137,8 @@ def facts_of(values: Mapping[str, Any], found: Description) -> Facts:
 def _fits(values: Mapping[str, Any], found: Description) -> None:
     """Refuse what this checkpoint cannot do."""
     kind = found.kind
+    if values["guidance_scale_2"] is not None and models.experts(found) == 1:
+        raise Misuse("--guidance-scale-2 is for the second expert of a model, and this one has one; leave it out")
     if models.video(found):
         require_video_extra(f"a {kind.pipeline} makes videos")
         return
@@ -144,8 +146,6 @@ def _fits(values: Mapping[str, Any], found: Description) -> None:
         if values[flag] not in (None, False, nothing):
             typed = "--" + flag.replace("_", "-")
             raise Misuse(f"{typed} {values[flag]}: a {kind.pipeline} makes images, not videos; leave it out")
-    if values["guidance_scale_2"] is not None and models.experts(found) == 1:
-        raise Misuse("--guidance-scale-2 is for the second expert of a model, and this one has one; leave it out")
 
 
 def _options(values: Mapping[str, Any], found: Description) -> Options:

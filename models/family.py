@@ -28,6 +28,7 @@ class Family:
         shapes: from its config to the name and shape of every parameter.
         kinds: the pipelines.
         keep_fp32: parts of names of parameters that stay in fp32 where the rest is of another type.
+        unread: parts of names of tensors that checkpoints store and no model reads.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Family:
     shapes: Callable[[Config], Shapes]
     kinds: tuple["Kind", ...]
     keep_fp32: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ from pure.models.errors import CheckpointError
 
 DESCRIPTION = ("model_index.json", "*/*.json")
 # Pickles and the single-file checkpoints beside model_index.json stay where they are.
-EVERYTHING = (*DESCRIPTION, "*/*.safetensors", "*/*.txt", "*/*.model")
+EVERYTHING = (*DESCRIPTION, "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -31,9 +31,23 @@ def perceptron(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
 def embed_number(params: Params, name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Embed one number per sample, (B,) to (B, D), by way of sines and cosines."""
     frequencies = params[name + ".linear_1.weight"].shape[-1] // 2
+    return perceptron(params, name, sinusoids(value.to(dtype) * 1000, frequencies).to(dtype))
+
+
+def sinusoids(value: torch.Tensor, frequencies: int) -> torch.Tensor:
+    """Return cosines, then sines of numbers (B,) at as many frequencies, falling from 1: (B, 2 frequencies) in fp32."""
     exponents = -math.log(THETA) * torch.arange(frequencies, dtype=torch.float32, device=value.device)
-    angles = (value.to(dtype) * 1000)[:, None].float() * torch.exp(exponents / frequencies)
-    return perceptron(params, name, torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))
+    angles = value[:, None].float() * torch.exp(exponents / frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """Divide the features of x by their root mean square, taken in fp32, and multiply by `weight`.
+
+    `torch.nn.functional.rms_norm` rounds once less in half precision.
+    """
+    x = x * torch.rsqrt(x.to(torch.float32).pow(2).mean(-1, keepdim=True) + eps)
+    return (x.to(weight.dtype) if weight.dtype in (torch.float16, torch.bfloat16) else x) * weight
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -54,9 +68,7 @@ def clip(x: torch.Tensor) -> torch.Tensor:
     return x.clip(-FP16_MAX, FP16_MAX) if x.dtype == torch.float16 else x
 
 
-def rotary_tables(
-    ids: torch.Tensor, axes: tuple[int, ...], theta: float = THETA
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_tables(ids: torch.Tensor, axes: tuple[int, ...], theta: float = THETA) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosines and sines (S, 1, C) of positions (S, axes), each repeated for the two halves of a pair."""
     cosines, sines = [], []
     for axis, width in enumerate(axes):
@@ -94,6 +106,17 @@ def attend_jointly(
     k = torch.cat([heads(params, "add_k_proj", text, "norm_added_k"), heads(params, "to_k", image, "norm_k")], dim=1)
     v = torch.cat([heads(params, "add_v_proj", text), heads(params, "to_v", image)], dim=1)
     attended, tokens = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2), text.shape[1]
-    # Contiguous: for a view the product is taken in another way, and rounds otherwise, if the weight has no gradient.
-    image, text = attended[:, tokens:].contiguous(), attended[:, :tokens].contiguous()
-    return linear(params, "attn.to_out.0", image), linear(params, "attn.to_add_out", text)
+    image, text = attended[:, tokens:], attended[:, :tokens]
+    return linear_of_slice(params, "attn.to_out.0", image), linear_of_slice(params, "attn.to_add_out", text)
+
+
+def linear_of_slice(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Apply the affine map `name` to a slice of tokens as torch does with weights that require a gradient.
+
+    Of what is not contiguous it rounds the product before it adds the bias. Without a gradient it
+    also takes the product in another way, hence the copy.
+    """
+    if x.is_contiguous():
+        return linear(params, name, x)
+    product, bias = F.linear(x.contiguous(), params[name + ".weight"]), params.get(name + ".bias")
+    return product if bias is None else product + bias

@@ -15,6 +15,8 @@ from pure.models.pipeline import Pipeline
 from pure.models.weights import Stored, check_weights, read_weights, survey
 
 READERS = ("tokenizer", "processor", "image_processor", "feature_extractor")
+# Processors of texts and pictures of which only the tokenizer is read; the rest would need torchvision.
+TOKENIZER_OF = {"PixtralProcessor": "AutoTokenizer"}
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -45,7 +47,8 @@ def load_pipeline(
     describe(locate(source, DESCRIPTION))  # before gigabytes are downloaded
     folder = locate(source, EVERYTHING)
     found = describe(folder)
-    family, weights = found.family, {name: survey(folder / name) for name in found.transformers}
+    family = found.family
+    weights = {name: _read(survey(folder / name), family.unread) for name in found.transformers}
     for name, stored in weights.items():
         check_weights(folder / name, stored, family.shapes(found.configs[name]))
     present = [name for name in found.kind.components if found.classes[name] != "None"]
@@ -65,6 +68,11 @@ def load_pipeline(
             components={**dict.fromkeys(found.kind.components), **components},
         )
     )
+
+
+def _read(stored: dict[str, Stored], unread: tuple[str, ...]) -> dict[str, Stored]:
+    """Leave out what no model reads."""
+    return {name: tensor for name, tensor in stored.items() if not any(part in name for part in unread)}
 
 
 def _reads(component: str) -> bool:
@@ -98,6 +106,7 @@ def _model(found: Description, component: str, dtype: torch.dtype) -> Any:
 def _reader(found: Description, component: str) -> Any:
     """Load a tokenizer or a processor."""
     folder, name = found.folder / component, found.classes[component]
+    name = TOKENIZER_OF.get(name, name)
     library = {"diffusers": diffusers, "transformers": transformers}[found.libraries[component]]
     try:
         return getattr(library, name).from_pretrained(folder, local_files_only=True)

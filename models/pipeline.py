@@ -92,6 +92,10 @@ class Pipeline(abc.ABC):
         """Turn noise as it is drawn into latents as the denoiser takes them."""
         return noise
 
+    def finished(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Return the latents of a run after its last step, as they are decoded."""
+        return latents
+
     def tokens(self, request: Request) -> int:
         """Return the number of tokens that the schedule depends on."""
         return 1
@@ -323,7 +327,8 @@ class Pipeline(abc.ABC):
         conditioning = self.conditioning(request)
         latents, steps = self.latents(request, seed), self.steps(request)
         run = pure.sample(denoiser, self.params, conditioning, latents, steps, self.solver, observe)
-        return Generation(pixels=self.decoded(run.latents, request), latents=run.latents, infos=run.infos)
+        latents = self.finished(run.latents, request)
+        return Generation(pixels=self.decoded(latents, request), latents=latents, infos=run.infos)
 
 
 def pictures(pixels: torch.Tensor) -> list[Image.Image]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pure import FlowMatchEuler
+from pure import FlowMatchEuler, UniPC
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
 
@@ -20,6 +20,24 @@ FIELDS: Mapping[str, str] = {
     "num_train_timesteps": "train_timesteps",
 }
 
+UNIPC = "UniPCMultistepScheduler"
+# What the one UniPC we have does: the only value allowed, and diffusers' default.
+UNIPC_FIXED: Mapping[str, tuple[tuple[Any, ...], Any]] = {
+    "prediction_type": (("flow_prediction",), "epsilon"),
+    "use_flow_sigmas": ((True,), False),
+    "predict_x0": ((True,), True),
+    "solver_order": ((2,), 2),
+    "solver_type": (("bh2", "midpoint", "heun", "logrho"), "bh2"),  # diffusers takes the others for bh2
+    "lower_order_final": ((True,), True),
+    "final_sigmas_type": (("zero",), "zero"),
+}
+# What changes nothing with flow sigmas.
+UNIPC_UNREAD = (
+    *("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+    *("timestep_spacing", "steps_offset", "sigma_min", "sigma_max", "time_shift_type"),
+    *("dynamic_thresholding_ratio", "sample_max_value"),
+)
+
 
 def flow_match(found: Description, **settings: Any) -> FlowMatchEuler:
     """Return the flow-match Euler solver of a checkpoint; `settings` are what its pipeline class adds.
@@ -34,6 +52,26 @@ def flow_match(found: Description, **settings: Any) -> FlowMatchEuler:
     if wrong:
         raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to false, null or the default")
     return FlowMatchEuler(**{field: config[key] for key, field in FIELDS.items() if key in config}, **settings)
+
+
+def unipc(found: Description) -> UniPC:
+    """Return the UniPC solver of a checkpoint, as Wan configures it.
+
+    Raises:
+        CheckpointError: the scheduler is of another class, or has an option that is not implemented.
+    """
+    file, config = scheduler(found, (UNIPC,))
+    other = [
+        f"{key}={config.get(key, default)!r} (supported: {allowed[0]!r})"
+        for key, (allowed, default) in UNIPC_FIXED.items()
+        if config.get(key, default) not in allowed
+    ]
+    known = dict.fromkeys((*UNIPC_FIXED, *UNIPC_UNREAD, "flow_shift", "num_train_timesteps"))
+    if wrong := other + unknown(config, known):
+        raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to what is supported or off")
+    return UniPC(
+        shift=float(config.get("flow_shift", 1.0)), train_timesteps=int(config.get("num_train_timesteps", 1000))
+    )
 
 
 def scheduler(found: Description, classes: tuple[str, ...]) -> tuple[str, Mapping[str, Any]]:

@@ -58,7 +58,8 @@ def survey(folder: Path) -> dict[str, Stored]:
                     stored[name] = Stored(file, tuple(header.get_shape()), header.get_dtype())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is damaged or incomplete ({error}); download it again") from error
-    wrong = sorted(f"{name} ({tensor.dtype})" for name, tensor in stored.items() if tensor.dtype not in DTYPES)
+    # A lone integer is no weight: FLUX.2's VAE stores how many batches its normalisation has seen.
+    wrong = sorted(f"{name} ({t.dtype})" for name, t in stored.items() if t.dtype not in DTYPES and t.shape)
     if wrong:
         raise CheckpointError(
             f"{folder} stores numbers as other than {', '.join(DTYPES)}: {', '.join(wrong)}; "

@@ -4,6 +4,9 @@ Denoising is a step function, all memory between steps is one immutable pytree, 
 caching, guidance and compilation are transforms of the denoiser that compose.
 """
 
+import importlib as _importlib
+import typing as _typing
+
 from pure.compose import Composed, Transform, compose, identity
 from pure.denoiser import Denoiser
 from pure.experts import Experts
@@ -34,6 +37,7 @@ from pure.rules import Rule
 from pure.saving import load_state, save_state
 from pure.solvers import FlowMatchEuler, Solver
 from pure.tree import Shared, join, put, state, static, take
+from pure.unipc import UniPC
 
 __version__ = "0.1.0"
 
@@ -67,6 +71,7 @@ __all__ = [
     "State",
     "Step",
     "Transform",
+    "UniPC",
     "Where",
     "bind",
     "compose",
@@ -83,3 +88,15 @@ __all__ = [
     "take",
     "unroll",
 ]
+
+# What a layer above provides under a short name; importing `pure` imports none of it.
+_LATER = {"accelerate": "pure.models.accelerate"}
+
+if _typing.TYPE_CHECKING:
+    accelerate: _typing.Any
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in _LATER:
+            return getattr(_importlib.import_module(_LATER[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -145,7 +145,7 @@ def combine(guidance: Guidance, prediction: torch.Tensor) -> torch.Tensor:
         return guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
     if guidance.normalize == "sample":
         whole = tuple(range(1, guided.ndim))
-        limit = guidance.cap * positive.norm(dim=whole, keepdim=True)
-        norm = guided.norm(dim=whole, keepdim=True)
+        limit = guidance.cap * torch.linalg.vector_norm(positive, dim=whole, keepdim=True)
+        norm = torch.linalg.vector_norm(guided, dim=whole, keepdim=True)
         return torch.where(norm > limit, guided * (limit / norm), guided)
     return guided

@@ -185,8 +185,10 @@ def assemble(denoiser: Denoiser) -> Pieces:
     kept = tuple(Kept(name, predictor_of(denoiser, name)) for name in names)
     probing = skipping and measures(denoiser.plan.rules)
     options = denoiser.compile
-    inner = functools.partial(compiled, options if options and options.regional else None)
-    outer = functools.partial(compiled, options if options and not options.regional else None)
+    # An embedding that must stay eager would break the graph of the front, and so with the head.
+    regional = options is not None and (options.regional or stays_eager(denoiser.embed) or stays_eager(denoiser.head))
+    inner = functools.partial(compiled, options if regional else None)
+    outer = functools.partial(compiled, None if regional else options)
 
     # The next piece must not see in the strides whether the one before it was computed, filled
     # in, or done for a part of the batch: it would compile once more for each.
@@ -228,7 +230,12 @@ def predictor_of(denoiser: Denoiser, name: str) -> Predictor:
 
 def compiled(options: CompileOptions | None, function: Callable) -> Callable:
     """Compile a function or piece; equal ones share the compilation, without options it stays eager."""
-    return function if options is None else _compile(options, function)
+    return function if options is None or stays_eager(function) else _compile(options, function)
+
+
+def stays_eager(function: Callable) -> bool:
+    """Whether a function says that it cannot be traced (`stays_eager = True`)."""
+    return getattr(function, "stays_eager", False)
 
 
 def mark_batch(tree: Tree, batch: int) -> None:

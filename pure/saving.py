@@ -64,7 +64,10 @@ def load_state(path: str | os.PathLike[str], like: T) -> T:
     problems = _differences(stored, {name or ROOT: leaf for name, leaf in wanted if isinstance(leaf, torch.Tensor)})
     if problems:
         raise ValueError(f"{path} does not fit the state it is loaded into:\n  " + "\n  ".join(problems))
-    leaves = [stored[n or ROOT].to(leaf.device) if isinstance(leaf, torch.Tensor) else leaf for n, leaf in wanted]
+    # Copied: in a file tensors begin at any address, and matrix products round by how they are aligned.
+    leaves = [
+        stored[n or ROOT].to(leaf.device, copy=True) if isinstance(leaf, torch.Tensor) else leaf for n, leaf in wanted
+    ]
     return pytree.tree_unflatten(leaves, pytree.tree_structure(like))
 
 

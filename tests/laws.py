@@ -12,18 +12,11 @@ from collections.abc import Callable
 import attrs
 from hypothesis import strategies as st
 
+from pure import Experts
 from tests.lawbook import algebra, answers, memory, rows
+from tests.support import flux2, hunyuan_video, ovis, qwen_image, wan, z_image
 from tests.support.recipes import RECIPES, Recipe
-from tests.support.situation import (
-    CLOSED,
-    EXPERTS,
-    FLUX_DEV,
-    FLUX_SCHNELL,
-    RANDOM,
-    STREAMS,
-    Model,
-    Situation,
-)
+from tests.support.situation import CLOSED, EXPERTS, FLUX_DEV, FLUX_SCHNELL, RANDOM, STREAMS, Model, Situation
 
 Law = Callable[[Situation], None]
 
@@ -55,26 +48,40 @@ class Case:
             )
 
         # Two experts of the same number of steps, so that one explicit mask fits both.
-        twice = self.model is EXPERTS
+        twice = isinstance(self.model.denoiser, Experts)
         counts = st.integers(5, most_steps) | st.integers(2, 4)
         return counts.map(lambda n: n + n % 2).flatmap(of) if twice else counts.flatmap(of)
 
     def _recipe(self, count: int) -> st.SearchStrategy:
-        return self.recipe(self.model, count // 2 if self.model is EXPERTS else count)
+        return self.recipe(self.model, count // 2 if isinstance(self.model.denoiser, Experts) else count)
 
 
-# A family of a size that costs something runs the recipes that differ most, and few of them every time.
+# Families cost something: they run the recipes that differ most, and few of them every time.
 FEW = ("plain", "dbcache", "scm-static-dbcache", "taylorseer-hidden", "guided-interval", "everything")
-QUICK = {FLUX_DEV: ("dbcache", "everything"), FLUX_SCHNELL: ("taylorseer-hidden",)}
+FEWER = ("dbcache", "taylorseer-hidden", "everything")
+FAMILIES: tuple[Model, ...] = (
+    flux2.FLUX2_DEV,
+    flux2.FLUX2_KLEIN,
+    z_image.Z_IMAGE,
+    z_image.Z_IMAGE_RAGGED,
+    ovis.OVIS,
+    qwen_image.QWEN_IMAGE,
+    qwen_image.QWEN_EDIT,
+    *wan.MODELS,
+    wan.WAN_EXPERTS,
+    *hunyuan_video.MODELS,
+)
+QUICK = {
+    FLUX_DEV: ("dbcache", "everything"),
+    FLUX_SCHNELL: ("taylorseer-hidden",),
+    **dict.fromkeys(FAMILIES, ("everything",)),
+}
 CASES = [
     Case(name=f"{model}-{name}", model=model, recipe=recipe, quick=name in QUICK.get(model, RECIPES))
     for model, names in {
-        CLOSED: RECIPES,
-        RANDOM: RECIPES,
-        STREAMS: RECIPES,
-        EXPERTS: RECIPES,
-        FLUX_DEV: FEW,
-        FLUX_SCHNELL: FEW,
+        **dict.fromkeys((CLOSED, RANDOM, STREAMS, EXPERTS), RECIPES),
+        **dict.fromkeys((FLUX_DEV, FLUX_SCHNELL), FEW),
+        **dict.fromkeys(FAMILIES, FEWER),
     }.items()
     for name, recipe in RECIPES.items()
     if name in names
@@ -105,5 +112,5 @@ def speaks_of(law: Law, case: Case) -> bool:
     if law is answers.closed_form_holds:
         return case.model is CLOSED
     if law is rows.branches_are_separate:
-        return case.model is EXPERTS or "guided" in case.name or "everything" in case.name
+        return isinstance(case.model.denoiser, Experts) or "guided" in case.name or "everything" in case.name
     return True

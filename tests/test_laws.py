@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, Phase
 from hypothesis.strategies import SearchStrategy
 
-from tests.laws import CASES, LAWS, Case, Law, speaks_of
+from tests.laws import CASES, FAMILIES, LAWS, Case, Law, speaks_of
 from tests.support.situation import Situation
 
 
@@ -50,7 +50,8 @@ def test_law(case: Case, law: Law) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "law"), product(CASES))
 def test_law_at_length(case: Case, law: Law) -> None:
-    hold(law, case.situations(most_steps=12, most_samples=4), AT_LENGTH)
+    settings = BRIEFLY if case.model in FAMILIES else AT_LENGTH
+    hold(law, case.situations(most_steps=12, most_samples=4), settings)
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,13 @@ max_continuous=3, max_accumulated=None, importance=0.0, downsample=1, follow='ow
                 f"dbcache(front={self.front}, back={self.back}) asks for {self.front + self.back} blocks that always "
                 f"run, but the denoiser has {size}; make front + back at most {size}"
             )
-        if self.front == 0 and 0 < self.threshold < 1:
+        if 0 < self.threshold < 1 and (self.front == 0 or size == 1):
+            cure = "use front=1, or threshold=1 to skip without measuring"
+            if size == 1:  # a model in one piece: with front=1 nothing would be left to skip
+                cure = "say which steps to skip: scm(mask=..., policy='static'), or front=0 with threshold=1"
             raise ValueError(
-                f"dbcache(front=0, threshold={self.threshold}) has no front block whose change could be compared "
-                "with the threshold; use front=1, or threshold=1 to skip without measuring"
+                f"dbcache(front={self.front}, threshold={self.threshold}) has no front block whose change could be "
+                f"compared with the threshold; {cure}"
             )
         self._check_limits(denoiser)
         probe = Probe(importance=self.importance, downsample=self.downsample, follow=self.follow)

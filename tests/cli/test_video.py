@@ -1,6 +1,7 @@
 """Videos are read back as they were written, and written whole or not at all."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -22,12 +23,13 @@ def moving(frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
     return (np.stack(waves, axis=-1) * 110 + 128).round().astype(np.uint8)
 
 
-def read(path: Path) -> tuple[np.ndarray, dict]:
-    """The frames of a video, and what its file says of it."""
-    reader = imageio_ffmpeg.read_frames(str(path))
-    about = next(reader)
-    width, height = about["size"]
-    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]), about
+def read(path: Path) -> tuple[np.ndarray, str]:
+    """The frames of a video, and what its file says of it: `h264 (High), yuv420p(tv, bt709), 64x48, 16 fps, ...`."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    about = re.findall(r"Stream .* Video: (.*)", done.stderr.decode())[0]
+    (width, height) = map(int, re.findall(r", (\d+)x(\d+)", about)[0])
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3), about
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -42,8 +44,8 @@ def test_a_video_is_read_back(tmp_path, fps, count, size):
     write_video(tmp_path / "a.mp4", frames, fps)
     found, about = read(tmp_path / "a.mp4")
     assert found.shape == frames.shape
-    assert about["fps"] == pytest.approx(fps, abs=0.01)
-    assert about["codec"] == "h264" and about["pix_fmt"].startswith("yuv420p(tv, bt709")
+    assert about.startswith("h264") and "yuv420p(tv, bt709" in about
+    assert float(re.findall(r"([\d.]+) fps", about)[0]) == pytest.approx(fps, abs=0.01)
     assert min(psnr(a, b) for a, b in zip(found, frames, strict=True)) > 30
     assert os.listdir(tmp_path) == ["a.mp4"]
     assert stat.S_IMODE((tmp_path / "a.mp4").stat().st_mode) == 0o666 & ~os.umask(os.umask(0o022))

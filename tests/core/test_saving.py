@@ -30,6 +30,14 @@ def test_trees_of_every_kind_round_trip(tmp_path: Path) -> None:
     assert torch.equal(pure.load_state(tmp_path / "bare", like=view), view)
 
 
+def test_loaded_tensors_begin_where_new_ones_do(tmp_path: Path) -> None:
+    """In the file they follow each other at any address, and a matrix product of such a one rounds otherwise."""
+    tree = {"a": torch.ones(3), "b": torch.ones(5, dtype=torch.bfloat16), "c": torch.ones(7, 3)}
+    pure.save_state(tree, tmp_path / "tree")
+    loaded = pure.load_state(tmp_path / "tree", like=tree)
+    assert [tensor.data_ptr() % 64 for tensor in loaded.values()] == [0, 0, 0]
+
+
 def test_tensors_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
     one = torch.ones(3)
     pure.save_state({"a": one, "b": one}, tmp_path / "twins")

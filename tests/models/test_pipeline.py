@@ -206,7 +206,8 @@ def test_wrong_arguments(saved, arguments, error, message):
 
 def test_latents_of_another_size(saved):
     pipeline, _ = loaded(saved["dev"])
-    with pytest.raises(ValueError, match=r"latents of shape \(1, 64, 4\) are not those of 16 x 16 pixels and 1 frames.*; pass the sizes"):
+    message = r"latents of shape \(1, 64, 4\) are not those of 16 x 16 pixels and 1 frames.*; pass the sizes"
+    with pytest.raises(ValueError, match=message):
         pipeline.pixels(pipeline.noise(0), height=16, width=16)
 
 

@@ -1,0 +1,101 @@
+"""Prompts to hidden states of a language model: what FLUX.2, Z-Image and Ovis-Image read.
+
+A prompt stands in a conversation, which the tokenizer's own template writes.
+
+Shapes: P texts, T tokens, W width of the language model.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ChatReader:
+    """A tokenizer with a template, and a language model whose hidden states are the embedding.
+
+    Attributes:
+        tokenizer: writes conversations, and turns them into tokens.
+        text_encoder: the language model.
+        layers: which hidden states, side by side; none for the last, normalised one.
+        template: what the template is told besides the messages.
+        system: message that goes before the prompt; messages then are lists of parts.
+        instruction: words before every prompt.
+        dropped: tokens at the beginning that are the same for all prompts, and left out.
+        forbidden: a mark that is taken out of prompts.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+    layers: tuple[int, ...] = ()
+    template: Mapping[str, Any] = attrs.field(factory=dict)
+    system: str | None = None
+    instruction: str = ""
+    dropped: int = 0
+    forbidden: str = ""
+
+    def __call__(self, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return embeddings (P, T, layers x W), and a mask (P, T), True at tokens that do not pad; T is `longest`.
+
+        Warns where a text is truncated.
+        """
+        whole, limit = [self._conversation(text) for text in texts], longest + self.dropped
+        for text, ids in zip(texts, self.tokenizer(whole, add_special_tokens=False).input_ids, strict=True):
+            if len(ids) > limit:
+                warnings.warn(
+                    f"the text encoder reads {limit} tokens and the prompt {text!r} has {len(ids)}, with the "
+                    f"conversation it stands in; it does not see {self.tokenizer.decode(ids[limit:])!r}",
+                    stacklevel=5,
+                )
+        tokens = self.tokenizer(
+            whole,
+            padding="max_length",
+            truncation=True,
+            max_length=limit,
+            return_tensors="pt",
+            add_special_tokens=False,
+        )
+        hidden = self._hidden(tokens.input_ids, tokens.attention_mask)
+        return hidden[:, self.dropped :], tokens.attention_mask[:, self.dropped :].bool().to(hidden.device)
+
+    def _conversation(self, text: str) -> str:
+        text = self.instruction + (text.replace(self.forbidden, "") if self.forbidden else text)
+        messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
+        if self.system is not None:
+            messages = [
+                {"role": role, "content": [{"type": "text", "text": part}]}
+                for role, part in (("system", self.system), ("user", text))
+            ]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, **self.template)
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # Without the map to a vocabulary that a whole model ends with.
+        encoder = getattr(self.text_encoder, "model", self.text_encoder)
+        device = self.text_encoder.device
+        with torch.no_grad():
+            found = encoder(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                output_hidden_states=bool(self.layers),
+                use_cache=False,
+            )
+        if not self.layers:
+            return found.last_hidden_state
+        return torch.cat([found.hidden_states[layer] for layer in self.layers], dim=-1)
+
+
+def depth(config: Mapping[str, Any]) -> int:
+    """Return the number of layers that a language model's config describes; 0 if it does not say.
+
+    >>> depth({"text_config": {"num_hidden_layers": 40}})
+    40
+    """
+    return (config.get("text_config") or config).get("num_hidden_layers", 0)
+
+
+def width(config: Mapping[str, Any]) -> int:
+    """Return the width that a language model's config describes; 0 if it does not say."""
+    return (config.get("text_config") or config).get("hidden_size", 0)
