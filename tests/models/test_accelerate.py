@@ -16,7 +16,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-TRANSFORMERS = [name for name in KINDS if name != "unet"]
+QUICK = ("flux", "flux_img2img", "flux_controlnet", "klein", "qwen", "wan22", "z_image", "sd3")
+TRANSFORMERS = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS if name != "unet"
+]
 ALTERNATE = dbcache(front=1, threshold=1.0, warmup=2, max_continuous=1)
 NEVER = dbcache(front=1, threshold=1e-9, warmup=0)
 SEVERAL = {"klein": 2, "qwen": 2, "qwen_edit": 2, "wan21": 2, "wan22": 2, "wan22_5b": 2}

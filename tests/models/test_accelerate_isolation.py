@@ -185,6 +185,33 @@ def test_accelerating_twice_is_refused():
     assert torch.equal(picture(pipe, call), plain)
 
 
+class Mover:
+    """What accelerate's model offloading hangs on a module: it moves the weights before they are needed."""
+
+    def __init__(self) -> None:
+        self.moves = 0
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.moves += 1
+        return args, kwargs
+
+
+def test_model_offloading_moves_the_weights():
+    pipe, call = make("flux")
+    plain, module, mover = picture(pipe, call), pipe.transformer, Mover()
+
+    def forward(*args, **kwargs):  # bound to the original, as accelerate's
+        _, kwargs = mover.pre_forward(module, *args, **kwargs)
+        return type(module).forward(module, **kwargs)
+
+    vars(module).update(_hf_hook=mover, forward=forward)
+    with pure.accelerate(pipe, pure.identity):
+        assert torch.equal(picture(pipe, call), plain)
+        assert mover.moves == 6
+        del pipe.transformer._hf_hook  # as the pipeline does when it renews its hooks
+    assert not hasattr(module, "_hf_hook")
+
+
 class Twice(FluxTransformer2DModel):
     """A transformer that runs its blocks twice."""
 
