@@ -6,10 +6,12 @@ the recipe. Cache transforms edit different fields of the plan and commute.
 """
 
 import warnings
+from typing import overload
 
 import attrs
 
 from pure.denoiser import Denoiser
+from pure.experts import Experts
 from pure.rules import can_skip
 
 
@@ -21,8 +23,16 @@ class Transform:
         """Return the edited denoiser; overridden by every transform."""
         raise TypeError(f"{type(self).__name__} does not say how it edits a denoiser; override edit()")
 
-    def __call__(self, denoiser: Denoiser) -> Denoiser:
-        """Edit the denoiser and warn if the result asks for a cache that can never skip."""
+    @overload
+    def __call__(self, denoiser: Denoiser) -> Denoiser: ...
+
+    @overload
+    def __call__(self, denoiser: Experts) -> Experts: ...
+
+    def __call__(self, denoiser: Denoiser | Experts) -> Denoiser | Experts:
+        """Edit the denoiser, or every expert, and warn if the result asks for a cache that can never skip."""
+        if isinstance(denoiser, Experts):
+            return Experts({name: self(one) for name, one in denoiser.denoisers.items()})
         edited = self.edit(denoiser)
         plan = edited.plan
         if plan != denoiser.plan and not can_skip(plan.rules):

@@ -11,7 +11,7 @@ import torch
 from diffusers import FluxPipeline
 
 import pure
-from pure.models import CheckpointError, Pipeline, embedded, load_pipeline
+from pure.models import CheckpointError, embedded, load_pipeline
 from pure.models.flux import Conditioning
 from tests.support import tiny
 
@@ -28,7 +28,7 @@ def saved(tmp_path_factory) -> dict[str, Path]:
 
 
 @functools.cache
-def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Pipeline, Any]:
+def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Our pipeline and diffusers', whose annotations refuse what it takes."""
     theirs = FluxPipeline.from_pretrained(folder, dtype=dtype)
     theirs.set_progress_bar_config(disable=True)
@@ -172,7 +172,7 @@ def test_every_frame_is_observed(saved):
 
 def test_nothing_global_is_touched(saved):
     before = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
-    pipeline = load_pipeline(saved["dev"])
+    pipeline: Any = load_pipeline(saved["dev"])
     pipeline.generate("a squirrel", "ugly", true_cfg_scale=2.0, steps=2, **TINY)
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert (torch.get_default_dtype(), torch.is_grad_enabled()) == before[1:]
