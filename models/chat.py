@@ -12,6 +12,9 @@ from typing import Any
 import attrs
 import torch
 
+from pure.models.errors import CheckpointError
+from pure.models.family import Description
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class ChatReader:
@@ -94,6 +97,19 @@ def depth(config: Mapping[str, Any]) -> int:
     40
     """
     return (config.get("text_config") or config).get("num_hidden_layers", 0)
+
+
+def check_width(found: Description, wanted: int, name: str) -> None:
+    """Refuse a language model that is not `wanted` wide, as the transformer's config says under `name`.
+
+    Raises:
+        CheckpointError: it is another width.
+    """
+    if (wide := width(found.configs["text_encoder"])) != wanted:
+        raise CheckpointError(
+            f"{found.folder}: the text encoder is {wide} wide and the transformer's {name} is {wanted}; "
+            "they should agree"
+        )
 
 
 def width(config: Mapping[str, Any]) -> int:

@@ -129,3 +129,13 @@ class Parts:
     denoisers: Mapping[str, Denoiser]
     params: Mapping[str, Mapping[str, torch.Tensor]]
     components: Mapping[str, Any]
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """The fields that every pipeline with one transformer has."""
+        return {
+            "denoiser": self.denoisers["transformer"],
+            "params": self.params["transformer"],
+            "solver": self.found.solver,
+            "defaults": self.found.defaults,
+        }

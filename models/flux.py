@@ -7,20 +7,17 @@ computed once per request, in `Prepare`.
 Shapes: B samples, N image tokens, T text tokens, S = T + N, D width, H heads, C width of a head.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, Shared, state
-from pure.models.attention import attend
+from pure import Denoiser, Shared, state
 from pure.models.flux_parameters import check_config
-from pure.models.layers import clip, embed_number, feed, linear, modulate, perceptron, rotary_tables, rotate
-
-Params = Mapping[str, torch.Tensor]
-Attend = Callable[..., torch.Tensor]
+from pure.models.layers import Attend, Params, embed_number, feed, gelu, linear, perceptron, rotary_tables
+from pure.models.streams import Context, Hidden, head, joined_block, joint_block, stack, two_streams
 
 
 @state
@@ -43,22 +40,6 @@ class Prepared:
     rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
 
 
-@state
-class Hidden:
-    """The two streams."""
-
-    image: torch.Tensor  # (B, N, D)
-    text: torch.Tensor  # (B, T, D)
-
-
-@state
-class Context:
-    """What every block of a step reads."""
-
-    temb: torch.Tensor  # (B, D): time, guidance and pooled text, embedded, summed and activated
-    rotary: Shared  # as in Prepared
-
-
 def flux(config: Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of a FLUX.1 transformer.
 
@@ -72,18 +53,7 @@ def flux(config: Mapping[str, Any]) -> Denoiser:
     'single_transformer_blocks.0.'
     """
     settings = check_config(config)
-    doubles = tuple(Block(double, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
-    singles = tuple(Block(single, f"single_transformer_blocks.{i}.") for i in range(settings["num_single_layers"]))
-    return Denoiser(
-        prepare=Prepare(tuple(settings["axes_dims_rope"])),
-        embed=embed,
-        blocks=doubles + singles,
-        head=head,
-        attend=attend,
-        probe=image_stream,
-        streams=("image", "text"),
-        reads=("image",),
-    )
+    return two_streams(Prepare(tuple(settings["axes_dims_rope"])), embed, stack(settings, double, single), head)
 
 
 @attrs.frozen
@@ -117,49 +87,16 @@ def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: t
 
 def double(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other."""
-    image, text, rotary = hidden.image, hidden.text, context.rotary.value
-    shift, scale, gate, *image_rest = linear(params, "norm1.linear", context.temb).chunk(6, dim=1)
-    text_shift, text_scale, text_gate, *text_rest = linear(params, "norm1_context.linear", context.temb).chunk(6, dim=1)
-    x, y = modulate(image, shift, scale), modulate(text, text_shift, text_scale)
-    q = torch.cat([heads(params, "add_q_proj", y, "norm_added_q"), heads(params, "to_q", x, "norm_q")], dim=1)
-    k = torch.cat([heads(params, "add_k_proj", y, "norm_added_k"), heads(params, "to_k", x, "norm_k")], dim=1)
-    v = torch.cat([heads(params, "add_v_proj", y), heads(params, "to_v", x)], dim=1)
-    attended = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2)
-    tokens = text.shape[1]
-    x, y = attended[:, tokens:].contiguous(), attended[:, :tokens].contiguous()
-    image = image + gate.unsqueeze(1) * linear(params, "attn.to_out.0", x)
-    text = text + text_gate.unsqueeze(1) * linear(params, "attn.to_add_out", y)
-    image, text = feed(params, "ff", image, *image_rest), feed(params, "ff_context", text, *text_rest)
-    return Hidden(image=image, text=clip(text))
+    norms = "norm1.linear", "norm1_context.linear"
+    modulations = [linear(params, name, context.temb).chunk(6, dim=1) for name in norms]
+    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed, linear_of_copy)
+
+
+def linear_of_copy(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Apply the affine map `name` to a slice of tokens, which the reference copies first, other than its successors."""
+    return linear(params, name, x.contiguous())
 
 
 def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
     """Run one block on text and image as one sequence, attention and perceptron side by side."""
-    both, rotary = torch.cat([hidden.text, hidden.image], dim=1), context.rotary.value
-    shift, scale, gate = linear(params, "norm.linear", context.temb).chunk(3, dim=1)
-    x = modulate(both, shift, scale)
-    wide = F.gelu(linear(params, "proj_mlp", x), approximate="tanh")
-    q, k = heads(params, "to_q", x, "norm_q"), heads(params, "to_k", x, "norm_k")
-    attended = attend(rotate(q, rotary), rotate(k, rotary), heads(params, "to_v", x)).flatten(2)
-    out = gate.unsqueeze(1) * linear(params, "proj_out", torch.cat([attended, wide], dim=2))
-    both = clip(both + out)
-    tokens = hidden.text.shape[1]
-    return Hidden(image=both[:, tokens:], text=both[:, :tokens])
-
-
-def head(params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
-    """Return the predicted velocity (B, N, channels)."""
-    scale, shift = linear(params, "norm_out.linear", context.temb).chunk(2, dim=1)
-    return linear(params, "proj_out", modulate(hidden.image, shift, scale))
-
-
-def image_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured."""
-    return hidden.image
-
-
-def heads(params: Params, name: str, x: torch.Tensor, norm: str = "") -> torch.Tensor:
-    """Project tokens (B, S, D) and split them into heads (B, S, H, C), normalised if `norm` names a weight."""
-    width = params["attn.norm_q.weight"].shape
-    x = linear(params, "attn." + name, x).unflatten(-1, (-1, *width))
-    return F.rms_norm(x, width, params["attn." + norm + ".weight"], 1e-6) if norm else x
+    return joined_block(params, hidden, context, attend, gelu)

@@ -9,21 +9,19 @@ Shapes: B samples, N image tokens, R reference tokens, T text tokens, S = T + N 
 H heads, C width of a head.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, Shared, state
-from pure.models.attention import attend
+from pure import Denoiser, Shared, state
+from pure.models import streams
 from pure.models.flux2_parameters import check_config
-from pure.models.layers import attend_jointly, clip, embed_number, linear, modulate, rotary_tables, rotate
+from pure.models.layers import Attend, Params, clip, embed_number, linear, modulate, rotary_tables, rotate
+from pure.models.streams import Hidden, joint_block, parted, stack, two_streams
 from pure.tree import static
-
-Params = Mapping[str, torch.Tensor]
-Attend = Callable[..., torch.Tensor]
 
 
 @state
@@ -44,14 +42,6 @@ class Prepared:
     guidance: torch.Tensor | None  # (B, D)
     reference: torch.Tensor | None  # (B, R, channels)
     rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
-
-
-@state
-class Hidden:
-    """The two streams; references follow the image."""
-
-    image: torch.Tensor  # (B, N + R, D)
-    text: torch.Tensor  # (B, T, D)
 
 
 @state
@@ -79,18 +69,8 @@ def flux2(config: Mapping[str, Any]) -> Denoiser:
     'single_transformer_blocks.0.'
     """
     settings = check_config(config)
-    doubles = tuple(Block(double, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
-    singles = tuple(Block(single, f"single_transformer_blocks.{i}.") for i in range(settings["num_single_layers"]))
-    return Denoiser(
-        prepare=Prepare(tuple(settings["axes_dims_rope"]), settings["rope_theta"]),
-        embed=embed,
-        blocks=doubles + singles,
-        head=head,
-        attend=attend,
-        probe=image_stream,
-        streams=("image", "text"),
-        reads=("image",),
-    )
+    prepare = Prepare(tuple(settings["axes_dims_rope"]), settings["rope_theta"])
+    return two_streams(prepare, embed, stack(settings, double, single), head)
 
 
 @attrs.frozen
@@ -135,14 +115,8 @@ def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: t
 
 def double(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other."""
-    image, text = hidden.image, hidden.text
-    shift, scale, gate, *image_rest = context.image.chunk(6, dim=-1)
-    text_shift, text_scale, text_gate, *text_rest = context.text.chunk(6, dim=-1)
-    x, y = modulate(image, shift, scale), modulate(text, text_shift, text_scale)
-    x, y = attend_jointly(params, x, y, context.rotary.value, attend)
-    image = feed(params, "ff", image + gate.unsqueeze(1) * x, *image_rest)
-    text = feed(params, "ff_context", text + text_gate.unsqueeze(1) * y, *text_rest)
-    return Hidden(image=image, text=clip(text))
+    modulations = [of_stream.chunk(6, dim=-1) for of_stream in (context.image, context.text)]
+    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed)
 
 
 def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
@@ -156,9 +130,7 @@ def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> 
     k = F.rms_norm(k, head, params["attn.norm_k.weight"], 1e-6)
     attended = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2)
     out = linear(params, "attn.to_out", torch.cat([attended, swiglu(wide[..., 3 * width :])], dim=-1))
-    both = clip(both + gate.unsqueeze(1) * out)
-    tokens = hidden.text.shape[1]
-    return Hidden(image=both[:, tokens:], text=both[:, :tokens])
+    return parted(clip(both + gate.unsqueeze(1) * out), hidden)
 
 
 def feed(
@@ -177,11 +149,4 @@ def swiglu(x: torch.Tensor) -> torch.Tensor:
 
 def head(params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
     """Return the predicted velocity of the image (B, N, channels)."""
-    scale, shift = linear(params, "norm_out.linear", context.temb).chunk(2, dim=1)
-    prediction = linear(params, "proj_out", modulate(hidden.image, shift, scale))
-    return prediction[:, : context.tokens]
-
-
-def image_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured."""
-    return hidden.image
+    return streams.head(params, hidden, context)[:, : context.tokens]

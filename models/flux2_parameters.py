@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pure.models.errors import CheckpointError
-from pure.models.shapes import Shapes, affine, prefixed, settings
+from pure.models.shapes import EVERY_NORM, Shapes, affine, check_axes, norms, projections, settings, stack
 
 CLASS = "Flux2Transformer2DModel"
 EPSILON = 1e-6  # of every normalisation, in every published checkpoint
@@ -36,11 +36,7 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     48
     """
     found = settings(config, CLASS, DEFAULTS)
-    axes, width = found["axes_dims_rope"], found["attention_head_dim"]
-    if sum(axes) != width:
-        raise CheckpointError(
-            f"axes_dims_rope {tuple(axes)} sums to {sum(axes)}; it must sum to attention_head_dim {width}"
-        )
+    check_axes(found)
     if found["eps"] != EPSILON:
         raise CheckpointError(f"eps is {found['eps']}, which is not implemented; it must be {EPSILON}")
     if (channels := found["timestep_guidance_channels"]) % 2:
@@ -63,11 +59,7 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     shapes: Shapes = {}
     for name, inputs, outputs in _outer(found, width):
         shapes |= affine(name, inputs, outputs, bias=False)
-    for i in range(found["num_layers"]):
-        shapes |= prefixed(f"transformer_blocks.{i}.", _double(width, head, wide))
-    for i in range(found["num_single_layers"]):
-        shapes |= prefixed(f"single_transformer_blocks.{i}.", _single(width, head, wide))
-    return shapes
+    return shapes | stack(found, _double(width, head, wide), _single(width, head, wide))
 
 
 def _outer(found: Mapping[str, Any], width: int) -> Iterator[tuple[str, int, int]]:
@@ -85,9 +77,7 @@ def _outer(found: Mapping[str, Any], width: int) -> Iterator[tuple[str, int, int
 
 
 def _double(width: int, head: int, wide: int) -> Shapes:
-    shapes = _norms("norm_q", "norm_k", "norm_added_q", "norm_added_k", head=head)
-    for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
-        shapes |= affine(f"attn.{name}", width, width, bias=False)
+    shapes = norms(*EVERY_NORM, head=head) | projections(width, bias=False)
     for name in ("ff", "ff_context"):
         shapes |= affine(f"{name}.linear_in", width, 2 * wide, bias=False)
         shapes |= affine(f"{name}.linear_out", wide, width, bias=False)
@@ -95,10 +85,6 @@ def _double(width: int, head: int, wide: int) -> Shapes:
 
 
 def _single(width: int, head: int, wide: int) -> Shapes:
-    shapes = _norms("norm_q", "norm_k", head=head)
+    shapes = norms("norm_q", "norm_k", head=head)
     shapes |= affine("attn.to_qkv_mlp_proj", width, 3 * width + 2 * wide, bias=False)
     return shapes | affine("attn.to_out", width + wide, width, bias=False)
-
-
-def _norms(*names: str, head: int) -> Shapes:
-    return {f"attn.{name}.weight": (head,) for name in names}

@@ -19,6 +19,7 @@ from pure.models.family import Description, Family, Kind, Parts
 from pure.models.flux2 import Conditioning, flux2
 from pure.models.flux2_parameters import CLASS, check_config, parameter_shapes
 from pure.models.flux2_vae import ImageCodec, pack, unpack
+from pure.models.image_pipeline import ImagePipeline
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Defaults, Request
 from pure.models.schedulers import flow_match
@@ -30,7 +31,7 @@ APART = 10  # in time, between the picture that is made and each reference
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Flux2Pipeline(Pipeline):
+class Flux2Pipeline(ImagePipeline):
     """FLUX.2-dev: guidance is an input of the transformer. Pictures to edit are optional.
 
     Attributes:
@@ -44,12 +45,9 @@ class Flux2Pipeline(Pipeline):
     cfg: ClassVar[str] = ""
     image_count: ClassVar[tuple[int, int]] = (0, MOST)
 
-    def sized(self, request: Request) -> Request:
-        """Return the request with its size: that of the first picture, if none is given; a token's multiples."""
-        height, width = self.codec.fitted(request.images[0]) if request.images else (self.codec.size,) * 2
-        height, width = request.height or height, request.width or width
-        self.codec.grid(height, width)
-        return attrs.evolve(request, height=height, width=width)
+    def usual(self, request: Request) -> tuple[int, int]:
+        """Return height and width where they are not asked for: those of the first picture, if there is one."""
+        return self.codec.fitted(request.images[0]) if request.images else super().usual(request)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width); reference pictures follow in `conditioning`, once for both branches."""
@@ -57,7 +55,7 @@ class Flux2Pipeline(Pipeline):
         scales = None
         if GUIDANCE_WEIGHT in self.params:
             scales = torch.full((len(text),), float(self.value(request, "guidance_scale")), device=self.device)
-        grids = [self.codec.grid(request.height, request.width)]
+        grids = [self.grid(request)]
         grids += [self.codec.grid(*self.codec.fitted(picture)) for picture in request.images]
         ids = Shared(value=positions(text.shape[1], *grids).to(self.device))
         return Conditioning(text=text, guidance=scales, reference=None, ids=ids)
@@ -78,20 +76,15 @@ class Flux2Pipeline(Pipeline):
 
     def shape(self, request: Request) -> tuple[int, ...]:
         """Return the shape of unpacked latents, tokens being channels already."""
-        return self.params["x_embedder.weight"].shape[1], *self.codec.grid(request.height, request.width)
+        return self.params["x_embedder.weight"].shape[1], *self.grid(request)
 
     def pack(self, noise: torch.Tensor) -> torch.Tensor:
         """Turn latents (B, C, h, w) into tokens (B, N, C)."""
         return pack(noise)
 
-    def tokens(self, request: Request) -> int:
-        """Return N."""
-        rows, columns = self.codec.grid(request.height, request.width)
-        return rows * columns
-
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode tokens (B, N, C) to pixels (B, 3, H, W) in 0 to 1."""
-        return self.codec.decode(unpack(latents, *self.codec.grid(request.height, request.width)))
+        return self.codec.decode(unpack(latents, *self.grid(request)))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -199,10 +192,7 @@ def _check_klein(found: Description) -> None:
 
 def _build_dev(parts: Parts) -> Pipeline:
     return Flux2Pipeline(
-        denoiser=parts.denoisers["transformer"],
-        params=parts.params["transformer"],
-        solver=parts.found.solver,
-        defaults=parts.found.defaults,
+        **parts.common,
         reader=ChatReader(
             tokenizer=parts.components["tokenizer"],
             text_encoder=parts.components["text_encoder"],
@@ -217,10 +207,7 @@ def _build_dev(parts: Parts) -> Pipeline:
 
 def _build_klein(parts: Parts) -> Pipeline:
     return Flux2KleinPipeline(
-        denoiser=parts.denoisers["transformer"],
-        params=parts.params["transformer"],
-        solver=parts.found.solver,
-        defaults=parts.found.defaults,
+        **parts.common,
         reader=ChatReader(
             tokenizer=parts.components["tokenizer"],
             text_encoder=parts.components["text_encoder"],

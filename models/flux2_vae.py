@@ -4,7 +4,6 @@ Shapes: B samples, C channels of a token, h x w tokens of 2 x 2 latents (N = h w
 """
 
 import math
-from typing import Any
 
 import attrs
 import torch
@@ -12,46 +11,19 @@ from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from PIL import Image
 
-from pure.models.image import PATCH
+from pure.models.image import PATCH, Autoencoder
 
-SIDE = 128  # latents on a side of an image where no size is asked for
 AREA = 1024 * 1024  # pixels that a reference picture has at most
 
 
 @attrs.frozen(eq=False)
-class ImageCodec:
-    """The autoencoder, and what its shape says about sizes."""
-
-    vae: Any
-
-    @property
-    def patch(self) -> int:
-        """Pixels on a side of a token."""
-        return PATCH * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-
-    @property
-    def size(self) -> int:
-        """Height and width of an image where none is asked for, in pixels."""
-        return SIDE * self.patch // PATCH
+class ImageCodec(Autoencoder):
+    """The autoencoder."""
 
     @property
     def processor(self) -> Flux2ImageProcessor:
         """What crops pictures and scales their values."""
         return Flux2ImageProcessor(vae_scale_factor=self.patch)
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return h and w of an image of `height` x `width` pixels.
-
-        Raises:
-            ValueError: a size is not a positive multiple of `patch`.
-        """
-        for name, pixels in {"height": height, "width": width}.items():
-            if pixels < 1 or pixels % self.patch:
-                nearest = max(round(pixels / self.patch), 1) * self.patch
-                raise ValueError(
-                    f"{name}={pixels} is not a positive multiple of {self.patch} pixels; the nearest size is {nearest}"
-                )
-        return height // self.patch, width // self.patch
 
     def fitted(self, picture: Image.Image) -> tuple[int, int]:
         """Return height and width that a reference picture is read with, in pixels.
@@ -83,9 +55,7 @@ class ImageCodec:
         latents = patches.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
         with torch.no_grad():
             decoded = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
-        pixels = self.processor.postprocess(decoded, output_type="pt")
-        assert isinstance(pixels, torch.Tensor)
-        return pixels
+        return self.shown(decoded)
 
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of the latents, (1, C, 1, 1) each."""

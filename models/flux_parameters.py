@@ -1,13 +1,11 @@
 """Names and shapes of a FLUX.1 transformer's parameters, as its config determines them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pure.models.errors import CheckpointError
-from pure.models.shapes import Shapes, affine, prefixed, settings
+from pure.models.shapes import Shapes, affine, check_axes, double, embedders, settings, single, stack
 
 CLASS = "FluxTransformer2DModel"
-TIME_WIDTH = 256  # numbers that stand for a timestep before it is embedded
 WIDENING = 4  # of the feed-forward networks
 DEFAULTS: Mapping[str, Any] = {
     "patch_size": 1,
@@ -34,11 +32,7 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     128
     """
     found = settings(config, CLASS, DEFAULTS)
-    axes, width = found["axes_dims_rope"], found["attention_head_dim"]
-    if sum(axes) != width:
-        raise CheckpointError(
-            f"axes_dims_rope {tuple(axes)} sums to {sum(axes)}; it must sum to attention_head_dim {width}"
-        )
+    check_axes(found)
     return found
 
 
@@ -53,49 +47,10 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     """
     found = check_config(config)
     head, width = found["attention_head_dim"], found["attention_head_dim"] * found["num_attention_heads"]
-    shapes: Shapes = {}
-    for name, inputs, outputs in _outer(found, width):
-        shapes |= affine(name, inputs, outputs)
-    for i in range(found["num_layers"]):
-        shapes |= prefixed(f"transformer_blocks.{i}.", _double(width, head))
-    for i in range(found["num_single_layers"]):
-        shapes |= prefixed(f"single_transformer_blocks.{i}.", _single(width, head))
-    return shapes
-
-
-def _outer(found: Mapping[str, Any], width: int) -> Iterator[tuple[str, int, int]]:
-    yield "x_embedder", found["in_channels"], width
-    yield "context_embedder", found["joint_attention_dim"], width
-    embedders = {"timestep_embedder": TIME_WIDTH, "text_embedder": found["pooled_projection_dim"]}
-    if found["guidance_embeds"]:
-        embedders["guidance_embedder"] = TIME_WIDTH
-    for name, inputs in embedders.items():
-        yield f"time_text_embed.{name}.linear_1", inputs, width
-        yield f"time_text_embed.{name}.linear_2", width, width
-    yield "norm_out.linear", width, 2 * width
-    yield "proj_out", width, found["patch_size"] ** 2 * (found["out_channels"] or found["in_channels"])
-
-
-def _double(width: int, head: int) -> Shapes:
-    shapes = _norms("norm_q", "norm_k", "norm_added_q", "norm_added_k", head=head)
-    for name in ("norm1", "norm1_context"):
-        shapes |= affine(f"{name}.linear", width, 6 * width)
-    for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
-        shapes |= affine(f"attn.{name}", width, width)
-    for name in ("ff", "ff_context"):
-        shapes |= affine(f"{name}.net.0.proj", width, WIDENING * width)
-        shapes |= affine(f"{name}.net.2", WIDENING * width, width)
-    return shapes
-
-
-def _single(width: int, head: int) -> Shapes:
-    shapes = _norms("norm_q", "norm_k", head=head)
-    for name in ("to_q", "to_k", "to_v"):
-        shapes |= affine(f"attn.{name}", width, width)
-    shapes |= affine("norm.linear", width, 3 * width)
-    shapes |= affine("proj_mlp", width, WIDENING * width)
-    return shapes | affine("proj_out", (WIDENING + 1) * width, width)
-
-
-def _norms(*names: str, head: int) -> Shapes:
-    return {f"attn.{name}.weight": (head,) for name in names}
+    inner = WIDENING * width
+    shapes = affine("x_embedder", found["in_channels"], width)
+    shapes |= affine("context_embedder", found["joint_attention_dim"], width)
+    shapes |= embedders("time_text_embed", width, found["pooled_projection_dim"], found["guidance_embeds"])
+    shapes |= affine("norm_out.linear", width, 2 * width)
+    shapes |= affine("proj_out", width, found["patch_size"] ** 2 * (found["out_channels"] or found["in_channels"]))
+    return shapes | stack(found, double(width, head, inner, inner), single(width, head, inner, inner))

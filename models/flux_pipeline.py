@@ -4,17 +4,16 @@ Shapes: B samples, P texts, T text tokens, N image tokens, S = T + N, C channels
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
 import torch
 
-from pure import Shared, Solver
+from pure import Shared
 from pure.models import image
-from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
 from pure.models.flux import Conditioning, flux
 from pure.models.flux_parameters import CLASS, check_config, parameter_shapes
+from pure.models.image_pipeline import PackedPipeline, check_packed
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 from pure.models.schedulers import flow_match
@@ -24,29 +23,25 @@ GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class FluxPipeline(Pipeline):
+class FluxPipeline(PackedPipeline):
     """FLUX.1: guidance embedded (dev) or not (schnell), and classifier-free guidance on top.
 
     Attributes:
         encoder: turns prompts into embeddings.
-        decoder: turns latents into pixels.
     """
 
     encoder: TextEncoder = attrs.field(repr=False)
-    decoder: image.ImageDecoder = attrs.field(repr=False)
 
-    def sized(self, request: Request) -> Request:
-        """Return the request with its size; sides are multiples of a token's."""
-        height, width = request.height or self.decoder.size, request.width or self.decoder.size
-        self.decoder.grid(height, width)
-        return attrs.evolve(request, height=height, width=width)
+    def usual(self, request: Request) -> tuple[int, int]:
+        """Return height and width where they are not asked for, in pixels."""
+        return (self.codec.vae.config["sample_size"],) * 2
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, ...) and positions (S, 3)."""
         text, pooled = (
             embedding.to(self.device, self.dtype) for embedding in self.encoder(texts, request.max_sequence_length)
         )
-        grid = self.decoder.grid(request.height, request.width)
+        grid = self.grid(request)
         scales = None
         if GUIDANCE_WEIGHT in self.params:
             scales = torch.full((len(pooled),), float(self.value(request, "guidance_scale")), device=self.device)
@@ -56,29 +51,6 @@ class FluxPipeline(Pipeline):
             guidance=scales,
             ids=Shared(value=image.positions(request.max_sequence_length, *grid).to(self.device)),
         )
-
-    def shape(self, request: Request) -> tuple[int, ...]:
-        """Return the shape of unpacked latents."""
-        rows, columns = self.decoder.grid(request.height, request.width)
-        channels = self.params["x_embedder.weight"].shape[1] // image.PATCH**2
-        return channels, rows * image.PATCH, columns * image.PATCH
-
-    def pack(self, noise: torch.Tensor) -> torch.Tensor:
-        """Turn latents (B, C / 4, 2h, 2w) into tokens (B, N, C)."""
-        return image.pack(noise)
-
-    def tokens(self, request: Request) -> int:
-        """Return N."""
-        rows, columns = self.decoder.grid(request.height, request.width)
-        return rows * columns
-
-    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
-        """Decode tokens (B, N, C) to pixels (B, 3, H, W) in 0 to 1."""
-        return self.decoder(image.unpack(latents, *self.decoder.grid(request.height, request.width)))
-
-
-def _solver(found: Description) -> Solver:
-    return flow_match(found)
 
 
 def _defaults(found: Description) -> Defaults:
@@ -91,24 +63,16 @@ def _defaults(found: Description) -> Defaults:
 
 
 def _check(found: Description) -> None:
-    settings: Mapping[str, Any] = check_config(found.transformer)
-    channels, out = settings["in_channels"], settings["out_channels"] or settings["in_channels"]
-    if out != channels or channels % 4 or settings["patch_size"] != 1:
-        raise CheckpointError(
-            f"{found.folder / 'transformer' / 'config.json'}: {channels} channels in, {out} out and patch_size "
-            f"{settings['patch_size']}; text-to-image needs as many out as in, a multiple of 4, and patch_size 1"
-        )
+    settings = check_config(found.transformer)
+    check_packed(found, settings["in_channels"], settings["out_channels"], settings["patch_size"])
 
 
 def _build(parts: Parts) -> Pipeline:
     encoders = {name: parts.components[name] for name in COMPONENTS if name != "vae"}
     return FluxPipeline(
-        denoiser=parts.denoisers["transformer"],
-        params=parts.params["transformer"],
-        solver=parts.found.solver,
-        defaults=parts.found.defaults,
+        **parts.common,
         encoder=TextEncoder(**encoders),
-        decoder=image.ImageDecoder(parts.components["vae"]),
+        codec=image.ImageDecoder(parts.components["vae"]),
     )
 
 
@@ -130,7 +94,7 @@ FAMILY = Family(
             task="text-to-image",
             guidance=("embedded", "classifier-free"),
             components=COMPONENTS,
-            solver=_solver,
+            solver=flow_match,
             defaults=_defaults,
             build=_build,
             check=_check,

@@ -201,8 +201,10 @@ def as_it_is(params: Params, conditioning: Arguments) -> Arguments:
 
 
 def first_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured."""
-    return hidden.image
+    """Return the stream whose change is measured, laid out row after row as the state keeps it."""
+    # A model's first tokens are often a transposed view, and its blocks' outputs are not; of one
+    # sample `contiguous` leaves the stride of the batch as it was, and the views set it.
+    return hidden.image.contiguous().view(-1).view(hidden.image.shape)
 
 
 def _separated(module: torch.nn.Module, adapted: Adapted, example: Mapping[str, Any]) -> Adapted:

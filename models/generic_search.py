@@ -1,5 +1,6 @@
 """Finding the blocks: which modules are called one after another, and what passes between them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class Cut:
         glue: the functions between the first and the last block.
         specs: structure of what each block returns.
         plain: leaves of what each block returns that are no streams: values that are no tensors.
+        streams: names of the first block's arguments that are streams.
         why: why the cut ends where it does; empty if no block follows.
     """
 
@@ -165,19 +167,13 @@ def chain(module: torch.nn.Module, walk: Walk, calls: Sequence[Call], why: str) 
     named = [keys(block, visit.spec) for block, visit in zip(blocks, visits, strict=False)]
     kinds = [(type(block), len(call.outputs)) for block, call in zip(blocks, calls, strict=True)]
     state = _Chain(visits, named, kinds)
-    registry, links, wirings, last = Registry(), [], [], 0
-    followed: list[Link] = []
-    for number in range(1, len(visits)):
-        try:
-            followed.append(link(visits[number], visits[number - 1], walk.tape, Registry()))
-        except Untraceable as error:
-            why = str(error)
-            break
+    followed, broken = _followed(walk)
+    registry, last, why = Registry(), 0, broken or why
     _learn(state, followed)
     leaving = [_leaving(state, 0, followed)]
     _enter(state, leaving[0])
     places = [state.keys[0].index(key) for key in state.streams]
-    links.append(entry_link(visits[0], places, registry))
+    links = [entry_link(visits[0], places, registry)]
     for number, way in enumerate(followed, start=1):
         try:
             state.arguments.append(_entering(state, number, way, leaving[-1]))
@@ -190,18 +186,28 @@ def chain(module: torch.nn.Module, walk: Walk, calls: Sequence[Call], why: str) 
         last = number if len(registry.tensors) > known else last
     enters = [tuple(Form((number,)) for number in range(len(places))), *leaving[:-1]]
     leaving = leaving[: len(links)]
-    wirings = [Wiring(*parts) for parts in zip(links, enters[: len(links)], leaving, strict=True)]
     kept = calls[: len(links)]
     return Cut(
         blocks=tuple(call.name for call in kept),
-        wirings=tuple(wirings),
+        wirings=tuple(Wiring(*parts) for parts in zip(links, enters[: len(links)], leaving, strict=True)),
         last=last,
         glue=tuple(op.function for op in walk.tape.ops[: visits[len(links) - 1].since]),
         specs=tuple(call.spec for call in kept),
         plain=tuple(tuple(None if isinstance(x, torch.Tensor) else x for x in call.outputs) for call in kept),
         streams=tuple(state.streams),
-        why=why if len(kept) < len(calls) or why else "",
+        why=why,
     )
+
+
+def _followed(walk: Walk) -> tuple[list[Link], str]:
+    """Return the links between blocks, and what ends them if something does."""
+    found: list[Link] = []
+    for before, visit in itertools.pairwise(walk.visits):
+        try:
+            found.append(link(visit, before, walk.tape, Registry()))
+        except Untraceable as error:
+            return found, str(error)
+    return found, ""
 
 
 def _ancestors(way: Link, slot: int, outputs: int) -> list[int]:

@@ -16,22 +16,32 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, Shared, state, static
+from pure import Denoiser, Shared, state, static
+from pure.models import streams
 from pure.models.attention import attend
 from pure.models.hunyuan_video_layers import (
-    Attend,
-    Params,
     Refiner,
     embed_time,
     framed,
     gated,
     grid_positions,
     heads,
-    linear_of_slice,
-    rotary_tables,
 )
 from pure.models.hunyuan_video_parameters import CONCAT, REPLACE, check_config
-from pure.models.layers import embed_number, feed, linear, modulate, perceptron, rotate
+from pure.models.layers import (
+    Attend,
+    Params,
+    embed_number,
+    feed,
+    gelu,
+    linear,
+    linear_of_slice,
+    modulate,
+    perceptron,
+    rotary_tables,
+    rotate,
+)
+from pure.models.streams import Hidden, stack, two_streams
 
 
 @state
@@ -60,14 +70,6 @@ class Prepared:
     mask: torch.Tensor | None  # (B, 1, 1, S) bool: which tokens are seen; None: all are
     rotary: Shared  # cosines and sines of the image tokens, fp32, each (N, 1, C)
     grid: tuple[int, int, int] = static()
-
-
-@state
-class Hidden:
-    """The two streams."""
-
-    image: torch.Tensor  # (B, N, D)
-    text: torch.Tensor  # (B, T, D)
 
 
 @state
@@ -106,18 +108,8 @@ def hunyuan_video(config: Mapping[str, Any]) -> Denoiser:
     settings = check_config(config)
     kind = settings["image_condition_type"]
     refiner = Refiner(settings["num_refiner_layers"], settings["attention_head_dim"], attend)
-    doubles = tuple(Block(double, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
-    singles = tuple(Block(single, f"single_transformer_blocks.{i}.") for i in range(settings["num_single_layers"]))
-    return Denoiser(
-        prepare=Prepare(kind, tuple(settings["rope_axes_dim"]), float(settings["rope_theta"])),
-        embed=Embed(kind, refiner),
-        blocks=doubles + singles,
-        head=head,
-        attend=attend,
-        probe=image_stream,
-        streams=("image", "text"),
-        reads=("image",),
-    )
+    prepare = Prepare(kind, tuple(settings["rope_axes_dim"]), float(settings["rope_theta"]))
+    return two_streams(prepare, Embed(kind, refiner), stack(settings, double, single), head)
 
 
 @attrs.frozen
@@ -162,7 +154,7 @@ class Prepare:
             image=conditioning.image,
             refining=None if mask is None else among_text(mask),
             mask=None if mask is None else among_all(mask, len(ids)),
-            rotary=Shared(value=rotary_tables(ids, self.axes, self.theta)),
+            rotary=Shared(value=rotary_tables(ids, self.axes, self.theta, torch.float32)),
             grid=grid,
         )
 
@@ -263,7 +255,7 @@ def double(params: Params, hidden: Hidden, context: Context, attend: Attend) -> 
     image = image + framed(gated, x, context.frame, moving[2:3], still[2:3])
     text = text + gate.unsqueeze(1) * y
     x = framed(modulate, image, context.frame, moving[3:5], still[3:5])
-    wide = F.gelu(linear(params, "ff.net.0.proj", x), approximate="tanh")
+    wide = gelu(linear(params, "ff.net.0.proj", x))
     x = framed(gated, linear(params, "ff.net.2", wide), context.frame, moving[5:], still[5:])
     return Hidden(image=image + x, text=feed(params, "ff_context", text, *rest))
 
@@ -286,7 +278,7 @@ def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> 
     both, tokens = torch.cat([hidden.image, hidden.text], dim=1), hidden.image.shape[1]
     moving, still = modulation(params, "norm.linear", context, 3)
     x = framed(modulate, both, context.frame, moving[:2], still[:2])
-    wide = F.gelu(linear(params, "proj_mlp", x), approximate="tanh")
+    wide = gelu(linear(params, "proj_mlp", x))
     q, k = (_turned(heads(params, name, x), tokens, context) for name in ("to_q", "to_k"))
     attended = attend(q, k, heads(params, "to_v", x), context.mask).flatten(2)
     out = linear(params, "proj_out", torch.cat([attended, wide], dim=2))
@@ -309,16 +301,10 @@ def modulation(
 
 def head(params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
     """Return the predicted velocity (B, channels, F, Y, X); that of a given first frame is zero."""
-    scale, shift = linear(params, "norm_out.linear", context.temb).chunk(2, dim=1)
-    out = linear(params, "proj_out", modulate(hidden.image, shift, scale))
+    out = streams.head(params, hidden, context)
     patch = params["x_embedder.proj.weight"].shape[2:]
     out = out.reshape(out.shape[0], *context.grid, -1, *patch).permute(0, 4, 1, 5, 2, 6, 3, 7)
     out = out.flatten(6, 7).flatten(4, 5).flatten(2, 3)
     if context.still is None:
         return out
     return torch.cat([torch.zeros_like(out[:, :, :1]), out[:, :, 1:]], dim=2)
-
-
-def image_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured."""
-    return hidden.image

@@ -1,21 +1,17 @@
-"""What only HunyuanVideo has: refined text, modulation of its own for a given first frame, rotary tables in fp32.
+"""What only HunyuanVideo has: refined text, and modulation of its own for a given first frame.
 
 Shapes: B samples, N image tokens, T text tokens, S tokens of any kind, D width, H heads, C width of a head.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import attrs
 import torch
 import torch.nn.functional as F
 
-from pure.models.layers import linear, perceptron
+from pure.models.layers import Attend, Params, linear, perceptron, rms_norm, sinusoids
 
-Params = Mapping[str, torch.Tensor]
-Attend = Callable[..., torch.Tensor]
 FREQUENCIES = 128  # sines and cosines each that stand for a timestep
-LONGEST = 10000.0  # period of the slowest of them, over 2 pi
 NORMS = {"to_q": "norm_q", "to_k": "norm_k", "add_q_proj": "norm_added_q", "add_k_proj": "norm_added_k"}
 
 
@@ -24,9 +20,7 @@ def embed_time(params: Params, name: str, time: torch.Tensor, dtype: torch.dtype
 
     Unlike `layers.embed_number` it does not round the time to the type of the parameters first.
     """
-    exponents = -math.log(LONGEST) * torch.arange(FREQUENCIES, dtype=torch.float32, device=time.device)
-    angles = time[:, None].float() * torch.exp(exponents / FREQUENCIES)
-    return perceptron(params, name + ".timestep_embedder", torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))
+    return perceptron(params, name + ".timestep_embedder", sinusoids(time, FREQUENCIES).to(dtype))
 
 
 @attrs.frozen
@@ -84,23 +78,6 @@ def heads(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
     return x if norm is None else rms_norm(x, params[f"attn.{norm}.weight"])
 
 
-def linear_of_slice(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
-    """Apply the affine map `name` to some of the tokens (B, S, D) of a longer sequence.
-
-    Of several samples such a slice is not contiguous, and torch then adds the bias to the
-    rounded product, where weights require gradients as diffusers' do; else it does so before.
-    """
-    if x.is_contiguous():
-        return linear(params, name, x)
-    return F.linear(x.contiguous(), params[name + ".weight"]) + params[name + ".bias"]
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Divide the features of x by their root mean square, taken in fp32, and scale them."""
-    x = x * torch.rsqrt(x.to(torch.float32).pow(2).mean(-1, keepdim=True) + 1e-6)
-    return (x.to(weight.dtype) if weight.dtype in (torch.float16, torch.bfloat16) else x) * weight
-
-
 def framed(
     function: Callable[..., torch.Tensor],
     x: torch.Tensor,
@@ -122,14 +99,3 @@ def gated(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
 def grid_positions(grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
     """Return frame, row and column of every image token, (N, 3) fp32."""
     return torch.cartesian_prod(*(torch.arange(size, dtype=torch.float32, device=device) for size in grid))
-
-
-def rotary_tables(ids: torch.Tensor, axes: tuple[int, ...], theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines (N, 1, C) of positions (N, axes); other than `layers.rotary_tables` from fp32 angles."""
-    cosines, sines = [], []
-    for axis, width in enumerate(axes):
-        rates = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=ids.device) / width))
-        angles = torch.outer(ids[:, axis], rates)
-        cosines.append(angles.cos().repeat_interleave(2, dim=1))
-        sines.append(angles.sin().repeat_interleave(2, dim=1))
-    return torch.cat(cosines, dim=-1).unsqueeze(1), torch.cat(sines, dim=-1).unsqueeze(1)

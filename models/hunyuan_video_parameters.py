@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pure.models.errors import CheckpointError
-from pure.models.shapes import Shapes, affine, prefixed, settings
+from pure.models.shapes import Shapes, affine, check_axes, double, embedders, prefixed, settings, single, stack
 
 CLASS = "HunyuanVideoTransformer3DModel"
-TIME_WIDTH = 256  # numbers that stand for a timestep before it is embedded
 REFINER_WIDENING = 4  # of the feed-forward networks of the text refiner
 TEXT, CONCAT, REPLACE = None, "latent_concat", "token_replace"
 DEFAULTS: Mapping[str, Any] = {
@@ -42,11 +41,8 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = settings(config, CLASS, DEFAULTS)
     found["out_channels"] = found["out_channels"] or found["in_channels"]
-    axes, width, kind = found["rope_axes_dim"], found["attention_head_dim"], found["image_condition_type"]
-    if sum(axes) != width:
-        raise CheckpointError(
-            f"rope_axes_dim {tuple(axes)} sums to {sum(axes)}; it must sum to attention_head_dim {width}"
-        )
+    check_axes(found, "rope_axes_dim")
+    kind = found["image_condition_type"]
     if found["qk_norm"] != "rms_norm":
         raise CheckpointError(f"qk_norm is {found['qk_norm']!r}; implemented is 'rms_norm', which all checkpoints have")
     if kind not in (TEXT, CONCAT, REPLACE):
@@ -86,29 +82,15 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
         "x_embedder.proj.weight": (width, found["in_channels"], *patch),
         "x_embedder.proj.bias": (width,),
     }
-    shapes |= _numbers("time_text_embed", width, found["pooled_projection_dim"], found["guidance_embeds"])
+    shapes |= embedders("time_text_embed", width, found["pooled_projection_dim"], found["guidance_embeds"])
     shapes |= prefixed("context_embedder.", _refiner(width, found["text_embed_dim"], found["num_refiner_layers"]))
-    for i in range(found["num_layers"]):
-        shapes |= prefixed(f"transformer_blocks.{i}.", _double(width, head, wide))
-    for i in range(found["num_single_layers"]):
-        shapes |= prefixed(f"single_transformer_blocks.{i}.", _single(width, head, wide))
+    shapes |= stack(found, double(width, head, wide, wide), single(width, head, wide, wide))
     shapes |= affine("norm_out.linear", width, 2 * width)
     return shapes | affine("proj_out", width, patch[0] * patch[1] * patch[2] * found["out_channels"])
 
 
-def _numbers(name: str, width: int, pooled: int, guidance: bool) -> Shapes:
-    """The embedding of time, pooled text and guidance."""
-    embedders = {"timestep_embedder": TIME_WIDTH, "text_embedder": pooled}
-    if guidance:
-        embedders["guidance_embedder"] = TIME_WIDTH
-    shapes: Shapes = {}
-    for part, inputs in embedders.items():
-        shapes |= affine(f"{name}.{part}.linear_1", inputs, width) | affine(f"{name}.{part}.linear_2", width, width)
-    return shapes
-
-
 def _refiner(width: int, text: int, layers: int) -> Shapes:
-    shapes = _numbers("time_text_embed", width, text, guidance=False) | affine("proj_in", text, width)
+    shapes = embedders("time_text_embed", width, text, guidance=False) | affine("proj_in", text, width)
     block: Shapes = {f"{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
     for name in ("to_q", "to_k", "to_v", "to_out.0"):
         block |= affine(f"attn.{name}", width, width)
@@ -118,26 +100,3 @@ def _refiner(width: int, text: int, layers: int) -> Shapes:
     for i in range(layers):
         shapes |= prefixed(f"token_refiner.refiner_blocks.{i}.", block)
     return shapes
-
-
-def _double(width: int, head: int, wide: int) -> Shapes:
-    shapes = _norms("norm_q", "norm_k", "norm_added_q", "norm_added_k", head=head)
-    for name in ("norm1", "norm1_context"):
-        shapes |= affine(f"{name}.linear", width, 6 * width)
-    for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
-        shapes |= affine(f"attn.{name}", width, width)
-    for name in ("ff", "ff_context"):
-        shapes |= affine(f"{name}.net.0.proj", width, wide) | affine(f"{name}.net.2", wide, width)
-    return shapes
-
-
-def _single(width: int, head: int, wide: int) -> Shapes:
-    shapes = _norms("norm_q", "norm_k", head=head)
-    for name in ("to_q", "to_k", "to_v"):
-        shapes |= affine(f"attn.{name}", width, width)
-    shapes |= affine("norm.linear", width, 3 * width) | affine("proj_mlp", width, wide)
-    return shapes | affine("proj_out", width + wide, width)
-
-
-def _norms(*names: str, head: int) -> Shapes:
-    return {f"attn.{name}.weight": (head,) for name in names}

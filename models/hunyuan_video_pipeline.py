@@ -4,14 +4,12 @@ Shapes: B samples, P texts, T text tokens, F frames of H x W pixels; C latent ch
 f frames of h x w latents.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
-from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
@@ -25,6 +23,7 @@ from pure.models.hunyuan_video_text import FROM_IMAGE, PictureReader, Reader, Re
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 from pure.models.schedulers import flow_match
+from pure.models.video import VideoAutoencoder
 
 GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
 NOISE = 0.999  # part of noise in what a video from a picture starts with; the rest is the picture in every frame
@@ -34,66 +33,10 @@ DISTILLED_SHIFT = 17.0  # of the schedule of FastHunyuan, which needs few steps
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class VideoCodec:
-    """The autoencoder, and what its shape and the transformer's patches say about sizes.
+class VideoCodec(VideoAutoencoder):
+    """The autoencoder."""
 
-    Attributes:
-        vae: diffusers' autoencoder.
-        patch: latents on the sides of a token: frames, rows, columns.
-    """
-
-    vae: Any
-    patch: tuple[int, int, int]
-
-    @property
-    def factor(self) -> int:
-        """Pixels on a side of a latent."""
-        return self.vae.config["spatial_compression_ratio"]
-
-    @property
-    def period(self) -> int:
-        """Frames that a latent stands for; the first frame has one to itself."""
-        return self.vae.config["temporal_compression_ratio"]
-
-    @property
-    def processor(self) -> VideoProcessor:
-        """What resizes pictures and scales their values."""
-        return VideoProcessor(vae_scale_factor=self.factor)
-
-    def shape(self, request: Request) -> tuple[int, int, int]:
-        """Return f, h and w of a video.
-
-        Raises:
-            ValueError: a size is not possible.
-        """
-        for name, pixels, patch in (("height", request.height, self.patch[1]), ("width", request.width, self.patch[2])):
-            if pixels < 1 or pixels % (self.factor * patch):
-                nearest = max(round(pixels / (self.factor * patch)), 1) * self.factor * patch
-                raise ValueError(
-                    f"{name}={pixels} is not a positive multiple of {self.factor * patch} pixels; "
-                    f"the nearest size is {nearest}"
-                )
-        step = self.period * self.patch[0]
-        first = 1 + self.period * (self.patch[0] - 1)
-        if request.frames < first or (request.frames - first) % step:
-            nearest = max(round((request.frames - first) / step), 0) * step + first
-            raise ValueError(
-                f"frames={request.frames} is not {first} plus a multiple of {step}; the nearest number is {nearest}"
-            )
-        frames = (request.frames - 1) // self.period + 1
-        return frames, request.height // self.factor, request.width // self.factor
-
-    def grid(self, request: Request) -> tuple[int, int, int]:
-        """Return tokens of a video in frames, rows and columns."""
-        frames, rows, columns = (n // p for n, p in zip(self.shape(request), self.patch, strict=True))
-        return frames, rows, columns
-
-    def fitted(self, picture: Image.Image, area: int) -> tuple[int, int]:
-        """Return height and width near `area` pixels, and below, with the proportions of a picture."""
-        ratio, steps = picture.height / picture.width, [self.factor * patch for patch in self.patch[1:]]
-        sides = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        height, width = (max(side // step, 1) * step for side, step in zip(sides, steps, strict=True))
-        return height, width
+    factors = ("spatial_compression_ratio", "temporal_compression_ratio")
 
     def encode(self, picture: Image.Image, request: Request) -> torch.Tensor:
         """Return latents (1, C, 1, h, w), fp32, of a picture resized to the size of the video."""
@@ -127,7 +70,7 @@ class HunyuanVideoPipeline(Pipeline):
 
     def sized(self, request: Request) -> Request:
         """Return the request; sides are multiples of a token's, frames 1 more than a multiple of a latent's."""
-        self.codec.shape(request)
+        self.codec.size(request.frames, request.height, request.width)
         return request
 
     def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
@@ -152,7 +95,7 @@ class HunyuanVideoPipeline(Pipeline):
             pooled=found.pooled.to(self.device, self.dtype),
             guidance=scales,
             image=None if image is None else image.to(self.device).expand(len(texts), -1, -1, -1, -1),
-            grid=self.codec.grid(request),
+            grid=self.codec.grid(request.frames, request.height, request.width),
         )
 
     def guidance(self, request: Request) -> Guidance | Mapping[str, Guidance] | None:
@@ -170,7 +113,7 @@ class HunyuanVideoPipeline(Pipeline):
 
     def shape(self, request: Request) -> tuple[int, ...]:
         """Return (C, f, h, w)."""
-        return self.codec.vae.config["latent_channels"], *self.codec.shape(request)
+        return self.codec.vae.config["latent_channels"], *self.codec.size(request.frames, request.height, request.width)
 
     def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
         """Return starting latents (B, C, f, h, w), in fp32 whatever the type of the model."""
@@ -179,12 +122,7 @@ class HunyuanVideoPipeline(Pipeline):
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, C, f, h, w) to pixels (B, F, 3, H, W) in 0 to 1."""
-        return self._shown(self.codec.decode(latents))
-
-    def _shown(self, video: torch.Tensor) -> torch.Tensor:
-        pixels = self.codec.processor.postprocess_video(video, output_type="pt")
-        assert isinstance(pixels, torch.Tensor)
-        return pixels
+        return self.codec.shown(self.codec.decode(latents))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -210,8 +148,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
         if request.images and not (request.height or request.width):
             usual = self.codec.fitted(request.images[0], usual[0] * usual[1])
         found = attrs.evolve(request, height=request.height or usual[0], width=request.width or usual[1])
-        self.codec.shape(found)
-        return found
+        return super().sized(found)
 
     def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
         """Return embeddings of the picture and P texts, of both branches as long as the longer one."""
@@ -257,7 +194,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents to pixels (B, F, 3, H, W); of "latent_concat" without the frames the first latents make."""
         video = self.codec.decode(latents)
-        return self._shown(video[:, :, self.codec.period :] if self.kind == CONCAT else video)
+        return self.codec.shown(video[:, :, self.codec.period :] if self.kind == CONCAT else video)
 
 
 def _solver(found: Description) -> Solver:
@@ -309,10 +246,7 @@ def _build(parts: Parts) -> Pipeline:
     settings, components = check_config(parts.found.transformer), dict(parts.components)
     patch = (settings["patch_size_t"], settings["patch_size"], settings["patch_size"])
     fields: dict[str, Any] = {
-        "denoiser": parts.denoisers["transformer"],
-        "params": parts.params["transformer"],
-        "solver": parts.found.solver,
-        "defaults": parts.found.defaults,
+        **parts.common,
         "codec": VideoCodec(vae=components.pop("vae"), patch=patch),
     }
     # The class that the checkpoints name splits text in a way of its own, whatever the file says; this one reads it.

@@ -3,14 +3,15 @@
 Shapes: B samples, C latent channels, h x w tokens (N = h w), H x W pixels.
 """
 
-from typing import cast
+import abc
+from typing import Any
 
 import attrs
 import torch
-from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 
 PATCH = 2  # latents on a side of a token
+SIDE = 128  # latents on a side of an image where no size is asked for
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -43,10 +44,10 @@ def positions(text: int, rows: int, columns: int) -> torch.Tensor:
 
 
 @attrs.frozen(eq=False)
-class ImageDecoder:
-    """The decoder, and what its shape says about sizes."""
+class Autoencoder(abc.ABC):
+    """An autoencoder, and what its shape says about sizes."""
 
-    vae: AutoencoderKL
+    vae: Any
 
     @property
     def patch(self) -> int:
@@ -54,32 +55,48 @@ class ImageDecoder:
         return PATCH * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     @property
-    def size(self) -> int:
+    def usual(self) -> int:
         """Height and width of an image where none is asked for, in pixels."""
-        return self.vae.config["sample_size"]
+        return SIDE * self.patch // PATCH
 
-    def grid(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Return h and w of an image of `height` x `width` pixels; None is the default size.
+    @property
+    def processor(self) -> VaeImageProcessor:
+        """What resizes pictures and scales their values."""
+        return VaeImageProcessor(vae_scale_factor=self.patch)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return h and w of an image of `height` x `width` pixels.
 
         Raises:
             ValueError: a size is not a positive multiple of `patch`.
         """
-        sizes = {"height": self.size if height is None else height, "width": self.size if width is None else width}
-        for name, pixels in sizes.items():
+        for name, pixels in {"height": height, "width": width}.items():
             if pixels < 1 or pixels % self.patch:
                 nearest = max(round(pixels / self.patch), 1) * self.patch
                 raise ValueError(
                     f"{name}={pixels} is not a positive multiple of {self.patch} pixels; the nearest size is {nearest}"
                 )
-        return sizes["height"] // self.patch, sizes["width"] // self.patch
+        return height // self.patch, width // self.patch
 
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+    @abc.abstractmethod
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return pixels (B, 3, H, W) in 0 to 1 of latents."""
+
+    def shown(self, decoded: torch.Tensor) -> torch.Tensor:
+        """Return pixels in 0 to 1 of what the autoencoder made, (B, 3, H, W) in -1 to 1."""
+        pixels = self.processor.postprocess(decoded, output_type="pt")
+        assert isinstance(pixels, torch.Tensor)
+        return pixels
+
+
+@attrs.frozen(eq=False)
+class ImageDecoder(Autoencoder):
+    """The decoder of a FLUX.1 checkpoint."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
         config = self.vae.config
         latents = latents / config["scaling_factor"] + (config["shift_factor"] or 0.0)
         with torch.no_grad():
-            latents = cast(torch.FloatTensor, latents.to(self.vae.device, self.vae.dtype))
-            decoded = self.vae.decode(latents, return_dict=False)[0]
-        pixels = VaeImageProcessor(vae_scale_factor=self.patch).postprocess(decoded, output_type="pt")
-        assert isinstance(pixels, torch.Tensor)
-        return pixels
+            decoded = self.vae.decode(latents.to(self.vae.device, self.vae.dtype), return_dict=False)[0]
+        return self.shown(decoded)

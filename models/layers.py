@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 Params = Mapping[str, torch.Tensor]
+Attend = Callable[..., torch.Tensor]
 
 THETA = 10000.0
 FP16_MAX = 65504.0
@@ -35,9 +36,9 @@ def embed_number(params: Params, name: str, value: torch.Tensor, dtype: torch.dt
 
 
 def sinusoids(value: torch.Tensor, frequencies: int) -> torch.Tensor:
-    """Return cosines, then sines of numbers (B,) at as many frequencies, falling from 1: (B, 2 frequencies) in fp32."""
+    """Return cosines, then sines of numbers (...) at frequencies that fall from 1: (..., 2 frequencies), fp32."""
     exponents = -math.log(THETA) * torch.arange(frequencies, dtype=torch.float32, device=value.device)
-    angles = value[:, None].float() * torch.exp(exponents / frequencies)
+    angles = value.float().unsqueeze(-1) * torch.exp(exponents / frequencies)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -59,8 +60,13 @@ def feed(
     params: Params, name: str, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor
 ) -> torch.Tensor:
     """Add the gated feed-forward network `name` to tokens (B, tokens, D)."""
-    wide = F.gelu(linear(params, name + ".net.0.proj", modulate(x, shift, scale)), approximate="tanh")
+    wide = gelu(linear(params, name + ".net.0.proj", modulate(x, shift, scale)))
     return x + gate.unsqueeze(1) * linear(params, name + ".net.2", wide)
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """Return GELU of x, by way of tanh."""
+    return F.gelu(x, approximate="tanh")
 
 
 def clip(x: torch.Tensor) -> torch.Tensor:
@@ -68,11 +74,16 @@ def clip(x: torch.Tensor) -> torch.Tensor:
     return x.clip(-FP16_MAX, FP16_MAX) if x.dtype == torch.float16 else x
 
 
-def rotary_tables(ids: torch.Tensor, axes: tuple[int, ...], theta: float = THETA) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines (S, 1, C) of positions (S, axes), each repeated for the two halves of a pair."""
+def rotary_tables(
+    ids: torch.Tensor, axes: tuple[int, ...], theta: float = THETA, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosines and sines (S, 1, C), fp32, of positions (S, axes), each repeated for the two halves of a pair.
+
+    Angles are taken in `dtype`.
+    """
     cosines, sines = [], []
     for axis, width in enumerate(axes):
-        rates = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.float64, device=ids.device) / width))
+        rates = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=dtype, device=ids.device) / width))
         angles = torch.outer(ids[:, axis].float(), rates)
         cosines.append(angles.cos().repeat_interleave(2, dim=1).float())
         sines.append(angles.sin().repeat_interleave(2, dim=1).float())
@@ -99,15 +110,19 @@ def attend_jointly(
     image: torch.Tensor,
     text: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
-    attend: Callable[..., torch.Tensor],
+    attend: Attend,
+    project: Callable[..., torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Let image (B, N, D) and text (B, T, D) attend to each other, text first, each with projections of its own."""
+    """Let image (B, N, D) and text (B, T, D) attend to each other, text first, each with projections of its own.
+
+    `project` is `linear_of_slice`, or what else a model does to slices.
+    """
     q = torch.cat([heads(params, "add_q_proj", text, "norm_added_q"), heads(params, "to_q", image, "norm_q")], dim=1)
     k = torch.cat([heads(params, "add_k_proj", text, "norm_added_k"), heads(params, "to_k", image, "norm_k")], dim=1)
     v = torch.cat([heads(params, "add_v_proj", text), heads(params, "to_v", image)], dim=1)
     attended, tokens = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2), text.shape[1]
     image, text = attended[:, tokens:], attended[:, :tokens]
-    return linear_of_slice(params, "attn.to_out.0", image), linear_of_slice(params, "attn.to_add_out", text)
+    return project(params, "attn.to_out.0", image), project(params, "attn.to_add_out", text)
 
 
 def linear_of_slice(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:

@@ -7,20 +7,17 @@ gated feed-forward networks; the step is told by the timestep alone.
 Shapes: B samples, N image tokens, T text tokens, S = T + N, D width, H heads, C width of a head.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, Shared, state
-from pure.models.attention import attend
-from pure.models.layers import attend_jointly, clip, embed_number, heads, linear, modulate, rotary_tables, rotate
+from pure import Denoiser, Shared, state
+from pure.models.layers import Attend, Params, embed_number, linear, modulate, rotary_tables
 from pure.models.ovis_parameters import check_config
-
-Params = Mapping[str, torch.Tensor]
-Attend = Callable[..., torch.Tensor]
+from pure.models.streams import Context, Hidden, head, joined_block, joint_block, stack, two_streams
 
 
 @state
@@ -39,22 +36,6 @@ class Prepared:
     rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
 
 
-@state
-class Hidden:
-    """The two streams."""
-
-    image: torch.Tensor  # (B, N, D)
-    text: torch.Tensor  # (B, T, D)
-
-
-@state
-class Context:
-    """What every block of a step reads."""
-
-    temb: torch.Tensor  # (B, D): time, embedded and activated
-    rotary: Shared  # as in Prepared
-
-
 def ovis(config: Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of an Ovis-Image transformer.
 
@@ -68,18 +49,7 @@ def ovis(config: Mapping[str, Any]) -> Denoiser:
     'single_transformer_blocks.0.'
     """
     settings = check_config(config)
-    doubles = tuple(Block(double, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
-    singles = tuple(Block(single, f"single_transformer_blocks.{i}.") for i in range(settings["num_single_layers"]))
-    return Denoiser(
-        prepare=Prepare(tuple(settings["axes_dims_rope"])),
-        embed=embed,
-        blocks=doubles + singles,
-        head=head,
-        attend=attend,
-        probe=image_stream,
-        streams=("image", "text"),
-        reads=("image",),
-    )
+    return two_streams(Prepare(tuple(settings["axes_dims_rope"])), embed, stack(settings, double, single), head)
 
 
 @attrs.frozen
@@ -108,28 +78,14 @@ def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: t
 
 def double(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other."""
-    image, text = hidden.image, hidden.text
-    shift, scale, gate, *image_rest = linear(params, "norm1.linear", context.temb).chunk(6, dim=1)
-    text_shift, text_scale, text_gate, *text_rest = linear(params, "norm1_context.linear", context.temb).chunk(6, dim=1)
-    x, y = modulate(image, shift, scale), modulate(text, text_shift, text_scale)
-    x, y = attend_jointly(params, x, y, context.rotary.value, attend)
-    image = feed(params, "ff", image + gate.unsqueeze(1) * x, *image_rest)
-    text = feed(params, "ff_context", text + text_gate.unsqueeze(1) * y, *text_rest)
-    return Hidden(image=image, text=clip(text))
+    norms = "norm1.linear", "norm1_context.linear"
+    modulations = [linear(params, name, context.temb).chunk(6, dim=1) for name in norms]
+    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed)
 
 
 def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
     """Run one block on text and image as one sequence, attention and feed-forward network side by side."""
-    both, rotary = torch.cat([hidden.text, hidden.image], dim=1), context.rotary.value
-    shift, scale, gate = linear(params, "norm.linear", context.temb).chunk(3, dim=1)
-    x = modulate(both, shift, scale)
-    wide = gated(linear(params, "proj_mlp", x))
-    q, k = heads(params, "to_q", x, "norm_q"), heads(params, "to_k", x, "norm_k")
-    attended = attend(rotate(q, rotary), rotate(k, rotary), heads(params, "to_v", x)).flatten(2)
-    out = gate.unsqueeze(1) * linear(params, "proj_out", torch.cat([attended, wide], dim=2))
-    both = clip(both + out)
-    tokens = hidden.text.shape[1]
-    return Hidden(image=both[:, tokens:], text=both[:, :tokens])
+    return joined_block(params, hidden, context, attend, gated)
 
 
 def feed(
@@ -144,14 +100,3 @@ def gated(x: torch.Tensor) -> torch.Tensor:
     """Return the first half of the features, gated by the activated second half."""
     wide, gate = x.chunk(2, dim=-1)
     return wide * F.silu(gate)
-
-
-def head(params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
-    """Return the predicted velocity (B, N, channels)."""
-    scale, shift = linear(params, "norm_out.linear", context.temb).chunk(2, dim=1)
-    return linear(params, "proj_out", modulate(hidden.image, shift, scale))
-
-
-def image_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured."""
-    return hidden.image

@@ -14,7 +14,7 @@ S = T + N + R, D width, H heads, C width of a head.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -22,12 +22,11 @@ import torch
 import torch.nn.functional as F
 
 from pure import Block, Denoiser, Shared, state, static
-from pure.models.attention import attend
-from pure.models.layers import THETA, clip, linear, perceptron, rotate
-from pure.models.qwen_image_parameters import TIME_WIDTH, check_config
+from pure.models.layers import THETA, Attend, Params, clip, gelu, linear, perceptron, rms_norm, rotate
+from pure.models.qwen_image_parameters import check_config
+from pure.models.shapes import TIME_WIDTH
+from pure.models.streams import Hidden, two_streams
 
-Params = Mapping[str, torch.Tensor]
-Attend = Callable[..., torch.Tensor]
 EPSILON = 1e-6
 
 
@@ -49,14 +48,6 @@ class Prepared:
     mask: torch.Tensor | None  # (B, 1, 1, S) bool
     reference: torch.Tensor | None  # (B, R, channels): a token is smaller before it is embedded than after
     rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
-
-
-@state
-class Hidden:
-    """The two streams."""
-
-    image: torch.Tensor  # (B, N + R, D)
-    text: torch.Tensor  # (B, T, D)
 
 
 @state
@@ -86,16 +77,8 @@ def qwen_image(config: Mapping[str, Any]) -> Denoiser:
     'transformer_blocks.1.'
     """
     settings = check_config(config)
-    return Denoiser(
-        prepare=Prepare(tuple(settings["axes_dims_rope"])),
-        embed=Embed(bool(settings["zero_cond_t"])),
-        blocks=tuple(Block(block, f"transformer_blocks.{i}.") for i in range(settings["num_layers"])),
-        head=head,
-        attend=attend,
-        probe=image_stream,
-        streams=("image", "text"),
-        reads=("image",),
-    )
+    blocks = tuple(Block(block, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
+    return two_streams(Prepare(tuple(settings["axes_dims_rope"])), Embed(bool(settings["zero_cond_t"])), blocks, head)
 
 
 def positions(text: int, *pictures: tuple[int, int]) -> torch.Tensor:
@@ -242,7 +225,7 @@ def feed(
     params: Params, name: str, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor
 ) -> torch.Tensor:
     """Add the gated feed-forward network `name` to tokens (B, tokens, D)."""
-    wide = F.gelu(linear(params, name + ".net.0.proj", modulate(x, shift, scale)), approximate="tanh")
+    wide = gelu(linear(params, name + ".net.0.proj", modulate(x, shift, scale)))
     return x + gate * linear(params, name + ".net.2", wide)
 
 
@@ -252,23 +235,8 @@ def heads(params: Params, name: str, x: torch.Tensor, norm: str = "") -> torch.T
     return rms_norm(x, params["attn." + norm + ".weight"]) if norm else x
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Divide by the root mean square of the last dimension, taken in fp32, and multiply by `weight`.
-
-    In half precision torch's own rounds once less, after the multiplication.
-    """
-    x = x * torch.rsqrt(x.to(torch.float32).pow(2).mean(-1, keepdim=True) + EPSILON)
-    half = weight.dtype in (torch.float16, torch.bfloat16)
-    return (x.to(weight.dtype) if half else x) * weight
-
-
 def head(params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
     """Return the predicted velocity (B, N, channels) of the picture that is made."""
     scale, shift = linear(params, "norm_out.linear", context.temb).unsqueeze(1).chunk(2, dim=-1)
     # Reference tokens are dropped last: of fewer rows a product has other bits.
     return linear(params, "proj_out", modulate(hidden.image, shift, scale))[:, : context.tokens]
-
-
-def image_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured; reference tokens take part."""
-    return hidden.image

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pure.models.errors import CheckpointError
-from pure.models.shapes import Shapes, affine, prefixed, settings
+from pure.models.shapes import EVERY_NORM, TIME_WIDTH, Shapes, affine, norms, prefixed, projections, settings
 
 CLASS = "QwenImageTransformer2DModel"
-TIME_WIDTH = 256  # numbers that stand for a timestep before it is embedded
 WIDENING = 4  # of the feed-forward networks
 DEFAULTS: Mapping[str, Any] = {
     "patch_size": 2,
@@ -82,9 +81,7 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
 
 
 def _block(width: int, head: int) -> Shapes:
-    shapes: Shapes = {f"attn.{name}.weight": (head,) for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")}
-    for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
-        shapes |= affine(f"attn.{name}", width, width)
+    shapes = norms(*EVERY_NORM, head=head) | projections(width)
     for stream in ("img", "txt"):
         shapes |= affine(f"{stream}_mod.1", width, 6 * width)
         shapes |= affine(f"{stream}_mlp.net.0.proj", width, WIDENING * width)

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 
-from pure import Branches, Guidance, Shared, Solver
+from pure import Branches, Guidance, Shared
 from pure.models import image
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
+from pure.models.image_pipeline import PackedPipeline
 from pure.models.pipeline import Pipeline
 from pure.models.qwen_image import Conditioning, positions, qwen_image
 from pure.models.qwen_image_parameters import CLASS, check_config, parameter_shapes
@@ -33,7 +34,7 @@ PROCESSORS = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class QwenImagePipeline(Pipeline):
+class QwenImagePipeline(PackedPipeline):
     """Qwen-Image from text.
 
     Prompts differ in length: shorter ones are padded and masked, also beside a longer negative one.
@@ -46,10 +47,10 @@ class QwenImagePipeline(Pipeline):
     reader: TextReader | PictureReader = attrs.field(repr=False)
     codec: ImageCodec = attrs.field(repr=False)
 
-    def sized(self, request: Request) -> Request:
-        """Return the request; sides are multiples of a token's."""
-        self.codec.grid(request.height, request.width)
-        return request
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.codec.vae.config["z_dim"]
 
     def read(self, request: Request, texts: Sequence[str]) -> list[torch.Tensor]:
         """Return an embedding (T, width) of each text."""
@@ -58,7 +59,7 @@ class QwenImagePipeline(Pipeline):
 
     def grids(self, request: Request) -> list[tuple[int, int]]:
         """Return rows and columns of tokens of every picture, the one that is made first."""
-        return [self.codec.grid(request.height, request.width)]
+        return [self.grid(request)]
 
     def reference(self, request: Request) -> torch.Tensor | None:
         """Return tokens (1, R, C) of the reference pictures, None where there are none."""
@@ -94,24 +95,6 @@ class QwenImagePipeline(Pipeline):
         found = super().guidance(request)
         return attrs.evolve(found, normalize="token") if isinstance(found, Guidance) else None
 
-    def shape(self, request: Request) -> tuple[int, ...]:
-        """Return the shape of unpacked latents."""
-        rows, columns = self.codec.grid(request.height, request.width)
-        return self.codec.vae.config["z_dim"], rows * image.PATCH, columns * image.PATCH
-
-    def pack(self, noise: torch.Tensor) -> torch.Tensor:
-        """Turn latents (B, C / 4, 2h, 2w) into tokens (B, N, C)."""
-        return image.pack(noise)
-
-    def tokens(self, request: Request) -> int:
-        """Return N."""
-        rows, columns = self.codec.grid(request.height, request.width)
-        return rows * columns
-
-    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
-        """Decode tokens (B, N, C) to pixels (B, 3, H, W) in 0 to 1."""
-        return self.codec.decode(image.unpack(latents, *self.codec.grid(request.height, request.width)))
-
 
 def _completed(
     branch: Conditioning, length: int, masked: bool, reference: torch.Tensor | None, ids: Shared
@@ -145,16 +128,12 @@ class QwenImageEditPipeline(QwenImagePipeline):
 
     image_count = (1, 1)
 
-    def sized(self, request: Request) -> Request:
-        """Return the request with the proportions of its last picture where no size is asked for."""
-        height, width = request.height, request.width
-        if not (height and width):
-            if not request.images:
-                raise ValueError("the size of an edit is that of its picture: give images=, or height and width")
-            usual = [side // self.codec.patch * self.codec.patch for side in fitted(request.images[-1], self.area)]
-            height, width = height or usual[0], width or usual[1]
-        self.codec.grid(height, width)
-        return attrs.evolve(request, height=height, width=width)
+    def usual(self, request: Request) -> tuple[int, int]:
+        """Return height and width near `area` with the proportions of the last picture, in pixels."""
+        if not request.images:
+            raise ValueError("the size of an edit is that of its picture: give images=, or height and width")
+        height, width = (side // self.codec.patch * self.codec.patch for side in fitted(request.images[-1], self.area))
+        return height, width
 
     def read(self, request: Request, texts: Sequence[str]) -> list[torch.Tensor]:
         """Return an embedding (T, width) of each text, read beside the pictures and never truncated."""
@@ -188,10 +167,6 @@ class QwenImageEditPlusPipeline(QwenImageEditPipeline):
 def _colours(request: Request) -> list[Image.Image]:
     """Return the pictures in three colours."""
     return [each if each.mode == "RGB" else each.convert("RGB") for each in request.images]
-
-
-def _solver(found: Description) -> Solver:
-    return flow_match(found)
 
 
 def _text_to_image(found: Description) -> Defaults:
@@ -244,10 +219,7 @@ def _build_edit_plus(parts: Parts) -> Pipeline:
 
 def _assembled(parts: Parts, kind: type[QwenImagePipeline], reader: TextReader | PictureReader) -> Pipeline:
     return kind(
-        denoiser=parts.denoisers["transformer"],
-        params=parts.params["transformer"],
-        solver=parts.found.solver,
-        defaults=parts.found.defaults,
+        **parts.common,
         reader=reader,
         codec=ImageCodec(parts.components["vae"]),
     )
@@ -275,7 +247,7 @@ TEXT_TO_IMAGE = Kind(
     task="text-to-image",
     guidance=("classifier-free",),
     components=COMPONENTS,
-    solver=_solver,
+    solver=flow_match,
     defaults=_text_to_image,
     build=_build,
     check=_check,

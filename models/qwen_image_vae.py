@@ -5,47 +5,24 @@ Shapes: B samples, C latent channels, h x w tokens of 2 x 2 latents, H x W pixel
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import torch
-from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from pure.models.image import PATCH
+from pure.models.image import PATCH, Autoencoder
 
 STEP = 32  # sides of a picture that is edited are multiples of it
 
 
 @attrs.frozen(eq=False)
-class ImageCodec:
-    """The autoencoder, and what its shape says about sizes."""
-
-    vae: Any
+class ImageCodec(Autoencoder):
+    """The autoencoder."""
 
     @property
     def patch(self) -> int:
         """Pixels on a side of a token."""
         return PATCH * 2 ** len(self.vae.config["temperal_downsample"])
-
-    @property
-    def processor(self) -> VaeImageProcessor:
-        """What resizes pictures and scales their values."""
-        return VaeImageProcessor(vae_scale_factor=self.patch)
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return h and w of an image of `height` x `width` pixels.
-
-        Raises:
-            ValueError: a size is not a positive multiple of `patch`.
-        """
-        for name, pixels in {"height": height, "width": width}.items():
-            if pixels < 1 or pixels % self.patch:
-                nearest = max(round(pixels / self.patch), 1) * self.patch
-                raise ValueError(
-                    f"{name}={pixels} is not a positive multiple of {self.patch} pixels; the nearest size is {nearest}"
-                )
-        return height // self.patch, width // self.patch
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
@@ -53,9 +30,7 @@ class ImageCodec:
         mean, deviation = self._statistics(latents)
         with torch.no_grad():
             decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0][:, :, 0]
-        pixels = self.processor.postprocess(decoded, output_type="pt")
-        assert isinstance(pixels, torch.Tensor)
-        return pixels
+        return self.shown(decoded)
 
     def encode(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:
         """Return latents (1, C, 2h, 2w) of a picture, resized to `height` x `width` pixels."""

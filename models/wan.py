@@ -10,8 +10,7 @@ Shapes: B samples, L blocks, T text tokens, I tokens of an embedded image, S tok
 video, D width, H heads, C width of a head; latents are (B, channels, frames, rows, columns).
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -20,11 +19,10 @@ import torch.nn.functional as F
 
 from pure import Block, Denoiser, Shared, state, static
 from pure.models.attention import attend
-from pure.models.layers import THETA, linear, perceptron, rotary_tables
+from pure.models.layers import Attend, Params, gelu, linear, perceptron, rotary_tables, sinusoids
+from pure.models.streams import image_stream
 from pure.models.wan_parameters import MODULATIONS, check_config, rotary_axes
 
-Params = Mapping[str, torch.Tensor]
-Attend = Callable[..., torch.Tensor]
 Grid = tuple[int, int, int]
 
 EMBEDDER = "condition_embedder."
@@ -198,7 +196,7 @@ class Prepare:
 def embed_text(params: Params, text: torch.Tensor) -> torch.Tensor:
     """Project text embeddings to (B, T, D)."""
     name = EMBEDDER + "text_embedder."
-    return linear(params, name + "linear_2", F.gelu(linear(params, name + "linear_1", text), approximate="tanh"))
+    return linear(params, name + "linear_2", gelu(linear(params, name + "linear_1", text)))
 
 
 def embed_image(params: Params, image: torch.Tensor) -> torch.Tensor:
@@ -273,10 +271,7 @@ def embed_time(params: Params, timestep: torch.Tensor) -> torch.Tensor:
     """Embed timesteps of any shape (...) to (..., D)."""
     name = EMBEDDER + "time_embedder"
     weight = params[name + ".linear_1.weight"]
-    count = weight.shape[1] // 2
-    exponents = -math.log(THETA) * torch.arange(count, dtype=torch.float32, device=timestep.device)
-    angles = timestep.float().unsqueeze(-1) * torch.exp(exponents / count)
-    waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    waves = sinusoids(timestep, weight.shape[1] // 2)
     # This network may be kept in fp32 while the others are narrower.
     return perceptron(params, name, waves.to(weight.dtype)).to(params[EMBEDDER + "time_proj.weight"].dtype)
 
@@ -298,7 +293,7 @@ class Layer:
         y = affine_norm(params, "norm2", x.float(), self.eps).type_as(x) if "norm2.weight" in params else x
         x = x + self._attend_outside(params, y, context, attend)
         y = modulated(x, shift_after, scale_after, self.eps)
-        y = linear(params, "ffn.net.2", F.gelu(linear(params, "ffn.net.0.proj", y), approximate="tanh"))
+        y = linear(params, "ffn.net.2", gelu(linear(params, "ffn.net.0.proj", y)))
         return Hidden(image=(x.float() + y.float() * gate_after).type_as(x))
 
     def _attend_itself(self, params: Params, x: torch.Tensor, context: Context, attend: Attend) -> torch.Tensor:
@@ -349,11 +344,6 @@ class Head:
         x = linear(params, "proj_out", modulated(hidden.image, shift, scale, self.eps))
         x = x.unflatten(2, (*self.patch, -1)).unflatten(1, context.grid)
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-def image_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured."""
-    return hidden.image
 
 
 def spread(x: torch.Tensor, grid: Grid) -> torch.Tensor:

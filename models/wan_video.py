@@ -3,82 +3,21 @@
 Shapes: B samples, F frames of H x W pixels; C latent channels, f frames of h x w latents.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
-from diffusers.video_processor import VideoProcessor
 from PIL import Image
+
+from pure.models.video import VideoAutoencoder
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class VideoCodec:
-    """The autoencoder, and what its shape and the transformer's patches say about sizes.
+class VideoCodec(VideoAutoencoder):
+    """The autoencoder."""
 
-    Attributes:
-        vae: diffusers' autoencoder.
-        patch: latents on the sides of a token: frames, rows, columns.
-    """
-
-    vae: Any
-    patch: tuple[int, int, int]
-
-    @property
-    def factor(self) -> int:
-        """Pixels on a side of a latent."""
-        return self.vae.config["scale_factor_spatial"]
-
-    @property
-    def period(self) -> int:
-        """Frames that a latent stands for; the first frame has one to itself."""
-        return self.vae.config["scale_factor_temporal"]
-
-    @property
-    def processor(self) -> VideoProcessor:
-        """What resizes pictures and scales their values."""
-        return VideoProcessor(vae_scale_factor=self.factor)
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        """Pixels of which height and width are multiples."""
-        return self.factor * self.patch[1], self.factor * self.patch[2]
-
-    def size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Return f, h and w of a video.
-
-        Raises:
-            ValueError: a size is not possible.
-        """
-        for (name, pixels), step in zip({"height": height, "width": width}.items(), self.steps, strict=True):
-            if pixels < 1 or pixels % step:
-                nearest = max(round(pixels / step), 1) * step
-                raise ValueError(
-                    f"{name}={pixels} is not a positive multiple of {step} pixels; the nearest size is {nearest}"
-                )
-        if frames < 1 or (frames - 1) % self.period:
-            nearest = max(round((frames - 1) / self.period), 0) * self.period + 1
-            raise ValueError(
-                f"frames={frames} is not 1 plus a multiple of {self.period}; the nearest number is {nearest}"
-            )
-        return (frames - 1) // self.period + 1, height // self.factor, width // self.factor
-
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Return tokens of a video along frames, rows and columns.
-
-        Raises:
-            ValueError: see `size`.
-        """
-        f, h, w = self.size(frames, height, width)
-        return f // self.patch[0], h // self.patch[1], w // self.patch[2]
-
-    def fitted(self, picture: Image.Image, area: int) -> tuple[int, int]:
-        """Return height and width near `area` pixels, and below, with the proportions of a picture."""
-        ratio = picture.height / picture.width
-        wanted = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        height, width = (max(side // step, 1) * step for side, step in zip(wanted, self.steps, strict=True))
-        return height, width
+    factors = ("scale_factor_spatial", "scale_factor_temporal")
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, F, 3, H, W) in 0 to 1 of latents (B, C, f, h, w)."""
@@ -86,9 +25,7 @@ class VideoCodec:
         mean, deviation = self._statistics(latents)
         with torch.no_grad():
             decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0]
-        pixels = self.processor.postprocess_video(decoded, output_type="pt")
-        assert isinstance(pixels, torch.Tensor)
-        return pixels
+        return self.shown(decoded)
 
     def first(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:
         """Return fp32 latents (1, C, 1, h, w) of a picture, resized to `height` x `width` pixels."""

@@ -19,7 +19,7 @@ Shapes: B samples, N image tokens, T text tokens, both padded, S = N + T, D widt
 C width of a head, latents (B, channels, height, width).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -28,13 +28,10 @@ import torch.nn.functional as F
 
 from pure import Block, Denoiser, state
 from pure.models.attention import attend
-from pure.models.layers import linear, rms_norm, rotate, sinusoids
+from pure.models.layers import Attend, Params, linear, rms_norm, rotate, sinusoids
+from pure.models.streams import Hidden, Tables, two_streams
 from pure.models.z_image_parameters import PATCH, TIME_WIDTH, check_config
 from pure.tree import static
-
-Params = Mapping[str, torch.Tensor]
-Attend = Callable[..., torch.Tensor]
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 MULTIPLE = 32  # tokens; sequences are padded to multiples of it
 EMBEDDER, FINAL = f"all_x_embedder.{PATCH}-1", f"all_final_layer.{PATCH}-1"
@@ -63,14 +60,6 @@ class Prepared:
 
 
 @state
-class Hidden:
-    """The two streams, which every layer sees as one sequence, image first."""
-
-    image: torch.Tensor  # (B, N, D)
-    text: torch.Tensor  # (B, T, D)
-
-
-@state
 class Context:
     """What every block of a step reads."""
 
@@ -95,7 +84,7 @@ def z_image(config: Mapping[str, Any]) -> Denoiser:
     found = check_config(config)
     layer = Layer(width=found["dim"] // found["n_heads"], eps=found["norm_eps"], normed=found["qk_norm"])
     refiners = found["n_refiner_layers"]
-    return Denoiser(
+    return two_streams(
         prepare=Prepare(
             layer=layer,
             prefixes=tuple(f"context_refiner.{i}." for i in range(refiners)),
@@ -112,10 +101,6 @@ def z_image(config: Mapping[str, Any]) -> Denoiser:
         ),
         blocks=tuple(Block(layer, f"layers.{i}.") for i in range(found["n_layers"])),
         head=head,
-        attend=attend,
-        probe=image_stream,
-        streams=("image", "text"),
-        reads=("image",),
     )
 
 
@@ -317,11 +302,6 @@ def head(params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
     x = F.layer_norm(hidden.image, hidden.image.shape[-1:], eps=1e-6) * scale.unsqueeze(1)
     x = linear(params, FINAL + ".linear", x)
     return -unpatchify(x.to(torch.promote_types(x.dtype, torch.float32)), context.grid)
-
-
-def image_stream(hidden: Hidden) -> torch.Tensor:
-    """Return the stream whose change is measured."""
-    return hidden.image
 
 
 def padded(length: Any) -> Any:

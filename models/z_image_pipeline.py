@@ -11,11 +11,12 @@ import attrs
 import torch
 
 import pure
-from pure import Guidance, Solver, Step
+from pure import Guidance, Step
 from pure.models import image
-from pure.models.chat import ChatReader, width
+from pure.models.chat import ChatReader, check_width
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
+from pure.models.image_pipeline import ImagePipeline
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 from pure.models.schedulers import flow_match
@@ -27,7 +28,7 @@ TURBO_SHIFT = 3.0  # of turbo's schedule; base's is shifted by 6
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class ZImagePipeline(Pipeline):
+class ZImagePipeline(ImagePipeline):
     """Z-Image: guided by a negative prompt where `guidance_scale` is above 0.
 
     Its scale s counts from the conditional prediction, v = v+ + s (v+ - v-): that of `pure.Guidance`
@@ -36,19 +37,15 @@ class ZImagePipeline(Pipeline):
 
     Attributes:
         reader: turns prompts into embeddings.
-        decoder: turns latents into pixels.
     """
 
     reader: ChatReader = attrs.field(repr=False)
-    decoder: image.ImageDecoder = attrs.field(repr=False)
 
     cfg: ClassVar[str] = "guidance_scale"
 
-    def sized(self, request: Request) -> Request:
-        """Return the request with its size; sides are multiples of a token's."""
-        height, width = request.height or SIZE, request.width or SIZE
-        self.decoder.grid(height, width)
-        return attrs.evolve(request, height=height, width=width)
+    def usual(self, request: Request) -> tuple[int, int]:
+        """Return height and width where they are not asked for, in pixels."""
+        return SIZE, SIZE
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) and their lengths (P,); T is as large as the model may read."""
@@ -60,7 +57,7 @@ class ZImagePipeline(Pipeline):
         return Conditioning(
             text=text.to(self.device, self.dtype),
             lengths=mask.sum(dim=1).to(self.device),
-            grid=self.decoder.grid(request.height, request.width),
+            grid=self.grid(request),
         )
 
     def conditioning(self, request: Request) -> Conditioning | pure.Branches:
@@ -88,28 +85,14 @@ class ZImagePipeline(Pipeline):
         found = self.solver.schedule(request.steps, self.tokens(request), torch.float32)
         return tuple(attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found)
 
-    def shape(self, request: Request) -> tuple[int, ...]:
-        """Return the shape of the latents."""
-        rows, columns = self.decoder.grid(request.height, request.width)
-        return self.decoder.vae.config["latent_channels"], rows * image.PATCH, columns * image.PATCH
-
     def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
         """Return starting latents (B, C, 2h, 2w), fp32 for models of every type."""
         rows = request.batch if batch is None else batch
         return pure.gaussian((rows, *self.shape(request)), seed, dtype=torch.float32).to(self.device)
 
-    def tokens(self, request: Request) -> int:
-        """Return the number of image tokens."""
-        rows, columns = self.decoder.grid(request.height, request.width)
-        return rows * columns
-
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, C, 2h, 2w) to pixels (B, 3, H, W) in 0 to 1."""
-        return self.decoder(latents.to(self.decoder.vae.dtype))
-
-
-def _solver(found: Description) -> Solver:
-    return flow_match(found)
+        return self.codec.decode(latents.to(self.codec.vae.dtype))
 
 
 def _defaults(found: Description) -> Defaults:
@@ -130,26 +113,19 @@ def _check(found: Description) -> None:
             f"{found.folder}: the transformer has {settings['in_channels']} channels and the VAE {latent}; "
             "they should agree"
         )
-    if (wide := width(found.configs["text_encoder"])) != settings["cap_feat_dim"]:
-        raise CheckpointError(
-            f"{found.folder}: the text encoder is {wide} wide and the transformer's cap_feat_dim is "
-            f"{settings['cap_feat_dim']}; they should agree"
-        )
+    check_width(found, settings["cap_feat_dim"], "cap_feat_dim")
 
 
 def _build(parts: Parts) -> Pipeline:
     return ZImagePipeline(
-        denoiser=parts.denoisers["transformer"],
-        params=parts.params["transformer"],
-        solver=parts.found.solver,
-        defaults=parts.found.defaults,
+        **parts.common,
         reader=ChatReader(
             tokenizer=parts.components["tokenizer"],
             text_encoder=parts.components["text_encoder"],
             layers=(-2,),
             template={"add_generation_prompt": True, "enable_thinking": True},
         ),
-        decoder=image.ImageDecoder(parts.components["vae"]),
+        codec=image.ImageDecoder(parts.components["vae"]),
     )
 
 
@@ -168,7 +144,7 @@ FAMILY = Family(
                 "text_encoder": ("Qwen3Model", "Qwen3ForCausalLM"),
                 "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
             },
-            solver=_solver,
+            solver=flow_match,
             defaults=_defaults,
             build=_build,
             check=_check,

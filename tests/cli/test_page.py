@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.configs.page import PAGE
-from tests.support import tiny
+from tests.support import qwen_image_pipelines, tiny
 
 BLOCKS = re.findall(r"```bash\n(.*?)```", Path(__file__).with_name("page.md").read_text(encoding="utf-8"), re.DOTALL)
 COMMANDS = [shlex.split(block.replace("\\\n", " ")) for block in BLOCKS]
@@ -53,6 +53,18 @@ def type_in(puredit, hub, tmp_path, monkeypatch):
         return puredit(*words[program + 1 :], model=None)
 
     return call
+
+
+def test_a_command_of_the_page_with_a_model_of_that_class(puredit, tmp_path, monkeypatch):
+    """The other commands run on small FLUX folders; a Qwen-Image pipeline makes a megapixel by default."""
+    words = next(words for words in COMMANDS if "Qwen/Qwen-Image" in words and not config_of(words))
+    qwen_image_pipelines.save(tmp_path / "Qwen/Qwen-Image", "QwenImagePipeline", num_layers=2)
+    program = words.index("sglang")
+    for assignment in words[:program]:
+        monkeypatch.setenv(*assignment.split("=", 1))
+    code, out, err = puredit(*words[program + 1 :], model=None)
+    assert code == 0, err
+    assert len(images(tmp_path)) == 1 and "50/50" in err and "steps computed (unconditional)" in out
 
 
 def images(folder):

@@ -6,42 +6,20 @@ import pure
 from pure.rules import Warmup, check, resolve, settle
 from pure.transforms import dbcache, scm
 from pure.transforms.scm import PRESETS, preset_mask
+from tests.support.masks import COUNTS, MASKS
 from tests.support.situation import RANDOM, Situation
 
-# As cache-dit 1.5.3 prints them.
-PUBLISHED = {
-    (28, "slow"): "1111111101110011100110010001",
-    (28, "medium"): "1111110110001100011000110001",
-    (28, "fast"): "1111110100010000100000100001",
-    (28, "ultra"): "1111001000001000000100000001",
-    (50, "slow"): "11111111111111111111110011111000111110001110001101",
-    (50, "medium"): "11111111111111110011100000111000001110000011100001",
-    (50, "fast"): "11111111111001100000110000000110000000001100000001",
-    (50, "ultra"): "11111110001100000000011000000000001100000000000001",
-    (8, "slow"): "11111011",
-    (8, "medium"): "11110101",
-    (8, "fast"): "11101001",
-    (8, "ultra"): "11001001",
-    (9, "slow"): "111110111",
-    (9, "medium"): "111110101",
-    (9, "fast"): "111101001",
-    (9, "ultra"): "111001001",
-    (16, "ultra"): "1100000000000001",
-    (20, "ultra"): "11110000000000000001",
-    (24, "ultra"): "111100100000100000000001",
-} | {(count, preset): mask for count, mask in ((4, "1101"), (6, "111001")) for preset in PRESETS}
-COMPUTED = {30: (22, 18, 14, 10), 40: (27, 22, 18, 12), 50: (38, 29, 20, 14), 100: (71, 56, 38, 27)}
 WITHOUT = (1, 2, 3, 5, 7)
 
 
-@pytest.mark.parametrize(("count", "preset"), PUBLISHED)
+@pytest.mark.parametrize(("count", "preset"), MASKS)
 def test_published_masks(count: int, preset: str) -> None:
-    assert "".join(map(str, preset_mask(preset, count) or ())) == PUBLISHED[count, preset]
+    assert "".join(map(str, preset_mask(preset, count) or ())) == MASKS[count, preset]
 
 
-@pytest.mark.parametrize("count", COMPUTED)
+@pytest.mark.parametrize("count", COUNTS)
 def test_published_numbers_of_computed_steps(count: int) -> None:
-    assert tuple(sum(preset_mask(preset, count) or ()) for preset in PRESETS) == COMPUTED[count]
+    assert tuple(sum(preset_mask(preset, count) or ()) for preset in PRESETS) == COUNTS[count]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

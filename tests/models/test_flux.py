@@ -1,6 +1,5 @@
 """FLUX as pure functions against diffusers' module: the same bits."""
 
-import attrs
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
@@ -13,24 +12,14 @@ from pure.models.flux import flux
 from pure.models.flux_parameters import DEFAULTS, parameter_shapes
 from pure.tree import signature
 from tests.support import tiny
-
-
-def reference(model: FluxTransformer2DModel, call: dict) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**call, return_dict=False)[0]
+from tests.support.exact import attended, piece_by_piece, predicted, run, unchanged
 
 
 def ours(
     model: FluxTransformer2DModel, call: dict, compile: pure.CompileOptions | None = None
 ) -> tuple[torch.Tensor, pure.State, pure.State]:
     """Prediction, and the state before and after."""
-    denoiser = attrs.evolve(flux(model.config), compile=compile)
-    params, latents = tiny.params(model), call["hidden_states"]
-    step = pure.Step(index=0, count=4, timestep=call["timestep"])
-    with torch.no_grad():
-        before = denoiser.init(params, tiny.conditioning(call), latents, 4)
-        prediction, after, _ = denoiser.apply(params, before, pure.Inputs(latents, step))
-    return prediction, before, after
+    return run(flux(model.config), model, *tiny.inputs(call), compile=compile)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -39,14 +28,14 @@ def ours(
 def test_predictions_are_equal_bit_for_bit(batch, guidance, text):
     model = tiny.transformer(guidance_embeds=guidance)
     call = tiny.call(model, batch, text, rows=3, columns=5)
-    assert torch.equal(ours(model, call)[0], reference(model, call))
+    assert torch.equal(ours(model, call)[0], predicted(model, call))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_types_are_equal_bit_for_bit(dtype):
     model = tiny.transformer().to(dtype)
     call = tiny.call(model, batch=2)
-    assert torch.equal(ours(model, call)[0], reference(model, call))
+    assert torch.equal(ours(model, call)[0], predicted(model, call))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +46,7 @@ def test_other_types_are_equal_bit_for_bit(dtype):
 def test_other_shapes_are_equal_bit_for_bit(changes):
     model = tiny.transformer(**changes)
     call = tiny.call(model)
-    prediction = reference(model, call)
-    denoiser, params = flux(model.config), tiny.params(model)
-    with torch.no_grad():
-        prepared = denoiser.prepare(params, tiny.conditioning(call))
-        hidden, context = denoiser.embed(params, prepared, call["hidden_states"], call["timestep"])
-        for block, group in zip(denoiser.blocks, denoiser.bind(params).blocks, strict=True):
-            hidden = block.run(group, hidden, context, denoiser.attend)
-        assert torch.equal(denoiser.head(params, hidden, context), prediction)
+    assert torch.equal(piece_by_piece(flux(model.config), model, *tiny.inputs(call)), predicted(model, call))
 
 
 @st.composite
@@ -89,7 +71,7 @@ def test_drawn_configurations_are_equal(config, batch, text, rows, columns):
     model = tiny.transformer(**config)
     assert parameter_shapes(model.config) == {name: tuple(t.shape) for name, t in model.state_dict().items()}
     call = tiny.call(model, batch, text, rows, columns)
-    torch.testing.assert_close(ours(model, call)[0], reference(model, call), atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours(model, call)[0], predicted(model, call), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("changes", [{}, {"guidance_embeds": True}, {"out_channels": 32, "patch_size": 2}])
@@ -132,35 +114,23 @@ def test_nothing_passed_in_is_changed():
     call = tiny.call(model, batch=2)
     params = tiny.params(model)
     tensors = [*params.values(), *(value for value in call.values() if value is not None)]
-    copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
-    first, second = ours(model, call)[0], ours(model, call)[0]
+    with unchanged(tensors):
+        first, second = ours(model, call)[0], ours(model, call)[0]
     assert torch.equal(first, second)
-    assert [t._version for t in tensors] == versions
-    assert all(torch.equal(t, copy) for t, copy in zip(tensors, copies, strict=True))
 
 
 def test_every_piece_traces_without_a_break():
     model = tiny.transformer()
     call = tiny.call(model, batch=2)
     compiled, _, _ = ours(model, call, pure.CompileOptions(backend="eager"))
-    assert torch.equal(compiled, reference(model, call))
+    assert torch.equal(compiled, predicted(model, call))
 
 
 def test_attention_is_an_argument():
-    seen = []
-
-    def watched(q, k, v, mask=None):
-        seen.append((q.shape, mask))
-        return torch.zeros_like(q)
-
     model = tiny.transformer()
-    call = tiny.call(model, batch=2, text=8)
-    denoiser, params = attrs.evolve(flux(model.config), attend=watched), tiny.params(model)
-    step = pure.Step(index=0, count=1, timestep=call["timestep"])
-    with torch.no_grad():
-        state = denoiser.init(params, tiny.conditioning(call), call["hidden_states"], 1)
-        denoiser.apply(params, state, pure.Inputs(call["hidden_states"], step))
-    assert seen == [((2, 8 + 16, 4, 16), None)] * 6
+    seen = attended(flux(model.config), model, *tiny.inputs(tiny.call(model, batch=2, text=8)))
+    shape = (2, 8 + 16, 4, 16)
+    assert seen == [(shape, shape, None)] * 6
 
 
 @pytest.mark.parametrize(

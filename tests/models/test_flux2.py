@@ -1,6 +1,5 @@
 """FLUX.2 as pure functions against diffusers' module: the same bits."""
 
-import attrs
 import pytest
 import torch
 from diffusers import Flux2Transformer2DModel
@@ -13,6 +12,7 @@ from pure.models.flux2 import flux2
 from pure.models.flux2_parameters import DEFAULTS, parameter_shapes
 from pure.tree import signature
 from tests.support import flux2 as tiny
+from tests.support.exact import attended, piece_by_piece, predicted, run, unchanged
 from tests.support.tiny import params
 
 DEV: dict = {}
@@ -21,8 +21,7 @@ KLEIN_9B = {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
 
 
 def reference(model: Flux2Transformer2DModel, call: dict, tokens: int | None = None) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**call, return_dict=False)[0][:, :tokens]
+    return predicted(model, call)[:, :tokens]
 
 
 def ours(
@@ -32,13 +31,7 @@ def ours(
     compile: pure.CompileOptions | None = None,
 ) -> tuple[torch.Tensor, pure.State, pure.State]:
     """Prediction, and the state before and after; references begin after `tokens`."""
-    denoiser = attrs.evolve(flux2(model.config), compile=compile)
-    weights, latents = params(model), call["hidden_states"][:, :tokens]
-    step = pure.Step(index=0, count=4, timestep=call["timestep"])
-    with torch.no_grad():
-        before = denoiser.init(weights, tiny.conditioning(call, tokens), latents, 4)
-        prediction, after, _ = denoiser.apply(weights, before, pure.Inputs(latents, step))
-    return prediction, before, after
+    return run(flux2(model.config), model, *tiny.inputs(call, tokens), compile=compile)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -91,14 +84,7 @@ def test_guidance_is_ignored_by_a_checkpoint_that_embeds_it_where_none_is_given(
 def test_other_settings_are_equal_bit_for_bit(changes):
     model = tiny.transformer(**changes)
     call = tiny.call(model, batch=2)
-    prediction = reference(model, call)
-    denoiser, weights = flux2(model.config), params(model)
-    with torch.no_grad():
-        prepared = denoiser.prepare(weights, tiny.conditioning(call))
-        hidden, context = denoiser.embed(weights, prepared, call["hidden_states"], call["timestep"])
-        for block, group in zip(denoiser.blocks, denoiser.bind(weights).blocks, strict=True):
-            hidden = block.run(group, hidden, context, denoiser.attend)
-        assert torch.equal(denoiser.head(weights, hidden, context), prediction)
+    assert torch.equal(piece_by_piece(flux2(model.config), model, *tiny.inputs(call)), reference(model, call))
 
 
 @st.composite
@@ -175,11 +161,9 @@ def test_nothing_passed_in_is_changed():
     call = tiny.call(model, batch=2, references=((2, 2),))
     weights = params(model)
     tensors = [*weights.values(), *(value for value in call.values() if value is not None)]
-    copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
-    first, second = ours(model, call, tokens=16)[0], ours(model, call, tokens=16)[0]
+    with unchanged(tensors):
+        first, second = ours(model, call, tokens=16)[0], ours(model, call, tokens=16)[0]
     assert torch.equal(first, second)
-    assert [t._version for t in tensors] == versions
-    assert all(torch.equal(t, copy) for t, copy in zip(tensors, copies, strict=True))
 
 
 @pytest.mark.parametrize("tokens", [None, 16], ids=["text", "reference"])
@@ -191,20 +175,10 @@ def test_every_piece_traces_without_a_break(tokens):
 
 
 def test_attention_is_an_argument():
-    seen = []
-
-    def watched(q, k, v, mask=None):
-        seen.append((q.shape, mask))
-        return torch.zeros_like(q)
-
     model = tiny.transformer()
-    call = tiny.call(model, batch=2, text=8)
-    denoiser, weights = attrs.evolve(flux2(model.config), attend=watched), params(model)
-    step = pure.Step(index=0, count=1, timestep=call["timestep"])
-    with torch.no_grad():
-        state = denoiser.init(weights, tiny.conditioning(call), call["hidden_states"], 1)
-        denoiser.apply(weights, state, pure.Inputs(call["hidden_states"], step))
-    assert seen == [((2, 8 + 16, 4, 16), None)] * 6
+    seen = attended(flux2(model.config), model, *tiny.inputs(tiny.call(model, batch=2, text=8)))
+    shape = (2, 8 + 16, 4, 16)
+    assert seen == [(shape, shape, None)] * 6
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pure.models.hunyuan_video import Conditioning, hunyuan_video
 from pure.models.hunyuan_video_parameters import CONCAT, DEFAULTS, REPLACE, parameter_shapes
 from pure.tree import leaves_with_paths, signature
 from tests.support import hunyuan_video as tiny
+from tests.support.exact import attended, run, unchanged
 from tests.support.tiny import params
 
 Inputs = tuple[Conditioning, torch.Tensor, torch.Tensor]
@@ -37,13 +38,7 @@ def ours(
     model: HunyuanVideoTransformer3DModel, inputs: Inputs, compile: pure.CompileOptions | None = None
 ) -> tuple[torch.Tensor, pure.State, pure.State]:
     """Prediction, and the state before and after."""
-    conditioning, latents, timestep = inputs
-    denoiser = attrs.evolve(hunyuan_video(model.config), compile=compile)
-    step = pure.Step(index=0, count=4, timestep=timestep)
-    with torch.no_grad():
-        before = denoiser.init(params(model), conditioning, latents, 4)
-        prediction, after, _ = denoiser.apply(params(model), before, pure.Inputs(latents, step))
-    return prediction, before, after
+    return run(hunyuan_video(model.config), model, *inputs, compile=compile)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -205,11 +200,9 @@ def test_nothing_passed_in_is_changed():
     inputs = tiny.inputs(model, batch=2)
     leaves = [leaf for tree in (params(model), inputs) for _, leaf in leaves_with_paths(tree)]
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
-    first, second = ours(model, inputs)[0], ours(model, inputs)[0]
+    with unchanged(tensors):
+        first, second = ours(model, inputs)[0], ours(model, inputs)[0]
     assert torch.equal(first, second)
-    assert [t._version for t in tensors] == versions
-    assert all(torch.equal(t, copy) for t, copy in zip(tensors, copies, strict=True))
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -227,19 +220,10 @@ def test_every_piece_traces_without_a_break(kind):
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_attention_is_an_argument(kind):
-    seen = []
-
-    def watched(q, k, v, mask=None):
-        seen.append((q.shape, None if mask is None else (mask.shape, mask.dtype)))
-        return torch.zeros_like(q)
-
     model = tiny.transformer(kind)
-    conditioning, latents, timestep = tiny.inputs(model, batch=2, text=8)
-    denoiser = attrs.evolve(hunyuan_video(model.config), attend=watched)
-    with torch.no_grad():
-        state = denoiser.init(params(model), conditioning, latents, 1)
-        denoiser.apply(params(model), state, pure.Inputs(latents, pure.Step(index=0, count=1, timestep=timestep)))
-    assert seen == [((2, 18 + 8, 4, 16), ((2, 1, 1, 18 + 8), torch.bool))] * 5
+    seen = attended(hunyuan_video(model.config), model, *tiny.inputs(model, batch=2, text=8))
+    found = [(q, None if mask is None else (mask.shape, mask.dtype)) for q, _, mask in seen]
+    assert found == [((2, 18 + 8, 4, 16), ((2, 1, 1, 18 + 8), torch.bool))] * 5
 
 
 def test_equal_configs_give_equal_denoisers():

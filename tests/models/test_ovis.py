@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import attrs
 import pytest
 import torch
 from diffusers import OvisImageTransformer2DModel
@@ -15,25 +14,15 @@ from pure.models.ovis import ovis
 from pure.models.ovis_parameters import DEFAULTS, parameter_shapes
 from pure.tree import signature
 from tests.support import ovis as tiny
+from tests.support.exact import attended, piece_by_piece, predicted, run, unchanged
 from tests.support.tiny import params
-
-
-def reference(model: OvisImageTransformer2DModel, call: dict) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**call, return_dict=False)[0]
 
 
 def ours(
     model: OvisImageTransformer2DModel, call: dict, compile: pure.CompileOptions | None = None
 ) -> tuple[torch.Tensor, pure.State, pure.State]:
     """Prediction, and the state before and after."""
-    denoiser = attrs.evolve(ovis(model.config), compile=compile)
-    weights, latents = params(model), call["hidden_states"]
-    step = pure.Step(index=0, count=4, timestep=call["timestep"])
-    with torch.no_grad():
-        before = denoiser.init(weights, tiny.conditioning(call), latents, 4)
-        prediction, after, _ = denoiser.apply(weights, before, pure.Inputs(latents, step))
-    return prediction, before, after
+    return run(ovis(model.config), model, *tiny.inputs(call), compile=compile)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -41,7 +30,7 @@ def ours(
 def test_predictions_are_equal_bit_for_bit(batch, text):
     model = tiny.transformer()
     call = tiny.call(model, batch, text, rows=3, columns=5)
-    assert torch.equal(ours(model, call)[0], reference(model, call))
+    assert torch.equal(ours(model, call)[0], predicted(model, call))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -49,7 +38,7 @@ def test_predictions_are_equal_bit_for_bit(batch, text):
 def test_other_types_are_equal_bit_for_bit(dtype, batch):
     model = tiny.transformer().to(dtype)
     call = tiny.call(model, batch)
-    assert torch.equal(ours(model, call)[0], reference(model, call))
+    assert torch.equal(ours(model, call)[0], predicted(model, call))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +49,7 @@ def test_other_types_are_equal_bit_for_bit(dtype, batch):
 def test_other_shapes_are_equal_bit_for_bit(changes):
     model = tiny.transformer(**changes)
     call = tiny.call(model, batch=2)
-    prediction = reference(model, call)
-    denoiser, weights = ovis(model.config), params(model)
-    with torch.no_grad():
-        prepared = denoiser.prepare(weights, tiny.conditioning(call))
-        hidden, context = denoiser.embed(weights, prepared, call["hidden_states"], call["timestep"])
-        for block, group in zip(denoiser.blocks, denoiser.bind(weights).blocks, strict=True):
-            hidden = block.run(group, hidden, context, denoiser.attend)
-        assert torch.equal(denoiser.head(weights, hidden, context), prediction)
+    assert torch.equal(piece_by_piece(ovis(model.config), model, *tiny.inputs(call)), predicted(model, call))
 
 
 @st.composite
@@ -91,7 +73,7 @@ def test_drawn_configurations_are_equal(config, batch, text, rows, columns):
     model = tiny.transformer(**config)
     assert parameter_shapes(model.config) == {name: tuple(t.shape) for name, t in model.state_dict().items()}
     call = tiny.call(model, batch, text, rows, columns)
-    torch.testing.assert_close(ours(model, call)[0], reference(model, call), atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours(model, call)[0], predicted(model, call), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("changes", [{}, {"out_channels": 32, "patch_size": 2}], ids=["7b", "other"])
@@ -120,36 +102,24 @@ def test_nothing_passed_in_is_changed():
     model = tiny.transformer()
     call = tiny.call(model, batch=2)
     tensors = [*params(model).values(), *call.values()]
-    copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
-    first, before, after = ours(model, call)
+    with unchanged(tensors):
+        first, before, after = ours(model, call)
     assert torch.equal(first, ours(model, call)[0])
     assert after.prepared is before.prepared and signature(after) == signature(before)
-    assert [t._version for t in tensors] == versions
-    assert all(torch.equal(t, copy) for t, copy in zip(tensors, copies, strict=True))
 
 
 def test_every_piece_traces_without_a_break():
     model = tiny.transformer()
     call = tiny.call(model, batch=2)
     compiled, _, _ = ours(model, call, pure.CompileOptions(backend="eager"))
-    assert torch.equal(compiled, reference(model, call))
+    assert torch.equal(compiled, predicted(model, call))
 
 
 def test_attention_is_an_argument():
-    seen = []
-
-    def watched(q, k, v, mask=None):
-        seen.append((q.shape, mask))
-        return torch.zeros_like(q)
-
     model = tiny.transformer()
-    call = tiny.call(model, batch=2, text=8)
-    denoiser, weights = attrs.evolve(ovis(model.config), attend=watched), params(model)
-    step = pure.Step(index=0, count=1, timestep=call["timestep"])
-    with torch.no_grad():
-        state = denoiser.init(weights, tiny.conditioning(call), call["hidden_states"], 1)
-        denoiser.apply(weights, state, pure.Inputs(call["hidden_states"], step))
-    assert seen == [((2, 8 + 16, 4, 16), None)] * 6
+    seen = attended(ovis(model.config), model, *tiny.inputs(tiny.call(model, batch=2, text=8)))
+    shape = (2, 8 + 16, 4, 16)
+    assert seen == [(shape, shape, None)] * 6
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def both(folder: Path, prompt, negative=None, *, steps=3, seed=0, images_per_pro
     made = ours.generate(
         prompt, negative, steps=steps, seed=seed, images_per_prompt=images_per_prompt, **options
     ).pixels
-    side = ours.decoder.size
+    side = ours.codec.vae.config["sample_size"]
     wanted = theirs(
         prompt,
         negative_prompt=negative,
@@ -177,7 +177,7 @@ def test_nothing_global_is_touched(saved):
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert (torch.get_default_dtype(), torch.is_grad_enabled()) == before[1:]
     assert not any(part.training for part in (pipeline.encoder.text_encoder, pipeline.encoder.text_encoder_2))
-    assert not pipeline.decoder.vae.training
+    assert not pipeline.codec.vae.training
 
 
 @pytest.mark.parametrize(

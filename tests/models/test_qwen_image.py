@@ -16,6 +16,7 @@ from pure.models.qwen_image_parameters import DEFAULTS, parameter_shapes
 from pure.tree import signature
 from tests.support import qwen_image as support
 from tests.support import tiny
+from tests.support.exact import attended, piece_by_piece, run, unchanged
 
 ONE, TWO, THREE = ((3, 4),), ((3, 4), (2, 5)), ((3, 5), (2, 2), (4, 4))
 
@@ -30,13 +31,12 @@ def ours(
     model: QwenImageTransformer2DModel, call: dict[str, Any], compile: pure.CompileOptions | None = None
 ) -> tuple[torch.Tensor, pure.State, pure.State]:
     """Prediction, and the state before and after."""
-    denoiser = attrs.evolve(qwen_image(model.config), compile=compile)
-    params, latents = tiny.params(model), support.latents(call)
-    step = pure.Step(index=0, count=4, timestep=call["timestep"])
-    with torch.no_grad():
-        before = denoiser.init(params, support.conditioning(call), latents, 4)
-        prediction, after, _ = denoiser.apply(params, before, pure.Inputs(latents, step))
-    return prediction, before, after
+    return run(qwen_image(model.config), model, *inputs(call), compile=compile)
+
+
+def inputs(call: dict[str, Any]) -> tuple[Conditioning, torch.Tensor, torch.Tensor]:
+    """What the denoiser takes, as arguments of the module's forward say it."""
+    return support.conditioning(call), support.latents(call), call["timestep"]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -93,13 +93,7 @@ def test_other_shapes_are_equal_bit_for_bit(changes):
     model = support.transformer(**changes)
     call = support.call(model, 2)
     prediction = reference(model, call)
-    denoiser, params = qwen_image(model.config), tiny.params(model)
-    with torch.no_grad():
-        prepared = denoiser.prepare(params, support.conditioning(call))
-        hidden, context = denoiser.embed(params, prepared, call["hidden_states"], call["timestep"])
-        for block, group in zip(denoiser.blocks, denoiser.bind(params).blocks, strict=True):
-            hidden = block.run(group, hidden, context, denoiser.attend)
-        assert torch.equal(denoiser.head(params, hidden, context), prediction)
+    assert torch.equal(piece_by_piece(qwen_image(model.config), model, *inputs(call)), prediction)
 
 
 @st.composite
@@ -193,11 +187,9 @@ def test_nothing_passed_in_is_changed():
     model = support.transformer(zero_cond_t=True)
     call = support.call(model, 2, 7, TWO, (7, 5))
     tensors = [*tiny.params(model).values(), *(value for value in call.values() if isinstance(value, torch.Tensor))]
-    copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
-    first, second = ours(model, call)[0], ours(model, call)[0]
+    with unchanged(tensors):
+        first, second = ours(model, call)[0], ours(model, call)[0]
     assert torch.equal(first, second)
-    assert [t._version for t in tensors] == versions
-    assert all(torch.equal(t, copy) for t, copy in zip(tensors, copies, strict=True))
 
 
 @pytest.mark.parametrize("regional", [False, True])
@@ -210,20 +202,10 @@ def test_every_piece_traces_without_a_break(zero_cond_t, regional):
 
 
 def test_attention_is_an_argument():
-    seen = []
-
-    def watched(q, k, v, mask=None):
-        seen.append((q.shape, None if mask is None else mask.tolist()))
-        return torch.zeros_like(q)
-
     model = support.transformer(num_layers=1)
-    denoiser, params = attrs.evolve(qwen_image(model.config), attend=watched), tiny.params(model)
-    for lengths in (None, (1, 3)):
-        call = support.call(model, 2, 3, ((1, 2), (1, 1)), lengths)
-        latents, step = support.latents(call), pure.Step(index=0, count=1, timestep=call["timestep"])
-        with torch.no_grad():
-            state = denoiser.init(params, support.conditioning(call), latents, 1)
-            denoiser.apply(params, state, pure.Inputs(latents, step))
+    calls = [support.call(model, 2, 3, ((1, 2), (1, 1)), lengths) for lengths in (None, (1, 3))]
+    runs = [attended(qwen_image(model.config), model, *inputs(call)) for call in calls]
+    seen = [(q, None if mask is None else mask.tolist()) for found in runs for q, _, mask in found]
     rows = [[True, False, False, True, True, True], [True] * 6]
     assert seen == [((2, 6, 2, 32), None), ((2, 6, 2, 32), [[[row]] for row in rows])]
 

@@ -19,6 +19,7 @@ from pure.models.wan_parameters import DEFAULTS, IN_FP32, parameter_shapes
 from pure.transforms import dbcache
 from pure.tree import signature
 from tests.support import tiny
+from tests.support.exact import attended, run, unchanged
 from tests.support.situation import Situation
 from tests.support.wan import CONFIG, KINDS, MODELS, Call, call, narrowed, transformer
 
@@ -54,12 +55,8 @@ def ours(
     model: WanTransformer3DModel, inputs: Call, *, compile: pure.CompileOptions | None = None, **options: bool
 ) -> tuple[torch.Tensor, pure.State, pure.State]:
     """Prediction, and the state before and after."""
-    denoiser = attrs.evolve(wan(model.config, **options), compile=compile)
-    params, step = tiny.params(model), pure.Step(index=0, count=4, timestep=inputs.timestep)
-    with torch.no_grad():
-        before = denoiser.init(params, inputs.conditioning, inputs.latents, 4)
-        prediction, after, _ = denoiser.apply(params, before, pure.Inputs(inputs.latents, step))
-    return prediction, before, after
+    denoiser = wan(model.config, **options)
+    return run(denoiser, model, inputs.conditioning, inputs.latents, inputs.timestep, compile)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -213,11 +210,9 @@ def test_nothing_passed_in_is_changed():
     inputs = call(model, batch=2)
     given = inputs.conditioning
     tensors = [*tiny.params(model).values(), inputs.latents, inputs.timestep, given.text, given.image, given.beside]
-    copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
-    first, second = ours(model, inputs)[0], ours(model, inputs)[0]
+    with unchanged(tensors):
+        first, second = ours(model, inputs)[0], ours(model, inputs)[0]
     assert torch.equal(first, second)
-    assert [t._version for t in tensors] == versions
-    assert all(torch.equal(t, copy) for t, copy in zip(tensors, copies, strict=True))
 
 
 @pytest.fixture
@@ -250,19 +245,9 @@ def test_every_piece_traces_without_a_break_and_blocks_share_a_graph(kind, regio
 
 
 def test_attention_is_an_argument():
-    seen = []
-
-    def watched(q, k, v, mask=None):
-        seen.append((tuple(q.shape), tuple(k.shape), mask))
-        return torch.zeros_like(q)
-
     model = transformer(**KINDS["i2v-2.1"])
-    inputs, params = call(model, batch=2), tiny.params(model)
-    denoiser = attrs.evolve(wan(model.config), attend=watched)
-    step = pure.Step(index=0, count=1, timestep=inputs.timestep)
-    with torch.no_grad():
-        state = denoiser.init(params, inputs.conditioning, inputs.latents, 1)
-        denoiser.apply(params, state, pure.Inputs(inputs.latents, step))
+    inputs = call(model, batch=2)
+    seen = attended(wan(model.config), model, inputs.conditioning, inputs.latents, inputs.timestep)
     q = (2, 24, 4, 12)
     assert seen == [(q, q, None), (q, (2, 512, 4, 12), None), (q, (2, 5, 4, 12), None)] * 3
 

@@ -13,6 +13,7 @@ from pure.models.z_image import Conditioning, patchify, unpatchify, z_image
 from pure.models.z_image_parameters import DEFAULTS, parameter_shapes
 from pure.tree import signature
 from tests.support import z_image as tiny
+from tests.support.exact import attended, run, unchanged
 from tests.support.tiny import params
 
 TURBO = {"axes_lens": [1536, 512, 512]}  # turbo and base are of one size
@@ -28,14 +29,8 @@ def ours(
     model: ZImageTransformer2DModel, call: dict, compile: pure.CompileOptions | None = None, **changes
 ) -> tuple[torch.Tensor, pure.State, pure.State]:
     """Prediction, and the state before and after, the conditioning with changes."""
-    denoiser = attrs.evolve(z_image(model.config), compile=compile)
-    weights, latents = params(model), tiny.latents(call)
     conditioning = attrs.evolve(tiny.conditioning(call), **changes)
-    step = pure.Step(index=0, count=4, timestep=1 - call["t"])
-    with torch.no_grad():
-        before = denoiser.init(weights, conditioning, latents, 4)
-        prediction, after, _ = denoiser.apply(weights, before, pure.Inputs(latents, step))
-    return prediction, before, after
+    return run(z_image(model.config), model, conditioning, tiny.latents(call), 1 - call["t"], compile)
 
 
 @pytest.mark.parametrize(
@@ -182,15 +177,13 @@ def test_nothing_passed_in_is_changed():
     call = tiny.call(model, (8, 40))
     conditioning, latents, weights = tiny.conditioning(call), tiny.latents(call), params(model)
     tensors = [*weights.values(), conditioning.text, conditioning.lengths, latents]
-    copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
-    denoiser, step = z_image(model.config), pure.Step(index=0, count=4, timestep=torch.tensor(0.5))
-    with torch.no_grad():
-        state = denoiser.init(weights, conditioning, latents, 4)
-        first, _, _ = denoiser.apply(weights, state, pure.Inputs(latents, step))
-        second, _, _ = denoiser.apply(weights, state, pure.Inputs(latents, step))
+    with unchanged(tensors):
+        denoiser, step = z_image(model.config), pure.Step(index=0, count=4, timestep=torch.tensor(0.5))
+        with torch.no_grad():
+            state = denoiser.init(weights, conditioning, latents, 4)
+            first, _, _ = denoiser.apply(weights, state, pure.Inputs(latents, step))
+            second, _, _ = denoiser.apply(weights, state, pure.Inputs(latents, step))
     assert torch.equal(first, second)
-    assert [t._version for t in tensors] == versions
-    assert all(torch.equal(t, copy) for t, copy in zip(tensors, copies, strict=True))
 
 
 @pytest.mark.parametrize("texts", [(8, 8), (8, 40)], ids=["level", "ragged"])
@@ -202,20 +195,11 @@ def test_every_piece_traces_without_a_break(texts):
 
 
 def test_attention_is_an_argument():
-    seen = []
-
-    def watched(q, k, v, mask=None):
-        seen.append((q.shape, None if mask is None else mask.shape))
-        return torch.zeros_like(q)
-
     model = tiny.transformer()
     call = tiny.call(model, (8, 40))
-    denoiser, weights = attrs.evolve(z_image(model.config), attend=watched), params(model)
-    latents, step = tiny.latents(call), pure.Step(index=0, count=1, timestep=torch.tensor(0.5))
-    with torch.no_grad():
-        state = denoiser.init(weights, tiny.conditioning(call), latents, 1)
-        denoiser.apply(weights, state, pure.Inputs(latents, step))
-    assert seen == [((2, 32 + 64, 4, 16), (2, 1, 1, 32 + 64))] * 3
+    seen = attended(z_image(model.config), model, tiny.conditioning(call), tiny.latents(call), torch.tensor(0.5))
+    shape = (2, 32 + 64, 4, 16)
+    assert [(q, k, None if mask is None else mask.shape) for q, k, mask in seen] == [(shape, shape, (2, 1, 1, 96))] * 3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy
 import torch
 from diffusers import (
-    AutoencoderKL,
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -29,7 +28,7 @@ from transformers import (
 )
 
 from tests.support import flux2, ovis, z_image
-from tests.support.tiny import _byte_symbols
+from tests.support.tiny import _byte_symbols, vae
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # Contents are strings, or lists of parts; `enable_thinking` is read, as in the templates of Qwen3.
@@ -41,6 +40,7 @@ TEMPLATE = (
     "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
 WIDTH = 16  # of language models
+SHIFT, SCALE = 0.1159, 0.3611  # of latents, as in FLUX.1
 
 
 def tokenizer() -> Any:
@@ -116,26 +116,6 @@ def flux2_vae() -> AutoencoderKLFlux2:
     return vae
 
 
-def vae(channels: int) -> AutoencoderKL:
-    """A random autoencoder of `channels` that halves sizes: a token stands for 4 x 4 pixels."""
-    blocks: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (4, 4),
-    }
-    return AutoencoderKL(
-        **blocks,
-        sample_size=32,
-        layers_per_block=1,
-        latent_channels=channels,
-        norm_num_groups=1,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        shift_factor=0.1159,
-        scaling_factor=0.3611,
-    ).eval()
-
-
 def scheduler(**changes: Any) -> FlowMatchEulerDiscreteScheduler:
     """The scheduler of FLUX.2, with changes."""
     return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, "use_dynamic_shifting": True, **changes})
@@ -173,7 +153,7 @@ def z_image_pipeline(shift: float = 6.0, whole: bool = False) -> ZImagePipeline:
     return _made(
         lambda: ZImagePipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
-            vae=vae(4),
+            vae=vae(4, SHIFT, SCALE),
             text_encoder=qwen3(3, whole=whole),
             tokenizer=tokenizer(),
             transformer=z_image.transformer(cap_feat_dim=WIDTH, axes_lens=[1536, 64, 64]),
@@ -186,7 +166,7 @@ def ovis_pipeline() -> OvisImagePipeline:
     return _made(
         lambda: OvisImagePipeline(
             scheduler=scheduler(),
-            vae=vae(2),
+            vae=vae(2, SHIFT, SCALE),
             text_encoder=qwen3(3),
             tokenizer=tokenizer(),
             transformer=louder(ovis.transformer(in_channels=8, out_channels=8, joint_attention_dim=WIDTH)),

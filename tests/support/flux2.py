@@ -3,8 +3,6 @@
 Shapes: B samples, N image tokens, R reference tokens, T text tokens.
 """
 
-from collections.abc import Callable
-
 import torch
 from diffusers import Flux2Transformer2DModel
 
@@ -92,8 +90,9 @@ def conditioning(call: dict, tokens: int | None = None) -> Conditioning:
     )
 
 
-def _rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
-    return lambda seeds: torch.stack([toys.normal(*shape, seed=offset + seed) for seed in seeds])
+def inputs(call: dict, tokens: int | None = None) -> tuple[Conditioning, torch.Tensor, torch.Tensor]:
+    """Conditioning, latents and timesteps that say the same as arguments of the forward."""
+    return conditioning(call, tokens), call["hidden_states"][:, :tokens], call["timestep"]
 
 
 def slow(weight: torch.Tensor) -> torch.Tensor:
@@ -108,7 +107,7 @@ def _model(name: str, guidance: bool, reference: bool) -> Model:
     params = {key: 0.3 * toys.normal(*shape, seed=i) for i, (key, shape) in enumerate(shapes.items())}
     params = {key: slow(weight) if "timestep_embedder.linear_1" in key else weight for key, weight in params.items()}
     ids = pure.Shared(value=positions(3, 2, 2, ((1, 2),) if reference else ()))
-    text, images = _rows((3, 8), 1000), _rows((2, 4), 2000)
+    text, images = toys.rows((3, 8), 1000), toys.rows((2, 4), 2000)
 
     def conditioned(seeds: tuple[int, ...]) -> Conditioning:
         scale = torch.tensor([2.0 + seed % 3 for seed in seeds]) if guidance else None
@@ -116,7 +115,7 @@ def _model(name: str, guidance: bool, reference: bool) -> Model:
         return Conditioning(text=text(seeds), guidance=scale, reference=images_of, ids=ids)
 
     return Model(
-        name=name, denoiser=flux2(config), params=params, conditioning=conditioned, latents=_rows((4, 4), 3000)
+        name=name, denoiser=flux2(config), params=params, conditioning=conditioned, latents=toys.rows((4, 4), 3000)
     )
 
 

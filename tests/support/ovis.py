@@ -3,8 +3,6 @@
 Shapes: B samples, N image tokens, T text tokens.
 """
 
-from collections.abc import Callable
-
 import torch
 from diffusers import OvisImageTransformer2DModel
 
@@ -76,21 +74,22 @@ def conditioning(call: dict) -> Conditioning:
     return Conditioning(text=call["encoder_hidden_states"], ids=ids)
 
 
-def _rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
-    return lambda seeds: torch.stack([toys.normal(*shape, seed=offset + seed) for seed in seeds])
+def inputs(call: dict) -> tuple[Conditioning, torch.Tensor, torch.Tensor]:
+    """Conditioning, latents and timesteps that say the same as arguments of the transformer's forward."""
+    return conditioning(call), call["hidden_states"], call["timestep"]
 
 
 def _model() -> Model:
     shapes = parameter_shapes(LAW_CONFIG)
     params = {key: 0.15 * toys.normal(*shape, seed=i) for i, (key, shape) in enumerate(shapes.items())}
     params["timestep_embedder.linear_1.weight"] = slow(params["timestep_embedder.linear_1.weight"])
-    ids, text = pure.Shared(value=positions(3, 2, 2)), _rows((3, 8), 1000)
+    ids, text = pure.Shared(value=positions(3, 2, 2)), toys.rows((3, 8), 1000)
 
     def conditioned(seeds: tuple[int, ...]) -> Conditioning:
         return Conditioning(text=text(seeds), ids=ids)
 
     return Model(
-        name="ovis", denoiser=ovis(LAW_CONFIG), params=params, conditioning=conditioned, latents=_rows((4, 4), 3000)
+        name="ovis", denoiser=ovis(LAW_CONFIG), params=params, conditioning=conditioned, latents=toys.rows((4, 4), 3000)
     )
 
 

@@ -216,16 +216,12 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
     return torch.allclose(a, b, rtol=0.0, atol=tolerance * scale, equal_nan=True)
 
 
-def _rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
-    return lambda seeds: torch.stack([toys.normal(*shape, seed=offset + seed) for seed in seeds])
-
-
 def _flux(guidance: bool) -> Model:
     config = {**FLUX, "guidance_embeds": guidance}
     shapes = parameter_shapes(config)
     params = {name: 0.12 * toys.normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
     ids = torch.cat([torch.zeros(3, 3), torch.cartesian_prod(torch.zeros(1), torch.arange(2.0), torch.arange(2.0))])
-    text, pooled = _rows((3, 8), 1000), _rows((8,), 2000)
+    text, pooled = toys.rows((3, 8), 1000), toys.rows((8,), 2000)
 
     def conditioning(seeds):
         scale = torch.tensor([2.0 + seed % 3 for seed in seeds]) if guidance else None
@@ -233,37 +229,37 @@ def _flux(guidance: bool) -> Model:
 
     name = "flux-dev" if guidance else "flux-schnell"
     return Model(
-        name=name, denoiser=flux(config), params=params, conditioning=conditioning, latents=_rows((4, 4), 3000)
+        name=name, denoiser=flux(config), params=params, conditioning=conditioning, latents=toys.rows((4, 4), 3000)
     )
 
 
-image_latents = _rows((toys.TOKENS, toys.WIDTH), 0)
+image_latents = toys.rows((toys.TOKENS, toys.WIDTH), 0)
 CLOSED = Model(
     name="closed",
     denoiser=toys.closed_denoiser(),
     params=toys.closed_params(),
-    conditioning=lambda seeds: {"text": _rows((toys.TEXT, toys.WIDTH), 10)(seeds).double()},
+    conditioning=lambda seeds: {"text": toys.rows((toys.TEXT, toys.WIDTH), 10)(seeds).double()},
     latents=lambda seeds: image_latents(seeds).double(),
 )
 RANDOM = Model(
     name="random",
     denoiser=toys.random_denoiser(),
     params=toys.random_params(0),
-    conditioning=_rows((toys.WIDTH,), 10),
+    conditioning=toys.rows((toys.WIDTH,), 10),
     latents=image_latents,
 )
 STREAMS = Model(
     name="streams",
     denoiser=toys.streams_denoiser(),
     params=toys.streams_params(),
-    conditioning=lambda seeds: {"text": _rows((toys.TEXT, toys.WIDTH), 10)(seeds)},
+    conditioning=lambda seeds: {"text": toys.rows((toys.TEXT, toys.WIDTH), 10)(seeds)},
     latents=image_latents,
 )
 EXPERTS = Model(
     name="experts",
     denoiser=Experts({"high": toys.random_denoiser(), "low": toys.random_denoiser()}),
     params={"high": toys.random_params(0), "low": toys.random_params(50)},
-    conditioning=_rows((toys.WIDTH,), 10),
+    conditioning=toys.rows((toys.WIDTH,), 10),
     latents=image_latents,
 )
 FLUX_DEV, FLUX_SCHNELL = _flux(True), _flux(False)

@@ -69,6 +69,11 @@ def conditioning(call: dict) -> Conditioning:
     )
 
 
+def inputs(call: dict) -> tuple[Conditioning, torch.Tensor, torch.Tensor]:
+    """Conditioning, latents and timesteps that say the same as arguments of the transformer's forward."""
+    return conditioning(call), call["hidden_states"], call["timestep"]
+
+
 def clip_tokenizer() -> CLIPTokenizer:
     """One token per byte, 77 at most."""
     tokens = ["<|startoftext|>", "<|endoftext|>"]
@@ -108,22 +113,24 @@ def clip() -> CLIPTextModel:
     ).eval()
 
 
+T5_SIZES: dict[str, Any] = {
+    "vocab_size": 1024,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 37,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+}
+
+
 def t5() -> T5EncoderModel:
     """A random T5 encoder."""
-    config = T5Config(
-        vocab_size=1024,
-        d_model=32,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2,
-        num_heads=4,
-        relative_attention_num_buckets=8,
-    )
-    return T5EncoderModel(config).eval()
+    return T5EncoderModel(T5Config(**T5_SIZES)).eval()
 
 
-def vae() -> AutoencoderKL:
-    """A random autoencoder that halves sizes: a token stands for 4 x 4 pixels."""
+def vae(channels: int = 1, shift: float = 0.0609, scale: float = 1.5035) -> AutoencoderKL:
+    """A random autoencoder of `channels` that halves sizes: a token stands for 4 x 4 pixels."""
     blocks: dict[str, Any] = {  # of any number, whatever the annotations say
         "down_block_types": ("DownEncoderBlock2D",) * 2,
         "up_block_types": ("UpDecoderBlock2D",) * 2,
@@ -133,12 +140,12 @@ def vae() -> AutoencoderKL:
         **blocks,
         sample_size=32,
         layers_per_block=1,
-        latent_channels=1,
+        latent_channels=channels,
         norm_num_groups=1,
         use_quant_conv=False,
         use_post_quant_conv=False,
-        shift_factor=0.0609,
-        scaling_factor=1.5035,
+        shift_factor=shift,
+        scaling_factor=scale,
     ).eval()
 
 

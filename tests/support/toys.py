@@ -3,7 +3,7 @@
 Shapes: B samples, N image tokens, T text tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -38,6 +38,11 @@ def attend(q, k, v, mask=None):
 def normal(*shape, seed):
     """Return fp32 noise of a seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
+    """Return a function that draws one row of noise for each seed, (B, *shape); other offsets give other noise."""
+    return lambda seeds: torch.stack([normal(*shape, seed=offset + seed) for seed in seeds])
 
 
 # Closed form: block i adds 10^i x time to the image and twice that to the text, in float64.

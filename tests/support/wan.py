@@ -135,10 +135,6 @@ SMALL = {
 }
 
 
-def _rows(seeds: tuple[int, ...], shape: tuple[int, ...], offset: int) -> torch.Tensor:
-    return torch.stack([toys.normal(*shape, seed=offset + seed) for seed in seeds])
-
-
 def _model(name: str, *, image: bool = False, beside: bool = False, first: bool = False) -> Model:
     """A model of the law suite: two frames of 1 x 2 tokens, three text tokens, four blocks."""
     config: dict[str, Any] = {**SMALL, "cross_attn_norm": not first}
@@ -151,10 +147,10 @@ def _model(name: str, *, image: bool = False, beside: bool = False, first: bool 
 
     def conditioning(seeds: tuple[int, ...]) -> Conditioning:
         return Conditioning(
-            text=_rows(seeds, (3, 6), 1000),
-            image=_rows(seeds, (2, 5), 2000) if image else None,
-            beside=_rows(seeds, (3, 2, 2, 4), 3000) if beside else None,
-            first=_rows(seeds, (2, 1, 2, 4), 4000) if first else None,
+            text=toys.rows((3, 6), 1000)(seeds),
+            image=toys.rows((2, 5), 2000)(seeds) if image else None,
+            beside=toys.rows((3, 2, 2, 4), 3000)(seeds) if beside else None,
+            first=toys.rows((2, 1, 2, 4), 4000)(seeds) if first else None,
             grid=(2, 1, 2),
         )
 
@@ -163,7 +159,7 @@ def _model(name: str, *, image: bool = False, beside: bool = False, first: bool 
         denoiser=wan(config, expand_timesteps=first),
         params=params,
         conditioning=conditioning,
-        latents=lambda seeds: _rows(seeds, (2, 2, 2, 4), 5000),
+        latents=lambda seeds: toys.rows((2, 2, 2, 4), 5000)(seeds),
     )
 
 

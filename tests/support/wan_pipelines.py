@@ -13,7 +13,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from tests.support.tiny import t5_tokenizer
+from tests.support.tiny import T5_SIZES, t5_tokenizer
 from tests.support.wan import CONFIG, transformer
 
 SIZE: dict[str, Any] = {"height": 16, "width": 32}
@@ -41,16 +41,7 @@ def unipc(shift: float = 3.0, **changes: Any) -> UniPCMultistepScheduler:
 
 def umt5() -> UMT5EncoderModel:
     """A random UMT5 encoder."""
-    config = UMT5Config(
-        vocab_size=1024,
-        d_model=32,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2,
-        num_heads=4,
-        relative_attention_num_buckets=8,
-    )
-    return UMT5EncoderModel(config).eval()
+    return UMT5EncoderModel(UMT5Config(**T5_SIZES)).eval()
 
 
 def vae(residual: bool = False) -> AutoencoderKLWan:
