@@ -33,7 +33,8 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Say a result that scripts may read: one line, as it is."""
-        self.out.print(rich.text.Text(text), soft_wrap=True)
+        # Not through rich: interrupted between writing and emptying its buffer, it would say the line again.
+        print(text, file=self.out.file, flush=True)
 
 
 def screen(quiet: bool = False) -> Screen:
