@@ -56,7 +56,7 @@ def pictures(paths: Sequence[str], found: Description) -> tuple[Image.Image, ...
     from PIL import Image
 
     wanted = found.kind.task in ("image-editing", "image-to-video")
-    if paths and not wanted:
+    if paths and not (wanted or found.kind.pictures):
         raise Misuse(
             f"--image-path {' '.join(paths)}: a {found.kind.pipeline} reads no pictures (it does {found.kind.task}); "
             "leave it out"

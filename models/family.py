@@ -47,6 +47,7 @@ class Kind:
     Attributes:
         pipeline: diffusers' class.
         task: "text-to-image", "image-editing", "text-to-video" or "image-to-video".
+        pictures: whether it may be given input pictures although its task needs none.
         guidance: how it can be guided: "embedded", "classifier-free".
         components: classes allowed for every component that is loaded through its library; "None"
             among them lets it be absent.
@@ -60,6 +61,7 @@ class Kind:
 
     pipeline: str
     task: str
+    pictures: bool = False
     guidance: tuple[str, ...]
     components: Mapping[str, tuple[str, ...]]
     transformers: tuple[str, ...] = ("transformer",)

@@ -228,6 +228,7 @@ FAMILY = Family(
         Kind(
             pipeline="Flux2Pipeline",
             task="text-to-image",
+            pictures=True,
             guidance=("embedded",),
             components={
                 "vae": ("AutoencoderKLFlux2",),
@@ -243,6 +244,7 @@ FAMILY = Family(
         Kind(
             pipeline="Flux2KleinPipeline",
             task="text-to-image",
+            pictures=True,
             guidance=("classifier-free",),
             components={
                 "vae": ("AutoencoderKLFlux2",),

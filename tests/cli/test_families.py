@@ -45,6 +45,17 @@ def test_images(puredit, folders, tmp_path, name):
     assert "steps skipped" in out and "1 computed  3 skipped" in err
 
 
+def test_an_edited_image_where_pictures_are_optional(puredit, folders, tmp_path):
+    picture = tmp_path / "first.png"
+    wan_pipelines.picture().resize((64, 64)).save(picture)
+    words = ("--prompt", "a dog", *SMALL, "--output-file-path", "dog.png")
+    with_picture = ("--prompt", "a dog", *SMALL, "--image-path", str(picture), "--output-file-path", "edited.png")
+    for line in (words, with_picture):
+        code, _, err = puredit("generate", *line, model=folders / "klein")
+        assert code == 0, err
+    assert (tmp_path / "dog.png").read_bytes() != (tmp_path / "edited.png").read_bytes()
+
+
 @pytest.mark.parametrize("name", ["t2v-2.1", "hunyuan"])
 def test_videos(puredit, folders, tmp_path, name):
     words = ("--prompt", "a dog runs", *VIDEO, *SKIPPING, "--fps", "12", "--output-file-path", "dog", "--save-frames")
