@@ -380,3 +380,17 @@ def test_the_same_family_serves_all(folder: Path) -> None:
         assert found.family.name == "Wan"
         assert found.kind.task == ("image-to-video" if options(kind)["images"] else "text-to-video")
         assert isinstance(loaded(folder, kind), Pipeline)
+
+
+def test_a_preset_too_short_for_an_expert_is_off_for_that_expert(folder: Path) -> None:
+    pipeline = loaded(folder, "t2v-2.2")
+    asked = options("t2v-2.2", steps=7)
+    shares = [step.expert for step in pipeline.schedule(7, frames=FRAMES, **tiny.SIZE)]
+    assert (shares.count("high"), shares.count("low")) == (3, 4)  # there is no mask of three steps, and one of four
+    with (
+        pytest.warns(UserWarning, match="nothing will be skipped"),
+        pytest.warns(UserWarning, match="there is no mask"),
+    ):
+        made = pipeline.generate("a dog", transform=scm(preset="fast", policy="static"), seed=0, **asked)
+    skipped = [info.decisions[0].expert for info in made.infos if not info.decisions[0].computed]
+    assert skipped and set(skipped) == {"low"}
