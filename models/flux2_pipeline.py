@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import attrs
 import torch
-from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 
 from pure import Branches, Guidance, Shared, Solver
 from pure.models.chat import ChatReader, depth, width
@@ -191,6 +190,8 @@ def _check_klein(found: Description) -> None:
 
 
 def _build_dev(parts: Parts) -> Pipeline:
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+
     return Flux2Pipeline(
         **parts.common,
         reader=ChatReader(

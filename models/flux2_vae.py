@@ -3,15 +3,20 @@
 Shapes: B samples, C channels of a token, h x w tokens of 2 x 2 latents (N = h w), H x W pixels.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
-from diffusers.image_processor import PipelineImageInput
-from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from PIL import Image
 
 from pure.models.image import PATCH, Autoencoder
+
+if TYPE_CHECKING:
+    from diffusers.image_processor import PipelineImageInput
+    from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 
 AREA = 1024 * 1024  # pixels that a reference picture has at most
 
@@ -23,6 +28,8 @@ class ImageCodec(Autoencoder):
     @property
     def processor(self) -> Flux2ImageProcessor:
         """What crops pictures and scales their values."""
+        from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
+
         return Flux2ImageProcessor(vae_scale_factor=self.patch)
 
     def fitted(self, picture: Image.Image) -> tuple[int, int]:
@@ -31,7 +38,7 @@ class ImageCodec(Autoencoder):
         Raises:
             ValueError: the picture is too small, or too long and narrow.
         """
-        Flux2ImageProcessor.check_image_input(picture)
+        self.processor.check_image_input(picture)
         width, height = limited(picture).size
         return height // self.patch * self.patch, width // self.patch * self.patch
 

@@ -5,8 +5,6 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from pure.models.errors import CheckpointError
 
 DESCRIPTION = ("model_index.json", "*/*.json")
@@ -46,6 +44,8 @@ def locate(source: str | os.PathLike[str], patterns: tuple[str, ...] = EVERYTHIN
         )
     if not HUB_ID.fullmatch(str(source)):
         raise CheckpointError(f"there is no folder {str(source)!r}, and a hub id has the form owner/name")
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(str(source), allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:

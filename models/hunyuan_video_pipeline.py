@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerFast
 
 import pure
 from pure import Guidance, Solver, Step
@@ -243,6 +242,8 @@ def _check(found: Description) -> None:
 
 
 def _build(parts: Parts) -> Pipeline:
+    from transformers import PreTrainedTokenizerFast
+
     settings, components = check_config(parts.found.transformer), dict(parts.components)
     patch = (settings["patch_size_t"], settings["patch_size"], settings["patch_size"])
     fields: dict[str, Any] = {

@@ -3,12 +3,16 @@
 Shapes: B samples, C latent channels, h x w tokens (N = h w), H x W pixels.
 """
 
+from __future__ import annotations
+
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from diffusers.image_processor import VaeImageProcessor
+
+if TYPE_CHECKING:
+    from diffusers.image_processor import VaeImageProcessor
 
 PATCH = 2  # latents on a side of a token
 SIDE = 128  # latents on a side of an image where no size is asked for
@@ -62,6 +66,8 @@ class Autoencoder(abc.ABC):
     @property
     def processor(self) -> VaeImageProcessor:
         """What resizes pictures and scales their values."""
+        from diffusers.image_processor import VaeImageProcessor
+
         return VaeImageProcessor(vae_scale_factor=self.patch)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:

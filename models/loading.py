@@ -1,11 +1,10 @@
 """From a checkpoint to a pipeline."""
 
+import importlib
 import os
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 
 from pure.models.checkpoint import describe
 from pure.models.errors import CheckpointError
@@ -88,7 +87,7 @@ def _dtype(stored: dict[str, Stored]) -> torch.dtype:
 def _model(found: Description, component: str, dtype: torch.dtype) -> Any:
     """Load a model of a library, and refuse one that is not whole: it would be filled up with random numbers."""
     folder, name = found.folder / component, found.classes[component]
-    library = {"diffusers": diffusers, "transformers": transformers}[found.libraries[component]]
+    library = importlib.import_module(found.libraries[component])
     try:
         # On the way modules may be initialised at random, which is not to be seen outside.
         with torch.random.fork_rng(devices=[]):
@@ -107,7 +106,7 @@ def _reader(found: Description, component: str) -> Any:
     """Load a tokenizer or a processor."""
     folder, name = found.folder / component, found.classes[component]
     name = TOKENIZER_OF.get(name, name)
-    library = {"diffusers": diffusers, "transformers": transformers}[found.libraries[component]]
+    library = importlib.import_module(found.libraries[component])
     try:
         return getattr(library, name).from_pretrained(folder, local_files_only=True)
     except Exception as error:

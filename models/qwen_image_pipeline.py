@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import attrs
 import torch
 import torch.nn.functional as F
-import transformers
 from PIL import Image
 
 from pure import Branches, Guidance, Shared
@@ -227,6 +226,8 @@ def _assembled(parts: Parts, kind: type[QwenImagePipeline], reader: TextReader |
 
 def _picture_reader(parts: Parts, numbered: bool) -> PictureReader:
     """Load the halves of the processor that edits need; the whole wants torchvision, for videos."""
+    import transformers
+
     folder = parts.found.folder / "processor"
     try:
         images = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)

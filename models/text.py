@@ -3,13 +3,17 @@
 Shapes: P prompts, T text tokens.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from transformers import CLIPTextModel, T5EncoderModel
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, T5EncoderModel
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -3,13 +3,17 @@
 Shapes: B samples, F frames of H x W pixels, f frames of h x w latents.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
-from diffusers.video_processor import VideoProcessor
 from PIL import Image
+
+if TYPE_CHECKING:
+    from diffusers.video_processor import VideoProcessor
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -39,6 +43,8 @@ class VideoAutoencoder:
     @property
     def processor(self) -> VideoProcessor:
         """What resizes pictures and scales their values."""
+        from diffusers.video_processor import VideoProcessor
+
         return VideoProcessor(vae_scale_factor=self.factor)
 
     @property

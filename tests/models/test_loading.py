@@ -307,7 +307,7 @@ def test_hub_downloads_leave_pickles_and_single_files(original, monkeypatch):
         asked.append((source, allow_patterns))
         return str(original)
 
-    monkeypatch.setattr("pure.models.hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     load_pipeline("somebody/flux")
     (_, first), (source, second) = asked
     assert source == "somebody/flux" and not any("safetensors" in pattern for pattern in first)
