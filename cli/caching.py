@@ -12,7 +12,13 @@ from pure.rules import Threshold, find
 
 __all__ = ["Caching", "choose", "recipe", "settle", "threshold_of"]
 
-FLAGS = {"enabled": "enable_cache_dit", "attention_backend": "attention_backend"}
+FLAGS = {
+    "enabled": "enable_cache_dit",
+    "attention_backend": "attention_backend",
+    "parallelism_config.ulysses_size": "ulysses_degree",
+    "parallelism_config.ring_size": "ring_degree",
+    "parallelism_config.tp_size": "tp_size",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +73,7 @@ def settle(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) 
         params=params,
         # With parameters of its own a request is on; the flag says otherwise as part of the request.
         enable=None if params is None else values["enable_cache_dit"],
-        flags={path: values[name] for path, name in FLAGS.items()},
+        flags={path: values.get(name) for path, name in FLAGS.items()},
         spelling={**spelling, "cache_dit_params": "--cache-dit-params"},
         file=values["cache_dit_config"],
         lenient=values["lenient_config"],

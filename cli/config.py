@@ -44,7 +44,7 @@ def config(ctx: click.Context, reference: bool, show: bool, **values: Any) -> No
     if reference:
         click.echo(reference_table())
         return
-    facts = facts_of(values, look(values["model_path"]))
+    facts = facts_of(values, look(values["model_path"]), os.environ)
     try:
         effective = settle(values, os.environ, facts)
     except ConfigError as error:

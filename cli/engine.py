@@ -10,17 +10,22 @@ import attrs
 import torch
 
 import pure
+from pure.cli.caching import Caching
 from pure.cli.errors import Misuse
 from pure.cli.job import Job
+from pure.cli.processes import share
+from pure.cli.quantizing import quantizer
 from pure.cli.screen import Screen
 from pure.transforms import compiled
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from pure.experts import Transforms
     from pure.models import Pipeline, Request
     from pure.models.pipeline import Model
 
-__all__ = ["Engine", "load"]
+__all__ = ["Engine", "load", "open_pipeline", "transforms_of"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,23 +55,28 @@ class Engine:
         return self.pipeline.sized(attrs.evolve(self.template, height=height, width=width))
 
 
-def load(job: Job, screen: Screen) -> Engine:
-    """Load the checkpoint and build both denoisers.
+def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
+    """Load the checkpoint and build both denoisers; with a mesh this process's share of them.
 
     Raises:
         Misuse: checkpoint, sizes or settings do not fit together.
     """
     from pure.experts import transformed
 
-    pipeline = _pipeline(job, screen)
+    pipeline = open_pipeline(job.model, job.precision, screen)
     kind = pipeline.defaults
     if job.options.get("guidance_scale") is not None and kind.guidance_scale is None:
         screen.note(_idle(job), "warning")
-    base = transformed(pipeline.denoiser, compiled()) if job.compiled else pipeline.denoiser
     try:
+        quantize = quantizer(job.caching.effective, pipeline.denoiser, screen)
+        if mesh is not None:
+            pipeline = share(pipeline, job.parallel, mesh, quantize)
+        elif quantize is not None:
+            pipeline = attrs.evolve(pipeline, params=quantize(pipeline.params))
+        base = transformed(pipeline.denoiser, compiled()) if job.compiled else pipeline.denoiser
         request = pipeline.request("", job.negative_prompt, **job.options)
         plain, template = pipeline.guide(base, request)
-        cached = transformed(plain, _transforms(job, plain))
+        cached = transformed(plain, transforms_of(job.caching, plain))
         engine = Engine(pipeline=pipeline, plain=plain, cached=cached, template=template)
         for height, width in job.warmup_sizes:
             engine.sized(height, width)
@@ -83,25 +93,29 @@ def _idle(job: Job) -> str:
     )
 
 
-def _transforms(job: Job, denoiser: Model) -> Transforms:
+def transforms_of(caching: Caching, denoiser: Model) -> Transforms:
     """Return the cache of the denoiser, or of every expert."""
     if not isinstance(denoiser, pure.Experts):
-        return job.caching.transform
+        return caching.transform
     first, *others = denoiser.denoisers
-    return {first: job.caching.transform, **dict.fromkeys(others, job.caching.secondary)}
+    return {first: caching.transform, **dict.fromkeys(others, caching.secondary)}
 
 
-def _pipeline(job: Job, screen: Screen) -> Pipeline:
-    """Load the checkpoint."""
+def open_pipeline(model: str | None, precision: str | None, screen: Screen) -> Pipeline:
+    """Load a checkpoint onto the device; None is the one that comes with the package.
+
+    Raises:
+        Misuse: it is missing, damaged, or not supported.
+    """
     _quiet_libraries()
     from pure.models import CheckpointError, embedded, load_pipeline
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = DTYPES[job.precision] if job.precision else torch.float32 if device == "cpu" else None
+    dtype = DTYPES[precision] if precision else torch.float32 if device == "cpu" else None
     waiting = screen.notes.status("loading the checkpoint ...") if screen.notes.is_terminal else None
     try:
         with waiting or contextlib.nullcontext():
-            return load_pipeline(embedded() if job.model is None else job.model, dtype=dtype, device=device)
+            return load_pipeline(embedded() if model is None else model, dtype=dtype, device=device)
     except CheckpointError as error:
         raise Misuse(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,15 +23,18 @@ from pure.cli.options import apply_flags
 from pure.cli.parsing import FlagCommand
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import write_plot
+from pure.cli.processes import spread
 from pure.cli.progress import Progress
 from pure.cli.results import Made, Result
-from pure.cli.running import make, warm_up
+from pure.cli.running import make, take_part, warm_up
 from pure.cli.saving import save_frames, save_image, save_video
-from pure.cli.screen import Screen
+from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, print_summary, summary
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from pure.models.pipeline import Model
 
 __all__ = ["execute", "generate"]
@@ -51,7 +55,15 @@ def generate(**values: Any) -> None:
 
 
 def execute(job: Job) -> None:
-    """Do a job: load, make and save every image, then write table, plots and report.
+    """Do a job, in as many processes as it asks for."""
+    if job.parallel.sizes.total == 1:
+        perform(job)
+    else:
+        spread(job, perform, follow, os.environ)
+
+
+def perform(job: Job, mesh: DeviceMesh | None = None) -> None:
+    """Load, make and save every image, then write table, plots and report; with a mesh as rank 0 of it.
 
     What is finished is on the disk and is listed, whatever stops the rest.
     """
@@ -63,7 +75,7 @@ def execute(job: Job) -> None:
     files: list[str] = []
     engine: Engine | None = None
     try:
-        engine = load(job, screen)
+        engine = load(job, screen, mesh)
         _warm(job, engine)
         for number, output in enumerate(job.outputs):
             made.append(_make(job, engine, output, _title(job, number), screen))
@@ -76,6 +88,18 @@ def execute(job: Job) -> None:
         raise Interrupted(f"interrupted after {len(made)} of {len(job.outputs)} images") from None
     finally:
         _tell(job, engine, made, files, screen)
+
+
+def follow(job: Job, mesh: DeviceMesh) -> None:
+    """Take part in every image without showing or saving anything: what the ranks after 0 do."""
+    engine = load(job, blank(), mesh)
+    _warm(job, engine)
+    for output in job.outputs:
+        for denoiser in (engine.cached, engine.plain) if job.compare else (engine.cached,):
+            try:
+                take_part(engine.pipeline, denoiser, engine.request(output.prompt), output.seed)
+            except ValueError as error:
+                raise Misuse(str(error)) from error
 
 
 def _warm(job: Job, engine: Engine) -> None:
@@ -153,6 +177,8 @@ def settings(job: Job, engine: Engine) -> dict[str, Any]:
         "pipeline": job.found.kind.pipeline,
         "device": str(engine.pipeline.device),
         "dtype": str(engine.pipeline.dtype),
+        "processes": job.parallel.sizes.total,
+        "parallel": attrs.asdict(job.parallel),
         "cache": recipe(job.caching.transform),
         "cache_settings": job.caching.settings,
     }

@@ -17,15 +17,16 @@ from pure.cli.caching import Caching, choose, recipe
 from pure.cli.comparing import require_plot_extra, require_video_extra
 from pure.cli.errors import Misuse
 from pure.cli.naming import Output, plan, suffix_of
+from pure.cli.processes import check_shares, count_processes, notes_on
 from pure.cli.refusals import refuse
 from pure.cli.writing import check_file, check_folder
-from pure.configs import Facts
+from pure.configs import Facts, Parallel, parallel
 
 if TYPE_CHECKING:
     from pure.models import Options
     from pure.models.family import Description
 
-__all__ = ["Job", "facts_of", "make_job"]
+__all__ = ["Job", "facts_of", "make_job", "read_size"]
 
 SEED = 42
 SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
@@ -54,6 +55,7 @@ class Job:
         compiled: whether the denoiser is compiled.
         precision: name of the denoiser's number type; None for the usual one of the device.
         quiet: whether only files are printed.
+        parallel: how processes share the work.
         flags: everything as parsed, for the report.
         notes: what a person should be told before work starts.
     """
@@ -75,6 +77,7 @@ class Job:
     compiled: bool
     precision: str | None
     quiet: bool
+    parallel: Parallel
     flags: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -89,13 +92,16 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
     refuse(values)
     when, model = when or datetime.now(), values["model_path"]
     prompts = _prompts(values)
-    warmup, warmup_sizes = _warmup(values), tuple(_size(text) for text in values["warmup_resolutions"])
+    warmup, warmup_sizes = _warmup(values), tuple(read_size(text) for text in values["warmup_resolutions"])
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
     found = models.look(model)
     _fits(values, found)
     options = _options(values, found)
+    facts = facts_of(values, found, environ)
     compare = bool(values["compare"] or values["plot"])
-    caching, notes = _caching(values, environ, facts_of(values, found), compare)
+    caching, notes = _caching(values, environ, facts, compare)
+    shares = parallel(caching.effective)
+    check_shares(shares.sizes, found)
     outputs = _outputs(values, prompts, when, _identity(options, model), models.video(found))
     for path, flag in ((plot, "--plot"), (perf, "--perf-dump-path")):
         if path is not None:
@@ -118,15 +124,21 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
         compiled=values["enable_torch_compile"],
         precision=_precision(values),
         quiet=values["log_level"] in ("warning", "error"),
+        parallel=shares,
         flags=values,
-        notes=notes,
+        notes=(*notes, *notes_on(shares.sizes, facts.device)),
     )
 
 
-def facts_of(values: Mapping[str, Any], found: Description) -> Facts:
-    """Return what is known of the run before it starts."""
+def facts_of(values: Mapping[str, Any], found: Description, environ: Mapping[str, str] | None = None) -> Facts:
+    """Return what is known of the run before it starts.
+
+    Raises:
+        Misuse: there are other processes, or fewer GPUs, than `--num-gpus` asks for.
+    """
     return Facts(
-        processes=1,
+        processes=count_processes(values.get("num_gpus"), environ or {}),
+        sequence=values.get("sp_degree"),
         device="cuda" if torch.cuda.is_available() else "cpu",
         steps=values["num_inference_steps"] or found.defaults.steps,
         blocks=models.stack(found),
@@ -246,7 +258,12 @@ def _warmup(values: Mapping[str, Any]) -> int:
     return values["warmup_steps"] if mode == "request" else 0
 
 
-def _size(text: str) -> tuple[int, int]:
+def read_size(text: str) -> tuple[int, int]:
+    """Return (height, width) of `WIDTHxHEIGHT`.
+
+    Raises:
+        Misuse: it is nothing of the kind.
+    """
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise Misuse(f"--warmup-resolutions {text}: write WIDTHxHEIGHT, like 64x64")

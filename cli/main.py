@@ -16,6 +16,9 @@ from pure.cli.config import config
 from pure.cli.errors import INTERRUPTED, Failure, Misuse, nearest
 from pure.cli.generate import generate
 from pure.cli.models import models
+from pure.cli.processes import is_follower
+from pure.cli.screen import quiet_imports, show_warnings
+from pure.cli.serve import serve
 
 __all__ = ["main", "run"]
 
@@ -39,6 +42,7 @@ def puredit() -> None:
 
 
 puredit.add_command(generate)
+puredit.add_command(serve)
 puredit.add_command(config)
 puredit.add_command(models)
 
@@ -46,6 +50,7 @@ puredit.add_command(models)
 def main() -> None:
     """Run the command line and leave with its exit code; a request to terminate is an interruption."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    quiet_imports()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -54,7 +59,7 @@ def run(words: Sequence[str]) -> int:
     debug = "--debug" in words or any("--log-level debug" == " ".join(pair) for pair in itertools.pairwise(words))
     try:
         with warnings.catch_warnings():
-            _show_warnings()
+            show_warnings()
             return puredit.main(list(words), prog_name="puredit", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -72,25 +77,12 @@ def run(words: Sequence[str]) -> int:
 
 
 def _complain(message: str, code: int, debug: bool) -> int:
+    if is_follower(os.environ):
+        return code
     if debug:
         traceback.print_exc()
     click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
     return code
-
-
-def _show_warnings() -> None:
-    """Print our own warnings as one line each, once; other people's are for developers."""
-    shown: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-        text = str(message)
-        if issubclass(category, UserWarning) and text not in shown and not issubclass(category, FutureWarning):
-            shown.add(text)
-            click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
-
-    warnings.simplefilter("ignore")
-    warnings.simplefilter("always", UserWarning)
-    warnings.showwarning = show
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import rich.box
 import rich.table
 import rich.text
 
+import pure
 from pure.cli.model import look, stack
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.screen import console
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["models"]
 
-# What every family can do with the transforms of this version, and what none can yet.
-CAPABILITIES = {"cache": "yes", "context parallel": "no", "tensor parallel": "no"}
+COLUMNS = ("cache", "context parallel", "tensor parallel")
 
 
 @click.command(cls=FlagCommand, short_help="List the supported models, or describe a checkpoint.")
@@ -42,7 +42,7 @@ def models(model_path: str | None, as_json: bool) -> None:
     if model_path is not None:
         _print(screen, ("", ""), [(name, str(value)) for name, value in found.items()])
         return
-    names = ("family", "pipeline", "task", "guidance", *CAPABILITIES)
+    names = ("family", "pipeline", "task", "guidance", *COLUMNS)
     lines = [tuple(str(row[name]).replace("classifier-free", "CFG") for name in names) for row in found]
     _print(screen, ("family", "pipeline", "task", "guidance", "cache", "CP", "TP"), lines)
     screen.print(
@@ -65,12 +65,23 @@ def rows() -> list[dict[str, Any]]:
             "experts": len(kind.transformers),
             "task": kind.task,
             "guidance": ", ".join(kind.guidance),
-            **CAPABILITIES,
+            **capabilities(family.denoiser({})),
             "checkpoints": list(kind.checkpoints),
         }
         for family in FAMILIES
         for kind in family.kinds
     ]
+
+
+def capabilities(denoiser: pure.Denoiser) -> dict[str, str]:
+    """Return what transforms can do with a denoiser, by what it says of itself.
+
+    >>> from pure.models.flux import flux
+    >>> capabilities(flux({}))
+    {'cache': 'yes', 'context parallel': 'yes', 'tensor parallel': 'yes'}
+    """
+    can = (True, denoiser.per_token is not None, denoiser.sharding is not None)
+    return {name: "yes" if yes else "no" for name, yes in zip(COLUMNS, can, strict=True)}
 
 
 def described(found: Description) -> dict[str, Any]:
@@ -85,7 +96,7 @@ def described(found: Description) -> dict[str, Any]:
         "task": found.kind.task,
         "guidance": ", ".join(found.kind.guidance),
         "solver": type(found.solver).__name__,
-        **CAPABILITIES,
+        **capabilities(found.family.denoiser(found.transformer)),
         **{f"default {name.replace('_', ' ')}": value for name, value in usual.items()},
     }
 

@@ -214,6 +214,26 @@ def _running() -> tuple[Flag, ...]:
     )
 
 
+def _processes() -> tuple[Flag, ...]:
+    group = "Several processes"
+    sizes = {
+        "--tp-size": "Processes that share the weights of every block.",
+        "--sp-degree": "Processes that share the sequence: ulysses x ring.",
+        "--ulysses-degree": "Processes that share the heads during attention.  [default: what the others leave over]",
+        "--ring-degree": "Processes around which keys and values go during attention.",
+    }
+    return (
+        _flag(
+            group,
+            "--num-gpus",
+            type=Whole(1),
+            metavar="COUNT",
+            help="Processes: one for every GPU, or so many on the CPU where there is none.  [default: 1]",
+        ),
+        *(_flag(group, name, type=Whole(1), metavar="COUNT", help=text) for name, text in sizes.items()),
+    )
+
+
 def _later() -> tuple[Flag, ...]:
     group = "Accepted where they ask for nothing, refused with the reason otherwise"
     switches = (
@@ -221,7 +241,7 @@ def _later() -> tuple[Flag, ...]:
         "vae-cpu-offload dit-layerwise-offload pin-cpu-memory vae-tiling vae-slicing trust-remote-code profile "
         "return-frames"
     ).split()
-    counts = "num-gpus tp-size sp-degree ulysses-degree ring-degree cfg-parallel-size dp-size".split()
+    counts = "cfg-parallel-size dp-size".split()
     return (
         *(_flag(group, f"--{name}", type=Boolean()) for name in switches),
         *(_flag(group, f"--{name}", type=Whole(1)) for name in counts),
@@ -232,7 +252,7 @@ def _later() -> tuple[Flag, ...]:
     )
 
 
-FLAGS: tuple[Flag, ...] = (*_image(), *_cache(), *_output(), *_model(), *_running(), *_later())
+FLAGS: tuple[Flag, ...] = (*_image(), *_cache(), *_output(), *_model(), *_processes(), *_running(), *_later())
 """All of them, in the order of the help text."""
 
 

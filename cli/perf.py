@@ -14,7 +14,7 @@ import pure
 from pure.cli.results import Made, Result
 from pure.cli.writing import write_whole
 
-__all__ = ["peak_memory", "report", "write_report"]
+__all__ = ["finite", "peak_memory", "report", "run_report", "write_report"]
 
 
 def report(made: Sequence[Made], settings: Mapping[str, Any], seconds: float, when: datetime) -> dict[str, Any]:
@@ -39,10 +39,10 @@ def _image(entry: Made) -> dict[str, Any]:
         "prompt": entry.output.prompt,
         "seed": entry.output.seed,
         "path": str(entry.output.path) if entry.output.path else None,
-        **_run(entry.result),
+        **run_report(entry.result),
     }
     if entry.plain is not None and entry.comparison is not None:
-        found["without_cache"] = _run(entry.plain)
+        found["without_cache"] = run_report(entry.plain)
         psnr = entry.comparison.psnr
         found["comparison"] = {
             "time_ratio": entry.comparison.ratio,
@@ -52,7 +52,8 @@ def _image(entry: Made) -> dict[str, Any]:
     return found
 
 
-def _run(result: Result) -> dict[str, Any]:
+def run_report(result: Result) -> dict[str, Any]:
+    """Return times, counts and decisions of one run; the counts at the top are the conditional branch's."""
     branches = {
         name: {
             "computed_steps": list(counts.computed),
@@ -106,16 +107,16 @@ def peak_memory() -> dict[str, float]:
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
     """Write the report, whole or not at all."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path, text.encode())
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace what JSON cannot say: infinities and NaN by their names, other objects by their text."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
+        return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)

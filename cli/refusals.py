@@ -23,18 +23,13 @@ class Later:
     nothing: Any = False
 
 
-PARALLEL = "this version computes on one device"
+BRANCHES = "the branches of guidance run as one batch"
 RESIDENT = "the whole model stays on its device in this version"
 
 LATER: Mapping[str, Later] = {
-    "num_gpus": Later(PARALLEL, "leave it out, or start one run per GPU with CUDA_VISIBLE_DEVICES", 1),
-    "tp_size": Later(PARALLEL, "leave it out", 1),
-    "sp_degree": Later(PARALLEL, "leave it out", 1),
-    "ulysses_degree": Later(PARALLEL, "leave it out", 1),
-    "ring_degree": Later(PARALLEL, "leave it out", 1),
-    "cfg_parallel_size": Later(PARALLEL, "leave it out", 1),
-    "dp_size": Later(PARALLEL, "leave it out, or start one run per device", 1),
-    "enable_cfg_parallel": Later(PARALLEL, "leave it out; both branches run as one batch"),
+    "cfg_parallel_size": Later(BRANCHES, "leave it out; --num-gpus and --ulysses-degree share a batch", 1),
+    "dp_size": Later("one run makes its images one after the other", "leave it out, or start one run per device", 1),
+    "enable_cfg_parallel": Later(BRANCHES, "leave it out; --num-gpus and --ulysses-degree share a batch"),
     "dit_cpu_offload": Later(RESIDENT, "leave it out"),
     "text_encoder_cpu_offload": Later(RESIDENT, "leave it out"),
     "image_encoder_cpu_offload": Later(RESIDENT, "leave it out"),

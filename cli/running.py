@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pure.models import Pipeline, Request
     from pure.models.pipeline import Model
 
-__all__ = ["make", "warm_up"]
+__all__ = ["make", "take_part", "warm_up"]
 
 
 class Clock:
@@ -66,6 +66,12 @@ def make(pipeline: Pipeline, denoiser: Model, request: Request, seed: int, obser
         encode_seconds=encoded,
         decode_seconds=decoded,
     )
+
+
+def take_part(pipeline: Pipeline, denoiser: Model, request: Request, seed: int) -> None:
+    """Take the same steps as `make` in a process that only computes, and leave the pixels to the one that saves them."""
+    latents, conditioning = pipeline.latents(request, [seed]), pipeline.conditioning(request)
+    pure.sample(denoiser, pipeline.params, conditioning, latents, pipeline.steps(request), pipeline.solver)
 
 
 def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -> None:

@@ -9,19 +9,29 @@ from PIL import Image
 from pure.cli.naming import IMAGE_FORMATS
 from pure.cli.writing import write_whole
 
-__all__ = ["save_frames", "save_image", "save_video"]
+__all__ = ["encode_image", "save_frames", "save_image", "save_video"]
 
 OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 
 
 def save_image(path: Path, pixels: np.ndarray) -> None:
     """Write pixels (H, W, 3) in [0, 1] in the format of the path's ending, whole or not at all."""
-    picture = Image.fromarray(_bytes(pixels))
-    kind = IMAGE_FORMATS[path.suffix.lower()]
     # Encoded in memory first: Pillow's own writing hides why the disk refused.
+    write_whole(path, encode_image(pixels, IMAGE_FORMATS[path.suffix.lower()]))
+
+
+def encode_image(pixels: np.ndarray, kind: str, quality: int | None = None) -> bytes:
+    """Return pixels (H, W, 3) in [0, 1] as a file of Pillow's format `kind`.
+
+    Args:
+        pixels: red, green and blue.
+        kind: "PNG", "JPEG" or "WEBP".
+        quality: 0 to 100, for JPEG and WEBP; None for the usual one.
+    """
+    options = OPTIONS[kind] if quality is None or kind == "PNG" else {**OPTIONS[kind], "quality": quality}
     encoded = io.BytesIO()
-    picture.save(encoded, format=kind, **OPTIONS[kind])
-    write_whole(path, encoded.getvalue())
+    Image.fromarray(_bytes(pixels)).save(encoded, format=kind, **options)
+    return encoded.getvalue()
 
 
 def save_video(path: Path, frames: np.ndarray, fps: int) -> None:

@@ -11,6 +11,7 @@
     )
     for note in effective.notes: ...                   # tell a person
     transform = build(effective)                       # a pure.Transform; identity without a cache
+    shares = parallel(effective)                       # sizes of the mesh, options of context_parallel
 
 Every function raises `ConfigError`, whose text lists all problems and whose `exit_code`
 is 2. `configure` is `read_request`, `read_flags`, `load_config`, `read_environment` and
@@ -20,12 +21,13 @@ is 2. `configure` is `read_request`, `read_flags`, `load_config`, `read_environm
 keys are in `schema.py`.
 """
 
-from pure.configs.build import build, translate
+from pure.configs.build import Parallel, build, parallel, translate
 from pure.configs.configure import configure
 from pure.configs.environment import read_environment
 from pure.configs.layer import Layer, Setting
 from pure.configs.load import dump, load_config, load_text, names
 from pure.configs.precedence import Effective, read_flags, read_model_defaults, resolve
+from pure.configs.quantization import quantizations
 from pure.configs.reference import Reference, Row, describe, reference, reference_table
 from pure.configs.report import ConfigError, Problem
 from pure.configs.request import REQUEST_KEYS, read_request
@@ -39,6 +41,7 @@ __all__ = [
     "Effective",
     "Facts",
     "Layer",
+    "Parallel",
     "ParallelismConfig",
     "Problem",
     "QuantizeConfig",
@@ -52,6 +55,8 @@ __all__ = [
     "load_config",
     "load_text",
     "names",
+    "parallel",
+    "quantizations",
     "read_environment",
     "read_flags",
     "read_model_defaults",

@@ -1,14 +1,61 @@
 """The one translation of a configuration into transforms: a pure function."""
 
+import attrs
+
 from pure import Transform, compose, identity
 from pure.configs.consistency import calibrators
 from pure.configs.layer import Setting
 from pure.configs.precedence import Effective
 from pure.configs.report import ConfigError
 from pure.configs.schema import CacheConfig
+from pure.distributed.mesh import Sizes
 from pure.transforms import dbcache, scm, taylorseer
 
-__all__ = ["build", "translate"]
+__all__ = ["Parallel", "build", "parallel", "translate"]
+
+
+@attrs.frozen(kw_only=True)
+class Parallel:
+    """How processes share the work; by the names of `pure.distributed.context_parallel`.
+
+    Attributes:
+        sizes: of the mesh.
+        float8: whether Ulysses communicates in float8.
+        overlap: whether Ulysses communicates while it computes.
+        rotate: how the ring communicates, "p2p" or "allgather".
+        fp32: whether the ring combines partial results in float32.
+    """
+
+    sizes: Sizes = Sizes()
+    float8: bool = False
+    overlap: bool = False
+    rotate: str = "p2p"
+    fp32: bool = True
+
+
+def parallel(effective: Effective) -> Parallel:
+    """Translate the effective `parallelism_config`.
+
+    Raises:
+        ConfigError: something cannot be done here; lists all of it.
+
+    >>> from pure.configs import Facts, resolve
+    >>> parallel(resolve(facts=Facts(processes=4))).sizes
+    Sizes(ring=1, ulysses=4, tp=1)
+    """
+    if effective.refusals:
+        raise ConfigError(effective.refusals)
+    config = effective.parallelism
+    if config is None:
+        return Parallel()
+    sizes = {axis: getattr(config, f"{axis}_size") or 1 for axis in ("ring", "ulysses", "tp")}
+    return Parallel(
+        sizes=Sizes(**sizes),
+        float8=config.ulysses_float8,
+        overlap=config.ulysses_async,
+        rotate=config.ring_rotate_method,
+        fp32=config.ring_convert_to_fp32,
+    )
 
 
 def build(effective: Effective, expert: str = "primary") -> Transform:

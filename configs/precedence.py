@@ -5,7 +5,7 @@ wins over what is said of both. The mask, given by a preset, a list or bins, is 
 the first source that says any of it says all of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import attrs
@@ -32,7 +32,7 @@ class Effective:
         enabled: whether there is a cache at all.
         cache: for the only or first expert.
         secondary: for the second expert.
-        parallelism: None if no source says anything about it; sizes are numbers.
+        parallelism: None if no source says anything about it and the run has one process; sizes are numbers.
         attention_backend: a name, or None.
         quantize: None if no source says anything about it.
         origins: source and place by path, as in `Layer.settings`; complete.
@@ -109,7 +109,9 @@ def resolve(
     primary = merge([layer.settings for layer in layers])
     secondary = merge([settings for layer in layers for settings in (_second(layer), layer.settings)])
     given = primary | {SECOND + path: setting for path, setting in secondary.items() if path.startswith("cache_")}
-    settings = _with_defaults(given, peer="cache-dit" if "enabled" in file.settings else "SGLang")
+    said = {name for name in ("parallelism_config", "quantize_config") if _says(name, given)}
+    said |= {"parallelism_config"} if facts.processes > 1 else set()
+    settings = _with_defaults(given, said, peer="cache-dit" if "enabled" in file.settings else "SGLang")
     first = {path: s for path, s in settings.items() if s.value is not None and not path.startswith(SECOND)}
     second = first | {path.removeprefix(SECOND): s for path, s in settings.items() if path.startswith(SECOND)}
     second = {path: setting for path, setting in second.items() if setting.value is not None}
@@ -123,9 +125,9 @@ def resolve(
         enabled=settings["enabled"].value,
         cache=_made("cache_config", settings),
         secondary=_made(f"{SECOND}cache_config", settings),
-        parallelism=_made("parallelism_config", settings) if _says("parallelism_config", given) else None,
+        parallelism=_made("parallelism_config", settings) if "parallelism_config" in said else None,
         attention_backend=backend.value if backend is not None else None,
-        quantize=_made("quantize_config", settings) if _says("quantize_config", given) else None,
+        quantize=_made("quantize_config", settings) if "quantize_config" in said else None,
         origins={path: setting.origin for path, setting in settings.items()},
         notes=tuple(dict.fromkeys([note for layer in layers for note in layer.notes] + notes)),
         refusals=tuple(refusals),
@@ -152,12 +154,12 @@ def _says(section: str, settings: Mapping[str, Setting]) -> bool:
     return any(path.startswith(f"{section}.") for path in settings)
 
 
-def _with_defaults(given: Mapping[str, Setting], peer: str) -> dict[str, Setting]:
-    """Add the library's defaults; `peer` names whose they are where two libraries differ."""
+def _with_defaults(given: Mapping[str, Setting], said: Set[str], peer: str) -> dict[str, Setting]:
+    """Add the library's defaults of the cache and the sections of `said`; `peer` names whose they are."""
     settings = {"enabled": Setting(value=False, place="library default"), **given}
     for section in ("cache_config", f"{SECOND}cache_config", "parallelism_config", "quantize_config"):
         cls = SECTIONS[section.removeprefix(SECOND)]
-        if cls is not CacheConfig and not _says(section, given):
+        if cls is not CacheConfig and section not in said:
             continue
         for name, value in attrs.asdict(cls(), recurse=False).items():
             bare = f"{section.removeprefix(SECOND)}.{name}"

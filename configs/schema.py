@@ -56,6 +56,7 @@ PRUNE = "DBPrune only."
 DMD = "DMD only."
 RAY = "Ray clusters are not supported."
 ONE = "No effect in one process."
+WHOLE = "Accepted without effect: every process runs the other modules whole."
 
 
 @attrs.frozen(kw_only=True)
@@ -149,21 +150,32 @@ class ParallelismConfig:
                         "cache-dit's engine; accepted without effect, there is one.")  # fmt: skip
     ulysses_size: int | str | None = _key(
         None, Whole(1, words=("auto",)), "Processes that share the heads; auto: those the other sizes leave over. "
-        "At most one size is auto; the product is the number of processes.", "processes", ("ulysses",))  # fmt: skip
+        "At most one size is auto; the product is the number of processes. Where nobody gives it, what the others "
+        "leave over.", "processes", ("ulysses",))  # fmt: skip
     ring_size: int | str | None = _key(
-        None, Whole(1, words=("auto",)), "Processes that share the sequence.", "processes", ("ring",)
+        None,
+        Whole(1, words=("auto",)),
+        "Processes that share the sequence, around which keys and values go.",
+        "processes",
+        ("ring",),
     )
     tp_size: int | str | None = _key(
-        None, Whole(1, words=("auto",)), "Processes that share the weights.", "processes", ("tp",)
+        None,
+        Whole(1, words=("auto",)),
+        "Processes that share the weights of every block; at most as many as heads.",
+        "processes",
+        ("tp",),
     )
     attention_backend: str | None = _key(None, Choice(ATTENTION), "As the section attention_backend.")
-    ulysses_anything: bool = _key(False, Flag(), "Sequences of any length. " + ONE)
-    ulysses_float8: bool = _key(False, Flag(), "Communicate in float8. " + ONE)
+    ulysses_anything: bool = _key(False, Flag(), "Accepted without effect: any number of heads and tokens works.")
+    ulysses_float8: bool = _key(
+        False, Flag(), "Communicate in float8: fewer bytes, and results that differ by its rounding. " + ONE
+    )
     ulysses_async: bool = _key(False, Flag(), "Overlap communication with computation. " + ONE)
     ring_rotate_method: str = _key("p2p", Choice(("p2p", "allgather")), "How the ring communicates. " + ONE)
     ring_convert_to_fp32: bool = _key(True, Flag(), "Combine the ring's partial results in float32. " + ONE)
-    extra_parallel_modules: tuple[str, ...] = _key((), Names(), "Other modules to split, such as text_encoder. " + ONE)
-    extra_parallel_kwargs: Mapping[str, Any] = _key(attrs.Factory(dict), Tree(), "Of the extra modules. " + ONE)
+    extra_parallel_modules: tuple[str, ...] = _key((), Names(), WHOLE)
+    extra_parallel_kwargs: Mapping[str, Any] = _key(attrs.Factory(dict), Tree(), WHOLE)
     parallel_kwargs: Mapping[str, Any] = _key(
         attrs.Factory(dict), Tree(), "Deprecated and refused: write its keys in parallelism_config."
     )
@@ -185,25 +197,39 @@ class ParallelismConfig:
 
 @attrs.frozen(kw_only=True)
 class QuantizeConfig:
-    """`quantize_config`: checked, and refused, as quantisation is not implemented in this version."""
+    """`quantize_config`: weights in one byte each; needs the extra `quant`. See docs/quantization.md."""
 
-    backend: str = _key("auto", Choice(("auto", "ao", "torchao", "svdq", "cache_dit")), "The library that quantises.")
-    quant_type: str = _key("float8_per_row", Choice(QUANT), "What the weights become.")
+    backend: str = _key(
+        "auto", Choice(("auto", "ao", "torchao", "svdq", "cache_dit")), "torchao quantises; others are refused."
+    )
+    quant_type: str = _key(
+        "float8_per_row",
+        Choice(QUANT),
+        "What weights become. float8, int8: what is multiplied with them too; blockwise and weight_only: they alone. "
+        "nvfp4 and svdq are refused.",
+    )
     exclude_layers: tuple[str, ...] = _key(
         ("embedder", "embed", "modulation", "mod"), Names(), "Layers whose name contains one of these stay as they are."
     )
-    regional_quantize: bool = _key(True, Flag(), "Only the repeated blocks.")
-    repeated_blocks: tuple[str, ...] = _key((), Names(), "Names of the repeated blocks.")
+    regional_quantize: bool = _key(True, Flag(), "Only the repeated blocks; false: all layers.")
+    repeated_blocks: tuple[str, ...] = _key((), Names(), "Refused: the blocks are those of the denoiser.")
     filter_fn: None = _key(None, Function(), "A Python function.")
     components_to_quantize: Mapping[str, Any] | tuple[str, ...] | None = _key(
-        None, Tree(lists=True), "Components, or a quant_type for each."
+        None,
+        Tree(lists=True),
+        "transformer, transformer_2 (the second expert) or both, perhaps with a quant_type or keys of its own each; "
+        "unset: both.",
     )
-    per_tensor_fallback: bool = _key(True, Flag(), "Per tensor where per row is impossible.")
-    precision_plan: Mapping[str, Any] | None = _key(None, Tree(), "A quant_type per layer name.")
+    per_tensor_fallback: bool = _key(
+        True, Flag(), "Where a shape allows no float8 per row or block: float8_per_tensor; false: such layers stay."
+    )
+    precision_plan: Mapping[str, Any] | None = _key(
+        None, Tree(), "A quant_type for layers whose name contains the key; the longest key counts."
+    )
     calibrate_fn: None = _key(None, Function(), "A Python function.")
-    serialize_to: str | None = _key(None, Text(), "Folder for the quantised weights.")
-    svdq_kwargs: Mapping[str, Any] | None = _key(None, Tree(), "SVDQuant's own options.")
-    verbose: bool = _key(False, Flag(), "Report every layer.")
+    serialize_to: str | None = _key(None, Text(), "Refused: weights are quantised at every start.")
+    svdq_kwargs: Mapping[str, Any] | None = _key(None, Tree(), "Refused: SVDQuant is not implemented.")
+    verbose: bool = _key(False, Flag(), "Say of every layer what it became.")
 
 
 SECTIONS: dict[str, type] = {

@@ -4,19 +4,21 @@ Nothing a source says is ignored silently: a value either takes effect, or is no
 without effect, or is refused with the reason and what would do.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 
 import attrs
 
 from pure.configs.consistency import SIZES, calibrators
+from pure.configs.facts import Facts
 from pure.configs.layer import Setting
+from pure.configs.quantization import refusals as unquantizable
 from pure.configs.report import Problem
 from pure.configs.schema import SECTIONS, ParallelismConfig
+from pure.configs.sizes import PARALLEL, settle_sizes, without_effect
 
 __all__ = ["Facts", "observations"]
 
-CACHE, PARALLEL = "cache_config.", "parallelism_config."
+CACHE = "cache_config."
 Settings = Mapping[str, Setting]
 NATIVE = ("native", "torch_sdpa")
 DEFAULTS = {
@@ -47,29 +49,6 @@ IGNORED_BY_STATIC = (
     "max_continuous_cached_steps",
 )
 RAY = tuple(field.name for field in attrs.fields(ParallelismConfig) if field.name.startswith("ray_"))
-NO_EFFECT_ALONE = (
-    *("ulysses_anything", "ulysses_float8", "ulysses_async", "ring_rotate_method", "ring_convert_to_fp32"),
-    *("extra_parallel_modules", "extra_parallel_kwargs"),
-)
-
-
-@attrs.frozen(kw_only=True)
-class Facts:
-    """What is known of the run before it starts; None: not known yet.
-
-    Attributes:
-        processes: number of processes.
-        device: type of the device, such as "cpu" or "cuda".
-        steps: number of steps of the run (of a model with one expert).
-        blocks: number of blocks of the denoiser.
-        experts: number of experts of the model.
-    """
-
-    processes: int = 1
-    device: str = "cpu"
-    steps: int | None = None
-    blocks: int | None = None
-    experts: int | None = None
 
 
 def observations(
@@ -201,19 +180,10 @@ def _blocks(settings: Settings, facts: Facts) -> list[Problem]:
 
 
 def _sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[str], list[Problem]]:
-    sizes = {PARALLEL + size: settings[PARALLEL + size] for size in SIZES if PARALLEL + size in settings}
-    fixed = math.prod(setting.value for setting in sizes.values() if setting.value != "auto")
-    resolved, notes = {}, []
-    for path, setting in sizes.items():
-        if setting.value == "auto":
-            value = max(1, facts.processes // fixed)
-            place = f"{setting.place} (auto, {_processes(facts.processes)})"
-            resolved[path] = attrs.evolve(setting, value=value, place=place)
-            notes.append(f"{setting.place}: auto is {value} here, as the run has {_processes(facts.processes)}")
-    total = fixed * math.prod(setting.value for setting in resolved.values())
+    filled, notes, misfits = settle_sizes(settings, facts)
+    now = {**settings, **filled}
     idle = {"backend": "there is one engine"}
-    if total == 1:
-        idle |= dict.fromkeys(NO_EFFECT_ALONE, "there is one process")
+    idle |= without_effect({size: now[PARALLEL + size].value for size in SIZES if PARALLEL + size in now})
     if not settings.get(PARALLEL + "use_ray", Setting(value=False, place="")).value:
         idle |= dict.fromkeys(RAY, "use_ray is off")
     notes += [
@@ -221,26 +191,7 @@ def _sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[s
         for key, why in idle.items()
         if _set(settings, PARALLEL + key)
     ]
-    return resolved, notes, _too_many(sizes, total, facts)
-
-
-def _too_many(sizes: Settings, total: int, facts: Facts) -> list[Problem]:
-    names = ", ".join(f"{path.removeprefix(PARALLEL)}: {setting.value}" for path, setting in sizes.items())
-    if total != facts.processes and sizes:
-        path = next((path for path, setting in sizes.items() if setting.value not in (1, "auto")), next(iter(sizes)))
-        why = f"{names} needs {_processes(total)}, this run has {facts.processes}"
-        cure = f"start with --num-gpus {total}, or remove the sizes" + (
-            ", or write auto for one" if facts.processes > 1 else ""
-        )
-        return [_refuse(sizes, path, why, cure)]
-    if facts.processes > 1 and sizes:
-        why = f"a run in {_processes(facts.processes)} is not implemented in this version"
-        return [_refuse(sizes, next(iter(sizes)), why, "run one process")]
-    return []
-
-
-def _processes(count: int) -> str:
-    return f"{count} process" + ("es" if count > 1 else "")
+    return filled, notes, misfits
 
 
 def _others(settings: Settings, facts: Facts) -> list[Problem]:
@@ -249,13 +200,7 @@ def _others(settings: Settings, facts: Facts) -> list[Problem]:
     for path in ("attention_backend", f"{PARALLEL}attention_backend"):
         if path in settings and settings[path].value not in NATIVE:
             found.append(_refuse(settings, path, _kernel(settings[path].value, facts), "write native"))
-    quantize = [path for path in settings if path.startswith("quantize_config.") and settings[path].given]
-    if quantize:
-        why = "quantisation is not implemented in this version"
-        found.append(
-            _refuse(settings, quantize[0], why, "remove quantize_config; the model then runs in its own precision")
-        )
-    return found
+    return found + unquantizable(settings, facts)
 
 
 def _kernel(name: str, facts: Facts) -> str:

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, whole: bool = False
+) -> torch.Tensor:
     r"""Return scaled dot-product attention, $\mathrm{softmax}(q k^T / \sqrt{C})\, v$.
 
     Args:
@@ -16,6 +18,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
         v: (B, K, H, C).
         mask: broadcastable to (B, H, S, K): True where a key takes part, or numbers added to
             the scores; None lets all take part.
+        whole: the keys are not those of the tokens in the streams; on one rank that makes no difference.
 
     Returns:
         (B, S, H, C).

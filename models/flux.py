@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from pure import Denoiser, Shared, state
-from pure.models.flux_parameters import check_config
+from pure.models.flux_parameters import check_config, sharding
 from pure.models.layers import Attend, Params, embed_number, feed, gelu, linear, perceptron, rotary_tables
 from pure.models.streams import Context, Hidden, head, joined_block, joint_block, stack, two_streams
 
@@ -53,7 +53,8 @@ def flux(config: Mapping[str, Any]) -> Denoiser:
     'single_transformer_blocks.0.'
     """
     settings = check_config(config)
-    return two_streams(Prepare(tuple(settings["axes_dims_rope"])), embed, stack(settings, double, single), head)
+    prepare, blocks = Prepare(tuple(settings["axes_dims_rope"])), stack(settings, double, single)
+    return two_streams(prepare, embed, blocks, head, sharding(settings))
 
 
 @attrs.frozen

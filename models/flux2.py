@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from pure import Denoiser, Shared, state
 from pure.models import streams
-from pure.models.flux2_parameters import check_config
+from pure.models.flux2_parameters import check_config, sharding
 from pure.models.layers import Attend, Params, clip, embed_number, linear, modulate, rotary_tables, rotate
 from pure.models.streams import Hidden, joint_block, parted, stack, two_streams
 from pure.tree import static
@@ -70,7 +70,7 @@ def flux2(config: Mapping[str, Any]) -> Denoiser:
     """
     settings = check_config(config)
     prepare = Prepare(tuple(settings["axes_dims_rope"]), settings["rope_theta"])
-    return two_streams(prepare, embed, stack(settings, double, single), head)
+    return two_streams(prepare, embed, stack(settings, double, single), head, sharding(settings))
 
 
 @attrs.frozen
@@ -124,7 +124,8 @@ def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> 
     both, rotary = torch.cat([hidden.text, hidden.image], dim=1), context.rotary.value
     shift, scale, gate = context.both.chunk(3, dim=-1)
     wide = linear(params, "attn.to_qkv_mlp_proj", modulate(both, shift, scale))
-    width, head = both.shape[-1], params["attn.norm_q.weight"].shape
+    # Queries, keys, values and two halves of a network go in; values and one half go out.
+    width, head = wide.shape[-1] - 2 * params["attn.to_out.weight"].shape[1], params["attn.norm_q.weight"].shape
     q, k, v = (x.unflatten(-1, (-1, *head)) for x in wide[..., : 3 * width].chunk(3, dim=-1))
     q = F.rms_norm(q, head, params["attn.norm_q.weight"], 1e-6)
     k = F.rms_norm(k, head, params["attn.norm_k.weight"], 1e-6)

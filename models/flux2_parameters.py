@@ -5,6 +5,8 @@ from typing import Any
 
 from pure.models.errors import CheckpointError
 from pure.models.shapes import EVERY_NORM, Shapes, affine, check_axes, norms, projections, settings, stack
+from pure.models.sharding import feeds, placements
+from pure.sharding import Part, Sharding
 
 CLASS = "Flux2Transformer2DModel"
 EPSILON = 1e-6  # of every normalisation, in every published checkpoint
@@ -88,3 +90,28 @@ def _single(width: int, head: int, wide: int) -> Shapes:
     shapes = norms("norm_q", "norm_k", head=head)
     shapes |= affine("attn.to_qkv_mlp_proj", width, 3 * width + 2 * wide, bias=False)
     return shapes | affine("attn.to_out", width + wide, width, bias=False)
+
+
+def sharding(config: Mapping[str, Any]) -> Sharding:
+    """Return how the parameters are split over ranks.
+
+    Raises:
+        CheckpointError: see `check_config`.
+
+    >>> sharding({}).find("single_transformer_blocks.7.attn.to_out.weight").parts
+    (Part(count=48, width=128), Part(count=18432, width=1))
+    """
+    found = check_config(config)
+    heads = Part(found["num_attention_heads"], found["attention_head_dim"])
+    inner = Part(int(heads.features * found["mlp_ratio"]))
+    double = placements(
+        "transformer_blocks.*.",
+        column={"attn.to_[qkv]": (heads,), "attn.add_[qkv]_proj": (heads,), **feeds("linear_in", (inner, inner))},
+        row={"attn.to_out.0": (heads,), "attn.to_add_out": (heads,), **feeds("linear_out", (inner,))},
+    )
+    single = placements(
+        "single_transformer_blocks.*.",
+        column={"attn.to_qkv_mlp_proj": (heads, heads, heads, inner, inner)},
+        row={"attn.to_out": (heads, inner)},
+    )
+    return Sharding(heads.count, double + single)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pure.models import sharding as split
 from pure.models.shapes import Shapes, affine, check_axes, double, embedders, settings, single, stack
+from pure.sharding import Part, Sharding
 
 CLASS = "FluxTransformer2DModel"
 WIDENING = 4  # of the feed-forward networks
@@ -54,3 +56,18 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     shapes |= affine("norm_out.linear", width, 2 * width)
     shapes |= affine("proj_out", width, found["patch_size"] ** 2 * (found["out_channels"] or found["in_channels"]))
     return shapes | stack(found, double(width, head, inner, inner), single(width, head, inner, inner))
+
+
+def sharding(config: Mapping[str, Any]) -> Sharding:
+    """Return how the parameters are split over ranks.
+
+    Raises:
+        CheckpointError: see `check_config`.
+
+    >>> sharding({}).find("single_transformer_blocks.7.proj_out.weight").parts
+    (Part(count=24, width=128), Part(count=12288, width=1))
+    """
+    found = check_config(config)
+    heads = Part(found["num_attention_heads"], found["attention_head_dim"])
+    inner = (Part(WIDENING * heads.features),)
+    return Sharding(heads.count, split.double(heads, inner, inner) + split.single(heads, inner, inner))

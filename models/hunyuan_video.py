@@ -16,7 +16,7 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Denoiser, Shared, state, static
+from pure import Denoiser, PerToken, Shared, state, static
 from pure.models import streams
 from pure.models.attention import attend
 from pure.models.hunyuan_video_layers import (
@@ -27,7 +27,7 @@ from pure.models.hunyuan_video_layers import (
     grid_positions,
     heads,
 )
-from pure.models.hunyuan_video_parameters import CONCAT, REPLACE, check_config
+from pure.models.hunyuan_video_parameters import CONCAT, REPLACE, check_config, sharding
 from pure.models.layers import (
     Attend,
     Params,
@@ -42,6 +42,10 @@ from pure.models.layers import (
     rotate,
 )
 from pure.models.streams import Hidden, stack, two_streams
+
+PER_TOKEN = PerToken(
+    tables=(("rotary", ("image",)),), masks=(("mask", ("image", "text")),), counts=(("frame", "image"),)
+)
 
 
 @state
@@ -81,11 +85,7 @@ class Context:
     mask: torch.Tensor | None  # as in `Prepared`
     rotary: Shared  # as in `Prepared`
     grid: tuple[int, int, int] = static()
-
-    @property
-    def frame(self) -> int:
-        """Return the number of tokens of one frame."""
-        return self.grid[1] * self.grid[2]
+    frame: int = static()  # tokens of the first frame
 
 
 def hunyuan_video(config: Mapping[str, Any]) -> Denoiser:
@@ -109,7 +109,8 @@ def hunyuan_video(config: Mapping[str, Any]) -> Denoiser:
     kind = settings["image_condition_type"]
     refiner = Refiner(settings["num_refiner_layers"], settings["attention_head_dim"], attend)
     prepare = Prepare(kind, tuple(settings["rope_axes_dim"]), float(settings["rope_theta"]))
-    return two_streams(prepare, Embed(kind, refiner), stack(settings, double, single), head)
+    blocks = stack(settings, double, single)
+    return two_streams(prepare, Embed(kind, refiner), blocks, head, sharding(settings), PER_TOKEN)
 
 
 @attrs.frozen
@@ -232,6 +233,7 @@ class Embed:
             mask=prepared.mask,
             rotary=prepared.rotary,
             grid=prepared.grid,
+            frame=grid[1] * grid[2],
         )
 
     def _beside(self, image: torch.Tensor | None, latents: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pure.models import sharding as split
 from pure.models.errors import CheckpointError
 from pure.models.shapes import Shapes, affine, check_axes, double, embedders, prefixed, settings, single, stack
+from pure.sharding import Part, Sharding
 
 CLASS = "HunyuanVideoTransformer3DModel"
 REFINER_WIDENING = 4  # of the feed-forward networks of the text refiner
@@ -87,6 +89,27 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     shapes |= stack(found, double(width, head, wide, wide), single(width, head, wide, wide))
     shapes |= affine("norm_out.linear", width, 2 * width)
     return shapes | affine("proj_out", width, patch[0] * patch[1] * patch[2] * found["out_channels"])
+
+
+def sharding(config: Mapping[str, Any]) -> Sharding:
+    """Return how the parameters are split over ranks: of all blocks, those of the text refiner too.
+
+    Raises:
+        CheckpointError: see `check_config`.
+
+    >>> sharding({}).find("context_embedder.token_refiner.refiner_blocks.0.ff.net.2.weight").parts
+    (Part(count=12288, width=1),)
+    """
+    found = check_config(config)
+    heads = Part(found["num_attention_heads"], found["attention_head_dim"])
+    inner, wide = (Part(int(heads.features * found["mlp_ratio"])),), (Part(REFINER_WIDENING * heads.features),)
+    refiner = split.placements(
+        "context_embedder.token_refiner.refiner_blocks.*.",
+        column={"attn.to_[qkv]": (heads,), "ff.net.0.proj": wide},
+        row={"attn.to_out.0": (heads,), "ff.net.2": wide},
+        gathered={"norm_out.linear": (Part(2 * heads.features),)},
+    )
+    return Sharding(heads.count, split.double(heads, inner, inner) + split.single(heads, inner, inner) + refiner)
 
 
 def _refiner(width: int, text: int, layers: int) -> Shapes:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from pure import Denoiser, Shared, state
 from pure.models.layers import Attend, Params, embed_number, linear, modulate, rotary_tables
-from pure.models.ovis_parameters import check_config
+from pure.models.ovis_parameters import check_config, sharding
 from pure.models.streams import Context, Hidden, head, joined_block, joint_block, stack, two_streams
 
 
@@ -49,7 +49,8 @@ def ovis(config: Mapping[str, Any]) -> Denoiser:
     'single_transformer_blocks.0.'
     """
     settings = check_config(config)
-    return two_streams(Prepare(tuple(settings["axes_dims_rope"])), embed, stack(settings, double, single), head)
+    prepare, blocks = Prepare(tuple(settings["axes_dims_rope"])), stack(settings, double, single)
+    return two_streams(prepare, embed, blocks, head, sharding(settings))
 
 
 @attrs.frozen

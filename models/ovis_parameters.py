@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pure.models import sharding as split
 from pure.models.shapes import TIME_WIDTH, Shapes, affine, check_axes, double, settings, single, stack
+from pure.sharding import Part, Sharding
 
 CLASS = "OvisImageTransformer2DModel"
 WIDENING = 4  # of the feed-forward networks
@@ -54,3 +56,19 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     shapes |= affine("proj_out", width, found["patch_size"] ** 2 * (found["out_channels"] or found["in_channels"]))
     inner = WIDENING * width
     return shapes | stack(found, double(width, head, inner, 2 * inner), single(width, head, inner, 2 * inner))
+
+
+def sharding(config: Mapping[str, Any]) -> Sharding:
+    """Return how the parameters are split over ranks.
+
+    Raises:
+        CheckpointError: see `check_config`.
+
+    >>> sharding({}).find("transformer_blocks.0.ff.net.0.proj.weight").parts
+    (Part(count=12288, width=1), Part(count=12288, width=1))
+    """
+    found = check_config(config)
+    heads = Part(found["num_attention_heads"], found["attention_head_dim"])
+    inner = Part(WIDENING * heads.features)
+    wide = (inner, inner)  # of which the second gates the first
+    return Sharding(heads.count, split.double(heads, (inner,), wide) + split.single(heads, (inner,), wide))

@@ -21,13 +21,16 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, Shared, state, static
+from pure import Block, Denoiser, PerToken, Shared, state, static
 from pure.models.layers import THETA, Attend, Params, clip, gelu, linear, perceptron, rms_norm, rotate
-from pure.models.qwen_image_parameters import check_config
+from pure.models.qwen_image_parameters import check_config, sharding
 from pure.models.shapes import TIME_WIDTH
 from pure.models.streams import Hidden, two_streams
 
 EPSILON = 1e-6
+PER_TOKEN = PerToken(
+    tables=(("rotary", ("text", "image")),), masks=(("mask", ("text", "image")),), counts=(("tokens", "image"),)
+)
 
 
 @state
@@ -78,7 +81,8 @@ def qwen_image(config: Mapping[str, Any]) -> Denoiser:
     """
     settings = check_config(config)
     blocks = tuple(Block(block, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
-    return two_streams(Prepare(tuple(settings["axes_dims_rope"])), Embed(bool(settings["zero_cond_t"])), blocks, head)
+    prepare, embed = Prepare(tuple(settings["axes_dims_rope"])), Embed(bool(settings["zero_cond_t"]))
+    return two_streams(prepare, embed, blocks, head, sharding(settings), PER_TOKEN)
 
 
 def positions(text: int, *pictures: tuple[int, int]) -> torch.Tensor:

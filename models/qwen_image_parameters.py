@@ -5,6 +5,8 @@ from typing import Any
 
 from pure.models.errors import CheckpointError
 from pure.models.shapes import EVERY_NORM, TIME_WIDTH, Shapes, affine, norms, prefixed, projections, settings
+from pure.models.sharding import placements
+from pure.sharding import Part, Sharding
 
 CLASS = "QwenImageTransformer2DModel"
 WIDENING = 4  # of the feed-forward networks
@@ -78,6 +80,37 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     for i in range(found["num_layers"]):
         shapes |= prefixed(f"transformer_blocks.{i}.", _block(width, head))
     return shapes
+
+
+def sharding(config: Mapping[str, Any]) -> Sharding:
+    """Return how the parameters are split over ranks.
+
+    Raises:
+        CheckpointError: see `check_config`.
+
+    >>> sharding({}).find("transformer_blocks.7.attn.to_add_out.weight").parts
+    (Part(count=24, width=128),)
+    """
+    found = check_config(config)
+    heads = Part(found["num_attention_heads"], found["attention_head_dim"])
+    inner = Part(WIDENING * heads.features)
+    blocks = placements(
+        "transformer_blocks.*.",
+        column={
+            "attn.to_[qkv]": (heads,),
+            "attn.add_[qkv]_proj": (heads,),
+            "img_mlp.net.0.proj": (inner,),
+            "txt_mlp.net.0.proj": (inner,),
+        },
+        row={
+            "attn.to_out.0": (heads,),
+            "attn.to_add_out": (heads,),
+            "img_mlp.net.2": (inner,),
+            "txt_mlp.net.2": (inner,),
+        },
+        gathered={"img_mod.1": (Part(6 * heads.features),), "txt_mod.1": (Part(6 * heads.features),)},
+    )
+    return Sharding(heads.count, blocks)
 
 
 def _block(width: int, head: int) -> Shapes:

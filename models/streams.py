@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
-from pure import Block, Denoiser, Shared, state
+from pure import Block, Denoiser, PerToken, Shared, state
 from pure.models.attention import attend
 from pure.models.layers import Attend, Params, attend_jointly, clip, heads, linear, linear_of_slice, modulate, rotate
+from pure.sharding import Sharding
 
 Tables = tuple[torch.Tensor, torch.Tensor]
+
+TEXT_FIRST = PerToken(tables=(("rotary", ("text", "image")),))
 
 
 @state
@@ -37,7 +40,12 @@ def image_stream(hidden: Any) -> torch.Tensor:
 
 
 def two_streams(
-    prepare: Callable[..., Any], embed: Callable[..., Any], blocks: tuple[Block, ...], head: Callable[..., torch.Tensor]
+    prepare: Callable[..., Any],
+    embed: Callable[..., Any],
+    blocks: tuple[Block, ...],
+    head: Callable[..., torch.Tensor],
+    sharding: Sharding,
+    per_token: PerToken = TEXT_FIRST,
 ) -> Denoiser:
     """Return the denoiser of such pieces; the head reads the image."""
     return Denoiser(
@@ -49,6 +57,8 @@ def two_streams(
         probe=image_stream,
         streams=("image", "text"),
         reads=("image",),
+        sharding=sharding,
+        per_token=per_token,
     )
 
 

@@ -17,15 +17,16 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, Shared, state, static
+from pure import Block, Denoiser, PerToken, Shared, state, static
 from pure.models.attention import attend
 from pure.models.layers import Attend, Params, gelu, linear, perceptron, rotary_tables, sinusoids
 from pure.models.streams import image_stream
-from pure.models.wan_parameters import MODULATIONS, check_config, rotary_axes
+from pure.models.wan_parameters import MODULATIONS, check_config, rotary_axes, sharding
 
 Grid = tuple[int, int, int]
 
 EMBEDDER = "condition_embedder."
+PER_TOKEN = PerToken(tables=(("rotary", ("image",)),), counts=(("first", "image"),))
 # Rows per sample in which timesteps of tokens are embedded. diffusers embeds one row per token,
 # all equal but for the first frame. From four rows on, a matrix product gives a row the same bits
 # however many others there are (measured, fp32 on CPUs); below that it may take another path.
@@ -80,6 +81,7 @@ class Context:
     image: Cross | None
     rotary: Shared  # as in Prepared
     grid: Grid = static()
+    first: int = static()  # tokens of the first frame, which have the first of two times
 
 
 def wan(config: Mapping[str, Any], *, expand_timesteps: bool = False) -> Denoiser:
@@ -97,13 +99,13 @@ def wan(config: Mapping[str, Any], *, expand_timesteps: bool = False) -> Denoise
     'blocks.1.'
     """
     found = check_config(config)
-    patch, heads, eps = found["patch_size"], found["num_attention_heads"], found["eps"]
-    run = Layer(heads, eps)
+    patch, width, eps = found["patch_size"], found["attention_head_dim"], found["eps"]
+    run = Layer(width, eps)
     prepare = Prepare(
         blocks=found["num_layers"],
-        heads=heads,
+        width=width,
         eps=eps,
-        axes=rotary_axes(found["attention_head_dim"]),
+        axes=rotary_axes(width),
         longest=found["rope_max_seq_len"],
         embeds_image=found["image_dim"] is not None,
         expand_timesteps=expand_timesteps,
@@ -118,6 +120,8 @@ def wan(config: Mapping[str, Any], *, expand_timesteps: bool = False) -> Denoise
         probe=image_stream,
         streams=("image",),
         reads=("image",),
+        sharding=sharding(found),
+        per_token=PER_TOKEN,
     )
 
 
@@ -126,7 +130,7 @@ class Prepare:
     """Embed text and image, make keys and values of them for all blocks, and tabulate the rotary embedding."""
 
     blocks: int
-    heads: int
+    width: int  # C
     eps: float
     axes: tuple[int, int, int]  # features of a head that say frame, row and column; they sum to C
     longest: int  # most tokens along a side
@@ -164,7 +168,7 @@ class Prepare:
             name = f"blocks.{number}.attn2."
             keys.append(normalised(params, name + norm, linear(params, name + key, tokens), self.eps))
             values.append(linear(params, name + value, tokens))
-        split = (self.heads, -1)
+        split = (-1, self.width)
         return Cross(
             keys=torch.stack(keys, dim=1).unflatten(-1, split), values=torch.stack(values, dim=1).unflatten(-1, split)
         )
@@ -256,6 +260,7 @@ class Embed:
             image=prepared.image,
             rotary=prepared.rotary,
             grid=prepared.grid,
+            first=prepared.grid[1] * prepared.grid[2],
         )
         return Hidden(image=x.flatten(2).transpose(1, 2).contiguous()), context
 
@@ -280,14 +285,14 @@ def embed_time(params: Params, timestep: torch.Tensor) -> torch.Tensor:
 class Layer:
     """One block: the video attends to itself, then to text and image, then a feed-forward network."""
 
-    heads: int
+    width: int  # C
     eps: float
 
     def __call__(self, params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
         """Run the block."""
-        x = hidden.image
+        x, first = hidden.image, context.first
         parts = (params["scale_shift_table"] + context.modulation.float()).unbind(2)
-        shift, scale, gate, shift_after, scale_after, gate_after = (spread(part, context.grid) for part in parts)
+        shift, scale, gate, shift_after, scale_after, gate_after = (spread(part, first, x.shape[1]) for part in parts)
         y = modulated(x, shift, scale, self.eps)
         x = (x.float() + self._attend_itself(params, y, context, attend) * gate).type_as(x)
         y = affine_norm(params, "norm2", x.float(), self.eps).type_as(x) if "norm2.weight" in params else x
@@ -309,14 +314,14 @@ class Layer:
 
     def _attend_outside(self, params: Params, x: torch.Tensor, context: Context, attend: Attend) -> torch.Tensor:
         q = self._split(normalised(params, "attn2.norm_q", linear(params, "attn2.to_q", x), self.eps))
-        attended = attend(q, *own(context.text, params["number"])).flatten(2)
+        attended = attend(q, *own(context.text, params["number"]), whole=True).flatten(2)
         if context.image is not None:
-            attended = attended + attend(q, *own(context.image, params["number"])).flatten(2)
+            attended = attended + attend(q, *own(context.image, params["number"]), whole=True).flatten(2)
         return linear(params, "attn2.to_out.0", attended)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         """Split tokens (B, S, D) into heads (B, S, H, C)."""
-        return x.unflatten(-1, (self.heads, -1))
+        return x.unflatten(-1, (-1, self.width))
 
 
 def own(cross: Cross, number: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -340,18 +345,17 @@ class Head:
     def __call__(self, params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
         """Return the predicted velocity (B, channels, frames, rows, columns)."""
         parts = (params["scale_shift_table"] + context.time.unsqueeze(2)).unbind(2)
-        shift, scale = (spread(part, context.grid) for part in parts)
+        shift, scale = (spread(part, context.first, hidden.image.shape[1]) for part in parts)
         x = linear(params, "proj_out", modulated(hidden.image, shift, scale, self.eps))
         x = x.unflatten(2, (*self.patch, -1)).unflatten(1, context.grid)
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def spread(x: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Give every token its own of K kinds: (B, 1, D) stays, (B, 2, D) becomes (B, S, D), the first frame's first."""
+def spread(x: torch.Tensor, first: int, tokens: int) -> torch.Tensor:
+    """Give every token its own of K kinds: (B, 1, D) stays, (B, 2, D) becomes (B, tokens, D), `first` of the first."""
     if x.shape[1] == 1:
         return x
-    first = grid[1] * grid[2]
-    return torch.cat([x[:, :1].expand(-1, first, -1), x[:, 1:].expand(-1, (grid[0] - 1) * first, -1)], dim=1)
+    return torch.cat([x[:, :1].expand(-1, first, -1), x[:, 1:].expand(-1, tokens - first, -1)], dim=1)
 
 
 def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:

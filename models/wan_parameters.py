@@ -9,6 +9,8 @@ from typing import Any
 
 from pure.models.errors import CheckpointError
 from pure.models.shapes import Shapes, affine, prefixed, settings
+from pure.models.sharding import placements
+from pure.sharding import Part, Sharding
 
 CLASS = "WanTransformer3DModel"
 MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward network
@@ -109,6 +111,28 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     for i in range(found["num_layers"]):
         shapes |= prefixed(f"blocks.{i}.", block)
     return shapes
+
+
+def sharding(config: Mapping[str, Any]) -> Sharding:
+    """Return how the parameters are split over ranks.
+
+    Queries and keys are normalised over all heads, for which the ranks add one number per token.
+
+    Raises:
+        CheckpointError: see `check_config`.
+
+    >>> sharding({}).find("blocks.7.attn1.norm_q.weight").parts
+    (Part(count=40, width=128),)
+    """
+    found = check_config(config)
+    heads, inner = Part(found["num_attention_heads"], found["attention_head_dim"]), Part(found["ffn_dim"])
+    blocks = placements(
+        "blocks.*.",
+        column={"attn[12].to_[qkv]": (heads,), "attn2.add_[kv]_proj": (heads,), "ffn.net.0.proj": (inner,)},
+        row={"attn[12].to_out.0": (heads,), "ffn.net.2": (inner,)},
+        norm={"attn[12].norm_[qk]": (heads,), "attn2.norm_added_k": (heads,)},
+    )
+    return Sharding(heads.count, blocks)
 
 
 def _outer(found: Mapping[str, Any], width: int) -> Iterator[tuple[str, int, int]]:

@@ -26,13 +26,15 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, state
+from pure import Block, Denoiser, PerToken, state
 from pure.models.attention import attend
 from pure.models.layers import Attend, Params, linear, rms_norm, rotate, sinusoids
 from pure.models.streams import Hidden, Tables, two_streams
-from pure.models.z_image_parameters import PATCH, TIME_WIDTH, check_config
+from pure.models.z_image_parameters import PATCH, TIME_WIDTH, check_config, sharding
 from pure.tree import static
 
+IMAGE_FIRST = ("image", "text")
+PER_TOKEN = PerToken(tables=(("rotary", IMAGE_FIRST),), masks=(("mask", IMAGE_FIRST),))
 MULTIPLE = 32  # tokens; sequences are padded to multiples of it
 EMBEDDER, FINAL = f"all_x_embedder.{PATCH}-1", f"all_final_layer.{PATCH}-1"
 
@@ -101,6 +103,8 @@ def z_image(config: Mapping[str, Any]) -> Denoiser:
         ),
         blocks=tuple(Block(layer, f"layers.{i}.") for i in range(found["n_layers"])),
         head=head,
+        sharding=sharding(found),
+        per_token=PER_TOKEN,
     )
 
 

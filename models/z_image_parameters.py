@@ -5,6 +5,8 @@ from typing import Any
 
 from pure.models.errors import CheckpointError
 from pure.models.shapes import Shapes, affine, prefixed, settings
+from pure.models.sharding import placements
+from pure.sharding import Part, Sharding
 
 CLASS = "ZImageTransformer2DModel"
 PATCH = 2  # latents that a token is wide and high
@@ -88,6 +90,31 @@ def parameter_shapes(config: Mapping[str, Any]) -> Shapes:
     return shapes
 
 
+def sharding(config: Mapping[str, Any]) -> Sharding:
+    """Return how the parameters are split over ranks: of all layers, those of the refiners too.
+
+    Raises:
+        CheckpointError: see `check_config`.
+
+    >>> sharding({}).find("noise_refiner.0.attention.to_q.weight").parts
+    (Part(count=30, width=128),)
+    """
+    found = check_config(config)
+    heads = Part(found["n_heads"], found["dim"] // found["n_heads"])
+    inner = Part(_inner(found["dim"]))
+    layers = placements(
+        ("layers.*.", "noise_refiner.*.", "context_refiner.*."),
+        column={"attention.to_[qkv]": (heads,), "feed_forward.w[13]": (inner,)},
+        row={"attention.to_out.0": (heads,), "feed_forward.w2": (inner,)},
+    )
+    return Sharding(heads.count, layers)
+
+
+def _inner(width: int) -> int:
+    """Return the width of a feed-forward network."""
+    return int(width / 3 * 8)
+
+
 def _patches(found: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(found["all_patch_size"], found["all_f_patch_size"], strict=False))
 
@@ -111,7 +138,7 @@ def _layer(width: int, head: int, normed: bool) -> Shapes:
         shapes |= affine(f"attention.{name}", width, width, bias=False)
     if normed:
         shapes |= {f"attention.{name}.weight": (head,) for name in ("norm_q", "norm_k")}
-    wide = int(width / 3 * 8)
+    wide = _inner(width)
     for name, inputs, outputs in (("w1", width, wide), ("w2", wide, width), ("w3", width, wide)):
         shapes |= affine(f"feed_forward.{name}", inputs, outputs, bias=False)
     return shapes

@@ -36,6 +36,7 @@ from pure.records import (
 from pure.rules import Rule
 from pure.saving import load_state, save_state
 from pure.solvers import FlowMatchEuler, Solver
+from pure.tokens import PerToken
 from pure.tree import Shared, join, put, state, static, take
 from pure.unipc import UniPC
 
@@ -60,6 +61,7 @@ __all__ = [
     "Inputs",
     "Memory",
     "Params",
+    "PerToken",
     "Plan",
     "Predictor",
     "Probe",

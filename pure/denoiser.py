@@ -10,6 +10,8 @@ from pure import stepping
 from pure.guidance import Guidance
 from pure.pieces import CompileOptions, Pieces, assemble
 from pure.records import Block, Bound, Info, Inputs, Params, Plan, State, bind
+from pure.sharding import Sharding
+from pure.tokens import PerToken
 
 Tree = Any
 
@@ -28,7 +30,9 @@ class Denoiser:
             `@state` record of streams, each (B, tokens, width).
         blocks: the stack; every block maps `hidden` to `hidden`.
         head: `(params, hidden, context) -> prediction`, shaped like the latents.
-        attend: `(q, k, v, mask) -> out`, all (B, tokens, heads, head width).
+        attend: `(q, k, v, mask) -> out`, all (B, tokens, heads, head width). With `whole=True` the keys
+            and values are not those of the tokens in the streams: wherever tokens are divided, all
+            ranks have all of them.
         probe: `hidden -> tensor`, the stream whose change is measured.
         streams: names of the streams, which are the fields of `hidden`.
         reads: names of the streams the head reads; None: all of them. What nothing reads after
@@ -36,6 +40,11 @@ class Denoiser:
         plan: what may be skipped, when, and how it is filled in.
         guidance: classifier-free guidance, or None.
         compile: how the pieces are compiled, or None for eager.
+        sharding: how the parameters are split over ranks, or None where nothing says so.
+        per_token: what of the context belongs to single tokens, so that these can be divided among
+            ranks; None where nothing says so.
+        agree: `(sums of the change, (K, B)) -> sums over all ranks` that divide the tokens; None where
+            one rank has all tokens.
     """
 
     prepare: Callable[[Params, Tree], Tree]
@@ -49,6 +58,9 @@ class Denoiser:
     plan: Plan = attrs.field(factory=Plan)
     guidance: Guidance | None = None
     compile: CompileOptions | None = None
+    sharding: Sharding | None = None
+    per_token: PerToken | None = None
+    agree: Callable[[torch.Tensor], torch.Tensor] | None = None
     pieces: Pieces = attrs.field(
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: assemble(self), takes_self=True)
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 import torch
 
 from pure.tree import state, static
@@ -222,7 +223,7 @@ def write(memories: Sequence[Memory]) -> torch.Tensor:
     microseconds; float64, because it holds counts and a sum of changes side by side.
     """
     rows = [(m.skipped, m.streak, m.computed, m.first, m.accumulated, *m.times) for m in memories]
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.from_numpy(np.array(rows, dtype=np.float64))  # half the time of torch.tensor
 
 
 def read(ledger: torch.Tensor) -> list[Memory]:

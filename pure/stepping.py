@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 import torch
 
 from pure import guidance as cfg
@@ -114,7 +115,7 @@ def _decide(
     changes: list[float | None] = [None] * len(rows)
     if any(answer is Answer.DEFER for answer, _ in answers):  # the only synchronisation with the device
         assert cache.probe is not None and residual is not None
-        measured = measure(denoiser.plan.probe, cache.probe, residual, paired)
+        measured = measure(denoiser.plan.probe, cache.probe, residual, paired, denoiser.agree)
         for row, (answer, _) in enumerate(answers):
             if answer is Answer.DEFER:
                 changes[row] = measured[row]
@@ -184,7 +185,7 @@ def _weights(
             for d, m in zip(decisions, memories, strict=True)
         ]
         like = getattr(hidden, stream.name)
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return send(torch.tensor(weights, dtype=dtype), like.device)
+        dtype = np.float64 if like.dtype == torch.float64 else np.float32
+        return send(torch.from_numpy(np.array(weights, dtype=dtype)), like.device)
 
     return tuple(table(stream) for stream in kept)

@@ -3,8 +3,8 @@
 A new transform adds a recipe (tests/support/recipes.py), a new family a model
 (tests/support/situation.py); nothing else is needed.
 
-Laws 12 (predictors), 14 (compilation) and 16 (solvers) speak of other things than a
-denoiser with a plan and have files of their own; 13 (sharding) comes with `distributed`.
+Laws 12 (predictors), 13 (ranks), 14 (compilation) and 16 (solvers) speak of other things than a
+denoiser with a plan in one process and have files of their own.
 """
 
 from collections.abc import Callable

@@ -17,17 +17,17 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def puredit(checkpoint, tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder; return exit code, standard output and standard error."""
+def puredit(checkpoint, tmp_path, monkeypatch, capfd):
+    """Run a command in an empty folder; return exit code, standard output and standard error, of its processes too."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("SGLANG_")]:
         monkeypatch.delenv(name)
 
     def call(*words, model=checkpoint):
-        capsys.readouterr()
+        capfd.readouterr()
         named = ("--model-path", str(model)) if model and words[:1] == ("generate",) else ()
         code = run([*words[:1], *named, *map(str, words[1:])])
-        out, err = capsys.readouterr()
+        out, err = capfd.readouterr()
         return code, out, err
 
     return call

@@ -55,10 +55,9 @@ def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--num-gpus", "4"), "one device"),
-        (("--tp-size", "2"), "one device"),
-        (("--ulysses-degree", "2"), "one device"),
-        (("--enable-cfg-parallel",), "one device"),
+        (("--cfg-parallel-size", "2"), "one batch"),
+        (("--dp-size", "2"), "one run per device"),
+        (("--enable-cfg-parallel",), "one batch"),
         (("--dit-cpu-offload",), "stays on its device"),
         (("--dit-layerwise-offload", "true"), "stays on its device"),
         (("--vae-tiling",), "one piece"),

@@ -2,7 +2,10 @@
 
 import json
 
+import attrs
+
 from pure.cli.model import look
+from pure.cli.models import capabilities
 from pure.models.registry import FAMILIES, KINDS
 
 
@@ -16,7 +19,7 @@ def test_json_has_everything(puredit):
     code, out, _ = puredit("models", "--json")
     rows = json.loads(out)
     assert code == 0 and {row["pipeline"] for row in rows} == set(KINDS)
-    assert {row["cache"] for row in rows} == {"yes"}
+    assert {row[can] for row in rows for can in ("cache", "context parallel", "tensor parallel")} == {"yes"}
     assert any("black-forest-labs/FLUX.1-dev" in row["checkpoints"] for row in rows)
 
 
@@ -33,3 +36,9 @@ def test_a_checkpoint_is_described_from_its_files(puredit, checkpoint, tmp_path)
 def test_what_is_no_checkpoint(puredit, tmp_path):
     code, out, err = puredit("models", "--model-path", str(tmp_path))
     assert (code, out) == (2, "") and "model_index.json is missing" in err
+
+
+def test_what_a_denoiser_does_not_say_it_cannot():
+    denoiser = attrs.evolve(FAMILIES[0].denoiser({}), per_token=None)
+    assert capabilities(denoiser) == {"cache": "yes", "context parallel": "no", "tensor parallel": "yes"}
+    assert capabilities(attrs.evolve(denoiser, sharding=None))["tensor parallel"] == "no"

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import pure
-from pure.configs import CacheConfig, ConfigError, Facts, build, load_text, resolve, translate
+from pure.configs import CacheConfig, ConfigError, Facts, build, load_text, quantizations, resolve, translate
 from pure.configs.schema import SECTIONS
+from pure.models import Quantization
 from pure.transforms import dbcache, scm, taylorseer
 from tests.support.toys import adder
 
@@ -139,6 +140,9 @@ def test_no_key_is_dropped_silently(section, key):
         assert [p for p in effective.refusals if p.path == f"{section}.{key}" and p.hint]
         with pytest.raises(ConfigError):
             build(effective)
+    elif section == "quantize_config":
+        # Which library it is, and what is said, changes no weights.
+        assert (quantizations(effective)["transformer"] == Quantization()) == (key in ("backend", "verbose"))
     elif not any(f"{key} has no effect: " in note for note in effective.notes):
         assert build(effective) != (BASE if section == "cache_config" else pure.identity)
 
@@ -238,7 +242,10 @@ def test_refusals_of_the_cache(values, facts, wanted):
         ({"ulysses_size": 4}, 1, "ulysses_size: 4 needs 4 processes, this run has 1; start with --num-gpus 4"),
         ({"ulysses_size": "auto", "tp_size": 3}, 4, "needs 3 processes, this run has 4"),
         ({"ulysses_size": 2}, 8, "needs 2 processes, this run has 8; start with --num-gpus 2, or remove the sizes, or"),
-        ({"ulysses_size": "auto"}, 2, "a run in 2 processes is not implemented in this version; run one process"),
+        ({"ulysses_size": 2}, 4, "start with --num-gpus 2, or remove the sizes, or write auto for one"),
+        ({"ring_size": 3}, 4, "ring_size: 3 needs 3 processes, this run has 4"),
+        ({"ulysses_size": "auto"}, 2, None),
+        ({"ulysses_size": 2, "ring_size": 2, "tp_size": 2}, 8, None),
     ],
 )
 def test_sizes(sizes, processes, wanted):

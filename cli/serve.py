@@ -1,0 +1,210 @@
+"""`puredit serve`: the HTTP server."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from pure.cli import model as models
+from pure.cli.caching import FLAGS as CACHE_FLAGS
+from pure.cli.engine import open_pipeline
+from pure.cli.errors import Misuse
+from pure.cli.job import read_size
+from pure.cli.quantizing import quantizer
+from pure.cli.screen import Screen
+from pure.cli.screen import screen as make_screen
+from pure.cli.serve_options import ServeCommand, apply_serve_flags, refuse_for_server
+from pure.cli.writing import check_folder
+from pure.configs import ConfigError, Effective, read_request
+
+if TYPE_CHECKING:
+    from pure.models.family import Description
+    from pure.serving.engine import Settings
+    from pure.serving.outputs import Shelf
+    from pure.serving.studio import Recipe, Sources, Studio
+
+__all__ = ["serve"]
+
+NEEDED = ("fastapi", "uvicorn", "python_multipart")
+BLANK = 512  # pixels on a side of the picture that warms up models which read one
+
+
+@click.command(cls=ServeCommand, short_help="Serve a model over HTTP.")
+@apply_serve_flags
+def serve(**values: Any) -> None:
+    r"""Serve a model over HTTP, for clients of OpenAI's images and videos.
+
+    \b
+    puredit serve path/to/a/checkpoint --port 30000
+    puredit serve --cache-dit-config cache.yaml --batching-max-size 4
+    """
+    _require_extra()
+    from pure.serving.app import make_app
+    from pure.serving.desk import Desk
+    from pure.serving.engine import Engine
+    from pure.serving.server import bind, run
+
+    refuse_for_server(values)
+    found = models.look(values["model_path"])
+    sources, shelf = _sources(values), _shelf(values)
+    usual = _usual(sources, found)
+    taken = bind(values["host"], values["port"])
+    screen = make_screen(values["log_level"] in ("warning", "error"))
+    with taken:
+        studio = _studio(values, found, sources, usual, screen)
+        settings = _settings(values, studio)
+        engine = Engine(studio, shelf, settings, screen.note)
+        path = values["model_path"] or "embedded"
+        names = dict.fromkeys(name for name in (values["served_model_name"], values["model_id"], path) if name)
+        desk = Desk(
+            studio=studio,
+            engine=engine,
+            shelf=shelf,
+            names=tuple(names),
+            path=path,
+            precision=str(studio.pipeline.dtype).removeprefix("torch."),
+            about={"started": time.time(), **{k: v for k, v in values.items() if v not in (None, ())}},
+            metrics=values["enable_metrics"],
+            origins=values["allow_origin"],
+            log=screen.note,
+            requests=values["log_requests"],
+        )
+        host, port = taken.getsockname()[:2]
+        screen.line(f"puredit serves {desk.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
+        run(make_app(desk), engine, taken, values["http_graceful_shutdown_timeout"])
+
+
+def _require_extra() -> None:
+    """Check that the libraries of the server are there.
+
+    Raises:
+        Misuse: they are not; the message says how to install them.
+    """
+    try:
+        for name in NEEDED:
+            importlib.import_module(name)
+    except ImportError as error:
+        raise Misuse(f"puredit serve needs FastAPI and uvicorn ({error}); pip install 'puredit[serve]'") from error
+
+
+def _sources(values: Mapping[str, Any]) -> Sources:
+    """Return what the server's flags say of the cache.
+
+    Raises:
+        Misuse: `--cache-dit-params` is wrong; with the whole report.
+    """
+    from pure.serving.studio import Sources
+
+    try:
+        params = read_request(values["cache_dit_params"], place="flag --cache-dit-params").settings
+    except ConfigError as error:
+        raise Misuse(str(error)) from error
+    flags = {path: setting.value for path, setting in params.items()}
+    spelling = dict.fromkeys(flags, "--cache-dit-params")
+    for path, name in CACHE_FLAGS.items():
+        if values.get(name) is not None:
+            flags[path], spelling[path] = values[name], "--" + name.replace("_", "-")
+    file = values["cache_dit_config"]
+    return Sources(flags=flags, spelling=spelling, file=file, lenient=values["lenient_config"])
+
+
+def _usual(sources: Sources, found: Description) -> Effective:
+    """Return the configuration of a request that says nothing, so that a wrong one is found before any request.
+
+    Raises:
+        Misuse: something is; with the whole report.
+    """
+    from pure.serving.studio import facts_of
+
+    try:
+        return sources.choose(None, None, os.environ, facts_of(found, None)).effective
+    except ConfigError as error:
+        raise Misuse(str(error)) from error
+
+
+def _shelf(values: Mapping[str, Any]) -> Shelf:
+    """Return the folders of results and uploads, which are made and can be written into.
+
+    Raises:
+        Failure: one cannot.
+    """
+    from pure.serving.outputs import Shelf
+
+    folders = {}
+    for name in ("output_path", "input_save_path"):
+        folders[name] = Path(values[name]) if values[name] else None
+        if folders[name] is not None:
+            check_folder(folders[name], "--" + name.replace("_", "-"))
+    return Shelf(folders["output_path"], folders["input_save_path"])
+
+
+def _studio(
+    values: Mapping[str, Any], found: Description, sources: Sources, usual: Effective, screen: Screen
+) -> Studio:
+    """Load the checkpoint; what is said of quantisation holds for all requests.
+
+    Raises:
+        Misuse: it cannot be loaded.
+    """
+    from pure.experts import transformed
+    from pure.serving.studio import Studio
+    from pure.transforms import compiled
+
+    pipeline = open_pipeline(values["model_path"], values["dit_precision"], screen)
+    quantize = quantizer(usual, pipeline.denoiser, screen)
+    if quantize is not None:
+        pipeline = attrs.evolve(pipeline, params=quantize(pipeline.params))
+    compiling = values["enable_torch_compile"]
+    base = transformed(pipeline.denoiser, compiled()) if compiling else pipeline.denoiser
+    return Studio(pipeline=pipeline, base=base, found=found, sources=sources)
+
+
+def _settings(values: Mapping[str, Any], studio: Studio) -> Settings:
+    """Return how the engine works, with the recipes to warm up with.
+
+    Raises:
+        Misuse: `--warmup` contradicts `--warmup-mode`, or a size is not possible.
+    """
+    from pure.serving.engine import Settings
+
+    mode = values["warmup_mode"]
+    if values["warmup"] is not None:
+        legacy = "request" if values["warmup"] else "off"
+        if mode not in (None, legacy):
+            raise Misuse(f"--warmup means --warmup-mode {legacy} and contradicts --warmup-mode {mode}; give only one")
+        mode = legacy
+    mode = mode or "server"
+    sizes = [read_size(text) for text in values["warmup_resolutions"]]
+    if sizes and mode != "server":
+        raise Misuse("--warmup-resolutions says how to warm up, and nothing does; leave out --warmup-mode")
+    recipes = [_warm(studio, one) for one in sizes or [None]] if mode == "server" else []
+    return Settings(
+        batch=values["batching_max_size"],
+        delay=values["batching_delay_ms"] / 1e3,
+        warm_up=tuple(recipes),
+        warm_steps=values["warmup_steps"],
+        first=mode == "request",
+    )
+
+
+def _warm(studio: Studio, sides: tuple[int, int] | None) -> Recipe:
+    """Return a request as it will come, of the model's own size or of another."""
+    from PIL import Image
+
+    from pure.serving.refusal import Refusal
+    from pure.serving.studio import Asked
+
+    options: dict[str, Any] = {} if sides is None else dict(zip(("height", "width"), sides, strict=True))
+    height, width = sides or (BLANK, BLANK)
+    images = (Image.new("RGB", (width, height)),) * studio.pictures[0]
+    try:
+        return studio.recipe(Asked(options=options, images=images), os.environ)
+    except Refusal as error:
+        raise Misuse(f"the server cannot warm up: {error.message}; --warmup-mode off leaves it out") from error

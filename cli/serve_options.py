@@ -1,0 +1,116 @@
+"""The flags of `puredit serve`: those it shares with `puredit generate`, and its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from pure.cli.errors import Misuse
+from pure.cli.options import FLAGS
+from pure.cli.parsing import Boolean, Flag, FlagCommand, Number, Whole
+from pure.cli.refusals import refuse
+
+__all__ = ["SERVE_FLAGS", "ServeCommand", "apply_serve_flags", "refuse_for_server"]
+
+PARALLEL = (
+    *("num_gpus", "tp_size", "sp_degree", "ulysses_degree", "ring_degree", "cfg_parallel_size", "dp_size"),
+    "enable_cfg_parallel",
+)
+"""Flags for several processes; the server is one."""
+NOT_SHARED = ("Image", "Output")
+"""Groups of `puredit generate` that a request says, not the server."""
+OWN = ("--output-path", "--warmup", "--warmup-mode", "--warmup-steps", "--log-level", "--return-frames", "--profile")
+
+
+def _own(*names: str, group: str = "Server", **options: Any) -> Flag:
+    return Flag(names, group=group, **options)
+
+
+def _server() -> tuple[Flag, ...]:
+    return (
+        _own("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all."),
+        _own("--port", type=Whole(0, 65535), default=30000, show_default=True, help="Port; 0 takes a free one."),
+        _own("--served-model-name", metavar="NAME", help="What clients call the model. [its path]"),
+        _own("--model-id", metavar="NAME", help="Another name that clients may use."),
+        _own(
+            "--output-path",
+            metavar="FOLDER",
+            default="outputs/",
+            show_default=True,
+            help="Where results go; '' keeps none and sends images as b64_json only.",
+        ),
+        _own("--input-save-path", metavar="FOLDER", help="Where uploaded pictures are kept. [nowhere]"),
+        _own("--batching-max-size", type=Whole(1), default=1, show_default=True, help="Most results made together."),
+        _own(
+            "--batching-delay-ms",
+            type=Number(0),
+            default=0.0,
+            help="How long the first waits for others of its kind; later ones join between steps.  [default: 0]",
+        ),
+        _own("--enable-metrics", type=Boolean(), default=False, help="Offer /metrics for Prometheus."),
+        _own("--log-requests", type=Boolean(), default=False, help="Write a line for every request."),
+        _own("--allow-origin", multiple=True, metavar="ORIGIN ...", help="Web pages that may use it; * for all."),
+        _own(
+            "--http-graceful-shutdown-timeout",
+            type=Number(0),
+            default=10.0,
+            show_default=True,
+            help="Seconds that running requests have to finish when the server is stopped.",
+        ),
+        _own(
+            "--warmup-mode",
+            type=click.Choice(["off", "request", "server"]),
+            help="server: before any request; request: before the first one.  [default: server]",
+        ),
+        _own("--warmup", type=Boolean(), help="The same as --warmup-mode request; false: off."),
+        _own("--warmup-steps", type=Whole(1), default=1, show_default=True, help="Steps of a warm-up."),
+        _own(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            show_default=True,
+            help="warning and error leave out notes.",
+        ),
+    )
+
+
+def _shared() -> tuple[Flag, ...]:
+    return tuple(flag for flag in FLAGS if flag.group not in NOT_SHARED and not set(flag.opts) & set(OWN))
+
+
+SERVE_FLAGS: tuple[Flag, ...] = (*_server(), *_shared())
+"""All of them, in the order of the help text."""
+
+
+class ServeCommand(FlagCommand):
+    """A command that takes the model as its first word too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Turn a first word that is no flag into `--model-path`."""
+        if args and not args[0].startswith("-"):
+            if any(word.partition("=")[0] == "--model-path" for word in args):
+                raise Misuse(f"{args[0]} and --model-path both name the model; give one of them")
+            args = ["--model-path", *args]
+        return super().parse_args(ctx, args)
+
+
+def apply_serve_flags(command: Any) -> Any:
+    """Give a command function all of `SERVE_FLAGS`."""
+    command.__click_params__ = [*SERVE_FLAGS[::-1], *getattr(command, "__click_params__", [])]
+    return command
+
+
+def refuse_for_server(values: Mapping[str, Any]) -> None:
+    """Check the flags that ask for what a server does not do.
+
+    Raises:
+        Misuse: one asks for something that would not happen.
+    """
+    for name in PARALLEL:
+        value = values.get(name)
+        if value not in (None, False, 1) or value is True:
+            raise Misuse(
+                f"--{name.replace('_', '-')} {value} is not available: serve runs one process; start one server "
+                "per GPU with CUDA_VISIBLE_DEVICES and a --port of its own"
+            )
+    refuse({name: value for name, value in values.items() if name not in (*PARALLEL, "warmup_mode")})

@@ -1,0 +1,103 @@
+"""The ranks of a run as a mesh with named axes.
+
+    mesh = make_mesh(Sizes(ring=2, ulysses=2), device="cuda")  # on each of 4 ranks
+
+Ranks along `ring` and `ulysses` hold parts of the sequence, ranks along `tp` parts of the
+parameters; `tp` varies fastest, as it communicates most.
+"""
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+AXES = ("ring", "ulysses", "tp")
+
+
+def _positive(sizes: "Sizes", field: attrs.Attribute, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"the size of axis {field.name!r} is {value!r}; give a whole number from 1 on")
+
+
+@attrs.frozen(kw_only=True)
+class Sizes:
+    """How many ranks each axis of a mesh has.
+
+    Attributes:
+        ring: parts of the sequence between which keys and values go around.
+        ulysses: parts of the sequence that become parts of the heads during attention.
+        tp: parts of every block's parameters.
+
+    Raises:
+        ValueError: a size is not a whole number from 1 on.
+
+    >>> Sizes(ring=2, ulysses=2).total
+    4
+    """
+
+    ring: int = attrs.field(default=1, validator=_positive)
+    ulysses: int = attrs.field(default=1, validator=_positive)
+    tp: int = attrs.field(default=1, validator=_positive)
+
+    @property
+    def total(self) -> int:
+        """The number of ranks."""
+        return self.ring * self.ulysses * self.tp
+
+
+def make_mesh(sizes: Sizes, device: str | torch.device = "cpu") -> DeviceMesh:
+    """Return the mesh of these sizes, with axes named "ring", "ulysses" and "tp"; every rank must call it.
+
+    Args:
+        sizes: ranks on each axis.
+        device: where the denoiser runs; only its type is read.
+
+    Raises:
+        RuntimeError: this process is not one of several ranks.
+        ValueError: there are more or fewer ranks than the mesh needs.
+    """
+    if not dist.is_initialized():
+        raise RuntimeError(
+            f"a mesh of {sizes.total} ranks needs processes that know each other; start them with "
+            "pure.distributed.run, or with torchrun and torch.distributed.init_process_group()"
+        )
+    if (world := dist.get_world_size()) != sizes.total:
+        raise ValueError(
+            f"{sizes} is {sizes.total} ranks and {world} are running; start {sizes.total}, "
+            f"or give sizes whose product is {world}"
+        )
+    return init_device_mesh(
+        torch.device(device).type, tuple(getattr(sizes, axis) for axis in AXES), mesh_dim_names=AXES
+    )
+
+
+@attrs.frozen
+class Axis:
+    """One axis of a mesh as one of its ranks sees it.
+
+    Attributes:
+        name: of the axis.
+        index: place of this rank on it.
+        size: ranks on it.
+        group: these ranks.
+    """
+
+    name: str
+    index: int
+    size: int
+    group: dist.ProcessGroup = attrs.field(repr=False)
+
+
+def axis(mesh: DeviceMesh, name: str) -> Axis:
+    """Return an axis of a mesh.
+
+    Raises:
+        ValueError: the mesh has no axis of that name.
+    """
+    names = mesh.mesh_dim_names or ()
+    if name not in names:
+        raise ValueError(
+            f"the mesh has no axis {name!r}, its axes are {', '.join(map(repr, names)) or 'without names'}; "
+            "make it with pure.distributed.make_mesh"
+        )
+    return Axis(name, mesh.get_local_rank(name), mesh.size(names.index(name)), mesh.get_group(name))

@@ -1,0 +1,134 @@
+"""Sequence parallelism by exchanging tokens for heads (DeepSpeed Ulysses).
+
+Every rank holds all heads of some tokens. For attention it gets all tokens of some heads,
+and gives them back afterwards: two all-to-alls per attention. Neither tokens nor heads need
+to divide evenly; with more ranks than heads some have none, and wait.
+
+Shapes: B samples, s tokens of this rank, S of all ranks on the axis, H heads, h of this rank,
+C width of a head, P ranks that share the sequence, n tensors sent together.
+"""
+
+from collections.abc import Callable, Sequence
+
+import attrs
+import torch
+
+from pure.distributed.collectives import exchange, wait
+from pure.distributed.mesh import Axis
+from pure.distributed.shares import shares
+
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+SCALE = torch.float32
+SCALE_BYTES = SCALE.itemsize
+
+Lengths = tuple[int, ...]
+
+
+@attrs.frozen
+class Ulysses:
+    """Attention of tokens that are divided among the ranks of an axis.
+
+    Attributes:
+        attend: attention of the tokens of the whole axis, called as this is.
+        axis: who exchanges tokens for heads.
+        row: which of the groups of ranks along this axis this is; of a sequence that is divided along
+            a second axis too, each has a part.
+        float8: send numbers of 8 bits, with one scale per token and head: C + 4 bytes instead of C
+            numbers. Each is off by up to 6 %.
+        overlap: launch queries, keys and values one by one, and unpack each while the rest is on
+            its way, instead of sending all as one.
+    """
+
+    attend: Callable[..., torch.Tensor]
+    axis: Axis
+    row: int = 0
+    float8: bool = False
+    overlap: bool = False
+
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        whole: bool = False,
+        *,
+        lengths: Lengths,
+    ) -> torch.Tensor:
+        """Return attention (B, s, H, C) of this rank's queries.
+
+        Args:
+            q: (B, s, H, C).
+            k: (B, s, H, C), or with `whole` (B, K, H, C).
+            v: as `k`.
+            mask: (B, 1, 1, tokens of all P ranks) in the order of the ranks; with `whole` any.
+            whole: every rank has all keys and values, so that nothing is sent.
+            lengths: tokens of each of the P ranks.
+        """
+        size = self.axis.size
+        rows = tuple(sum(lengths[at : at + size]) for at in range(0, len(lengths), size))
+        if whole or size == 1:
+            return self.attend(q, k, v, mask, whole, lengths=rows)
+        own, heads = lengths[self.row * size :][:size], shares(q.shape[2], size)
+        q, k, v = self._to_heads((q, k, v), own, heads)
+        return self._to_tokens(self.attend(q, k, v, mask, lengths=rows), own, heads)
+
+    def _to_heads(self, tensors: Sequence[torch.Tensor], lengths: Lengths, heads: Lengths) -> list[torch.Tensor]:
+        """Return all tokens of some heads (B, S, h, C) of each of `tensors`, all heads of some tokens (B, s, H, C)."""
+        rows, own = tensors[0].shape[1], heads[self.axis.index]
+        sent, received = [count * rows for count in heads], [own * count for count in lengths]
+        shapes = [(own, count) for count in lengths]
+        parcels = [[tensor] for tensor in tensors] if self.overlap else [list(tensors)]
+        launched = [self._launch([x.permute(2, 1, 0, 3) for x in parcel], received, sent) for parcel in parcels]
+        return [
+            whole.permute(2, 1, 0, 3)
+            for arriving, parcel in zip(launched, parcels, strict=True)
+            for whole in self._unpack(arriving, received, shapes, parcel[0])
+        ]
+
+    def _to_tokens(self, x: torch.Tensor, lengths: Lengths, heads: Lengths) -> torch.Tensor:
+        """Return all heads of some tokens (B, s, H, C) of all tokens of some heads (B, S, h, C)."""
+        rows, own = x.shape[2], lengths[self.axis.index]
+        sent, received = [count * rows for count in lengths], [own * count for count in heads]
+        arriving = self._launch([x.permute(1, 2, 0, 3)], received, sent)
+        (whole,) = self._unpack(arriving, received, [(own, count) for count in heads], x)
+        return whole.permute(2, 0, 1, 3)
+
+    def _launch(self, tensors: list[torch.Tensor], received: list[int], sent: list[int]) -> torch.Tensor:
+        """Send n tensors (first, second, B, C) as rows (first * second, numbers), cut along their first dimension."""
+        rows = torch.stack(tensors, dim=3)  # (first, second, B, n, C)
+        rows = rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
+        return exchange(pack(rows) if self.float8 else rows, received, sent, self.axis.group)
+
+    def _unpack(
+        self, arriving: torch.Tensor, received: list[int], shapes: list[tuple[int, int]], like: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return n tensors (first, all of second, B, C) of rows whose parts have `shapes` (first, second)."""
+        rows = wait(arriving)
+        rows = unpack(rows, like.dtype) if self.float8 else rows
+        parts = [part.view(*shape, *rows.shape[1:]) for part, shape in zip(rows.split(received), shapes, strict=True)]
+        return torch.cat(parts, dim=1).unbind(3)
+
+
+def pack(x: torch.Tensor) -> torch.Tensor:
+    """Return numbers (..., C) as bytes (..., C + 4): of 8 bits each, and the scale of all C.
+
+    >>> pack(torch.ones(2, 16)).shape
+    torch.Size([2, 20])
+    """
+    # Zeros need a scale too: the smallest that divides.
+    scale = (x.abs().amax(-1, keepdim=True).to(SCALE) / LARGEST).clamp(min=torch.finfo(SCALE).tiny)
+    small = (x.to(SCALE) / scale).to(torch.float8_e4m3fn)
+    return torch.cat([small.view(torch.uint8), scale.view(torch.uint8)], dim=-1)
+
+
+def unpack(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the numbers (..., C) of `pack`, off by up to a sixteenth.
+
+    >>> unpack(pack(torch.tensor([[448.0, 17.0]])), torch.float32)
+    tensor([[448.,  16.]])
+    """
+    small = packed[..., :-SCALE_BYTES].contiguous().view(torch.float8_e4m3fn)
+    # A copy in any case: four bytes are one number only where a number may begin.
+    scale = packed[..., -SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(SCALE)
+    return (small.to(SCALE) * scale).to(dtype)

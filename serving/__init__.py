@@ -1,0 +1,1 @@
+"""The server: HTTP in front of one engine thread that owns the pipeline and the device."""

@@ -1,0 +1,222 @@
+"""Jobs: what is asked, how far it is, and what came of it.
+
+A job is a frozen record; so is its entry in the store. The store, which replaces entries, is
+what changes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import attrs
+
+from pure.serving.refusal import Refusal
+from pure.serving.studio import Recipe
+
+__all__ = ["Entry", "Form", "Job", "Output", "Sample", "Store"]
+
+KEPT = 1000
+"""Finished jobs that are remembered; the files of older ones stay, their entries go."""
+
+
+@attrs.frozen(kw_only=True)
+class Form:
+    """How the result is wanted.
+
+    Attributes:
+        kind: "image" or "video".
+        encoding: Pillow's format of images: PNG, JPEG or WEBP.
+        quality: 0 to 100; None for the usual one.
+        suffix: ending of files.
+        keep: whether it goes to the disk.
+    """
+
+    kind: str
+    encoding: str = "PNG"
+    quality: int | None = None
+    suffix: str = ".png"
+    keep: bool = True
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Job:
+    """One request: a prompt, a seed for each result, and how they are made."""
+
+    prompt: str
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    form: Form
+    id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
+    created: float = attrs.field(factory=time.time)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The results to make, each on its own."""
+        return tuple(Sample(self, number) for number in range(len(self.seeds)))
+
+
+@attrs.frozen(eq=False)
+class Sample:
+    """One result of a job to make: the unit that is queued and batched."""
+
+    job: Job
+    number: int
+
+    @property
+    def seed(self) -> int:
+        """Of its starting noise."""
+        return self.job.seeds[self.number]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Output:
+    """One finished result.
+
+    Attributes:
+        content: the file of an image; of a video nothing, it is on the disk.
+        path: where it is on the disk; None: nowhere.
+        report: times, counts and decisions.
+    """
+
+    content: bytes
+    path: str | None
+    report: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Entry:
+    """How far a job is.
+
+    Attributes:
+        job: what is asked.
+        status: queued, in_progress, completed, failed or cancelled.
+        steps: steps taken, of all samples.
+        outputs: what is finished, by number.
+        notes: what came up on the way, such as a prompt that is too long.
+        error: why it failed.
+        started: when work began.
+        ended: when it was over.
+    """
+
+    job: Job
+    status: str = "queued"
+    steps: int = 0
+    outputs: Mapping[int, Output] = attrs.field(factory=dict)
+    notes: tuple[str, ...] = ()
+    error: Refusal | None = None
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.ended is not None
+
+    @property
+    def seconds(self) -> float:
+        """From the first work to the end, or until now."""
+        return 0.0 if self.started is None else (self.ended or time.time()) - self.started
+
+    @property
+    def progress(self) -> int:
+        """0 to 99 while work goes on, 100 once it is done."""
+        if self.status == "completed":
+            return 100
+        total = len(self.job.seeds) * self.job.recipe.request.steps
+        return min(self.steps * 100 // total, 99)
+
+
+class Store:
+    """The entries of all jobs, by id; safe to use from several threads."""
+
+    def __init__(self, watch: Callable[[Entry], None] = lambda entry: None, kept: int = KEPT) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._futures: dict[str, Future[Entry]] = {}
+        self._watch, self._kept = watch, kept
+
+    def add(self, job: Job) -> Future[Entry]:
+        """Remember a job; the future has its entry once it is over."""
+        with self._lock:
+            self._entries[job.id] = Entry(job=job)
+            future = self._futures[job.id] = Future()
+            future.set_running_or_notify_cancel()  # a waiter that gives up does not cancel it; see `cancel`
+            over = [id for id, entry in self._entries.items() if entry.over]
+            for old in over[: max(len(over) - self._kept, 0)]:
+                del self._entries[old]
+        return future
+
+    def get(self, id: str, kind: str) -> Entry | None:
+        """Return an entry, None if there is no such job of this kind."""
+        with self._lock:
+            entry = self._entries.get(id)
+        return entry if entry is not None and entry.job.form.kind == kind else None
+
+    def all(self, kind: str) -> list[Entry]:
+        """Return all entries of a kind, oldest first."""
+        with self._lock:
+            return [entry for entry in self._entries.values() if entry.job.form.kind == kind]
+
+    def wanted(self, id: str) -> bool:
+        """Whether work for this job still has a purpose."""
+        with self._lock:
+            entry = self._entries.get(id)
+            return entry is not None and not entry.over
+
+    def begin(self, id: str, notes: Iterable[str] = ()) -> None:
+        """Note that work begins, if it has not, and what came up with it."""
+
+        def begun(entry: Entry) -> Entry:
+            told = tuple(dict.fromkeys((*entry.notes, *notes)))
+            return attrs.evolve(entry, status="in_progress", started=entry.started or time.time(), notes=told)
+
+        self._change(id, begun)
+
+    def step(self, id: str) -> None:
+        """Note that one sample took a step."""
+        self._change(id, lambda e: attrs.evolve(e, steps=e.steps + 1))
+
+    def finish(self, sample: Sample, output: Output) -> bool:
+        """Note a finished sample, with the last one the job is completed; False if nobody wants it any more."""
+
+        def done(entry: Entry) -> Entry:
+            outputs = {**entry.outputs, sample.number: output}
+            complete = len(outputs) == len(sample.job.seeds)
+            return attrs.evolve(
+                entry,
+                outputs=outputs,
+                **({"status": "completed", "ended": time.time()} if complete else {}),
+            )
+
+        return self._change(sample.job.id, done)
+
+    def fail(self, id: str, error: Refusal) -> None:
+        """Note that a job failed, if it is not over."""
+        self._change(id, lambda e: attrs.evolve(e, status="failed", error=error, ended=time.time()))
+
+    def cancel(self, id: str) -> None:
+        """Note that nobody wants a job any more, if it is not over."""
+        self._change(id, lambda e: attrs.evolve(e, status="cancelled", ended=time.time()))
+
+    def forget(self, id: str) -> Entry | None:
+        """Cancel a job and drop its entry; return what it was."""
+        self.cancel(id)
+        with self._lock:
+            return self._entries.pop(id, None)
+
+    def _change(self, id: str, change: Callable[[Entry], Entry]) -> bool:
+        with self._lock:
+            entry = self._entries.get(id)
+            if entry is None or entry.over:
+                return False
+            entry = self._entries[id] = change(entry)
+            future = self._futures.pop(id) if entry.over else None
+        if future is not None:
+            self._watch(entry)
+            future.set_result(entry)
+        return True

@@ -1,0 +1,83 @@
+"""The queue of samples: first come, first served, but for those that fit into the batch of the first."""
+
+import threading
+import time
+from collections.abc import Iterable
+
+from pure.serving.jobs import Sample
+from pure.serving.studio import Recipe, alike
+
+__all__ = ["Queue"]
+
+
+class Queue:
+    """Samples that wait; handlers put them in, the engine takes them out."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[Sample] = []
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Return how many samples wait."""
+        with self._changed:
+            return len(self._waiting)
+
+    def put(self, samples: Iterable[Sample]) -> bool:
+        """Add samples at the end; False if the queue is closed and takes none."""
+        with self._changed:
+            if self._closed:
+                return False
+            self._waiting += samples
+            self._changed.notify_all()
+            return True
+
+    def take(self, most: int, delay: float = 0.0) -> list[Sample]:
+        """Wait for a sample; return it with up to `most` - 1 others of its kind, for which `delay` seconds are waited.
+
+        Returns nothing once the queue is closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            until = time.monotonic() + delay
+            while self._waiting and not self._closed:
+                first = self._waiting[0]
+                chosen = [each for each in self._waiting if alike(first.job.recipe, each.job.recipe)][:most]
+                left = until - time.monotonic()
+                if len(chosen) >= most or left <= 0:
+                    self._remove(chosen)
+                    return chosen
+                self._changed.wait(left)
+            return []
+
+    def more(self, recipe: Recipe, most: int) -> list[Sample]:
+        """Return up to `most` samples from the front that fit a recipe, without waiting.
+
+        Only from the front: whoever waits for another kind of batch is not overtaken for ever.
+        """
+        with self._changed:
+            chosen: list[Sample] = []
+            for each in self._waiting[:most]:
+                if not alike(recipe, each.job.recipe):
+                    break
+                chosen.append(each)
+            self._remove(chosen)
+            return chosen
+
+    def drop(self, id: str) -> None:
+        """Take the samples of a job out."""
+        with self._changed:
+            self._waiting = [each for each in self._waiting if each.job.id != id]
+            self._changed.notify_all()
+
+    def close(self) -> list[Sample]:
+        """Take nothing any more; return what waited."""
+        with self._changed:
+            self._closed, left = True, self._waiting
+            self._waiting = []
+            self._changed.notify_all()
+            return left
+
+    def _remove(self, chosen: list[Sample]) -> None:
+        gone = {id(each) for each in chosen}
+        self._waiting = [each for each in self._waiting if id(each) not in gone]

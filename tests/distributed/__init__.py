@@ -1,0 +1,1 @@
+"""Many ranks: meshes, sharded denoisers, launching."""

@@ -1,0 +1,128 @@
+"""Tiny checkpoints, the application with its engine in this process, and servers in processes of their own."""
+
+import functools
+import os
+
+import attrs
+import pytest
+from starlette.testclient import TestClient
+
+from pure.models import embedded, load_pipeline
+from pure.models.checkpoint import describe
+from pure.serving.app import make_app
+from pure.serving.desk import Desk
+from pure.serving.engine import Engine, Settings
+from pure.serving.outputs import Shelf
+from pure.serving.studio import Sources, Studio
+from tests.serving.processes import Server, Threaded
+from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
+
+
+def _qwen(folder):
+    kind, changes, _ = qwen_image_pipelines.KINDS["text-to-image"]
+    qwen_image_pipelines.save(folder, kind, **changes)
+
+
+SAVED = {
+    "flux": lambda folder: tiny.pipeline().save_pretrained(folder),
+    "z-image": lambda folder: chat_pipelines.z_image_pipeline().save_pretrained(folder),
+    "klein": lambda folder: chat_pipelines.flux2_klein().save_pretrained(folder),
+    "qwen": _qwen,
+    "wan": lambda folder: wan_pipelines.pipeline("t2v-2.1").save_pretrained(folder),
+    "wan-experts": lambda folder: wan_pipelines.pipeline("t2v-2.2").save_pretrained(folder),
+    "wan-picture": lambda folder: wan_pipelines.pipeline("i2v-2.2").save_pretrained(folder),
+    "hunyuan": lambda folder: hunyuan_video_pipelines.pipeline("text").save_pretrained(folder),
+}
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory):
+    """The folder of a tiny random checkpoint, by name; "embedded" is the one in the package."""
+    base = tmp_path_factory.mktemp("checkpoints")
+
+    @functools.cache
+    def folder(name):
+        if name == "embedded":
+            return embedded()
+        SAVED[name](base / name)
+        return base / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(folder_of):
+    """A pipeline and its description, by name; loaded once."""
+    return functools.cache(lambda name: (load_pipeline(folder_of(name)), describe(folder_of(name))))
+
+
+@attrs.frozen(eq=False)
+class Here:
+    """The application in this process: a client of it, its engine and its folder."""
+
+    client: TestClient
+    engine: Engine
+    desk: Desk
+
+    def threaded(self):
+        """The same on a port, for other clients; the caller ends it."""
+        return Threaded.start(self.client.app, self.engine)
+
+    def post(self, path="/v1/images/generations", status=200, **body):
+        answer = self.client.post(path, json={"prompt": "a cat", **body})
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def refused(self, path="/v1/images/generations", status=400, **body):
+        """The error of a request, which has the shape that clients read."""
+        found = self.post(path, status, **body)
+        error = found["error"]
+        assert set(error) == {"message", "type", "param", "code"} and found["detail"] == error["message"]
+        return error
+
+
+@pytest.fixture
+def here(loaded, tmp_path, monkeypatch):
+    """Open the application on a checkpoint; the engine's thread ends with the test."""
+    for name in [name for name in os.environ if name.startswith("SGLANG_")]:
+        monkeypatch.delenv(name)
+    yield from opening(loaded, tmp_path)
+
+
+NOTHING = Sources()
+
+
+def opening(loaded, folder):
+    """Yield a function that opens the application; afterwards end the engines."""
+    engines = []
+
+    def start(name="flux", *, keep=True, sources=NOTHING, start=True, shelf=None, desk=None, log=print, **settings):
+        pipeline, found = loaded(name)
+        studio = Studio(pipeline=pipeline, base=pipeline.denoiser, found=found, sources=sources)
+        shelf = shelf or Shelf(folder if keep else None)
+        engine = Engine(studio, shelf, Settings(**settings), log)
+        about = {"names": ("tiny", name), "path": name, "precision": "float32", **(desk or {})}
+        made = Desk(studio=studio, engine=engine, shelf=shelf, **about)
+        engines.append(engine)
+        if start:
+            engine.start()
+        return Here(TestClient(make_app(made), raise_server_exceptions=False), engine, made)
+
+    yield start
+    for engine in engines:
+        engine.stop()
+
+
+@pytest.fixture(scope="session")
+def serve(folder_of, tmp_path_factory):
+    """Start `puredit serve` in a process of its own; all are ended with the session, orderly."""
+    servers = []
+
+    def start(name, *words, **environ):
+        folder = tmp_path_factory.mktemp("server")
+        servers.append(Server.start(folder_of(name), words, environ, folder))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.end()

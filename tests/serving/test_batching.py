@@ -1,0 +1,221 @@
+"""A result is the same alone and in a batch, whoever joins it and leaves it, and whenever."""
+
+import threading
+
+import attrs
+import numpy as np
+import pytest
+
+from pure.cli.errors import Failure
+from pure.serving.jobs import Form, Job, Output
+from pure.serving.outputs import Shelf
+from pure.serving.queue import Queue
+from pure.serving.studio import Asked, alike
+
+# Prompts of one length in bytes and of others: tokenizers here take a byte for a token.
+PROMPTS = ("a dog", "a cat", "a red apple on a table", "pear")
+IMAGE = {"height": 32, "width": 32, "steps": 6}
+VIDEO = {"height": 16, "width": 32, "frames": 5, "steps": 6}
+# Options, guidance, and a threshold that some samples pass and others do not.
+CASES = {
+    "flux": (IMAGE, {"true_cfg_scale": 3.0}, 0.344),
+    "z-image": (IMAGE, {}, 0.655),
+    "klein": (IMAGE, {}, 0.805),
+    "qwen": (IMAGE, {}, 0.96),
+    "wan": (VIDEO, {}, 0.11),
+    "wan-experts": (VIDEO, {}, 0.11),
+    "hunyuan": (VIDEO, {}, 0.28),
+}
+CACHED = {"max_warmup_steps": 1, "enable_taylorseer": True}
+
+
+@attrs.frozen(eq=False)
+class Kept(Shelf):
+    """Keeps frames as they are made, before any rounding."""
+
+    frames: dict = attrs.field(factory=dict)
+
+    def put(self, sample, frames, fps, report):
+        self.frames[sample.job.prompt, sample.seed] = frames
+        return Output(content=b"", path=None, report=report)
+
+
+@pytest.fixture
+def studio(here, tmp_path):
+    """An engine that keeps frames, not started: the test puts samples in its queue first."""
+
+    def start(name, **settings):
+        kept = Kept(tmp_path)
+        return here(name, shelf=kept, start=False, **settings), kept.frames
+
+    return start
+
+
+def jobs(opened, name, prompts=PROMPTS, params=CACHED, **changes):
+    options, guided, threshold = CASES[name]
+    params = {"residual_diff_threshold": threshold, **params} if params else None
+    asked = Asked(negative_prompt="bad" if guided else None, options={**options, **guided, **changes}, params=params)
+    form = Form(kind="video" if opened.desk.studio.video else "image")
+    return [
+        Job(prompt=text, seeds=(number,), recipe=opened.desk.studio.recipe(asked, {}), form=form)
+        for number, text in enumerate(prompts)
+    ]
+
+
+def made(studio, name, size, **changes):
+    """Make all prompts with batches of a size; return frames and decisions, and how many were taken together."""
+    opened, frames = studio(name, batch=size)
+    futures = [(job.prompt, opened.engine.submit(job)) for job in jobs(opened, name, **changes)]
+    opened.engine.start()
+    entries = {prompt: future.result(60) for prompt, future in futures}
+    assert all(entry.status == "completed" for entry in entries.values()), [e.error for e in entries.values()]
+    steps = {
+        prompt: [(d["computed"], d["reason"]) for d in entry.outputs[0].report["decisions"]]
+        for prompt, entry in entries.items()
+    }
+    return frames, steps, opened.engine.metrics.stats()["batches"]
+
+
+@pytest.mark.filterwarnings("ignore:the language model reads 256 tokens:UserWarning")  # its template has more bytes
+@pytest.mark.parametrize("name", CASES)
+def test_alone_and_in_a_batch(studio, name):
+    alone, steps_alone, _ = made(studio, name, 1)
+    batched, steps, together = made(studio, name, 4)
+    assert max(map(int, together)) > 1
+    assert steps == steps_alone
+    for key, frames in alone.items():
+        # Products of matrices of other heights are rounded otherwise: 1e-5 and not bit for bit.
+        assert np.abs(frames - batched[key]).max() < 1e-5, key
+    assert len({str(decisions) for decisions in steps.values()}) > 1, "all samples decided alike: nothing was tested"
+
+
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_samples_join_between_steps_and_leave_when_done(studio, name):
+    """While the first run goes on, others come: they stand at other steps of the same batch."""
+    alone, steps_alone, _ = made(studio, name, 1)
+    opened, frames = studio(name, batch=3)
+    first, *others = jobs(opened, name)
+    kind = first.form.kind
+    joined = threading.Event()
+    step = opened.engine.jobs.step
+
+    def after(id):  # the others come once the first has taken two steps
+        step(id)
+        if id == first.id and opened.engine.jobs.get(id, kind).steps == 2 and not joined.is_set():
+            joined.set()
+            futures.extend(opened.engine.submit(job) for job in others)
+
+    opened.engine.jobs.step = after
+    futures = [opened.engine.submit(first)]
+    opened.engine.start()
+    futures[0].result(60)
+    entries = [future.result(60) for future in futures]
+    assert [entry.status for entry in entries] == ["completed"] * 4
+    together = opened.engine.metrics.stats()["batches"]
+    # 2 steps alone, 4 with two others; the last takes the first one's place while those two take their last 2 steps.
+    assert together == {"1": 2 + 4, "3": 4 + 2}
+    for key, pixels in alone.items():
+        assert np.abs(pixels - frames[key]).max() < 1e-5
+    for entry in entries:
+        found = [(d["computed"], d["reason"]) for d in entry.outputs[0].report["decisions"]]
+        assert found == steps_alone[entry.job.prompt]
+
+
+def test_other_settings_are_not_joined(studio):
+    """Whatever is not prompt or seed keeps samples apart: size, steps, guidance, cache."""
+    opened, _ = studio("flux", batch=4)
+    (base,) = jobs(opened, "flux", PROMPTS[:1])
+    (same,) = jobs(opened, "flux", PROMPTS[1:2])
+    assert alike(base.recipe, same.recipe)
+    for changes in ({"height": 16}, {"steps": 5}, {"guidance_scale": 2.0}, {"true_cfg_scale": 4.0}):
+        (other,) = jobs(opened, "flux", PROMPTS[:1], **changes)
+        assert not alike(base.recipe, other.recipe), changes
+    for params in (None, {"residual_diff_threshold": 0.3}):
+        (other,) = jobs(opened, "flux", PROMPTS[:1], params=params)
+        assert not alike(base.recipe, other.recipe), params
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone(studio, monkeypatch):
+    opened, _ = studio("flux", batch=4)
+    pipeline = type(opened.desk.studio.pipeline)
+    condition = pipeline.condition
+
+    def picky(self, request, texts, negative):
+        if "pear" in texts:
+            raise ValueError("there are no pears")
+        return condition(self, request, texts, negative)
+
+    monkeypatch.setattr(pipeline, "condition", picky)
+    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
+    opened.engine.start()
+    *good, bad = [future.result(60) for future in futures]
+    assert [entry.status for entry in good] == ["completed"] * 3
+    assert bad.status == "failed" and (bad.error.status, bad.error.message) == (400, "there are no pears")
+
+
+def test_a_failure_in_a_step_ends_its_requests_and_not_the_engine(studio, monkeypatch):
+    """Law 15: what failed leaves nothing behind for the next request."""
+    alone, _, _ = made(studio, "flux", 1)
+    opened, frames = studio("flux", batch=4)
+    solver = type(opened.desk.studio.pipeline.solver)
+    step, calls = solver.step, []
+
+    def breaking(self, carry, prediction, at):
+        calls.append(at)
+        if len(calls) == 3:
+            raise RuntimeError("the device is on fire")
+        return step(self, carry, prediction, at)
+
+    monkeypatch.setattr(solver, "step", breaking)
+    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
+    opened.engine.start()
+    entries = [future.result(60) for future in futures]
+    assert {(entry.status, entry.error.status) for entry in entries} == {("failed", 500)}
+    assert "the device is on fire" in entries[0].error.message and opened.engine.running == 0
+    again = [opened.engine.submit(job).result(60) for job in jobs(opened, "flux")]
+    assert [entry.status for entry in again] == ["completed"] * 4
+    assert all(np.abs(pixels - frames[key]).max() < 1e-5 for key, pixels in alone.items())
+
+
+def test_a_result_that_cannot_be_saved_fails_alone(studio, monkeypatch):
+    opened, _ = studio("flux", batch=4)
+    put = Kept.put
+
+    def full(self, sample, *rest):
+        if sample.job.prompt == "pear":
+            raise Failure("cannot write pear.png: No space left on device")
+        return put(self, sample, *rest)
+
+    monkeypatch.setattr(Kept, "put", full)
+    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
+    opened.engine.start()
+    *good, bad = [future.result(60) for future in futures]
+    assert [entry.status for entry in good] == ["completed"] * 3 and opened.engine.running == 0
+    assert bad.error.status == 500 and "No space left on device" in bad.error.message
+
+
+def test_the_queue_gathers_what_fits_and_keeps_the_order_of_the_rest(studio):
+    opened, _ = studio("flux")
+    one, three, four = jobs(opened, "flux", PROMPTS[:3])
+    (two,) = jobs(opened, "flux", PROMPTS[3:], height=16)
+    queue = Queue()
+    for job in (one, two, three, four):
+        assert queue.put(job.samples)
+    assert [sample.job for sample in queue.take(2)] == [one, three]
+    assert [sample.job for sample in queue.more(one.recipe, 3)] == [], "who waits in front is not overtaken"
+    assert [sample.job for sample in queue.take(9)] == [two]
+    assert [sample.job for sample in queue.more(one.recipe, 3)] == [four] and len(queue) == 0
+    assert queue.close() == [] and not queue.put(one.samples) and queue.take(1) == []
+
+
+def test_the_first_waits_for_others_as_long_as_is_allowed(studio):
+    opened, _ = studio("flux")
+    one, two, *_ = jobs(opened, "flux")
+    queue = Queue()
+    queue.put(one.samples)
+    timer = threading.Timer(0.05, queue.put, [two.samples])
+    timer.start()
+    assert [sample.job for sample in queue.take(2, delay=30)] == [one, two]
+    timer.join()
+    queue.put(one.samples)
+    assert [sample.job for sample in queue.take(2, delay=0.01)] == [one]

@@ -1,0 +1,201 @@
+"""What is promised about the cache: the object, its mistakes, the environment, and who wins."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pure.cli.caching import settle
+from pure.configs import configure
+from pure.serving.refusal import Refusal
+from pure.serving.studio import Asked, Sources, facts_of
+from tests.cli.test_page import COMMANDS
+from tests.cli.test_page import name as name_of
+
+SMALL = {"num_inference_steps": 8}
+KNOBS = {
+    "Fn_compute_blocks": 2,
+    "Bn_compute_blocks": 1,
+    "max_warmup_steps": 3,
+    "residual_diff_threshold": 0.4,
+    "max_continuous_cached_steps": 2,
+    "enable_taylorseer": True,
+    "taylorseer_order": 2,
+}
+OBJECTS = [
+    {},
+    KNOBS,
+    {**KNOBS, "secondary": {**KNOBS, "residual_diff_threshold": 0.1, "enable_taylorseer": False}},
+    {"scm_preset": "fast", "scm_policy": "static"},
+    {"scm_compute_bins": [4, 1], "scm_cache_bins": [2, 1], "scm_policy": "dynamic"},
+    {"enable_dmd": False, "dmd_history": 6, "dmd_rank": 0, "dmd_ridge": 1e-8, "dmd_svd_precision": "medium"},
+]
+
+
+@pytest.mark.parametrize("params", OBJECTS, ids=lambda params: ",".join(params)[:40])
+def test_library_command_line_and_server_take_the_same_object(here, params):
+    desk = here("flux", start=False).desk
+    facts = facts_of(desk.studio.found, 8)
+    ours = desk.studio.recipe(Asked(options={"steps": 8}, params=params), {}).caching.effective
+    library = configure(params=params, facts=facts)
+    flags = {"cache_dit_params": params, "enable_cache_dit": None, "attention_backend": None}
+    typed = settle({**flags, "cache_dit_config": None, "lenient_config": False}, {}, facts)
+    for other in (library, typed):
+        assert (ours.enabled, ours.cache, ours.secondary) == (other.enabled, other.cache, other.secondary)
+    assert ours.enabled == bool(params)
+
+
+def test_all_documented_keys_take_effect_and_are_reported(here):
+    made = here("flux").post(cache_dit_params=KNOBS, **SMALL)["puredit"]
+    for key, value in KNOBS.items():
+        assert made["cache_settings"][key] == {"value": value, "origin": f"request: cache_dit_params ({key})"} or (
+            made["cache_settings"][key]["value"] == value and "request" in made["cache_settings"][key]["origin"]
+        )
+    assert made["cache"] == (
+        "dbcache(front=2, back=1, threshold=0.4, warmup=3, max_continuous=2) + taylorseer(order=2)"
+    )
+    assert made["computed_steps"][:3] == [0, 1, 2] and made["skipped_steps"]
+
+
+def test_secondary_is_the_second_experts(here):
+    opened = here("wan-experts", start=False)
+    params = {"residual_diff_threshold": 0.4, "secondary": {"residual_diff_threshold": 0.1, "Fn_compute_blocks": 2}}
+    recipe = opened.desk.studio.recipe(Asked(options={"height": 16, "width": 32, "frames": 5}, params=params), {})
+    high, low = recipe.denoiser.denoisers.values()
+    assert (high.plan.span.front, low.plan.span.front) == (1, 2)
+    assert (recipe.caching.effective.cache.residual_diff_threshold, 0.1) == (
+        0.4,
+        recipe.caching.effective.secondary.residual_diff_threshold,
+    )
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda params: {"cache_dit_params": params},
+        lambda params: {"extra_body": {"cache_dit_params": params}},
+        lambda params: {"extra_json": '{"cache_dit_params": {"residual_diff_threshold": 0.5, "max_warmup_steps": 1}}'},
+        lambda params: {"extra_args": {"cache_dit_params": '{"residual_diff_threshold": 0.5, "max_warmup_steps": 1}'}},
+        lambda params: {"extra_params": {"extra_body": {"cache_dit_params": params}}},
+    ],
+    ids=["top", "extra_body", "extra_json", "extra_args", "extra_params"],
+)
+def test_the_object_may_be_nested_or_text(here, nested):
+    body = nested({"residual_diff_threshold": 0.5, "max_warmup_steps": 1})
+    made = here("flux").post(**body, num_inference_steps=4)["puredit"]
+    assert made["cache"] == "dbcache(front=1, threshold=0.5, warmup=1, max_continuous=3)"
+    assert made["skipped_steps"][:2] == [1, 2]
+
+
+MISTAKES = {
+    "unknown key": ({"residual_diff_thresh": 1}, r"unknown key.*did you mean residual_diff_threshold"),
+    "unknown nested key": ({"secondary": {"scm_preset": "fast"}}, r"cache_dit_params\.secondary\.scm_preset"),
+    "secondary": ({"secondary": 3}, r"cache_dit_params\.secondary: found the number 3"),
+    "text": ('{"Fn_compute_blocks": }', r"cache_dit_params"),
+    "no object": (7, r"cache_dit_params: found the number 7; allowed: a mapping"),
+    "list": ([1], r"allowed: a mapping"),
+    "kind": ({"Fn_compute_blocks": "many"}, r"Fn_compute_blocks: found"),
+    "one of two bins": ({"scm_compute_bins": [4]}, r"both scm_compute_bins and scm_cache_bins"),
+    "preset": ({"scm_preset": "faster"}, r"scm_preset.*fast"),
+    "two calibrators": ({"enable_taylorseer": True, "enable_dmd": True}, r"enable_dmd"),
+    "DMD": ({"enable_dmd": True}, r"DMD"),
+    "too many blocks": ({"Fn_compute_blocks": 99}, r"99"),
+    "static mask that starts with 0": (
+        {"scm_compute_bins": [0, 8], "scm_cache_bins": [1, 1], "scm_policy": "static"},
+        r"scm_compute_bins|first step",
+    ),
+    "two at once": (
+        {"Fn_compute_blocks": "many", "taylorseer_ordr": 1},
+        r"(?s)2 problems.*Fn_compute.*taylorseer_ordr",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_400_with_the_whole_report_before_any_work(here, what):
+    params, message = MISTAKES[what]
+    opened = here("flux", start=False)  # nothing could be done: the engine does not run
+    opened.engine.ready.set()
+    opened.engine._thread = type("Runs", (), {"is_alive": lambda self: True, "join": lambda *_: None})()
+    error = opened.refused(cache_dit_params=params, **SMALL)
+    assert re.search(message, error["message"]), error["message"]
+    assert len(opened.engine.queue) == 0 and not opened.engine.jobs.all("image")
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from([*KNOBS, "scm_preset", "scm_policy", "scm_compute_bins", "scm_cache_bins", "secondary"])
+
+
+@pytest.fixture(scope="module")
+def studio(loaded):
+    from pure.serving.studio import Studio
+
+    pipeline, found = loaded("flux")
+    return Studio(pipeline=pipeline, base=pipeline.denoiser, found=found, sources=Sources())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a cache that never skips is no mistake
+@given(params=JUNK | st.dictionaries(KEYS, JUNK, max_size=4), enable=st.none() | st.booleans())
+def test_no_object_breaks_the_server(studio, params, enable):
+    try:
+        studio.recipe(Asked(options={"steps": 6}, params=params, enable=enable), {})
+    except Refusal as refusal:
+        assert refusal.status == 400 and refusal.message
+
+
+def test_the_environment_is_read_when_a_request_starts(here, monkeypatch):
+    opened = here("flux")
+    assert opened.post(num_inference_steps=2)["puredit"]["cache"] == "no cache"
+    monkeypatch.setenv("SGLANG_CACHE_DIT_ENABLED", "true")
+    monkeypatch.setenv("SGLANG_CACHE_DIT_RDT", "0.31")
+    assert "threshold=0.31" in opened.post(**SMALL)["puredit"]["cache"]
+    monkeypatch.setenv("SGLANG_CACHE_DIT_RDT", "0.32")
+    assert "threshold=0.32" in opened.post(**SMALL)["puredit"]["cache"]
+    monkeypatch.setenv("SGLANG_CACHE_DIT_RDT", "a third")
+    assert "SGLANG_CACHE_DIT_RDT" in opened.refused(num_inference_steps=2)["message"]
+
+
+def test_request_then_flag_then_file_then_environment_then_default(here, tmp_path):
+    """Five knobs, each named by one source less: every source wins over all after it."""
+    file = tmp_path / "cache.yaml"
+    names = ("residual_diff_threshold", "max_warmup_steps", "Fn_compute_blocks", "max_continuous_cached_steps")
+    file.write_text(f"cache_config:\n  {names[0]}: 0.3\n  {names[1]}: 3\n  {names[2]}: 3\n")
+    environ = {f"SGLANG_CACHE_DIT_{name}": "4" for name in ("RDT", "WARMUP", "FN", "MC")}
+    sources = Sources(flags={f"cache_config.{names[0]}": 0.2, f"cache_config.{names[1]}": 2}, file=str(file))
+    studio = here("flux", start=False, sources=sources).desk.studio
+    recipe = studio.recipe(Asked(options={"steps": 8}, params={names[0]: 0.1}), environ)
+    cache = recipe.caching.effective.cache
+    assert [getattr(cache, name) for name in names] == [0.1, 2, 3, 4] and cache.Bn_compute_blocks == 0
+    origins = [recipe.caching.settings[name]["origin"].split()[0].rstrip(":") for name in names]
+    assert origins == ["request", "flag", "file", "environment"]
+
+
+def test_enable_cache_dit_of_a_request_turns_it_on_and_off(here):
+    studio = here("flux", start=False, sources=Sources(flags={"enabled": True})).desk.studio
+    assert studio.recipe(Asked(), {}).caching.asked
+    assert not studio.recipe(Asked(enable=False), {}).caching.asked
+    assert not studio.recipe(Asked(enable=False, params={"Fn_compute_blocks": 2}), {}).caching.asked
+    plain = here("flux", start=False).desk.studio
+    assert plain.recipe(Asked(enable=True), {}).caching.asked and not plain.recipe(Asked(), {}).caching.asked
+
+
+ENVIRONMENTS = [words for words in COMMANDS if words.index("sglang")]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the bins of the page cover 28 steps, the model takes 50
+@pytest.mark.parametrize("words", ENVIRONMENTS, ids=name_of)
+def test_every_environment_of_the_page_counts_for_a_server(here, words, monkeypatch):
+    environ = dict(word.split("=", 1) for word in words[: words.index("sglang")])
+    opened = here("flux", start=False)
+    recipe = opened.desk.studio.recipe(Asked(), environ)
+    wanted = configure(environ=environ, facts=facts_of(opened.desk.studio.found, None))
+    assert recipe.caching.effective == wanted and wanted.enabled
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    made = here("flux").post(num_inference_steps=12)["puredit"]
+    assert made["cache"] != "no cache" and len(made["computed_steps"]) + len(made["skipped_steps"]) == 12

@@ -1,0 +1,75 @@
+"""Law 13, and the laws of one process on every rank of several."""
+
+import hypothesis
+import pytest
+
+import pure
+from pure.distributed import sequence
+from pure.transforms import dbcache, taylorseer
+from tests.lawbook import memory, sharded
+from tests.laws import CASES, FAMILIES, Case
+from tests.support.qwen_image import QWEN_EDIT, QWEN_IMAGE
+from tests.support.situation import FLUX_DEV, FLUX_SCHNELL, Model, Situation
+from tests.support.wan import WAN_EXPERTS, WAN_TI2V
+from tests.test_laws import AT_LENGTH, BRIEFLY, hold
+
+MODELS = (FLUX_DEV, FLUX_SCHNELL, *FAMILIES)
+EVERYTHING = [case for case in CASES if case.model in MODELS and case.name.endswith("-everything")]
+REST = [case for case in CASES if case.model in MODELS and case not in EVERYTHING]
+CACHED = pure.compose(dbcache(front=1, threshold=0.6, warmup=1), taylorseer(order=1))
+HUNYUAN_REPLACE = next(model for model in FAMILIES if model.name == "hunyuan-replace")
+Z_IMAGE = next(model for model in FAMILIES if model.name == "z-image-ragged")
+DIFFERENT = (FLUX_SCHNELL, Z_IMAGE, QWEN_EDIT, WAN_EXPERTS, WAN_TI2V, HUNYUAN_REPLACE)
+ONCE = hypothesis.settings(BRIEFLY, max_examples=1)
+SEEDS = (3, 4)  # in every model that masks, some text of the first takes no part
+OF_ONE_PROCESS = (
+    memory.apply_is_pure,
+    memory.old_states_still_work,
+    memory.structure_is_invariant,
+    memory.init_works_on_meta,
+    memory.saving_changes_nothing,
+)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_many_ranks_are_one_process(model: Model) -> None:
+    situation = Situation(model=model, transform=CACHED, seeds=SEEDS, count=5)
+    assert any(not all(entry.info.computed) for entry in situation.trace()), "the run skips"
+    sharded.run_alike(situation, sharded.LAYOUTS, first=2e-6, later=5e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in EVERYTHING if case.model in DIFFERENT], ids=lambda case: case.name)
+def test_law(case: Case) -> None:
+    hold(sharded.sharded_is_unsharded, case.situations(), ONCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*EVERYTHING, *REST], ids=lambda case: case.name)
+def test_law_at_length(case: Case) -> None:
+    hold(sharded.sharded_is_unsharded, case.situations(most_steps=12, most_samples=4), AT_LENGTH)
+
+
+@pytest.mark.parametrize("model", DIFFERENT, ids=str)
+def test_the_laws_of_one_process_hold_on_every_rank(model: Model) -> None:
+    situation = Situation(model=model, transform=CACHED, seeds=SEEDS, count=4)
+    sharded.laws_of_one_process_hold(situation, OF_ONE_PROCESS)
+
+
+def _left(self, value, *rest):
+    """What is not cut."""
+    return value
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        *(("_mask", model) for model in (Z_IMAGE, QWEN_IMAGE, HUNYUAN_REPLACE)),
+        *(("_count", model) for model in (WAN_TI2V, QWEN_EDIT, HUNYUAN_REPLACE)),
+    ],
+    ids=str,
+)
+def test_law_13_sees_what_is_not_cut(method: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence.Divided, method, _left)
+    situation = Situation(model=model, transform=pure.identity, seeds=SEEDS, count=2)
+    with pytest.raises(AssertionError, match=r"apart under|raised"):
+        sharded.sharded_is_unsharded(situation)
