@@ -69,7 +69,7 @@ def make(pipeline: Pipeline, denoiser: Model, request: Request, seed: int, obser
 
 
 def take_part(pipeline: Pipeline, denoiser: Model, request: Request, seed: int) -> None:
-    """Take the same steps as `make` in a process that only computes, and leave the pixels to the one that saves them."""
+    """Take the same steps as `make` in a process that only computes, and leave the pixels to the one that saves."""
     latents, conditioning = pipeline.latents(request, [seed]), pipeline.conditioning(request)
     pure.sample(denoiser, pipeline.params, conditioning, latents, pipeline.steps(request), pipeline.solver)
 

@@ -26,7 +26,7 @@ class Parallel:
         fp32: whether the ring combines partial results in float32.
     """
 
-    sizes: Sizes = Sizes()
+    sizes: Sizes = attrs.field(factory=Sizes)
     float8: bool = False
     overlap: bool = False
     rotate: str = "p2p"

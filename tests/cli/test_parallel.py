@@ -67,8 +67,11 @@ def one_and_several(puredit, tmp_path):
 
 
 def same(one, several) -> None:
-    """Equal decisions, and pixels within a level: sums over ranks are added in another order, which
-    rounds differently in the seventh digit, and such a difference may lie on the edge between two levels."""
+    """Expect equal decisions, and pixels within a level.
+
+    Sums over ranks are added in another order, which rounds differently in the seventh digit, and
+    such a difference may lie on the edge between two levels.
+    """
     assert np.abs(one[0] - several[0]).max() <= 1
     assert one[1] == several[1]
 

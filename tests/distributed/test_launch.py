@@ -98,7 +98,7 @@ def stop_the_tracker() -> None:
     """Spawning starts a helper of Python's own, which ends with the interpreter; end it now."""
     from multiprocessing import resource_tracker
 
-    resource_tracker._resource_tracker._stop()
+    resource_tracker._resource_tracker._stop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_other_python_threads_are_not_forked(monkeypatch):
@@ -139,7 +139,7 @@ def test_the_first_error_ends_all_and_is_raised_once(rank):
 
 
 def test_an_error_that_cannot_be_sent_is_told():
-    with pytest.raises(RuntimeError, match="^Odd: one two\nin process 1 of 2"):
+    with pytest.raises(RuntimeError, match=r"^Odd: one two\nin process 1 of 2"):
         run(fail_on, 2, 1, Odd("one", "two"))
 
 
@@ -157,7 +157,7 @@ def test_a_process_that_dies_ends_the_others(code, message):
 
 
 def test_a_hang_ends_after_the_timeout():
-    with pytest.raises(RuntimeError, match="(?i)timed out"):
+    with pytest.raises(RuntimeError, match=r"(?i)timed out"):
         run(hang, 2, timeout=1.0)
 
 
