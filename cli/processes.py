@@ -7,6 +7,7 @@ processes are started here and this one watches them; under `torchrun` this one 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import threading
 import warnings
@@ -133,6 +134,8 @@ def spread(job: Job, lead: Lead, follow: Lead, environ: Mapping[str, str]) -> No
     if _launched(environ) is None:
         from pure.distributed.launch import run
 
+        if device == "cpu":
+            _import_parts(job.found)
         _stop_progress_bars()
         run(_rank, job.parallel.sizes.total, job, lead, follow, device, device=device)
         return
@@ -145,6 +148,16 @@ def spread(job: Job, lead: Lead, follow: Lead, environ: Mapping[str, str]) -> No
     # Who leaves early would break what the others still send.
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _import_parts(found: Description) -> None:
+    """Import in this process what every forked rank would import on its own: seconds each, instead of nothing."""
+    for module in ("pure.distributed.sequence", "pure.distributed.tensor"):
+        importlib.import_module(module)
+    for component, library in found.libraries.items():
+        # Whatever is wrong with a part is said by who loads it.
+        with contextlib.suppress(Exception):
+            getattr(importlib.import_module(library), found.classes[component])
 
 
 def _stop_progress_bars() -> None:

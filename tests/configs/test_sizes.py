@@ -1,6 +1,7 @@
 """How many processes share what, from flags, files and what nobody says."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -14,8 +15,7 @@ SIZES = ("ulysses_size", "ring_size", "tp_size")
 
 def settled(sizes=None, processes=1, sequence=None, flags=None):
     """The effective configuration of a file with sizes, and flags."""
-    file = load_text(str({"parallelism_config": sizes}), "p.yaml") if sizes else {}
-    layers = {"file": file} if file else {}
+    layers: Any = {"file": load_text(str({"parallelism_config": sizes}), "p.yaml")} if sizes else {}
     spelling = {f"parallelism_config.{size}": f"--{size}" for size in SIZES}
     flags = read_flags({f"parallelism_config.{size}": value for size, value in (flags or {}).items()}, spelling)
     return resolve(flags=flags, **layers, facts=Facts(processes=processes, sequence=sequence))
