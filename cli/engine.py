@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,7 +14,7 @@ from pure.cli.errors import Misuse
 from pure.cli.job import Job
 from pure.cli.processes import share
 from pure.cli.quantizing import quantizer
-from pure.cli.screen import Screen
+from pure.cli.screen import Screen, quiet_libraries
 from pure.transforms import compiled
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def open_pipeline(model: str | None, precision: str | None, screen: Screen) -> P
     Raises:
         Misuse: it is missing, damaged, or not supported.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from pure.models import CheckpointError, embedded, load_pipeline
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -118,14 +117,3 @@ def open_pipeline(model: str | None, precision: str | None, screen: Screen) -> P
             return load_pipeline(embedded() if model is None else model, dtype=dtype, device=device)
     except CheckpointError as error:
         raise Misuse(str(error)) from error
-
-
-def _quiet_libraries() -> None:
-    """Keep progress bars and advice of the libraries off the screen."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()

@@ -19,7 +19,7 @@ import torch
 
 import pure
 from pure.cli.errors import Misuse
-from pure.cli.screen import show_warnings
+from pure.cli.screen import quiet_libraries, show_warnings
 from pure.configs import Parallel
 from pure.distributed.mesh import Sizes
 
@@ -58,18 +58,29 @@ def count_processes(asked: int | None, environ: Mapping[str, str]) -> int:
 
 
 def _launched(environ: Mapping[str, str]) -> int | None:
-    """Return how many processes a launcher such as torchrun started, None where there is none."""
+    """Return how many processes a launcher such as torchrun started, None where there is none.
+
+    Raises:
+        Misuse: what it left in the environment are no numbers.
+    """
     if any(name not in environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
         return None
-    try:
-        return int(environ["WORLD_SIZE"])
-    except ValueError:
-        raise Misuse(f"environment WORLD_SIZE={environ['WORLD_SIZE']!r} is no number; torchrun sets it") from None
+    for name in ("RANK", "WORLD_SIZE"):
+        if not environ[name].isdecimal():
+            raise Misuse(f"environment {name}={environ[name]!r} is no number; start with torchrun, or unset it")
+    return int(environ["WORLD_SIZE"])
 
 
 def is_follower(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process as another rank than 0, which says nothing."""
-    return (_launched(environ) or 1) > 1 and environ["RANK"] != "0"
+    """Whether a launcher started this process as another rank than 0, which says nothing.
+
+    >>> is_follower({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+    True
+    """
+    try:
+        return (_launched(environ) or 1) > 1 and int(environ["RANK"]) > 0
+    except Misuse:
+        return False
 
 
 def check_shares(sizes: Sizes, found: Description) -> None:
@@ -152,6 +163,7 @@ def spread(job: Job, lead: Lead, follow: Lead, environ: Mapping[str, str]) -> No
 
 def _import_parts(found: Description) -> None:
     """Import in this process what every forked rank would import on its own: seconds each, instead of nothing."""
+    quiet_libraries()
     for module in ("pure.distributed.sequence", "pure.distributed.tensor"):
         importlib.import_module(module)
     for component, library in found.libraries.items():

@@ -136,6 +136,7 @@ PLAIN = {
     "--negative-prompt": (st.text("abc", min_size=1), lambda job: job.negative_prompt),
     "--seed": (st.integers(0, 2**40), lambda job: job.outputs[0].seed),
     "--dit-precision": (st.sampled_from(["fp32", "bf16", "fp16"]), lambda job: job.precision),
+    "--num-gpus": (st.integers(1, 8), lambda job: job.parallel.sizes.total),
     "--enable-torch-compile": (st.booleans(), lambda job: job.compiled),
     "--enable-cache-dit": (st.booleans(), lambda job: job.caching.asked),
 }

@@ -1,0 +1,219 @@
+"""What goes wrong in one of several processes is said once, and nobody is left behind; launchers; interruptions."""
+
+import errno
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import pure.cli.generate
+from pure.cli.errors import Misuse
+from pure.cli.main import puredit as group
+from pure.distributed import Sizes
+from tests.cli.test_parallel import FEW, pixels
+from tests.structure.source import ROOT
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left():
+    yield
+    assert not multiprocessing.active_children()
+
+
+# ------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tp-size", "2"), "tp_size: 2 needs 2 processes, this run has 1; start with --num-gpus 2"),
+        (("--num-gpus", "4", "--ulysses-degree", "2"), "needs 2 processes, this run has 4; start with --num-gpus 2"),
+        (("--num-gpus", "4", "--sp-degree", "2"), "or add --tp-size 2"),
+        (("--num-gpus", "4", "--sp-degree", "4", "--ulysses-degree", "2", "--ring-degree", "1"),
+         "ulysses 2 x ring 1 is 2, not 4; write --sp-degree 2"),
+        (("--num-gpus", "8", "--tp-size", "8"), "the attention has 4 heads, fewer than the 8 ranks"),
+        (("--num-gpus", "0"), "'0' is not a whole number of at least 1"),
+        (("--num-gpus", "3", "--cache-dit-config", "parallel_2d.yaml"), "parallel_2d.yaml:3:12"),
+        (("--num-gpus", "4", "--enable-cfg-parallel"), "the branches of guidance run as one batch"),
+    ],
+)  # fmt: skip
+def test_sizes_that_do_not_fit_are_found_before_anything_starts(puredit, unloaded, words, message):
+    code, out, err = puredit("generate", "--prompt", "a", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("error:") == 1 and message in err and "Traceback" not in err
+
+
+def test_more_processes_than_gpus(puredit, unloaded, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    code, out, err = puredit("generate", "--prompt", "a", "--num-gpus", "4")
+    assert (code, out) == (2, "")
+    assert "--num-gpus 4: this machine shows 2 GPUs; write --num-gpus 2 or leave it out" in err
+
+
+def test_what_only_the_model_knows_is_said_once(puredit):
+    code, out, err = puredit("generate", "--prompt", "a", *FEW, "--height", "30", "--num-gpus", "3")
+    assert (code, out) == (2, "")
+    assert err.count("error:") == 1 and "the nearest size is 32" in err and "Traceback" not in err
+
+
+def test_an_error_on_another_rank_is_said_once(puredit, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("something broke")
+
+    monkeypatch.setattr("pure.cli.generate.take_part", fail)
+    words = ("generate", "--prompt", "a", *FEW, "--num-gpus", "3")
+    code, out, err = puredit(*words)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == "error: RuntimeError: something broke; --debug shows where"
+    assert err.count("error:") == 1 and "Traceback" not in err
+    code, _, err = puredit(*words, "--debug")
+    assert code == 1 and re.search(r"in process [12] of 3:\s+Traceback", err)
+
+
+def test_a_killed_rank_ends_the_run_and_what_is_finished_stays(puredit, monkeypatch, tmp_path):
+    real = pure.cli.generate.take_part
+
+    def die(*arguments):
+        if arguments[-1] == 2 and dist.get_rank() == 1:  # the seed
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*arguments)
+
+    monkeypatch.setattr("pure.cli.generate.take_part", die)
+    code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", *FEW, "--num-gpus", "3")
+    assert code == 1
+    assert "error: RuntimeError: process 1 of 3 was killed by SIGKILL; the machine may be out of memory" in err
+    assert err.count("error:") == 1 and "Traceback" not in err
+    (file,) = (tmp_path / "outputs").iterdir()
+    assert out.splitlines()[0] == f"outputs/{file.name}"
+
+
+def test_a_disk_that_fills_up_keeps_what_is_finished(puredit, monkeypatch, tmp_path):
+    real, calls = os.fsync, []
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr("pure.cli.writing.os.fsync", fsync)
+    code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", "3", *FEW, "--num-gpus", "2")
+    assert code == 1 and "No space left on device; free some space" in err and "Traceback" not in err
+    (file,) = (tmp_path / "outputs").iterdir()
+    assert out.splitlines()[0] == f"outputs/{file.name}" and "8 of 8" in out
+
+
+# ------------------------------------------------------------------------------ other processes
+
+
+def job_of(puredit, monkeypatch, *words):
+    jobs = []
+    monkeypatch.setattr("pure.cli.generate.execute", jobs.append)
+    assert puredit("generate", "--prompt", "a", *words)[0] == 0
+    return jobs[0]
+
+
+def test_a_job_can_be_sent_to_a_process_that_was_not_forked(puredit, monkeypatch):
+    """As it is where every process has a GPU of its own."""
+    job = job_of(puredit, monkeypatch, "--num-gpus", "4", "--tp-size", "2", "--enable-cache-dit")
+    assert job.parallel.sizes == Sizes(ulysses=2, tp=2)
+    assert pickle.loads(pickle.dumps(job)) == job
+    for function in (pure.cli.generate.perform, pure.cli.generate.follow):
+        assert pickle.loads(pickle.dumps(function)) is function
+
+
+def test_a_mistake_survives_the_way_to_the_parent():
+    error = pickle.loads(pickle.dumps(Misuse("wrong")))
+    assert isinstance(error, Misuse) and (error.format_message(), error.exit_code) == ("wrong", 2)
+
+
+LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+def test_a_launcher_says_how_many_processes_there_are(puredit, monkeypatch):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    assert job_of(puredit, monkeypatch).parallel.sizes == Sizes(ulysses=2)
+    code, _, err = puredit("generate", "--prompt", "a", "--num-gpus", "4")
+    assert code == 2 and "--num-gpus 4: the launcher started 2 processes; leave --num-gpus out" in err
+    monkeypatch.setenv("RANK", "1")
+    assert puredit("generate", "--prompt", "a", "--num-gpus", "4") == (2, "", "")
+    monkeypatch.setenv("RANK", "x")
+    code, _, err = puredit("generate", "--prompt", "a")
+    assert code == 2 and "environment RANK='x' is no number; start with torchrun, or unset it" in err
+    monkeypatch.delenv("MASTER_PORT")
+    assert job_of(puredit, monkeypatch).parallel.sizes == Sizes()
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.mark.slow
+def test_under_a_launcher(checkpoint, tmp_path):
+    """What torchrun does: the same command in every process, with the rank in the environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", *FEW, "--output-file-path", "a.png"]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pure.cli.main", *words], cwd=tmp_path, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=environment(**{**LAUNCHED, "RANK": str(rank), "MASTER_PORT": port}),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], said
+    assert said[0][0].startswith("a.png\n") and (tmp_path / "a.png").exists()
+    assert "2 processes on the CPU" in said[0][1] and said[1][0] == ""
+    assert not [line for line in said[1][1].splitlines() if line.startswith(("note:", "warning:", "error:"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_an_interruption_keeps_what_is_finished(checkpoint, tmp_path, sent, to_all):
+    """Ctrl-C reaches every process of a terminal; a request to terminate only the one that was started."""
+    words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", "--num-outputs", "5000", *FEW]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pure.cli.main", *words, "--num-gpus", "2"],
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout is not None
+    listed = [process.stdout.readline() for _ in range(2)]
+    os.killpg(process.pid, sent) if to_all else process.send_signal(sent)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.count("error:") == 1 and re.search(r"error: interrupted after \d+ of 5000 images", err)
+    assert "Traceback" not in err
+    listed = [line.strip() for line in [*listed, *out.splitlines()] if line.startswith("outputs/")]
+    assert sorted(listed) == sorted(f"outputs/{name}" for name in os.listdir(tmp_path / "outputs"))
+    for name in listed:
+        pixels(tmp_path / name)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of its group is left
+
+
+def test_a_configuration_shows_the_sizes(puredit):
+    words = ("config", "--show", "--num-gpus", "4", "--cache-dit-config", "parallel_2d.yaml")
+    code, out, _ = puredit(*words)
+    assert code == 0
+    assert re.search(r"parallelism_config.ulysses_size\s+2\s+file parallel_2d.yaml:2:17 \(auto, 4", out)
+
+
+def test_the_command_lists_the_flags(puredit):
+    help_text = puredit("generate", "--help")[1]
+    assert "Several processes" in help_text and "--num-gpus" in help_text
+    assert set(group.commands) >= {"generate", "config", "models"}
