@@ -23,8 +23,9 @@ demo: $(VENV)/.demo ## generate with and without caching on the embedded checkpo
 	@echo "The images and the plot are in outputs/:" && ls outputs
 
 test: lint types ## lint, types, doctests and tests; the slow tests last
-	$(PYTEST) -m "not slow"
-	$(PYTEST) -m slow
+	$(PYTEST) -m "not slow and not alone"
+	$(PYTEST) -m "slow and not alone"
+	$(PYTEST) --numprocesses 0 -m alone
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -125,6 +125,7 @@ def qwen(tmp_path_factory):
     return folder
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("config", SEVERAL)
 def test_several_processes_make_the_picture_of_one(puredit, qwen, tmp_path, config):
     """With the caching of the file, and without guidance as the page has it.
@@ -159,6 +160,7 @@ def test_several_processes_make_the_picture_of_one(puredit, qwen, tmp_path, conf
         assert np.abs(one - more).max() <= 1
 
 
+@pytest.mark.alone
 def test_hybrid_on_the_embedded_checkpoint(puredit, tmp_path):
     """A trained model, and the file as it stands: the threshold decides."""
     words = (

@@ -162,7 +162,7 @@ def test_options_that_change_no_result(one_and_several, tmp_path, options):
     same(*one_and_several((*FEW, *CACHE), ("--num-gpus", "2", "--cache-dit-config", "p.yaml")))
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_compiled(one_and_several):
     same(*one_and_several((*FEW, *CACHE, "--enable-torch-compile"), ("--num-gpus", "2")))
 

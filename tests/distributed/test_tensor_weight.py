@@ -64,7 +64,7 @@ def test_products_agree_with_those_of_the_whole(count, dtype):
     assert (first - expected).abs().max() <= 8 * torch.finfo(dtype).eps * expected.abs().max()
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_products_agree(backend):
     expected = layer(parameters(torch.float32), tokens(torch.float32))
     for found in ranks.run(_on_a_rank, 2, 2, torch.float32, backend):

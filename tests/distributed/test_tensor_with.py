@@ -99,7 +99,7 @@ def test_parts_can_be_quantised(name, kind):
     assert (first - exact).norm() < 1.5 * (alone - exact).norm()
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_quantised_parts_compile():
     eager, _ = ranks.run(_quantised, 2, "flux-dev", "int8_weight_only", pure.identity)
     for found in ranks.run(_quantised, 2, "flux-dev", "int8_weight_only", compiled(backend="eager")):
