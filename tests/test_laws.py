@@ -24,7 +24,7 @@ CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 # Two of each, and no search for a smaller one: what fails prints itself, and is searched for at length.
 BRIEFLY = hypothesis.settings(max_examples=2, phases=[Phase.generate], suppress_health_check=CHECKS, database=None)
-AT_LENGTH = hypothesis.settings(max_examples=5, suppress_health_check=CHECKS, database=None)
+AT_LENGTH = hypothesis.settings(max_examples=3, suppress_health_check=CHECKS, database=None)
 
 
 def hold(law: Law, situations: SearchStrategy[Situation], settings: hypothesis.settings) -> None:
