@@ -35,6 +35,15 @@ class Caching:
     secondary: pure.Transform
     effective: Effective
 
+    @classmethod
+    def of(cls, effective: Effective) -> "Caching":
+        """Return the cache of an effective configuration.
+
+        Raises:
+            ConfigError: it asks for what cannot be done here; lists all of it.
+        """
+        return cls(transform=build(effective), secondary=build(effective, "secondary"), effective=effective)
+
     @property
     def asked(self) -> bool:
         """Whether a cache was asked for."""
@@ -55,8 +64,7 @@ def choose(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) 
         Misuse: a setting is wrong, contradicts another, or is not available; lists all of them.
     """
     try:
-        effective = settle(values, environ, facts)
-        return Caching(transform=build(effective), secondary=build(effective, "secondary"), effective=effective)
+        return Caching.of(settle(values, environ, facts))
     except ConfigError as error:
         raise Misuse(str(error)) from error
 

@@ -13,7 +13,7 @@ from pure.cli.caching import Caching
 from pure.cli.errors import Misuse
 from pure.cli.job import Job
 from pure.cli.processes import share
-from pure.cli.quantizing import quantizer
+from pure.cli.quantizing import quantised, quantizer
 from pure.cli.screen import Screen, quiet_libraries
 from pure.transforms import compiled
 
@@ -67,12 +67,12 @@ def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
     if job.options.get("guidance_scale") is not None and kind.guidance_scale is None:
         screen.note(_idle(job), "warning")
     try:
-        quantize = quantizer(job.caching.effective, pipeline.denoiser, screen)
-        if mesh is not None:
-            pipeline = share(pipeline, job.parallel, mesh, quantize)
-        elif quantize is not None:
-            pipeline = attrs.evolve(pipeline, params=quantize(pipeline.params))
-        base = transformed(pipeline.denoiser, compiled()) if job.compiled else pipeline.denoiser
+        effective = job.caching.effective
+        if mesh is None:
+            pipeline = quantised(pipeline, effective, screen)
+        else:
+            pipeline = share(pipeline, job.parallel, mesh, quantizer(effective, pipeline.denoiser, screen))
+        base = base_of(pipeline, job.compiled)
         request = pipeline.request("", job.negative_prompt, **job.options)
         plain, template = pipeline.guide(base, request)
         cached = transformed(plain, transforms_of(job.caching, plain))
@@ -90,6 +90,13 @@ def _idle(job: Job) -> str:
         f"--guidance-scale {scale:g} has no effect: this checkpoint takes no guidance as an "
         "input; --true-cfg-scale with --negative-prompt guides every checkpoint"
     )
+
+
+def base_of(pipeline: Pipeline, compiling: bool) -> Model:
+    """Return the pipeline's denoiser, compiled if that is asked for; neither guided nor cached."""
+    from pure.experts import transformed
+
+    return transformed(pipeline.denoiser, compiled()) if compiling else pipeline.denoiser
 
 
 def transforms_of(caching: Caching, denoiser: Model) -> Transforms:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pure.models import Options
     from pure.models.family import Description
 
-__all__ = ["Job", "facts_of", "make_job", "read_size"]
+__all__ = ["Job", "facts_of", "make_job", "read_size", "warmup_mode"]
 
 SEED = 42
 SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
@@ -136,14 +136,8 @@ def facts_of(values: Mapping[str, Any], found: Description, environ: Mapping[str
     Raises:
         Misuse: there are other processes, or fewer GPUs, than `--num-gpus` asks for.
     """
-    return Facts(
-        processes=count_processes(values.get("num_gpus"), environ or {}),
-        sequence=values.get("sp_degree"),
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        steps=values["num_inference_steps"] or found.defaults.steps,
-        blocks=models.stack(found),
-        experts=models.experts(found),
-    )
+    processes = count_processes(values.get("num_gpus"), environ or {})
+    return models.facts_of(found, values["num_inference_steps"], processes, values.get("sp_degree"))
 
 
 def _fits(values: Mapping[str, Any], found: Description) -> None:
@@ -246,13 +240,23 @@ def _plot(path: str | None) -> Path | None:
     return Path(path)
 
 
-def _warmup(values: Mapping[str, Any]) -> int:
+def warmup_mode(values: Mapping[str, Any]) -> str | None:
+    """Return what `--warmup-mode`, or `--warmup` of old, asks for; None if neither does.
+
+    Raises:
+        Misuse: they contradict each other.
+    """
     mode = values["warmup_mode"]
-    if values["warmup"] is not None:
-        legacy = "request" if values["warmup"] else "off"
-        if mode is not None and mode != legacy:
-            raise Misuse(f"--warmup means --warmup-mode {legacy} and contradicts --warmup-mode {mode}; give only one")
-        mode = legacy
+    if values["warmup"] is None:
+        return mode
+    legacy = "request" if values["warmup"] else "off"
+    if mode not in (None, legacy):
+        raise Misuse(f"--warmup means --warmup-mode {legacy} and contradicts --warmup-mode {mode}; give only one")
+    return legacy
+
+
+def _warmup(values: Mapping[str, Any]) -> int:
+    mode = warmup_mode(values)
     if values["warmup_resolutions"] and mode != "request":
         raise Misuse("--warmup-resolutions says how to warm up, and nothing does; add --warmup-mode request")
     return values["warmup_steps"] if mode == "request" else 0

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pure.cli.errors import Misuse
+from pure.configs import Facts
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from pure.models.family import Description
 
-__all__ = ["experts", "look", "pictures", "stack", "video"]
+__all__ = ["experts", "facts_of", "look", "pictures", "stack", "video"]
 
 
 def look(model: str | None) -> Description:
@@ -45,6 +48,18 @@ def experts(found: Description) -> int:
 def stack(found: Description) -> int:
     """Return the number of blocks of the denoiser."""
     return len(found.family.denoiser(found.transformer).blocks)
+
+
+def facts_of(found: Description, steps: int | None, processes: int = 1, sequence: int | None = None) -> Facts:
+    """Return what is known of a run before it starts; None steps are the checkpoint's own."""
+    return Facts(
+        processes=processes,
+        sequence=sequence,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        steps=steps or found.defaults.steps,
+        blocks=stack(found),
+        experts=experts(found),
+    )
 
 
 def pictures(paths: Sequence[str], found: Description) -> tuple[Image.Image, ...]:

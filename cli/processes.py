@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-import pure
 from pure.cli.errors import Misuse
 from pure.cli.screen import quiet_libraries, show_warnings
 from pure.configs import Parallel
@@ -116,23 +115,13 @@ def share(pipeline: Pipeline, shares: Parallel, mesh: DeviceMesh, quantize: Quan
     With `quantize` the part is quantised.
     """
     from pure.distributed.sequence import context_parallel
+    from pure.distributed.tensor import tensor_parallel
     from pure.distributed.tensor_decisions import tensor_agreement
 
     options: Any = attrs.asdict(shares, filter=lambda field, _: field.name != "sizes")
-    params = _params(pipeline, mesh, quantize)
+    params = tensor_parallel(pipeline.params, pipeline.denoiser, mesh, local=quantize)
     denoiser = tensor_agreement(mesh)(context_parallel(mesh, **options)(pipeline.denoiser))
     return attrs.evolve(pipeline, params=params, denoiser=denoiser)
-
-
-def _params(pipeline: Pipeline, mesh: DeviceMesh, quantize: Quantizer | None) -> Any:
-    from pure.distributed.tensor import tensor_parallel
-
-    if not isinstance(pipeline.denoiser, pure.Experts):
-        return tensor_parallel(pipeline.params, pipeline.denoiser, mesh, local=quantize)
-    return {
-        name: tensor_parallel(pipeline.params[name], each, mesh, local=quantize.of(name) if quantize else None)
-        for name, each in pipeline.denoiser.denoisers.items()
-    }
 
 
 def spread(job: Job, lead: Lead, follow: Lead, environ: Mapping[str, str]) -> None:

@@ -15,9 +15,9 @@ from pure.configs import Effective, quantizations
 
 if TYPE_CHECKING:
     from pure.models import Layer, Quantization
-    from pure.models.pipeline import Model
+    from pure.models.pipeline import Model, Pipeline
 
-__all__ = ["Quantizer", "quantizer"]
+__all__ = ["Quantizer", "quantised", "quantizer"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -54,12 +54,6 @@ class Quantizer:
             self.screen.note(line(layer))
         return quantised
 
-    def of(self, expert: str) -> Quantizer | None:
-        """Return what quantises one of several experts; None if it stays as it is."""
-        if not isinstance(self.denoiser, pure.Experts) or expert not in (settings := dict(self.settings)):  # type: ignore[arg-type]
-            return None
-        return attrs.evolve(self, denoiser=self.denoiser.denoisers[expert], settings=settings[expert])
-
 
 def quantizer(effective: Effective, denoiser: Model, screen: Screen) -> Quantizer | None:
     """Return what quantises a denoiser's parameters as a configuration says; None if it says nothing of it.
@@ -79,6 +73,16 @@ def quantizer(effective: Effective, denoiser: Model, screen: Screen) -> Quantize
     else:
         raise Misuse(f"quantize_config: the model has no {components[1]}; name {components[0]}")
     return Quantizer(denoiser=denoiser, settings=settings, verbose=effective.quantize.verbose, screen=screen)
+
+
+def quantised(pipeline: Pipeline, effective: Effective, screen: Screen) -> Pipeline:
+    """Return the pipeline with its parameters quantised as a configuration says, or as it is.
+
+    Raises:
+        Misuse: see `quantizer` and `Quantizer`.
+    """
+    quantize = quantizer(effective, pipeline.denoiser, screen)
+    return pipeline if quantize is None else attrs.evolve(pipeline, params=quantize(pipeline.params))
 
 
 def summary(layers: tuple[Layer, ...], before: int, after: int) -> str:

@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from pure.cli import model as models
 from pure.cli.caching import FLAGS as CACHE_FLAGS
-from pure.cli.engine import open_pipeline
+from pure.cli.engine import base_of, open_pipeline
 from pure.cli.errors import Misuse
-from pure.cli.job import read_size
-from pure.cli.quantizing import quantizer
+from pure.cli.job import read_size, warmup_mode
+from pure.cli.quantizing import quantised
 from pure.cli.screen import Screen
 from pure.cli.screen import screen as make_screen
 from pure.cli.serve_options import ServeCommand, apply_serve_flags, refuse_for_server
@@ -121,10 +120,8 @@ def _usual(sources: Sources, found: Description) -> Effective:
     Raises:
         Misuse: something is; with the whole report.
     """
-    from pure.serving.studio import facts_of
-
     try:
-        return sources.choose(None, None, os.environ, facts_of(found, None)).effective
+        return sources.choose(None, None, os.environ, models.facts_of(found, None)).effective
     except ConfigError as error:
         raise Misuse(str(error)) from error
 
@@ -153,16 +150,10 @@ def _studio(
     Raises:
         Misuse: it cannot be loaded.
     """
-    from pure.experts import transformed
     from pure.serving.studio import Studio
-    from pure.transforms import compiled
 
-    pipeline = open_pipeline(values["model_path"], values["dit_precision"], screen)
-    quantize = quantizer(usual, pipeline.denoiser, screen)
-    if quantize is not None:
-        pipeline = attrs.evolve(pipeline, params=quantize(pipeline.params))
-    compiling = values["enable_torch_compile"]
-    base = transformed(pipeline.denoiser, compiled()) if compiling else pipeline.denoiser
+    pipeline = quantised(open_pipeline(values["model_path"], values["dit_precision"], screen), usual, screen)
+    base = base_of(pipeline, values["enable_torch_compile"])
     return Studio(pipeline=pipeline, base=base, found=found, sources=sources)
 
 
@@ -174,13 +165,7 @@ def _settings(values: Mapping[str, Any], studio: Studio) -> Settings:
     """
     from pure.serving.engine import Settings
 
-    mode = values["warmup_mode"]
-    if values["warmup"] is not None:
-        legacy = "request" if values["warmup"] else "off"
-        if mode not in (None, legacy):
-            raise Misuse(f"--warmup means --warmup-mode {legacy} and contradicts --warmup-mode {mode}; give only one")
-        mode = legacy
-    mode = mode or "server"
+    mode = warmup_mode(values) or "server"
     sizes = [read_size(text) for text in values["warmup_resolutions"]]
     if sizes and mode != "server":
         raise Misuse("--warmup-resolutions says how to warm up, and nothing does; leave out --warmup-mode")

@@ -4,6 +4,7 @@
 `read` turns the text of an environment variable into what `parse` takes. Both raise `Wrong`.
 """
 
+import abc
 import math
 from typing import Any
 
@@ -39,21 +40,21 @@ def show(value: object) -> str:
 
 
 @attrs.frozen
-class Kind:
+class Kind(abc.ABC):
     """Base of the kinds."""
 
     @property
+    @abc.abstractmethod
     def allowed(self) -> str:
         """What may be written."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def parse(self, value: Any) -> Any:
         """Return the value in its frozen form.
 
         Raises:
             Wrong: it is not allowed.
         """
-        raise NotImplementedError
 
     def read(self, text: str) -> Any:
         """Return what the text of an environment variable means; `parse` checks it."""

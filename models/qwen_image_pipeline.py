@@ -6,6 +6,7 @@ reference pictures, S = T + N + R, C channels of a token.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -141,7 +142,8 @@ class QwenImageEditPipeline(QwenImagePipeline):
             warnings.warn("max_sequence_length has no effect: an edit's prompt is read whole", stacklevel=5)
         area = self.read_area or self.area
         resize = self.codec.processor.resize
-        return self.reader(texts, [resize(each, *fitted(each, area)) for each in _colours(request)])  # type: ignore[misc]
+        pictures: list[Any] = [resize(each, *fitted(each, area)) for each in _colours(request)]
+        return self.reader(texts, pictures)
 
     def grids(self, request: Request) -> list[tuple[int, int]]:
         """Return rows and columns of tokens of every picture, the one that is made first."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
 
 import pure
 from pure.cli import model as models
 from pure.cli.caching import Caching
 from pure.cli.engine import transforms_of
-from pure.configs import ConfigError, Facts, build, configure
+from pure.cli.model import facts_of
+from pure.configs import ConfigError, Facts, configure
 from pure.experts import transformed
 from pure.models.family import Description
 from pure.models.pipeline import Model, Pipeline
@@ -59,7 +59,7 @@ class Sources:
             environ=environ,
             facts=facts,
         )
-        return Caching(transform=build(effective), secondary=build(effective, "secondary"), effective=effective)
+        return Caching.of(effective)
 
 
 @attrs.frozen(kw_only=True)
@@ -102,17 +102,6 @@ class Recipe:
     caching: Caching
     fps: int | None
     notes: tuple[str, ...]
-
-
-def facts_of(found: Description, steps: int | None) -> Facts:
-    """Return what is known of a run of the server before it starts; None steps are the checkpoint's own."""
-    return Facts(
-        processes=1,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        steps=steps or found.defaults.steps,
-        blocks=models.stack(found),
-        experts=models.experts(found),
-    )
 
 
 def alike(one: Recipe, other: Recipe) -> bool:

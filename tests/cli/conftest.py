@@ -1,5 +1,6 @@
-"""A tiny FLUX folder to run the command line on, and the command line itself."""
+"""A tiny FLUX folder to run the command line on, the command line itself, and what can go wrong around it."""
 
+import errno
 import os
 
 import pytest
@@ -31,6 +32,20 @@ def puredit(checkpoint, tmp_path, monkeypatch, capfd):
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """The disk is full when the second file is written."""
+    real, calls = os.fsync, []
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr("pure.cli.writing.os.fsync", fsync)
 
 
 @pytest.fixture
