@@ -52,8 +52,9 @@ def serve(**values: Any) -> None:
 
     refuse_for_server(values)
     found = models.look(values["model_path"])
-    sources, shelf = _sources(values), _shelf(values)
+    sources = _sources(values)
     usual = _usual(sources, found)
+    shelf = _shelf(values)  # makes folders: only once nothing is wrong
     taken = bind(values["host"], values["port"])
     screen = make_screen(values["log_level"] in ("warning", "error"))
     with taken:
