@@ -113,10 +113,10 @@ def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: t
     return Hidden(image=linear(params, "x_embedder", latents), text=prepared.text), context
 
 
-def double(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
-    """Run one block with weights of its own for image and text, which attend to each other."""
+def double(params: Params, hidden: Hidden, context: Context, attend: Attend, last: bool = False) -> Hidden:
+    """Run one block with weights of its own for image and text, which attend to each other (see `pure.Ending`)."""
     modulations = [of_stream.chunk(6, dim=-1) for of_stream in (context.image, context.text)]
-    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed)
+    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed, last)
 
 
 def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:

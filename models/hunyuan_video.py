@@ -247,29 +247,33 @@ class Embed:
         return torch.cat([image, latents[:, :, 1:]], dim=2)
 
 
-def double(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
-    """Run one block with weights of its own for image and text, which attend to each other."""
+def double(params: Params, hidden: Hidden, context: Context, attend: Attend, last: bool = False) -> Hidden:
+    """Run one block with weights of its own for image and text, which attend to each other (see `pure.Ending`)."""
     image, text = hidden.image, hidden.text
     moving, still = modulation(params, "norm1.linear", context, 6)
     shift, scale, gate, *rest = linear(params, "norm1_context.linear", context.temb).chunk(6, dim=1)
     x = framed(modulate, image, context.frame, moving[:2], still[:2])
-    x, y = _together(params, x, modulate(text, shift, scale), context, attend)
+    x, y = _together(params, x, modulate(text, shift, scale), context, attend, last)
     image = image + framed(gated, x, context.frame, moving[2:3], still[2:3])
-    text = text + gate.unsqueeze(1) * y
     x = framed(modulate, image, context.frame, moving[3:5], still[3:5])
     wide = gelu(linear(params, "ff.net.0.proj", x))
     x = framed(gated, linear(params, "ff.net.2", wide), context.frame, moving[5:], still[5:])
-    return Hidden(image=image + x, text=feed(params, "ff_context", text, *rest))
+    if y is not None:
+        text = feed(params, "ff_context", text + gate.unsqueeze(1) * y, *rest)
+    return Hidden(image=image + x, text=text)
 
 
 def _together(
-    params: Params, image: torch.Tensor, text: torch.Tensor, context: Context, attend: Attend
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Let image and text attend to each other, image first, each with projections of its own."""
+    params: Params, image: torch.Tensor, text: torch.Tensor, context: Context, attend: Attend, last: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Let image and text attend to each other, image first, each with projections of its own; if `last`, the image."""
     rotary = context.rotary.value
-    q = torch.cat([rotate(heads(params, "to_q", image), rotary), heads(params, "add_q_proj", text)], dim=1)
+    q = rotate(heads(params, "to_q", image), rotary)
     k = torch.cat([rotate(heads(params, "to_k", image), rotary), heads(params, "add_k_proj", text)], dim=1)
     v = torch.cat([heads(params, "to_v", image), heads(params, "add_v_proj", text)], dim=1)
+    if last:
+        return linear_of_slice(params, "attn.to_out.0", attend(q, k, v, context.mask).flatten(2)), None
+    q = torch.cat([q, heads(params, "add_q_proj", text)], dim=1)
     attended, tokens = attend(q, k, v, context.mask).flatten(2), image.shape[1]
     out = linear_of_slice(params, "attn.to_out.0", attended[:, :tokens])
     return out, linear_of_slice(params, "attn.to_add_out", attended[:, tokens:])

@@ -98,6 +98,12 @@ def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.
     return (x.float() * cosine + turned.float() * sine).to(x.dtype)
 
 
+def after(tables: tuple[torch.Tensor, torch.Tensor], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tables of `rotary_tables` without those of the first tokens."""
+    cosine, sine = tables
+    return cosine[tokens:], sine[tokens:]
+
+
 def heads(params: Params, name: str, x: torch.Tensor, norm: str = "") -> torch.Tensor:
     """Project tokens (B, S, D) and split them into heads (B, S, H, C), normalised if `norm` names a weight."""
     width = params["attn.norm_q.weight"].shape
@@ -111,16 +117,22 @@ def attend_jointly(
     text: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
     attend: Attend,
+    last: bool,
     project: Callable[..., torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Let image (B, N, D) and text (B, T, D) attend to each other, text first, each with projections of its own.
 
-    `project` is `linear_of_slice`, or what else a model does to slices.
+    If `last`, the text is attended to, but gets nothing: None. `project` is `linear_of_slice`, or what else a
+    model does to slices.
     """
-    q = torch.cat([heads(params, "add_q_proj", text, "norm_added_q"), heads(params, "to_q", image, "norm_q")], dim=1)
+    q, tokens = heads(params, "to_q", image, "norm_q"), text.shape[1]
     k = torch.cat([heads(params, "add_k_proj", text, "norm_added_k"), heads(params, "to_k", image, "norm_k")], dim=1)
     v = torch.cat([heads(params, "add_v_proj", text), heads(params, "to_v", image)], dim=1)
-    attended, tokens = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2), text.shape[1]
+    if last:
+        attended = attend(rotate(q, after(rotary, tokens)), rotate(k, rotary), v).flatten(2)
+        return project(params, "attn.to_out.0", attended), None
+    q = torch.cat([heads(params, "add_q_proj", text, "norm_added_q"), q], dim=1)
+    attended = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2)
     image, text = attended[:, tokens:], attended[:, :tokens]
     return project(params, "attn.to_out.0", image), project(params, "attn.to_add_out", text)
 

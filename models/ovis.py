@@ -77,11 +77,11 @@ def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: t
     return hidden, Context(temb=F.silu(temb), rotary=prepared.rotary)
 
 
-def double(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
-    """Run one block with weights of its own for image and text, which attend to each other."""
+def double(params: Params, hidden: Hidden, context: Context, attend: Attend, last: bool = False) -> Hidden:
+    """Run one block with weights of its own for image and text, which attend to each other (see `pure.Ending`)."""
     norms = "norm1.linear", "norm1_context.linear"
     modulations = [linear(params, name, context.temb).chunk(6, dim=1) for name in norms]
-    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed)
+    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed, last)
 
 
 def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:

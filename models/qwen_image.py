@@ -21,8 +21,8 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure import Block, Denoiser, PerToken, Shared, state, static
-from pure.models.layers import THETA, Attend, Params, clip, gelu, linear, perceptron, rms_norm, rotate
+from pure import Block, Denoiser, Ending, PerToken, Shared, state, static
+from pure.models.layers import THETA, Attend, Params, after, clip, gelu, linear, perceptron, rms_norm, rotate
 from pure.models.qwen_image_parameters import check_config, sharding
 from pure.models.shapes import TIME_WIDTH
 from pure.models.streams import Hidden, two_streams
@@ -80,7 +80,7 @@ def qwen_image(config: Mapping[str, Any]) -> Denoiser:
     'transformer_blocks.1.'
     """
     settings = check_config(config)
-    blocks = tuple(Block(block, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
+    blocks = tuple(Block(Ending(block), f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
     prepare, embed = Prepare(tuple(settings["axes_dims_rope"])), Embed(bool(settings["zero_cond_t"]))
     return two_streams(prepare, embed, blocks, head, sharding(settings), PER_TOKEN)
 
@@ -185,22 +185,25 @@ def embed_time(params: Params, name: str, time: torch.Tensor, dtype: torch.dtype
     return perceptron(params, name, torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))
 
 
-def block(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
-    """Run one block with weights of its own for image and text, which attend to each other."""
+def block(params: Params, hidden: Hidden, context: Context, attend: Attend, last: bool = False) -> Hidden:
+    """Run one block with weights of its own for image and text, which attend to each other (see `pure.Ending`)."""
     image, text, tokens = hidden.image, hidden.text, hidden.text.shape[1]
     shift, scale, gate, *image_rest = image_modulations(params, context, image.shape[1])
     text_shift, text_scale, text_gate, *text_rest = modulations(params, "txt_mod.1", context.temb)
     x, y = modulate(image, shift, scale), modulate(text, text_shift, text_scale)
-    q = torch.cat([heads(params, "add_q_proj", y, "norm_added_q"), heads(params, "to_q", x, "norm_q")], dim=1)
+    q, tables = heads(params, "to_q", x, "norm_q"), context.rotary.value
     k = torch.cat([heads(params, "add_k_proj", y, "norm_added_k"), heads(params, "to_k", x, "norm_k")], dim=1)
     v = torch.cat([heads(params, "add_v_proj", y), heads(params, "to_v", x)], dim=1)
-    tables = context.rotary.value
-    attended = attend(rotate(q, tables), rotate(k, tables), v, context.mask).flatten(2)
-    x, y = attended[:, tokens:].contiguous(), attended[:, :tokens].contiguous()
+    if last:
+        x = attend(rotate(q, after(tables, tokens)), rotate(k, tables), v, context.mask).flatten(2)
+    else:
+        q = torch.cat([heads(params, "add_q_proj", y, "norm_added_q"), q], dim=1)
+        attended = attend(rotate(q, tables), rotate(k, tables), v, context.mask).flatten(2)
+        x, y = attended[:, tokens:].contiguous(), attended[:, :tokens].contiguous()
+        text = text + text_gate * linear(params, "attn.to_add_out", y)
+        text = clip(feed(params, "txt_mlp", text, *text_rest))
     image = image + gate * linear(params, "attn.to_out.0", x)
-    text = text + text_gate * linear(params, "attn.to_add_out", y)
-    image, text = feed(params, "img_mlp", image, *image_rest), feed(params, "txt_mlp", text, *text_rest)
-    return Hidden(image=clip(image), text=clip(text))
+    return Hidden(image=clip(feed(params, "img_mlp", image, *image_rest)), text=text)
 
 
 def modulations(params: Params, name: str, temb: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pure import Block, Denoiser, PerToken, Shared, state
+from pure import Block, Denoiser, Ending, PerToken, Shared, state
 from pure.models.attention import attend
 from pure.models.layers import Attend, Params, attend_jointly, clip, heads, linear, linear_of_slice, modulate, rotate
 from pure.sharding import Sharding
@@ -67,11 +67,13 @@ def stack(
 ) -> tuple[Block, ...]:
     """Return the blocks of a config: `double` with weights of its own for each stream, then `single`.
 
+    `double` is called as `pure.Ending` says.
+
     >>> blocks = stack({"num_layers": 1, "num_single_layers": 2}, joint_block, joined_block)
     >>> [block.prefix for block in blocks]
     ['transformer_blocks.0.', 'single_transformer_blocks.0.', 'single_transformer_blocks.1.']
     """
-    doubles = tuple(Block(double, f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
+    doubles = tuple(Block(Ending(double), f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
     singles = tuple(Block(single, f"single_transformer_blocks.{i}.") for i in range(settings["num_single_layers"]))
     return doubles + singles
 
@@ -83,6 +85,7 @@ def joint_block(
     rotary: Tables,
     attend: Attend,
     feed: Callable[..., torch.Tensor],
+    last: bool,
     project: Callable[..., torch.Tensor] = linear_of_slice,
 ) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other.
@@ -94,12 +97,15 @@ def joint_block(
         rotary: see `Context`.
         attend: see `pure.Denoiser`.
         feed: the feed-forward network, called as `layers.feed` is.
+        last: leave the text as it came.
         project: what projects attended image and text, slices of one tensor.
     """
     (shift, scale, gate, *image_rest), (text_shift, text_scale, text_gate, *text_rest) = modulations
     x, y = modulate(hidden.image, shift, scale), modulate(hidden.text, text_shift, text_scale)
-    x, y = attend_jointly(params, x, y, rotary, attend, project)
+    x, y = attend_jointly(params, x, y, rotary, attend, last, project)
     image = feed(params, "ff", hidden.image + gate.unsqueeze(1) * x, *image_rest)
+    if y is None:
+        return Hidden(image=image, text=hidden.text)
     text = feed(params, "ff_context", hidden.text + text_gate.unsqueeze(1) * y, *text_rest)
     return Hidden(image=image, text=clip(text))
 

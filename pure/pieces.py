@@ -3,6 +3,9 @@ r"""The four pieces a step is made of, and their compilation.
     front + probe -> middle + residual  (computed)  -> back + head
                   \-> fill-in           (skipped)   /
 
+Where rules skip the middle whatever the probe says, and nothing but the head follows, the last block of the
+front leaves out what the head does not read: with a mask, most of the text's part of it.
+
 Each piece is a frozen record of functions with a pure `__call__`. Records compare by
 value, so that denoisers with equal pieces share one compilation.
 
@@ -66,6 +69,14 @@ class Stack:
 def _dense(stream: torch.Tensor) -> torch.Tensor:
     # For one sample `contiguous` leaves the stride of the batch as it was; the views set it.
     return stream.contiguous().view(-1).view(stream.shape)
+
+
+def ending(stack: Stack) -> Stack:
+    """Return the stack where nothing but the head follows: its last block may do less (see `Ending`)."""
+    if not stack.runs:
+        return stack
+    *others, last = stack.runs
+    return Stack((*others, getattr(last, "last", last)), stack.attend, stack.dense)
 
 
 @attrs.frozen
@@ -164,9 +175,13 @@ class Back:
 
 @attrs.frozen(kw_only=True)
 class Pieces:
-    """All that `apply` calls, and the numbers it needs to call them."""
+    """All that `apply` calls, and the numbers it needs to call them.
+
+    `brief` is the front where it is known before that the middle is skipped.
+    """
 
     front: Callable
+    brief: Callable
     middle: Callable
     fill: Callable
     back: Callable
@@ -197,9 +212,12 @@ def assemble(denoiser: Denoiser) -> Pieces:
     def stack(blocks: Sequence[Block], dense: bool = dense) -> Stack:
         return Stack(tuple(inner(block.run) for block in blocks), denoiser.attend, dense)
 
-    probe = denoiser.probe if probing else None
+    leading, unread = stack(denoiser.blocks[: span.front]), denoiser.reads is not None and not span.back
+    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing else None))
     return Pieces(
-        front=outer(Front(inner(denoiser.embed), stack(denoiser.blocks[: span.front]), probe)),
+        front=front,
+        # Compiled it would be one graph more, for a few hundredths of a skipped step.
+        brief=front if options else Front(denoiser.embed, ending(leading) if unread else leading, None),
         middle=outer(Middle(stack(denoiser.blocks[span.front : stop]), kept)),
         fill=compiled(options, Fill(kept)),
         back=outer(Back(stack(denoiser.blocks[stop:], dense=False), inner(denoiser.head))),

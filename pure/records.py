@@ -40,7 +40,7 @@ class Block:
     names that remain after the prefix, so that equal blocks share one compilation.
 
     Attributes:
-        run: the function.
+        run: the function; an `Ending` does less where nothing but the head follows.
         prefix: of its parameters' names.
         number: if given, `run` finds it under the name "number", as an int64 tensor () beside the
             parameters: with it a block picks its own out of what `prepare` made for all, and blocks
@@ -50,6 +50,26 @@ class Block:
     run: Callable[[Params, Tree, Tree, Callable], Tree]
     prefix: str
     number: int | None = None
+
+
+@attrs.frozen
+class Ending:
+    """The function of a block that has less to do where nothing but the head follows.
+
+    Attributes:
+        run: `run(params, hidden, context, attend, last)`; if `last`, streams that the head does not
+            read may be left as they came.
+    """
+
+    run: Callable[[Params, Tree, Tree, Callable, bool], Tree]
+
+    def __call__(self, params: Params, hidden: Tree, context: Tree, attend: Callable) -> Tree:
+        """Run the whole block."""
+        return self.run(params, hidden, context, attend, False)
+
+    def last(self, params: Params, hidden: Tree, context: Tree, attend: Callable) -> Tree:
+        """Run as much of the block as the head needs."""
+        return self.run(params, hidden, context, attend, True)
 
 
 @attrs.frozen(kw_only=True)

@@ -18,7 +18,7 @@ from pure import guidance as cfg
 from pure.measure import measure
 from pure.pieces import mark_batch
 from pure.records import Answer, Bound, Cache, Decision, Info, Inputs, Memory, State, Step, Where, read, write
-from pure.rules import check, decide, judge, settle
+from pure.rules import Rules, check, decide, judge, settle
 from pure.tree import map_samples, put, send, take
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def _advance(
     front, stop = pieces.span
     batch = latents.shape[0]
     rows, memories = step.rows(batch), read(cache.ledger)
-    hidden, context, residual = pieces.front(
-        params.all, params.blocks[:front], state.prepared, latents, step.times(batch)
-    )
-    decisions = _decide(denoiser, cache, residual, rows, memories, paired)
+    answers = _foresee(denoiser.plan.rules, rows, memories)
+    begin = pieces.brief if all(answer is Answer.SKIP for answer, _ in answers) else pieces.front
+    hidden, context, residual = begin(params.all, params.blocks[:front], state.prepared, latents, step.times(batch))
+    decisions = _decide(denoiser, answers, cache, residual, rows, paired)
     if denoiser.compile is not None:
         mark_batch((hidden, context), batch)
     hidden, cache = _middle(pieces, params.blocks[front:stop], hidden, context, residual, cache, decisions, memories)
@@ -101,17 +101,21 @@ def _advance(
     return prediction, State(prepared=state.prepared, cache=cache, branches=state.branches), Info(decisions)
 
 
+def _foresee(rules: Rules, rows: tuple[Where, ...], memories: list[Memory]) -> list[tuple[Answer, str]]:
+    """Return what is known of every row before anything runs, with the reason; DEFER where a change decides."""
+    settled = {count: settle(rules, count) for count in {where.count for where in rows}}
+    return [decide(settled[where.count], where, memory) for where, memory in zip(rows, memories, strict=True)]
+
+
 def _decide(
     denoiser: Denoiser,
+    foreseen: list[tuple[Answer, str]],
     cache: Cache,
     residual: torch.Tensor | None,
     rows: tuple[Where, ...],
-    memories: list[Memory],
     paired: bool,
 ) -> tuple[Decision, ...]:
-    rules = denoiser.plan.rules
-    settled = {count: settle(rules, count) for count in {where.count for where in rows}}
-    answers = [decide(settled[where.count], where, memory) for where, memory in zip(rows, memories, strict=True)]
+    rules, answers = denoiser.plan.rules, list(foreseen)
     changes: list[float | None] = [None] * len(rows)
     if any(answer is Answer.DEFER for answer, _ in answers):  # the only synchronisation with the device
         assert cache.probe is not None and residual is not None
