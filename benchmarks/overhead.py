@@ -4,15 +4,16 @@
     python -m benchmarks.overhead --write    # and puts it into docs/performance.md
 
 One FLUX transformer with random weights: 6 double and 12 single blocks, width 384, 256
-image and 32 text tokens, fp32, two threads. In every round all contestants run whole
-trajectories of 28 steps, in random order. The time of a run is the sum over its steps of each
-step's median over the rounds, so that what else the machine does for a moment is left out.
-Memory that is freed stays with the process: see `keep_memory`.
+image and 32 text tokens, fp32, two threads. In every round all contestants go through 28 steps
+side by side: a step of each, in random order, then the next, so that what else the machine does
+slows all of them alike. The time of a run is the sum over its steps of each step's median over
+the rounds.
+Memory that is freed stays with the process, as it does in `puredit`: see `keep_memory`.
 """
 
 import argparse
-import ctypes
 import json
+import os
 import random
 import statistics
 import time
@@ -26,6 +27,7 @@ from diffusers import FluxTransformer2DModel
 
 import pure
 from benchmarks.table import markdown, replace_between
+from pure.cli.memory import keep_memory
 from pure.models.flux import Conditioning, flux
 from pure.transforms import dbcache, scm, taylorseer
 
@@ -129,23 +131,20 @@ def contestants(bench: Bench) -> dict[str, Contestant]:
 
 
 def measure(runs: dict[str, Contestant], rounds: int, seed: int) -> dict[str, list[list[float]]]:
-    """Time every run once a round, in a new random order each round; return seconds by name, round and step."""
-    order, shuffle = list(runs), random.Random(seed)
+    """Let all runs go on side by side, step by step in a new random order; return seconds by name, round and step."""
+    shuffle = random.Random(seed)
     seconds: dict[str, list[list[float]]] = {name: [] for name in runs}
     for _ in range(rounds):
-        shuffle.shuffle(order)
-        for name in order:
-            seconds[name].append(_laps(runs[name]))
+        going = {name: run() for name, run in runs.items()}
+        laps: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(STEPS):
+            for name in shuffle.sample(list(runs), len(runs)):
+                start = time.perf_counter()
+                next(going[name])
+                laps[name].append(time.perf_counter() - start)
+        for name, found in laps.items():
+            seconds[name].append(found)
     return seconds
-
-
-def _laps(run: Contestant) -> list[float]:
-    """Return the seconds of every step; what precedes the first belongs to it."""
-    laps, start = [], time.perf_counter()
-    for _ in run():
-        laps.append(time.perf_counter() - start)
-        start = time.perf_counter()
-    return laps
 
 
 def typical(rounds: list[list[float]]) -> float:
@@ -257,18 +256,6 @@ def tables(result: dict) -> str:
     )
 
 
-def keep_memory() -> None:
-    """Have glibc keep what is freed, whoever runs.
-
-    By default it gives large pieces back and gets them anew, page by page: up to a quarter of the
-    time of a run, and more or less of it by what a contestant happens to keep. Elsewhere nothing is done.
-    """
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**25)
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -276,7 +263,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffling")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
-    keep_memory()
+    keep_memory(os.environ)
     torch.set_num_threads(2)
     warnings.simplefilter("ignore", UserWarning)
     result = report(build(), options.rounds, options.seed)

@@ -15,6 +15,7 @@ import pure
 from pure.cli.config import config
 from pure.cli.errors import INTERRUPTED, Failure, Misuse, nearest
 from pure.cli.generate import generate
+from pure.cli.memory import keep_memory
 from pure.cli.models import models
 from pure.cli.processes import is_follower
 from pure.cli.screen import quiet_imports, show_warnings
@@ -51,6 +52,7 @@ def main() -> None:
     """Run the command line and leave with its exit code; a request to terminate is an interruption."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     quiet_imports()
+    keep_memory(os.environ)
     sys.exit(run(sys.argv[1:]))
 
 
