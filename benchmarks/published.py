@@ -5,6 +5,7 @@ Requests are empty tensors: they are for shapes, bytes and operation counts, not
 Shapes: N image tokens, T text tokens, S = N + T (and those of input pictures).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ class Published:
     @property
     def settings(self) -> dict[str, Any]:
         """The whole config of the transformer, as its `config.json` holds it."""
-        return dict(self.theirs().config)
+        return dict(_config(self.name))
 
     def theirs(self) -> Any:
         """Diffusers' transformer, on the meta device."""
@@ -57,6 +58,12 @@ class Published:
     def request(self) -> MADE:
         """Return conditioning and latents of one sample, in the mode and on the device that are set."""
         return REQUESTS[self.family](self, self.settings)
+
+
+@functools.cache
+def _config(name: str) -> Mapping[str, Any]:
+    """Return the config of a checkpoint; building it takes a second."""
+    return next(found for found in PUBLISHED if found.name == name).theirs().config
 
 
 def _number(settings: Mapping[str, Any]) -> torch.Tensor | None:

@@ -27,7 +27,7 @@ def _seeds(least: int, most: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 @attrs.frozen(kw_only=True)
 class Case:
-    """A model and a kind of transform; `quick` cases are cheap enough to run on every change."""
+    """A model and a kind of transform; `quick` cases run on every change, at length all of them."""
 
     quick: bool
     name: str
@@ -72,6 +72,7 @@ FAMILIES: tuple[Model, ...] = (
     *hunyuan_video.MODELS,
 )
 QUICK = {
+    **dict.fromkeys((CLOSED, STREAMS, EXPERTS), FEW),
     FLUX_DEV: ("dbcache", "everything"),
     FLUX_SCHNELL: ("taylorseer-hidden",),
     **dict.fromkeys(FAMILIES, ("everything",)),

@@ -22,8 +22,9 @@ QUICK = [case for case in CASES if case.quick]
 CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 
-# Two of each, and no search for a smaller one: what fails prints itself, and is searched for at length.
+# No search for a smaller one: what fails prints itself, and is searched for at length.
 BRIEFLY = hypothesis.settings(max_examples=2, phases=[Phase.generate], suppress_health_check=CHECKS, database=None)
+ONCE = hypothesis.settings(BRIEFLY, max_examples=1)
 AT_LENGTH = hypothesis.settings(max_examples=3, suppress_health_check=CHECKS, database=None)
 
 
@@ -50,7 +51,7 @@ def test_law(case: Case, law: Law) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "law"), product(CASES))
 def test_law_at_length(case: Case, law: Law) -> None:
-    settings = BRIEFLY if case.model in FAMILIES else AT_LENGTH
+    settings = ONCE if case.model in FAMILIES else AT_LENGTH
     hold(law, case.situations(most_steps=12, most_samples=4), settings)
 
 
