@@ -161,8 +161,8 @@ def block_limit(bench: Bench) -> float:
     return STEPS * len(bench.denoiser.blocks) / sum(info.blocks for info in run.infos)
 
 
-def machinery() -> dict[str, float]:
-    """Microseconds a step costs on a model that does nothing, by plan."""
+def machinery(rounds: int = 300) -> dict[str, float]:
+    """Microseconds a step costs on a model that does nothing, by plan; runs as a whole take turns in random order."""
     from benchmarks.nothing import nothing
 
     denoiser, params, conditioning, latents = nothing()
@@ -173,22 +173,27 @@ def machinery() -> dict[str, float]:
         "static ultra": pure.compose(FRONT, ULTRA),
         "static ultra + TaylorSeer": pure.compose(FRONT, ULTRA, taylorseer(order=1)),
     }
-    return {name: _step_cost(plan(denoiser), params, conditioning, latents, steps) for name, plan in plans.items()}
+    runs = {name: plan(denoiser) for name, plan in plans.items()}
+    found: dict[str, list[list[float]]] = {name: [] for name in runs}
+    shuffle = random.Random(0)
+    for _ in range(rounds):
+        for name in shuffle.sample(list(runs), len(runs)):
+            found[name].append(_step_costs(runs[name], params, conditioning, latents, steps))
+    return {name: typical(costs) / STEPS * 1e6 for name, costs in found.items()}
 
 
-def _step_cost(
+def _step_costs(
     denoiser: pure.Denoiser, params: dict, conditioning: object, latents: torch.Tensor, steps: tuple
-) -> float:
-    bound = denoiser.bind(params)
-    best = []
-    for _ in range(30):
+) -> list[float]:
+    """Return the seconds of every step of a run."""
+    bound, costs = denoiser.bind(params), []
+    with torch.no_grad():
         state = denoiser.init(bound, conditioning, latents, len(steps))
-        start = time.perf_counter()
-        with torch.no_grad():
-            for step in steps:
-                _, state, _ = denoiser.apply(bound, state, pure.Inputs(latents, step))
-        best.append((time.perf_counter() - start) / len(steps) * 1e6)
-    return statistics.median(best)
+        for step in steps:
+            start = time.perf_counter()
+            _, state, _ = denoiser.apply(bound, state, pure.Inputs(latents, step))
+            costs.append(time.perf_counter() - start)
+    return costs
 
 
 def memory(bench: Bench) -> list[tuple[str, int, int]]:

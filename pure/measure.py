@@ -34,7 +34,7 @@ def sums(probe: Probe, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     dtype = torch.promote_types(old.dtype, torch.float32)
     both = torch.stack([old - new, old]).abs()  # one tensor: on small models every operation costs microseconds
     dims = tuple(range(2, both.ndim))
-    whole = both.sum(dims, dtype=dtype)
+    whole = both.sum(dims) if both.dtype == dtype else both.sum(dims, dtype=dtype)
     if probe.importance <= 0:
         return whole
     moved, size = both.mean(-1, dtype=dtype)

@@ -141,7 +141,9 @@ def map_samples(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move a small tensor from the CPU to a device without waiting for what the device is doing."""
-    if device.type != "cuda" or tensor.device == device:
+    if tensor.device == device:  # asking costs a tenth of a `to` that does nothing
+        return tensor
+    if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
