@@ -39,8 +39,6 @@ def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tensors_that_come_and_go_cost_no_pages() -> None:
     kept, count = faults("keep")
-    assert kept and count < 5000
-    kept, count = faults("leave")
-    assert not kept and count > 40_000
-    kept, _ = faults("keep", MALLOC_MMAP_THRESHOLD_="131072")
-    assert not kept, "what the environment says, holds"
+    assert kept and count < 100
+    kept, count = faults("keep", MALLOC_MMAP_THRESHOLD_="131072")
+    assert not kept and count > 100, "what the environment says, holds: large pieces come and go"
