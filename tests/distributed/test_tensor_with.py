@@ -54,22 +54,6 @@ def _both(name: str, sizes: Sizes) -> list[Seen]:
     return seen(model, pure.compose(ALTERNATING, context_parallel(mesh)), SEEDS, COUNT)
 
 
-BOTH = [(name, Sizes(ulysses=2, tp=2)) for name in MODELS]
-BOTH += [(name, Sizes(ring=2, tp=2)) for name in ("flux2-klein", "qwen-edit", "wan-i2v")]
-
-
-@pytest.mark.parametrize(("name", "sizes"), BOTH, ids=str)
-def test_parameters_and_tokens_can_both_be_divided(name, sizes):
-    expected = seen(MODELS[name], ALTERNATING, SEEDS, COUNT)
-    found = ranks.run(_both, 4, name, sizes)
-    for steps in found:
-        for step, one, first in zip(steps, expected, found[0], strict=True):
-            assert close(step.prediction, one.prediction, 2e-6)  # two sums are taken in parts
-            assert [each.computed for each in step.decisions] == [each.computed for each in one.decisions]
-            assert step.decisions == first.decisions
-            assert torch.equal(step.prediction, first.prediction)
-
-
 def test_three_axes_at_once():
     sizes = Sizes(ring=2, ulysses=2, tp=2)
     expected = seen(MODELS["qwen-image"], ALTERNATING, SEEDS, COUNT)

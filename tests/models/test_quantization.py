@@ -237,8 +237,14 @@ def situations(model, settings, **changes) -> tuple[Situation, Situation]:
 TYPICAL = {"int8_weight_only": 0.05, "int8_per_row": 0.05, "float8_weight_only": 0.3, "float8_per_row": 0.3}
 
 
-@pytest.mark.parametrize("kind", TYPICAL)
-@pytest.mark.parametrize("model", [FLUX_DEV, *FAMILIES], ids=repr)
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        *((FLUX_DEV, kind) for kind in TYPICAL),
+        *((model, kind) for model in FAMILIES for kind in ("int8_weight_only", "float8_per_row")),
+    ],
+    ids=str,
+)
 def test_every_family_takes_quantised_weights(model, kind):
     for settings in (Quantization(kind=kind), Quantization(kind=kind, blocks=False, exclude=())):
         plain, quantised = situations(model, settings)
