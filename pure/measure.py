@@ -3,12 +3,13 @@ r"""How far the front residual has moved since the last computed step.
 $$d = \frac{\sum |r_\mathrm{old} - r_\mathrm{now}|}{\sum |r_\mathrm{old}|}$$
 
 per sample, over all tokens and features. It is kept as two sums until the end, so that
-shards of a sequence can be added.
+shards of a sequence can be added. The second, the size of the old residual, is taken once
+after each computed step: whoever measures again says what it was.
 
 Shapes: B rows, N tokens, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -29,17 +30,28 @@ def sums(probe: Probe, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         old: (B, N, D) residual at the last computed step.
         new: (B, N, D) residual now.
     """
-    if probe.downsample > 1:
-        old, new = old[..., :: probe.downsample], new[..., :: probe.downsample]
+    old, new = _thinned(probe, old), _thinned(probe, new)
     dtype = torch.promote_types(old.dtype, torch.float32)
     both = torch.stack([old - new, old]).abs()  # one tensor: on small models every operation costs microseconds
     dims = tuple(range(2, both.ndim))
-    whole = both.sum(dims) if both.dtype == dtype else both.sum(dims, dtype=dtype)
+    whole = both.sum(dims, dtype=dtype)
     if probe.importance <= 0:
         return whole
     moved, size = both.mean(-1, dtype=dtype)
     important = (moved / size > probe.importance).unsqueeze(-1)
     return torch.cat([(both * important).sum(dims, dtype=dtype), whole])
+
+
+def moved(probe: Probe, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Return the numerator of `sums` alone, shape (B,)."""
+    apart, dims = (_thinned(probe, old) - _thinned(probe, new)).abs(), tuple(range(1, old.ndim))
+    if apart.dtype == torch.float32:  # the usual case, without what it does not need
+        return apart.sum(dims)
+    return apart.sum(dims, dtype=torch.promote_types(apart.dtype, torch.float32))
+
+
+def _thinned(probe: Probe, residual: torch.Tensor) -> torch.Tensor:
+    return residual if probe.downsample == 1 else residual[..., :: probe.downsample]
 
 
 def measure(
@@ -48,18 +60,31 @@ def measure(
     new: torch.Tensor,
     paired: bool = False,
     agree: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> list[float]:
-    """Return the change of every row; of `paired` rows both may take that of the conditional one.
+    sizes: Sequence[float] = (),
+) -> tuple[list[float], list[float]]:
+    """Return the change of every row, and the sizes that the next measurement of the same `old` can take.
 
-    `agree` adds the sums of all shards, where the tokens are divided.
+    Args:
+        probe: how to measure; None: everything.
+        old: (B, N, D) residual at the last computed step.
+        new: (B, N, D) residual now.
+        paired: rows are the two branches of a sample; both may take the change of the conditional one.
+        agree: adds the sums of all shards, where the tokens are divided.
+        sizes: of every row of `old`, as the last measurement returned them; -1 where they are not known.
     """
-    found = sums(probe or EVERYTHING, old, new)
-    numerators, denominators, *of_all = (found if agree is None else agree(found)).tolist()
-    changes = [relative(n, d) for n, d in zip(numerators, denominators, strict=True)]
+    probe = probe or EVERYTHING
+    if sizes and min(sizes) >= 0:
+        found, now, of_all = moved(probe, old, new), list(sizes), []
+        numerators = (found if agree is None else agree(found.unsqueeze(0))[0]).tolist()
+    else:
+        found = sums(probe, old, new)
+        numerators, now, *of_all = (found if agree is None else agree(found)).tolist()
+    changes = [relative(n, d) for n, d in zip(numerators, now, strict=True)]
     if of_all:
         # A sample without any important token, none of which has moved by nothing, is measured on all of them.
         whole = [relative(n, d) for n, d in zip(*of_all, strict=True)]
         changes = [change if n > 0 else each for n, change, each in zip(numerators, changes, whole, strict=True)]
-    if paired and probe is not None and probe.follow == "conditional":
-        return [changes[row - row % 2] for row in range(len(changes))]
-    return changes
+        now = [-1.0] * len(changes)  # which tokens are important is another question every time
+    if paired and probe.follow == "conditional":
+        changes = [changes[row - row % 2] for row in range(len(changes))]
+    return changes, now

@@ -157,6 +157,10 @@ class Step:
     sigma_next: torch.Tensor | None = None
     expert: str | tuple[str, ...] = ""
     branch: str | tuple[str, ...] = "conditional"
+    # Made once, with the schedule: in a step of one sample it would be one operation of ten.
+    _times: torch.Tensor = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: _at_least_1d(self.timestep), takes_self=True)
+    )
 
     def rows(self, batch: int) -> tuple[Where, ...]:
         """Say for each of `batch` samples where it stands.
@@ -177,7 +181,11 @@ class Step:
 
     def times(self, batch: int) -> torch.Tensor:
         """Return the timestep of every sample, shape (B,)."""
-        return self.timestep.expand(batch) if self.timestep.ndim == 0 else self.timestep
+        return self._times.expand(batch) if self.timestep.ndim == 0 and batch != 1 else self._times
+
+
+def _at_least_1d(timestep: torch.Tensor) -> torch.Tensor:
+    return timestep.reshape(1) if timestep.ndim == 0 else timestep
 
 
 def _spread(name: str, value: Any, batch: int) -> tuple:
@@ -216,6 +224,7 @@ class Memory:
         computed: steps computed so far.
         first: index of the first computed step, -1 before it.
         accumulated: sum of the changes accepted since the last computed step.
+        size: sum of the absolute front residual at the last computed step, -1 where nothing has asked for it.
         times: indices of the last K computed steps, newest first, -1 where there is none yet.
     """
 
@@ -225,32 +234,33 @@ class Memory:
     first: int
     accumulated: float
     times: tuple[int, ...]
+    size: float = -1.0
 
-    def after(self, decision: Decision) -> Memory:
-        """Return the memory once this step's decision is carried out."""
+    def after(self, decision: Decision, size: float = -1.0) -> Memory:
+        """Return the memory once this step's decision is carried out, whose measurement found `size`."""
         if decision.computed:
             first = self.first if self.computed else decision.index
             times = (decision.index, *self.times[:-1]) if self.times else ()
             return Memory(self.skipped, 0, self.computed + 1, first, 0.0, times)
         accumulated = self.accumulated + (decision.change or 0.0)
-        return Memory(self.skipped + 1, self.streak + 1, self.computed, self.first, accumulated, self.times)
+        return Memory(self.skipped + 1, self.streak + 1, self.computed, self.first, accumulated, self.times, size)
 
 
 def write(memories: Sequence[Memory]) -> torch.Tensor:
-    """Return the ledger of a batch: (B, 5 + K) float64 on the CPU, one `Memory` per row.
+    """Return the ledger of a batch: (B, 6 + K) float64 on the CPU, one `Memory` per row.
 
     One tensor, because it is read and written every step and every tensor made costs
     microseconds; float64, because it holds counts and a sum of changes side by side.
     """
-    rows = [(m.skipped, m.streak, m.computed, m.first, m.accumulated, *m.times) for m in memories]
+    rows = [(m.skipped, m.streak, m.computed, m.first, m.accumulated, m.size, *m.times) for m in memories]
     return torch.from_numpy(np.array(rows, dtype=np.float64))  # half the time of torch.tensor
 
 
 def read(ledger: torch.Tensor) -> list[Memory]:
     """Return the rows of a ledger."""
     return [
-        Memory(int(s), int(k), int(c), int(f), accumulated, tuple(map(int, times)))
-        for s, k, c, f, accumulated, *times in ledger.tolist()
+        Memory(int(s), int(k), int(c), int(f), accumulated, tuple(map(int, times)), size)
+        for s, k, c, f, accumulated, size, *times in ledger.tolist()
     ]
 
 
@@ -262,7 +272,7 @@ class Cache:
     for it. A plan that cannot skip keeps no probe and no history.
     """
 
-    ledger: torch.Tensor  # (B, 5 + K) float64, see `write`
+    ledger: torch.Tensor  # (B, 6 + K) float64, see `write`
     probe: torch.Tensor | None  # (B, N, D) front residual at the last computed step; None if nothing measures it
     history: tuple[tuple[torch.Tensor, ...], ...]  # per kept stream: what the last computed steps left, newest first
 

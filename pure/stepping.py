@@ -93,7 +93,9 @@ def _advance(
     answers = _foresee(denoiser.plan.rules, rows, memories)
     begin = pieces.brief if all(answer is Answer.SKIP for answer, _ in answers) else pieces.front
     hidden, context, residual = begin(params.all, params.blocks[:front], state.prepared, latents, step.times(batch))
-    decisions = _decide(denoiser, answers, cache, residual, rows, paired)
+    decisions, sizes = _decide(denoiser, answers, cache, residual, rows, [m.size for m in memories], paired)
+    ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
+    cache = Cache(ledger=ledger, probe=cache.probe, history=cache.history)
     if denoiser.compile is not None:
         mark_batch((hidden, context), batch)
     hidden, cache = _middle(pieces, params.blocks[front:stop], hidden, context, residual, cache, decisions, memories)
@@ -113,20 +115,22 @@ def _decide(
     cache: Cache,
     residual: torch.Tensor | None,
     rows: tuple[Where, ...],
+    sizes: list[float],
     paired: bool,
-) -> tuple[Decision, ...]:
+) -> tuple[tuple[Decision, ...], list[float]]:
+    """Return what is done with every row, and the sizes of the residuals it was compared with."""
     rules, answers = denoiser.plan.rules, list(foreseen)
     changes: list[float | None] = [None] * len(rows)
     if any(answer is Answer.DEFER for answer, _ in answers):  # the only synchronisation with the device
         assert cache.probe is not None and residual is not None
-        measured = measure(denoiser.plan.probe, cache.probe, residual, paired, denoiser.agree)
+        measured, sizes = measure(denoiser.plan.probe, cache.probe, residual, paired, denoiser.agree, sizes)
         for row, (answer, _) in enumerate(answers):
             if answer is Answer.DEFER:
                 changes[row] = measured[row]
                 answers[row] = judge(rules, measured[row])
     front, stop = denoiser.pieces.span
     total, skipping = len(denoiser.blocks), front + len(denoiser.blocks) - stop
-    return tuple(
+    decisions = tuple(
         Decision(
             where.index,
             answer is Answer.COMPUTE,
@@ -138,6 +142,7 @@ def _decide(
         )
         for where, (answer, reason), change in zip(rows, answers, changes, strict=True)
     )
+    return decisions, sizes
 
 
 def _middle(
@@ -150,20 +155,22 @@ def _middle(
     decisions: tuple[Decision, ...],
     memories: list[Memory],
 ) -> tuple[Tree, Cache]:
-    """Compute, fill in, or do each for a part of the batch; return hidden and the new cache."""
+    """Compute, fill in, or do each for a part of the batch; return hidden and the new cache.
+
+    The ledger is the new one already; `memories` are those before the step.
+    """
     computing = [row for row, decision in enumerate(decisions) if decision.computed]
-    ledger = write([memory.after(decision) for memory, decision in zip(memories, decisions, strict=True)])
     if len(computing) == len(decisions):
         hidden, left = pieces.middle(blocks, hidden, context)
-        return hidden, Cache(ledger=ledger, probe=residual, history=_shift(cache.history, left))
+        return hidden, Cache(ledger=cache.ledger, probe=residual, history=_shift(cache.history, left))
     filled = pieces.fill(hidden, cache.history, _weights(pieces.kept, decisions, memories, hidden))
     if not computing:
-        return filled, Cache(ledger=ledger, probe=cache.probe, history=cache.history)
+        return filled, cache
     on = torch.tensor(computing)
     part, left = pieces.middle(blocks, take(hidden, on), take(context, on))
     history = _shift(take(cache.history, on), left)
     return put(filled, on, part), Cache(
-        ledger=ledger,
+        ledger=cache.ledger,
         probe=None if cache.probe is None else put(cache.probe, on, take(residual, on)),
         history=put(cache.history, on, history),
     )

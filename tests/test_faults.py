@@ -112,8 +112,8 @@ def test_a_decision_taken_on_the_mean_of_the_batch() -> None:
     measure = stepping.measure
 
     def mean(*arguments):
-        changes = measure(*arguments)
-        return [sum(changes) / len(changes)] * len(changes)
+        changes, sizes = measure(*arguments)
+        return [sum(changes) / len(changes)] * len(changes), sizes
 
     case = situation(RANDOM, dbcache(front=1, threshold=0.25, warmup=1), samples=4)
     fault: Plant = lambda patch: patch.setattr(stepping, "measure", mean)  # noqa: E731
@@ -231,8 +231,8 @@ def test_a_limit_off_by_one() -> None:
 def test_an_accumulated_change_that_is_never_reset() -> None:
     after = records.Memory.after
 
-    def stuck(self, decision):
-        new = after(self, decision)
+    def stuck(self, decision, *measured):
+        new = after(self, decision, *measured)
         return attrs.evolve(new, accumulated=self.accumulated) if decision.computed else new
 
     case = situation(CLOSED, dbcache(front=1, threshold=1.0, max_accumulated=0.2, max_continuous=None, warmup=1))

@@ -71,7 +71,7 @@ def test_every_difference_is_listed(tmp_path: Path) -> None:
         pure.load_state(tmp_path / "small", like=state(taylorseer(order=1), samples=3))
     message = str(error.value)
     assert ".cache.history[0][1] is missing" in message
-    assert ".cache.ledger is (2, 6) torch.float64, expected (3, 7) torch.float64" in message
+    assert ".cache.ledger is (2, 7) torch.float64, expected (3, 8) torch.float64" in message
     with pytest.raises(ValueError, match=r"\.cache\.history\[0\]\[0\] is not part of this plan's state"):
         pure.load_state(
             tmp_path / "small", like=Situation(model=RANDOM, transform=pure.identity, seeds=(0, 1), count=8).start()

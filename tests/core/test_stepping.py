@@ -1,5 +1,7 @@
 """Steps, guidance, experts, noise, the loop: what they refuse and how they say it."""
 
+import math
+
 import attrs
 import hypothesis
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 import pure
 from pure import Branches, Guidance, Inputs, Probe, Step
 from pure.measure import measure, sums
-from pure.records import bind
+from pure.records import bind, read
 from pure.transforms import dbcache, guided, scm
 from tests.support.situation import EXPERTS, RANDOM, SOLVER, Situation, same
 
@@ -200,8 +202,32 @@ def test_change_is_the_ratio_of_two_sums() -> None:
     assert torch.allclose(denominators, old.abs().sum((1, 2)))
     halves = [sums(Probe(), old[:, part], new[:, part]) for part in (slice(0, 2), slice(2, 4))]
     assert torch.allclose(halves[0] + halves[1], torch.stack([numerators, denominators])), "shards add up"
-    assert measure(None, old, new) == pytest.approx((numerators / denominators).tolist())
+    assert measure(None, old, new)[0] == pytest.approx((numerators / denominators).tolist())
     assert sums(Probe(), old.bfloat16(), new.bfloat16()).dtype == torch.float32
+
+
+def test_a_size_that_is_known_is_not_summed_again() -> None:
+    old, new = pure.gaussian((3, 4, 6), 0), pure.gaussian((3, 4, 6), 1)
+    changes, sizes = measure(None, old, new)
+    assert sizes == pytest.approx(old.abs().sum((1, 2)).tolist())
+    known, again = measure(None, old * torch.nan, new, sizes=sizes)
+    assert all(math.isnan(change) for change in known) and again == sizes, "only what has moved is summed"
+    assert measure(None, old, new, sizes=sizes)[0] == pytest.approx(changes, rel=1e-6)
+    assert measure(None, old, new, sizes=[1.0, -1.0, 1.0]) == (changes, sizes), "of one row it is not known"
+    probe = Probe(downsample=3)
+    changes, sizes = measure(probe, old, new)
+    assert measure(probe, old, new, sizes=sizes)[0] == pytest.approx(changes, rel=1e-6)
+    assert measure(Probe(importance=0.1), old, new)[1] == [-1.0] * 3, "other tokens may be important next time"
+
+
+def test_sizes_are_remembered_from_one_computed_step_to_the_next() -> None:
+    case = situation(dbcache(front=1, threshold=0.9, warmup=1, max_continuous=2), samples=1, count=7)
+    entries = case.trace()
+    sizes = [read(entry.after.cache.ledger)[0].size for entry in entries]
+    assert [size >= 0 for size in sizes] == [not entry.info.computed[0] for entry in entries]
+    assert any(not entry.info.computed[0] for entry in entries)
+    probes = [entry.after.cache.probe.abs().sum().item() for entry in entries]
+    assert all(size < 0 or size == pytest.approx(probe) for size, probe in zip(sizes, probes, strict=True))
 
 
 def test_downsampling_measures_every_kth_feature() -> None:
@@ -214,12 +240,12 @@ def test_importance_measures_the_tokens_that_moved() -> None:
     new = old.clone()
     new[0, 1] = 3.0  # one token of the first sample moved by 200 %
     new[1] = 1.05  # every token of the second by 5 %
-    assert measure(Probe(), old, new) == pytest.approx([0.5, 0.05])
-    assert measure(Probe(importance=0.1), old, new) == pytest.approx([2.0, 0.05])
+    assert measure(Probe(), old, new)[0] == pytest.approx([0.5, 0.05])
+    assert measure(Probe(importance=0.1), old, new)[0] == pytest.approx([2.0, 0.05])
 
 
 def test_paired_rows_may_follow_the_conditional_one() -> None:
     old, new = torch.ones(4, 1, 1), torch.tensor([1.1, 1.2, 1.3, 1.4]).view(4, 1, 1)
-    assert measure(Probe(), old, new, True) == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert measure(Probe(follow="conditional"), old, new, True) == pytest.approx([0.1, 0.1, 0.3, 0.3])
-    assert measure(Probe(follow="conditional"), old, new, False) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert measure(Probe(), old, new, True)[0] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert measure(Probe(follow="conditional"), old, new, True)[0] == pytest.approx([0.1, 0.1, 0.3, 0.3])
+    assert measure(Probe(follow="conditional"), old, new, False)[0] == pytest.approx([0.1, 0.2, 0.3, 0.4])

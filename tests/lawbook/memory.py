@@ -98,7 +98,7 @@ def _on_meta(situation: Situation) -> Any:
 
 
 def state_has_the_promised_size(situation: Situation) -> None:
-    """Law 4: K residuals of the streams that later blocks read, one probe and 5 + K numbers, per row."""
+    """Law 4: K residuals of the streams that later blocks read, one probe and 6 + K numbers, per row."""
     db, seer, scm = situation.dbcache, situation.taylorseer, situation.scm
     first = situation.model.first
     static = scm is not None and scm.policy == "static"
@@ -111,7 +111,7 @@ def state_has_the_promised_size(situation: Situation) -> None:
     for expert, cache in zip(_sizes(situation), caches(situation.start()), strict=True):
         expected = {name: _depth(seer, name, first) for name in read} if skipping else {}
         depth = max(expected.values(), default=0)
-        assert cache.ledger.shape == (situation.rows, 5 + depth) and cache.ledger.device.type == "cpu"
+        assert cache.ledger.shape == (situation.rows, 6 + depth) and cache.ledger.device.type == "cpu"
         assert sum(leaf.nbytes for leaf in tensors(cache.history).values()) == situation.rows * sum(
             expert[name] * times for name, times in expected.items()
         )
