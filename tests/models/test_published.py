@@ -12,6 +12,13 @@ from pure.models.family import Family
 from pure.models.registry import FAMILIES
 
 NAMES = [found.name for found in PUBLISHED]
+# Of each kind one: the others differ from it in weights, or in the number of blocks.
+KINDS = [
+    *("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.2-klein-4B", "AIDC-AI/Ovis-Image-7B"),
+    *("Qwen/Qwen-Image", "Qwen/Qwen-Image-Edit-2511", "Tongyi-MAI/Z-Image-Turbo"),
+    *("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
+    *("hunyuanvideo-community/HunyuanVideo", NAMES[-1]),
+]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 
 
@@ -73,7 +80,7 @@ def test_every_parameter_is_read(family: Family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", PUBLISHED, ids=NAMES)
+@pytest.mark.parametrize("found", [found for found in PUBLISHED if found.name in KINDS], ids=str)
 def test_one_step_of_full_size(found: Published):
     sizes = measure(found)
     assert sizes.prediction == sizes.latents
