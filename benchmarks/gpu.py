@@ -24,9 +24,9 @@ from diffusers import FluxTransformer2DModel
 
 import pure
 from benchmarks.table import markdown, replace_between
-from pure.models.flux import Conditioning, flux
-from pure.models.flux_parameters import parameter_shapes
-from pure.models.image import positions
+from pure.models.common.image import positions
+from pure.models.flux.config import parameter_shapes
+from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import compiled, dbcache, scm, taylorseer
 from pure.transforms.scm import preset_mask
 

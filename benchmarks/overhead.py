@@ -30,7 +30,7 @@ from diffusers import FluxTransformer2DModel
 import pure
 from benchmarks.table import markdown, replace_between
 from pure.cli.memory import keep_memory
-from pure.models.flux import Conditioning, flux
+from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import dbcache, scm, taylorseer
 
 STEPS = 28

@@ -14,9 +14,15 @@ import diffusers
 import torch
 
 from pure import Shared
-from pure.models import flux, flux2, hunyuan_video, ovis, qwen_image, wan, z_image
 from pure.models.family import Family
+from pure.models.flux import denoiser as flux
+from pure.models.flux2 import denoiser as flux2
+from pure.models.hunyuan_video import denoiser as hunyuan_video
+from pure.models.ovis import denoiser as ovis
+from pure.models.qwen_image import denoiser as qwen_image
 from pure.models.registry import FAMILIES
+from pure.models.wan import denoiser as wan
+from pure.models.z_image import denoiser as z_image
 
 TEXT = 512  # text tokens of a request
 MADE = tuple[Any, torch.Tensor]

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 
 import pure
 from benchmarks.table import markdown, replace_between
-from pure.models import Pipeline, Quantization, embedded, load_pipeline, nbytes, quantize
-from pure.models.quantization_kinds import KINDS
+from pure.models import Pipeline, embedded, load_pipeline
+from pure.transforms import Quantization, nbytes, quantize
+from pure.transforms.quantize.kinds import KINDS
 
 PROMPT = "a red apple on a blue background"
 STEPS = 12

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from pure.cli.errors import Misuse
+from pure.engine.errors import Misuse
 
 __all__ = ["Comparison", "compare", "require_plot_extra", "require_video_extra"]
 

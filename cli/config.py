@@ -8,14 +8,14 @@ import rich.box
 import rich.table
 import rich.text
 
-from pure.cli.caching import settle
-from pure.cli.errors import Misuse
+from pure.cli.cache_flags import settle
 from pure.cli.job import facts_of
-from pure.cli.model import look
 from pure.cli.options import apply_flags
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.screen import console
 from pure.configs import ConfigError, describe, reference_table
+from pure.engine.errors import Misuse
+from pure.engine.opening import look
 
 __all__ = ["config"]
 

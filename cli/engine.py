@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import attrs
-import torch
 
-import pure
-from pure.cli.caching import Caching
-from pure.cli.errors import Misuse
 from pure.cli.job import Job
-from pure.cli.processes import share
-from pure.cli.quantizing import quantised, quantizer
-from pure.cli.screen import Screen, quiet_libraries
-from pure.transforms import compiled
+from pure.cli.screen import Screen
+from pure.engine.caching import transforms_of
+from pure.engine.errors import Misuse
+from pure.engine.opening import base_of, open_pipeline
+from pure.engine.quantizing import quantised, quantizer
+from pure.engine.ranks import share
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from pure.experts import Transforms
     from pure.models import Pipeline, Request
     from pure.models.pipeline import Model
 
-__all__ = ["Engine", "load", "open_pipeline", "transforms_of"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["Engine", "load"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -90,37 +84,3 @@ def _idle(job: Job) -> str:
         f"--guidance-scale {scale:g} has no effect: this checkpoint takes no guidance as an "
         "input; --true-cfg-scale with --negative-prompt guides every checkpoint"
     )
-
-
-def base_of(pipeline: Pipeline, compiling: bool) -> Model:
-    """Return the pipeline's denoiser, compiled if that is asked for; neither guided nor cached."""
-    from pure.experts import transformed
-
-    return transformed(pipeline.denoiser, compiled()) if compiling else pipeline.denoiser
-
-
-def transforms_of(caching: Caching, denoiser: Model) -> Transforms:
-    """Return the cache of the denoiser, or of every expert."""
-    if not isinstance(denoiser, pure.Experts):
-        return caching.transform
-    first, *others = denoiser.denoisers
-    return {first: caching.transform, **dict.fromkeys(others, caching.secondary)}
-
-
-def open_pipeline(model: str | None, precision: str | None, screen: Screen) -> Pipeline:
-    """Load a checkpoint onto the device; None is the one that comes with the package.
-
-    Raises:
-        Misuse: it is missing, damaged, or not supported.
-    """
-    quiet_libraries()
-    from pure.models import CheckpointError, embedded, load_pipeline
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = DTYPES[precision] if precision else torch.float32 if device == "cpu" else None
-    waiting = screen.notes.status("loading the checkpoint ...") if screen.notes.is_terminal else None
-    try:
-        with waiting or contextlib.nullcontext():
-            return load_pipeline(embedded() if model is None else model, dtype=dtype, device=device)
-    except CheckpointError as error:
-        raise Misuse(str(error)) from error

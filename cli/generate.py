@@ -13,24 +13,25 @@ import attrs
 import click
 
 import pure
-from pure.cli.caching import recipe, threshold_of
 from pure.cli.comparing import compare
 from pure.cli.engine import Engine, load
-from pure.cli.errors import Interrupted, Misuse
 from pure.cli.job import Job, make_job
 from pure.cli.naming import Output, beside
 from pure.cli.options import apply_flags
 from pure.cli.parsing import FlagCommand
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import write_plot
-from pure.cli.processes import spread
 from pure.cli.progress import Progress
-from pure.cli.results import Made, Result
-from pure.cli.running import make, take_part, warm_up
-from pure.cli.saving import save_frames, save_image, save_video
+from pure.cli.results import Made
 from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, print_summary, summary
+from pure.engine.caching import recipe, threshold_of
+from pure.engine.errors import Interrupted, Misuse
+from pure.engine.make import make, take_part, warm_up
+from pure.engine.ranks import spread
+from pure.engine.result import Result
+from pure.engine.saving import save_frames, save_image, save_video
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from pure.cli import model as models
-from pure.cli.caching import Caching, choose, recipe
+from pure.cli.cache_flags import choose
 from pure.cli.comparing import require_plot_extra, require_video_extra
-from pure.cli.errors import Misuse
 from pure.cli.naming import Output, plan, suffix_of
-from pure.cli.processes import check_shares, count_processes, notes_on
 from pure.cli.refusals import refuse
-from pure.cli.writing import check_file, check_folder
 from pure.configs import Facts, Parallel, parallel
+from pure.engine import opening as models
+from pure.engine.caching import Caching, recipe
+from pure.engine.errors import Misuse
+from pure.engine.ranks import check_shares, count_processes, notes_on
+from pure.engine.writing import check_file, check_folder
 
 if TYPE_CHECKING:
     from pure.models import Options

@@ -13,13 +13,13 @@ import click
 
 import pure
 from pure.cli.config import config
-from pure.cli.errors import INTERRUPTED, Failure, Misuse, nearest
 from pure.cli.generate import generate
 from pure.cli.memory import keep_memory
 from pure.cli.models import models
-from pure.cli.processes import is_follower
 from pure.cli.screen import quiet_imports, show_warnings
 from pure.cli.serve import serve
+from pure.engine.errors import INTERRUPTED, Failure, Misuse, nearest
+from pure.engine.ranks import is_follower
 
 __all__ = ["main", "run"]
 

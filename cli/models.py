@@ -12,9 +12,9 @@ import rich.table
 import rich.text
 
 import pure
-from pure.cli.model import look, stack
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.screen import console
+from pure.engine.opening import look, stack
 
 if TYPE_CHECKING:
     from pure.models.family import Description

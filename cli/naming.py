@@ -8,12 +8,11 @@ from pathlib import Path
 
 import attrs
 
-from pure.cli.errors import Misuse, nearest
+from pure.engine.errors import Misuse, nearest
+from pure.engine.saving import IMAGE_FORMATS
 
-__all__ = ["IMAGE_FORMATS", "Output", "automatic", "beside", "plan", "suffix_of"]
+__all__ = ["Output", "automatic", "beside", "plan", "suffix_of"]
 
-IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""File name endings of images, and Pillow's names for the formats."""
 VIDEO = ".mp4"
 OTHERS = {".mp4": "a video", ".gif": "a video", ".glb": "a mesh", ".obj": "a mesh"}
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import yaml
 
-from pure.cli.errors import Misuse, nearest
+from pure.engine.errors import Misuse, nearest
 
 __all__ = ["Boolean", "Flag", "FlagCommand", "Json", "Number", "Params", "Whole", "read_defaults", "rewrite"]
 

@@ -1,20 +1,17 @@
 """The report of `--perf-dump-path`: times, decisions with reason and change, memory, settings."""
 
 import json
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import pure
-from pure.cli.results import Made, Result
-from pure.cli.writing import write_whole
+from pure.cli.results import Made
+from pure.engine.report import finite, peak_memory, run_report
+from pure.engine.writing import write_whole
 
-__all__ = ["finite", "peak_memory", "report", "run_report", "write_report"]
+__all__ = ["report", "write_report"]
 
 
 def report(made: Sequence[Made], settings: Mapping[str, Any], seconds: float, when: datetime) -> dict[str, Any]:
@@ -52,71 +49,7 @@ def _image(entry: Made) -> dict[str, Any]:
     return found
 
 
-def run_report(result: Result) -> dict[str, Any]:
-    """Return times, counts and decisions of one run; the counts at the top are the conditional branch's."""
-    branches = {
-        name: {
-            "computed_steps": list(counts.computed),
-            "skipped_steps": list(counts.skipped),
-            "blocks_run": counts.blocks_run,
-            "blocks": counts.blocks,
-        }
-        for name, counts in result.branches.items()
-    }
-    conditional = branches.pop("conditional", {})
-    return {
-        "duration_ms": result.total_seconds * 1e3,
-        "stages_ms": {
-            "encode": result.encode_seconds * 1e3,
-            "denoise": result.seconds * 1e3,
-            "decode": result.decode_seconds * 1e3,
-        },
-        "denoise_steps_ms": [
-            {"step": step, "duration_ms": seconds * 1e3} for step, seconds in enumerate(result.step_seconds)
-        ],
-        **conditional,
-        "branches": branches,
-        "decisions": _decisions(result),
-    }
-
-
-def _decisions(result: Result) -> list[dict[str, Any]]:
-    return [
-        {
-            "step": step,
-            "branch": decision.branch,
-            **({"expert": decision.expert} if decision.expert else {}),
-            "computed": decision.computed,
-            "reason": decision.reason,
-            "change": decision.change,
-            "blocks": decision.blocks,
-        }
-        for step, info in enumerate(result.infos)
-        for decision in info.decisions
-    ]
-
-
-def peak_memory() -> dict[str, float]:
-    """Return the most memory used so far in MB: of the process, and of the GPU if there is one."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    found = {"process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
-    if torch.cuda.is_available():
-        found["gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
-
-
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
     """Write the report, whole or not at all."""
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path, text.encode())
-
-
-def finite(value: Any) -> Any:
-    """Replace what JSON cannot say: infinities and NaN by their names, other objects by their text."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return str(value)
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -12,7 +12,7 @@ import numpy as np
 
 from pure import Decision, Info
 from pure.cli.results import Made
-from pure.cli.writing import write_whole
+from pure.engine.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import rich.live
 import rich.text
 
 from pure import Info
-from pure.cli.statistics import tally
+from pure.engine.statistics import tally
 
 __all__ = ["Progress", "marks"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from pure.cli.errors import Misuse
+from pure.engine.errors import Misuse
 
 __all__ = ["refuse"]
 

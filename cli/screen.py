@@ -74,14 +74,3 @@ def quiet_imports() -> None:
     """Keep off the screen what torchao says while diffusers and transformers import it: it is for its developers."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def quiet_libraries() -> None:
-    """Keep progress bars and advice of the libraries off the screen."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pure.cli import model as models
-from pure.cli.caching import FLAGS as CACHE_FLAGS
-from pure.cli.engine import base_of, open_pipeline
-from pure.cli.errors import Misuse
+from pure.cli.cache_flags import FLAGS as CACHE_FLAGS
 from pure.cli.job import read_size, warmup_mode
-from pure.cli.quantizing import quantised
 from pure.cli.screen import Screen
 from pure.cli.screen import screen as make_screen
 from pure.cli.serve_options import ServeCommand, apply_serve_flags, refuse_for_server
-from pure.cli.writing import check_folder
 from pure.configs import ConfigError, Effective, read_request
+from pure.engine import opening as models
+from pure.engine.errors import Misuse
+from pure.engine.opening import base_of, open_pipeline
+from pure.engine.quantizing import quantised
+from pure.engine.writing import check_folder
 
 if TYPE_CHECKING:
+    from pure.engine.loaded import Recipe, Sources, Studio
     from pure.models.family import Description
     from pure.serving.engine import Settings
-    from pure.serving.outputs import Shelf
-    from pure.serving.studio import Recipe, Sources, Studio
+    from pure.serving.files import Shelf
 
 __all__ = ["serve"]
 
@@ -45,10 +45,10 @@ def serve(**values: Any) -> None:
     puredit serve --cache-dit-config cache.yaml --batching-max-size 4
     """
     _require_extra()
-    from pure.serving.app import make_app
-    from pure.serving.desk import Desk
     from pure.serving.engine import Engine
-    from pure.serving.server import bind, run
+    from pure.serving.http.app import make_app
+    from pure.serving.http.server import bind, run
+    from pure.serving.http.state import Desk
 
     refuse_for_server(values)
     found = models.look(values["model_path"])
@@ -100,7 +100,7 @@ def _sources(values: Mapping[str, Any]) -> Sources:
     Raises:
         Misuse: `--cache-dit-params` is wrong; with the whole report.
     """
-    from pure.serving.studio import Sources
+    from pure.engine.loaded import Sources
 
     try:
         params = read_request(values["cache_dit_params"], place="flag --cache-dit-params").settings
@@ -133,7 +133,7 @@ def _shelf(values: Mapping[str, Any]) -> Shelf:
     Raises:
         Failure: one cannot.
     """
-    from pure.serving.outputs import Shelf
+    from pure.serving.files import Shelf
 
     folders = {}
     for name in ("output_path", "input_save_path"):
@@ -151,7 +151,7 @@ def _studio(
     Raises:
         Misuse: it cannot be loaded.
     """
-    from pure.serving.studio import Studio
+    from pure.engine.loaded import Studio
 
     pipeline = quantised(open_pipeline(values["model_path"], values["dit_precision"], screen), usual, screen)
     base = base_of(pipeline, values["enable_torch_compile"])
@@ -184,8 +184,8 @@ def _warm(studio: Studio, sides: tuple[int, int] | None) -> Recipe:
     """Return a request as it will come, of the model's own size or of another."""
     from PIL import Image
 
-    from pure.serving.refusal import Refusal
-    from pure.serving.studio import Asked
+    from pure.engine.loaded import Asked
+    from pure.serving.http.refusal import Refusal
 
     options: dict[str, Any] = {} if sides is None else dict(zip(("height", "width"), sides, strict=True))
     height, width = sides or (BLANK, BLANK)

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from pure.cli.errors import Misuse
 from pure.cli.options import FLAGS
 from pure.cli.parsing import Boolean, Flag, FlagCommand, Number, Whole
 from pure.cli.refusals import refuse
+from pure.engine.errors import Misuse
 
 __all__ = ["SERVE_FLAGS", "ServeCommand", "apply_serve_flags", "refuse_for_server"]
 

@@ -11,7 +11,7 @@ import rich.table
 import rich.text
 
 from pure.cli.results import Made
-from pure.cli.statistics import Tally, quantiles
+from pure.engine.statistics import Tally, quantiles
 
 __all__ = ["never_skipped", "print_summary", "summary"]
 

@@ -21,13 +21,13 @@ is 2. `configure` is `read_request`, `read_flags`, `load_config`, `read_environm
 keys are in `schema.py`.
 """
 
-from pure.configs.build import Parallel, build, parallel, translate
+from pure.configs.build import Parallel, build, parallel, quantizations, translate
 from pure.configs.configure import configure
+from pure.configs.effective import Effective
 from pure.configs.environment import read_environment
 from pure.configs.layer import Layer, Setting
 from pure.configs.load import dump, load_config, load_text, names
-from pure.configs.precedence import Effective, read_flags, read_model_defaults, resolve
-from pure.configs.quantization import quantizations
+from pure.configs.precedence import read_flags, read_model_defaults, resolve
 from pure.configs.reference import Reference, Row, describe, reference, reference_table
 from pure.configs.report import ConfigError, Problem
 from pure.configs.request import REQUEST_KEYS, read_request

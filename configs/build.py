@@ -1,15 +1,25 @@
 """The one translation of a configuration into transforms: a pure function."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import attrs
 
 from pure import Transform, compose, identity
 from pure.configs.consistency import calibrators
+from pure.configs.effective import Effective
 from pure.configs.layer import Setting
-from pure.configs.precedence import Effective
 from pure.configs.report import ConfigError
-from pure.configs.schema import CacheConfig
+from pure.configs.schema import CacheConfig, QuantizeConfig
 from pure.distributed.mesh import Sizes
 from pure.transforms import dbcache, scm, taylorseer
+
+if TYPE_CHECKING:
+    from pure.configs.effective import Effective
+    from pure.transforms import Quantization
+from pure.configs.quantization import COMPONENTS, KEYS, canonical
 
 __all__ = ["Parallel", "build", "parallel", "translate"]
 
@@ -137,3 +147,46 @@ def _mask(config: CacheConfig, check_steps: bool) -> tuple[Transform, ...]:
         return ()
     return (scm(preset=mask, steps=steps, policy=policy) if isinstance(mask, str) else
             scm(mask=mask, steps=steps, policy=policy),)  # fmt: skip
+
+
+def parts(config: QuantizeConfig) -> dict[str, QuantizeConfig]:
+    """Return the keys that count for each component; valid ones only come in.
+
+    >>> found = parts(QuantizeConfig(quant_type="int8", components_to_quantize={"transformer_2": "float8"}))
+    >>> {name: part.quant_type for name, part in found.items()}
+    {'transformer_2': 'float8'}
+    """
+    chosen = config.components_to_quantize
+    if chosen is None:
+        return dict.fromkeys(COMPONENTS, config)
+    if not isinstance(chosen, Mapping):
+        return dict.fromkeys(chosen, config)
+    owns = {name: {"quant_type": own} if isinstance(own, str) else own or {} for name, own in chosen.items()}
+    return {
+        name: attrs.evolve(config, **{key: KEYS[key].parse(value) for key, value in own.items()})
+        for name, own in owns.items()
+    }
+
+
+def quantizations(effective: Effective) -> dict[str, Quantization]:
+    """Translate the effective `quantize_config` into settings by component; empty where nothing is quantised.
+
+    Raises:
+        ConfigError: something cannot be done here; lists all of it.
+    """
+    if effective.refusals:
+        raise ConfigError(effective.refusals)
+    if effective.quantize is None:
+        return {}
+    from pure.transforms import Quantization  # here: reading and checking a file needs no models
+
+    return {
+        name: Quantization(
+            kind=canonical(part.quant_type),
+            exclude=part.exclude_layers,
+            blocks=part.regional_quantize,
+            fallback=part.per_tensor_fallback,
+            plan=tuple((layer, canonical(kind)) for layer, kind in (part.precision_plan or {}).items()),
+        )
+        for name, part in parts(effective.quantize).items()
+    }

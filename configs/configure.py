@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pure.configs.effective import Effective
 from pure.configs.environment import read_environment
 from pure.configs.layer import Layer
 from pure.configs.load import load_config
-from pure.configs.precedence import Effective, read_flags, read_model_defaults, resolve
+from pure.configs.precedence import read_flags, read_model_defaults, resolve
 from pure.configs.report import ConfigError, Problem
 from pure.configs.request import read_request
 from pure.configs.support import Facts

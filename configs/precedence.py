@@ -11,46 +11,18 @@ from typing import Any
 import attrs
 
 from pure.configs.consistency import contradictions
+from pure.configs.effective import Effective
 from pure.configs.kinds import Flag
 from pure.configs.layer import Given, Layer, Setting, parse, paths, unknown
 from pure.configs.report import ConfigError, Problem
-from pure.configs.schema import SECTIONS, SGLANG, CacheConfig, ParallelismConfig, QuantizeConfig
+from pure.configs.schema import SECTIONS, SGLANG, CacheConfig
 from pure.configs.support import Facts, observations
 
-__all__ = ["Effective", "Facts", "read_flags", "read_model_defaults", "resolve"]
+__all__ = ["Facts", "read_flags", "read_model_defaults", "resolve"]
 
 MASK = ("cache_config.steps_computation_mask", "cache_config.scm_compute_bins", "cache_config.scm_cache_bins")
 SECOND = "secondary."
 EMPTY = Layer(name="none")
-
-
-@attrs.frozen(kw_only=True)
-class Effective:
-    """The configuration that counts, and where every value of it comes from.
-
-    Attributes:
-        enabled: whether there is a cache at all.
-        cache: for the only or first expert.
-        secondary: for the second expert.
-        parallelism: None if no source says anything about it and the run has one process; sizes are numbers.
-        attention_backend: a name, or None.
-        quantize: None if no source says anything about it.
-        origins: source and place by path, as in `Layer.settings`; complete.
-        notes: what a person should be told before work starts.
-        refusals: what is well-formed but cannot be done here; `build` raises them.
-        facts: what was known.
-    """
-
-    enabled: bool
-    cache: CacheConfig
-    secondary: CacheConfig
-    parallelism: ParallelismConfig | None
-    attention_backend: str | None
-    quantize: QuantizeConfig | None
-    origins: Mapping[str, str]
-    notes: tuple[str, ...]
-    refusals: tuple[Problem, ...]
-    facts: Facts
 
 
 def read_flags(values: Mapping[str, Any], spelling: Mapping[str, str] | None = None) -> Layer:

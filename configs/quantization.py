@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -12,20 +12,16 @@ import torch
 from pure.configs.facts import Facts
 from pure.configs.kinds import Wrong, show
 from pure.configs.layer import Setting
-from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.report import Problem, nearest
 from pure.configs.schema import QUANT, QuantizeConfig, key_of
 
-if TYPE_CHECKING:
-    from pure.configs.precedence import Effective
-    from pure.models import Quantization
-
-__all__ = ["ALIASES", "COMPONENTS", "quantizations", "refusals"]
+__all__ = ["ALIASES", "COMPONENTS", "refusals"]
 
 PREFIX = "quantize_config."
 COMPONENTS = ("transformer", "transformer_2")
 """What can be quantised: the denoiser, and the second expert where there are two."""
 ALIASES = {"float8": "float8_per_row", "int8": "int8_per_row", "float8_blockwise": "float8_per_block"}
-"""Kinds that have another name in files than in `pure.models.quantization_kinds.KINDS`."""
+"""Kinds that have another name in files than in `pure.transforms.quantize.kinds.KINDS`."""
 KEYS = {field.name: key_of(field).kind for field in attrs.fields(QuantizeConfig)}
 # What the keys of one component may be in the mapping form of `components_to_quantize`.
 OWN = ("quant_type", "exclude_layers", "regional_quantize", "per_tensor_fallback", "precision_plan")
@@ -134,7 +130,7 @@ def _device(values: Mapping[str, Any], facts: Facts) -> Iterator[Reason]:
     """Yield the kinds that the GPU cannot compute with; without a GPU all can be."""
     if facts.device != "cuda" or not torch.cuda.is_available():
         return
-    from pure.models.quantization_kinds import KINDS, unsupported
+    from pure.transforms.quantize.kinds import KINDS, unsupported
 
     kind: str = canonical(values["quant_type"])
     if kind in KINDS and (why := unsupported(kind, torch.device("cuda"))):
@@ -148,46 +144,3 @@ def canonical(kind: str) -> str:
     'float8_per_row'
     """
     return ALIASES.get(kind, kind)
-
-
-def parts(config: QuantizeConfig) -> dict[str, QuantizeConfig]:
-    """Return the keys that count for each component; valid ones only come in.
-
-    >>> found = parts(QuantizeConfig(quant_type="int8", components_to_quantize={"transformer_2": "float8"}))
-    >>> {name: part.quant_type for name, part in found.items()}
-    {'transformer_2': 'float8'}
-    """
-    chosen = config.components_to_quantize
-    if chosen is None:
-        return dict.fromkeys(COMPONENTS, config)
-    if not isinstance(chosen, Mapping):
-        return dict.fromkeys(chosen, config)
-    owns = {name: {"quant_type": own} if isinstance(own, str) else own or {} for name, own in chosen.items()}
-    return {
-        name: attrs.evolve(config, **{key: KEYS[key].parse(value) for key, value in own.items()})
-        for name, own in owns.items()
-    }
-
-
-def quantizations(effective: Effective) -> dict[str, Quantization]:
-    """Translate the effective `quantize_config` into settings by component; empty where nothing is quantised.
-
-    Raises:
-        ConfigError: something cannot be done here; lists all of it.
-    """
-    if effective.refusals:
-        raise ConfigError(effective.refusals)
-    if effective.quantize is None:
-        return {}
-    from pure.models import Quantization  # here: reading and checking a file needs no models
-
-    return {
-        name: Quantization(
-            kind=canonical(part.quant_type),
-            exclude=part.exclude_layers,
-            blocks=part.regional_quantize,
-            fallback=part.per_tensor_fallback,
-            plan=tuple((layer, canonical(kind)) for layer, kind in (part.precision_plan or {}).items()),
-        )
-        for name, part in parts(effective.quantize).items()
-    }

@@ -4,8 +4,9 @@ from typing import Any
 
 import attrs
 
+from pure.configs.effective import Effective
 from pure.configs.environment import VARIABLES
-from pure.configs.precedence import SECOND, Effective
+from pure.configs.precedence import SECOND
 from pure.configs.request import REQUEST_KEYS
 from pure.configs.schema import BACKEND, SECTIONS, SGLANG, Key, key_of
 

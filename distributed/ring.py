@@ -19,9 +19,8 @@ import attrs
 import torch
 
 from pure.distributed.collectives import exchange, gather, wait
-from pure.distributed.mesh import Axis
+from pure.distributed.mesh import Axis, start
 from pure.distributed.partial import Part, attend_in_part, merge
-from pure.distributed.shares import start
 
 Rotate = Literal["p2p", "allgather"]
 

@@ -14,8 +14,7 @@ import attrs
 import torch
 
 from pure.distributed.collectives import exchange, wait
-from pure.distributed.mesh import Axis
-from pure.distributed.shares import shares
+from pure.distributed.mesh import Axis, shares
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 SCALE = torch.float32

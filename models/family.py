@@ -8,8 +8,8 @@ import attrs
 import torch
 
 from pure import Denoiser, Solver
+from pure.models.common.shapes import Shapes
 from pure.models.request import Defaults
-from pure.models.shapes import Shapes
 
 if TYPE_CHECKING:
     from pure.models.pipeline import Pipeline

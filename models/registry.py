@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 
-from pure.models import (
-    flux2_pipeline,
-    flux_pipeline,
-    hunyuan_video_pipeline,
-    ovis_pipeline,
-    qwen_image_pipeline,
-    wan_pipeline,
-    z_image_pipeline,
-)
 from pure.models.family import Family, Kind
+from pure.models.flux import pipeline as flux_pipeline
+from pure.models.flux2 import pipeline as flux2_pipeline
+from pure.models.hunyuan_video import pipeline as hunyuan_video_pipeline
+from pure.models.ovis import pipeline as ovis_pipeline
+from pure.models.qwen_image import pipeline as qwen_image_pipeline
+from pure.models.wan import pipeline as wan_pipeline
+from pure.models.z_image import pipeline as z_image_pipeline
 
 FAMILIES: tuple[Family, ...] = (
     flux_pipeline.FAMILY,

@@ -7,36 +7,23 @@ caching, guidance and compilation are transforms of the denoiser that compose.
 import importlib as _importlib
 import typing as _typing
 
+from pure.block import Block, Bound, Ending, Params, bind
 from pure.compose import Composed, Transform, compose, identity
 from pure.denoiser import Denoiser
+from pure.euler import FlowMatchEuler
 from pure.experts import Experts
 from pure.guidance import Branches, Guidance
+from pure.info import Answer, Decision, Info
 from pure.loop import Frame, Run, sample, start, unroll
+from pure.memory import Cache, Memory, State
 from pure.noise import gaussian
 from pure.pieces import CompileOptions
+from pure.plan import Plan, Probe, Span
 from pure.predictors import Hold, Predictor
-from pure.records import (
-    Answer,
-    Block,
-    Bound,
-    Cache,
-    Decision,
-    Ending,
-    Info,
-    Inputs,
-    Memory,
-    Params,
-    Plan,
-    Probe,
-    Span,
-    State,
-    Step,
-    Where,
-    bind,
-)
 from pure.rules import Rule
 from pure.saving import load_state, save_state
-from pure.solvers import FlowMatchEuler, Solver
+from pure.solver import Solver
+from pure.step import Inputs, Step, Where
 from pure.tokens import PerToken
 from pure.tree import Shared, join, put, state, static, take
 from pure.unipc import UniPC
@@ -94,7 +81,7 @@ __all__ = [
 ]
 
 # What a layer above provides under a short name; importing `pure` imports none of it.
-_LATER = {"accelerate": "pure.models.accelerate"}
+_LATER = {"accelerate": "pure.models.accelerate.accelerate"}
 
 if _typing.TYPE_CHECKING:
     accelerate: _typing.Any

@@ -7,10 +7,14 @@ import attrs
 import torch
 
 from pure import stepping
+from pure.block import Block, Bound, Params, bind
 from pure.guidance import Guidance
+from pure.info import Info
+from pure.memory import State
 from pure.pieces import CompileOptions, Pieces, assemble
-from pure.records import Block, Bound, Info, Inputs, Params, Plan, State, bind
+from pure.plan import Plan
 from pure.sharding import Sharding
+from pure.step import Inputs
 from pure.tokens import PerToken
 
 Tree = Any

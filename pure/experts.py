@@ -10,8 +10,11 @@ from typing import Any
 import attrs
 import torch
 
+from pure.block import Params
 from pure.denoiser import Denoiser
-from pure.records import Info, Inputs, Params, State
+from pure.info import Info
+from pure.memory import State
+from pure.step import Inputs
 
 Transforms = Callable[[Denoiser], Denoiser] | Mapping[str, Callable[[Denoiser], Denoiser]]
 

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import torch
 
-from pure.records import Step
+from pure.step import Step
 from pure.tree import join, map_samples, state
 
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"

@@ -8,8 +8,9 @@ import torch
 
 from pure.denoiser import Denoiser
 from pure.experts import Experts
-from pure.records import Info, Inputs, Step
-from pure.solvers import Solver
+from pure.info import Info
+from pure.solver import Solver
+from pure.step import Inputs, Step
 from pure.tree import describe, leaves_with_paths, signature
 
 

@@ -9,12 +9,12 @@ after each computed step: whoever measures again says what it was.
 Shapes: B rows, N tokens, D width.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 
-from pure.records import Probe
-from pure.rules import relative
+from pure.plan import Probe
 
 EVERYTHING = Probe()
 
@@ -88,3 +88,10 @@ def measure(
     if paired and probe.follow == "conditional":
         changes = [changes[row - row % 2] for row in range(len(changes))]
     return changes, now
+
+
+def relative(numerator: float, denominator: float) -> float:
+    """Return the relative change; a residual that was zero has changed infinitely or not at all."""
+    if denominator > 0 or math.isnan(denominator):
+        return numerator / denominator
+    return 0.0 if numerator == 0 else math.inf

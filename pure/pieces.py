@@ -22,8 +22,9 @@ import attrs
 import torch
 import torch.utils._pytree as pytree
 
+from pure.block import Block, Params
+from pure.plan import Span
 from pure.predictors import Hold, Predictor
-from pure.records import Block, Params, Span
 from pure.rules import can_skip, measures
 from pure.tree import map_samples
 

@@ -9,13 +9,14 @@ only when they all defer is the change measured and read back from the device.
 """
 
 import functools
-import math
 import warnings
 from typing import Any, ClassVar, Protocol
 
 import attrs
 
-from pure.records import Answer, Memory, Where
+from pure.info import Answer
+from pure.memory import Memory
+from pure.step import Where
 
 
 class Rule:
@@ -308,10 +309,3 @@ def check(rules: Rules, count: int) -> None:
             f"nothing will be skipped: {list(settle(rules, count))} computes every one of {count} steps",
             stacklevel=4,
         )
-
-
-def relative(numerator: float, denominator: float) -> float:
-    """Return the relative change; a residual that was zero has changed infinitely or not at all."""
-    if denominator > 0 or math.isnan(denominator):
-        return numerator / denominator
-    return 0.0 if numerator == 0 else math.inf

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 
 from pure import guidance as cfg
+from pure.block import Bound
+from pure.info import Answer, Decision, Info
 from pure.measure import measure
+from pure.memory import Cache, Memory, State, read, write
 from pure.pieces import mark_batch
-from pure.records import Answer, Bound, Cache, Decision, Info, Inputs, Memory, State, Step, Where, read, write
 from pure.rules import Rules, check, decide, judge, settle
+from pure.step import Inputs, Step, Where
 from pure.tree import map_samples, put, send, take
 
 if TYPE_CHECKING:

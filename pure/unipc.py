@@ -17,7 +17,7 @@ Reference: Zhao et al., arXiv:2302.04867, equations 3, 9 and 10, with $B(h) = e^
 import attrs
 import torch
 
-from pure.records import Step
+from pure.step import Step
 from pure.tree import join, state, take
 
 # Where a shifted level is as high as 1 its log would be infinite; the reference backs off by this.

@@ -11,21 +11,21 @@ from concurrent.futures import Future
 import attrs
 import torch
 
-from pure.cli.errors import Failure
-from pure.cli.perf import finite, run_report
-from pure.cli.results import Result
-from pure.cli.running import warm_up
+from pure.engine import batch as batches
+from pure.engine.batch import Batch
+from pure.engine.errors import Failure
+from pure.engine.loaded import Recipe, Studio
+from pure.engine.make import warm_up
+from pure.engine.notes import collected
+from pure.engine.report import finite, run_report
+from pure.engine.result import Result
 from pure.models.pipeline import Model
 from pure.models.request import Request
-from pure.serving import batch as batches
-from pure.serving.batch import Batch
+from pure.serving.files import Shelf
+from pure.serving.http.refusal import Refusal, shutting_down
 from pure.serving.jobs import Entry, Job, Sample, Store
 from pure.serving.metrics import Metrics
-from pure.serving.notes import collected
-from pure.serving.outputs import Shelf
 from pure.serving.queue import Queue
-from pure.serving.refusal import Refusal, shutting_down
-from pure.serving.studio import Recipe, Studio
 
 __all__ = ["Engine", "Settings"]
 

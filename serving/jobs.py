@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
-from pure.serving.refusal import Refusal
-from pure.serving.studio import Recipe
+from pure.engine.loaded import Recipe
+from pure.serving.http.refusal import Refusal
 
 __all__ = ["Entry", "Form", "Job", "Output", "Sample", "Store"]
 

@@ -10,7 +10,7 @@ import torch
 
 import pure
 from pure import guidance as cfg
-from pure import pieces, records, rules, saving, stepping
+from pure import pieces, rules, saving, stepping
 from pure.transforms import dbcache, guided, scm, taylorseer
 from tests.lawbook import algebra, answers, memory, rows
 from tests.laws import Law
@@ -213,7 +213,7 @@ def test_a_stream_that_is_not_remembered() -> None:
 def test_a_mask_read_one_step_late() -> None:
     def late(self, where, memory_):
         entry = self.entries[max(where.index - 1, 0)]
-        return records.Answer.COMPUTE if entry else records.Answer.SKIP
+        return pure.Answer.COMPUTE if entry else pure.Answer.SKIP
 
     fault: Plant = lambda patch: patch.setattr(rules.Entries, "answer", late)  # noqa: E731
     assert_caught(answers.limits_hold, situation(RANDOM, scm(mask="11010010", policy="static")), fault, "mask")
@@ -221,7 +221,7 @@ def test_a_mask_read_one_step_late() -> None:
 
 def test_a_limit_off_by_one() -> None:
     def lax(self, where, memory_):
-        return records.Answer.COMPUTE if memory_.streak > self.limit else records.Answer.DEFER
+        return pure.Answer.COMPUTE if memory_.streak > self.limit else pure.Answer.DEFER
 
     fault: Plant = lambda patch: patch.setattr(rules.Continuous, "answer", lax)  # noqa: E731
     case = situation(RANDOM, dbcache(front=1, threshold=1.0, max_continuous=1))
@@ -229,14 +229,14 @@ def test_a_limit_off_by_one() -> None:
 
 
 def test_an_accumulated_change_that_is_never_reset() -> None:
-    after = records.Memory.after
+    after = pure.Memory.after
 
     def stuck(self, decision, *measured):
         new = after(self, decision, *measured)
         return attrs.evolve(new, accumulated=self.accumulated) if decision.computed else new
 
     case = situation(CLOSED, dbcache(front=1, threshold=1.0, max_accumulated=0.2, max_continuous=None, warmup=1))
-    assert_caught(answers.closed_form_holds, case, lambda patch: patch.setattr(records.Memory, "after", stuck))
+    assert_caught(answers.closed_form_holds, case, lambda patch: patch.setattr(pure.Memory, "after", stuck))
 
 
 def test_a_report_that_flatters() -> None:
@@ -264,4 +264,4 @@ def test_a_transform_that_depends_on_its_place() -> None:
         return attrs.evolve(self, rules=(*self.rules, *new))
 
     case = situation(RANDOM, SKIPPING, scm(mask="11010010"))
-    assert_caught(algebra.composition_is_an_algebra, case, lambda patch: patch.setattr(records.Plan, "add", tallied))
+    assert_caught(algebra.composition_is_an_algebra, case, lambda patch: patch.setattr(pure.Plan, "add", tallied))

@@ -3,7 +3,7 @@
 import pytest
 
 import pure
-from pure.distributed import sequence
+from pure.distributed.context_parallel import Divided
 from pure.transforms import dbcache, taylorseer
 from tests.lawbook import memory, sharded
 from tests.laws import CASES, FAMILIES, Case
@@ -71,7 +71,7 @@ def _left(self, value, *rest):
     ids=str,
 )
 def test_law_13_sees_what_is_not_cut(method: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence.Divided, method, _left)
+    monkeypatch.setattr(Divided, method, _left)
     situation = Situation(model=model, transform=pure.identity, seeds=SEEDS, count=2)
     with pytest.raises(AssertionError, match=r"apart under|raised"):
         sharded.sharded_is_unsharded(situation)

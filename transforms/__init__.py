@@ -3,7 +3,19 @@
 from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
 from pure.transforms.guided import guided
+from pure.transforms.quantize.quantize import Layer, Quantization, nbytes, quantize, survey
 from pure.transforms.scm import scm
 from pure.transforms.taylorseer import taylorseer
 
-__all__ = ["compiled", "dbcache", "guided", "scm", "taylorseer"]
+__all__ = [
+    "Layer",
+    "Quantization",
+    "compiled",
+    "dbcache",
+    "guided",
+    "nbytes",
+    "quantize",
+    "scm",
+    "survey",
+    "taylorseer",
+]

@@ -13,7 +13,7 @@ import attrs
 
 from pure.compose import Transform
 from pure.denoiser import Denoiser
-from pure.records import Probe, Span
+from pure.plan import Probe, Span
 from pure.rules import Accumulated, Continuous, Rule, Threshold, Total, Warmup, find
 
 __all__ = ["dbcache"]

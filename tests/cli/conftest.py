@@ -45,7 +45,7 @@ def full_disk(monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
-    monkeypatch.setattr("pure.cli.writing.os.fsync", fsync)
+    monkeypatch.setattr("pure.engine.writing.os.fsync", fsync)
 
 
 @pytest.fixture

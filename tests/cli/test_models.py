@@ -4,8 +4,8 @@ import json
 
 import attrs
 
-from pure.cli.model import look
 from pure.cli.models import capabilities
+from pure.engine.opening import look
 from pure.models.registry import FAMILIES, KINDS
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pure.cli.errors import Misuse
 from pure.cli.naming import automatic, plan
+from pure.engine.errors import Misuse
 
 NOW = datetime(2026, 11, 23, 3, 15, 0)
 

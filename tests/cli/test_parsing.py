@@ -5,9 +5,9 @@ import json
 import click
 import pytest
 
-from pure.cli.errors import Misuse
 from pure.cli.options import FLAGS
 from pure.cli.parsing import Boolean, Json, Number, Whole, read_defaults, rewrite
+from pure.engine.errors import Misuse
 
 KNOWN = {name: flag for flag in FLAGS for name in flag.opts}
 

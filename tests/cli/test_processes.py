@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 
 import pure.cli.generate
-from pure.cli.errors import Misuse
 from pure.cli.main import puredit as group
 from pure.distributed import Sizes
+from pure.engine.errors import Misuse
 from tests.cli.test_parallel import FEW, pixels
 from tests.structure.source import ROOT
 

@@ -9,10 +9,10 @@ import pytest
 import rich.console
 from PIL import Image
 
-from pure.cli.quantizing import quantizer
 from pure.cli.screen import Screen
 from pure.configs import Facts, load_text, resolve
-from pure.models.quantization_kinds import KINDS
+from pure.engine.quantizing import quantizer
+from pure.transforms.quantize.kinds import KINDS
 from tests.support.situation import FLUX_DEV
 from tests.support.wan import WAN_EXPERTS
 

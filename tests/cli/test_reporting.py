@@ -15,9 +15,10 @@ from pure.cli.naming import Output
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import amplification, write_plot
 from pure.cli.progress import Progress
-from pure.cli.results import Made, Result
-from pure.cli.statistics import tally
+from pure.cli.results import Made
 from pure.cli.summary import never_skipped, print_summary, summary
+from pure.engine.result import Result
+from pure.engine.statistics import tally
 
 
 def decision(index, computed, reason, change=None, branch="conditional"):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pure.cli.errors import Failure, Misuse
-from pure.cli.video import write_frames, write_video
+from pure.engine.errors import Failure, Misuse
+from pure.engine.video import write_frames, write_video
 
 
 def moving(frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_an_interruption_leaves_what_was_there(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"old")
     write_frames(tmp_path / "b", moving(2))
     monkeypatch.setattr(subprocess, "run", interrupted)
-    monkeypatch.setattr("pure.cli.video.write_whole", interrupted)
+    monkeypatch.setattr("pure.engine.video.write_whole", interrupted)
     with pytest.raises(KeyboardInterrupt, match="stop"):
         write_video(tmp_path / "a.mp4", moving(), 16)
     with pytest.raises(KeyboardInterrupt, match="stop"):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pure.cli.errors import Failure
-from pure.cli.saving import save_image
-from pure.cli.writing import check_file, check_folder, write_whole
+from pure.engine.errors import Failure
+from pure.engine.saving import save_image
+from pure.engine.writing import check_file, check_folder, write_whole
 
 
 def test_a_file_is_written_and_nothing_else(tmp_path):
@@ -38,7 +38,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch, function, error, rais
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(f"pure.cli.writing.os.{function}", fail)
+    monkeypatch.setattr(f"pure.engine.writing.os.{function}", fail)
     with pytest.raises(raised, match=message):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"

@@ -8,8 +8,7 @@ import torch
 import pure
 from pure.configs import CacheConfig, ConfigError, Facts, build, load_text, quantizations, resolve, translate
 from pure.configs.schema import SECTIONS
-from pure.models import Quantization
-from pure.transforms import dbcache, scm, taylorseer
+from pure.transforms import Quantization, dbcache, scm, taylorseer
 from tests.support.toys import adder
 
 BASE = dbcache(front=8, threshold=0.08, warmup=8, max_continuous=None)

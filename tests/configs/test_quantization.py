@@ -6,8 +6,8 @@ import pytest
 
 from pure.configs import ConfigError, Facts, build, load_text, quantizations, resolve
 from pure.configs.schema import QUANT
-from pure.models import Quantization
-from pure.models.quantization_kinds import KINDS
+from pure.transforms import Quantization
+from pure.transforms.quantize.kinds import KINDS
 
 ONE = Facts(experts=1)
 

@@ -7,7 +7,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from pure.records import Answer, Decision, Memory, Plan, Where, read, write
+from pure.info import Answer, Decision
+from pure.measure import relative
+from pure.memory import Memory, read, write
+from pure.plan import Plan
 from pure.rules import (
     Accumulated,
     Continuous,
@@ -21,8 +24,8 @@ from pure.rules import (
     decide,
     judge,
     measures,
-    relative,
 )
+from pure.step import Where
 from pure.transforms.scm import Explicit
 
 COMPUTE, SKIP, DEFER = Answer.COMPUTE, Answer.SKIP, Answer.DEFER

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Branches, Guidance, Inputs, Probe, Step
+from pure.block import bind
 from pure.measure import measure, sums
-from pure.records import bind, read
+from pure.memory import read
 from pure.transforms import dbcache, guided, scm
 from tests.support.situation import EXPERTS, RANDOM, SOLVER, Situation, same
 

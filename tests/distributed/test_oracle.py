@@ -7,7 +7,7 @@ import torch
 from diffusers import ContextParallelConfig
 
 from pure.distributed import Sizes, context_parallel, make_mesh
-from pure.models.flux import flux
+from pure.models.flux.denoiser import flux
 from tests.support import exact, ranks, tiny
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from pure.attention import attend
 from pure.distributed import partial
-from pure.models.attention import attend
 from tests.support import toys
 
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 
+from pure.attention import attend
 from pure.distributed import Sizes, make_mesh
 from pure.distributed.mesh import axis
 from pure.distributed.ring import Ring
 from pure.distributed.ulysses import Ulysses
-from pure.models.attention import attend
 from tests.distributed.test_ulysses import own, tensors
 from tests.support import ranks
 from tests.support.sharded import Collectives

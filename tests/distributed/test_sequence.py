@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch.distributed.device_mesh import init_device_mesh
 
 import pure
+from pure.attention import attend
 from pure.distributed import Sizes, context_parallel, make_mesh
-from pure.models.attention import attend
-from pure.models.flux import Conditioning, flux
-from pure.models.flux_parameters import parameter_shapes
+from pure.models.flux.config import parameter_shapes
+from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.lawbook.sharded import run_alike
 from tests.support import ranks, toys

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from pure import Denoiser, Experts
 from pure.distributed import Sizes, check_tensor_parallel, make_mesh, tensor_parallel
-from pure.distributed.tensor import part_of
-from pure.distributed.tensor_weight import ShardedWeight
-from pure.models.flux import flux
+from pure.distributed.sharded_weight import ShardedWeight
+from pure.distributed.tensor_parallel import part_of
+from pure.models.flux.denoiser import flux
 from pure.sharding import Kind, Part, Placement, Sharding
 from tests.support import ranks, toys
 from tests.support.split import MODELS, TABLES, meta

@@ -8,8 +8,8 @@ import torch
 
 import pure
 from pure.distributed import Sizes, context_parallel, make_mesh, tensor_parallel
-from pure.models.quantization import Quantization, quantize
 from pure.transforms import compiled, dbcache, taylorseer
+from pure.transforms.quantize.quantize import Quantization, quantize
 from tests.support import ranks
 from tests.support.situation import Situation, close
 from tests.support.split import MODELS, Seen, seen, split

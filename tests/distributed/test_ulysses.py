@@ -6,11 +6,11 @@ import torch
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 
+from pure.attention import attend
 from pure.distributed import Sizes, collectives, make_mesh, ulysses
 from pure.distributed.mesh import axis
 from pure.distributed.ring import Ring
 from pure.distributed.ulysses import Ulysses
-from pure.models.attention import attend
 from tests.support import ranks, toys
 from tests.support.sharded import Collectives
 

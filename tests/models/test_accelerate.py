@@ -6,7 +6,7 @@ import torch
 
 import pure
 from pure.models import CheckpointError
-from pure.models.flux import flux
+from pure.models.flux.denoiser import flux
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.support import tiny
 from tests.support.pipelines import KINDS, make, picture

@@ -241,7 +241,7 @@ def test_a_call_that_takes_more_steps_than_the_schedule_computes_them(monkeypatc
     pipe, call = make("flux")
     plain = picture(pipe, call)
     with pure.accelerate(pipe, scm(mask="1100", policy="static")) as report:
-        monkeypatch.setattr("pure.models.accelerate_calls.steps_of", lambda pipe: {"transformer": 4})
+        monkeypatch.setattr("pure.models.accelerate.calls.steps_of", lambda pipe: {"transformer": 4})
         picture(pipe, call)
     assert report.last.plain == ("more than 4 steps",) * 2
     assert str(report.last).endswith("past the cache: more than 4 steps")

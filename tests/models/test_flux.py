@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import pure
 from pure.models import CheckpointError
-from pure.models.flux import flux
-from pure.models.flux_parameters import DEFAULTS, parameter_shapes
+from pure.models.flux.config import DEFAULTS, parameter_shapes
+from pure.models.flux.denoiser import flux
 from pure.tree import signature
 from tests.support import tiny
 from tests.support.exact import attended, piece_by_piece, predicted, run, unchanged

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import pure
 from pure.models import CheckpointError
-from pure.models.flux2 import flux2
-from pure.models.flux2_parameters import DEFAULTS, parameter_shapes
+from pure.models.flux2.config import DEFAULTS, parameter_shapes
+from pure.models.flux2.denoiser import flux2
 from pure.tree import signature
 from tests.support import flux2 as tiny
 from tests.support.exact import attended, piece_by_piece, predicted, run, unchanged

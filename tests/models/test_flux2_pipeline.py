@@ -12,7 +12,7 @@ from diffusers import Flux2KleinPipeline, Flux2Pipeline
 
 import pure
 from pure.models import CheckpointError, load_pipeline
-from pure.models.flux2_vae import limited
+from pure.models.flux2.vae import limited
 from pure.transforms import dbcache, guided, scm
 from tests.support import chat_pipelines as tiny
 

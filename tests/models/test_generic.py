@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import pure
-from pure.models.flux import flux
-from pure.models.generic import Adapted, adapt
+from pure.models.adapt.adapt import Adapted, adapt
+from pure.models.flux.denoiser import flux
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.support import tiny
 from tests.support.generic import FAMILIES, NAMED, Draw, Family

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from pure.models.generic import Adapted, adapt
+from pure.models.adapt.adapt import Adapted, adapt
 from tests.laws import LAWS, Case, Law, speaks_of
 from tests.support.generic import NAMED
 from tests.support.recipes import RECIPES

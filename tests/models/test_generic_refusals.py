@@ -7,7 +7,7 @@ import torch
 
 import pure
 from pure.models import CheckpointError
-from pure.models.generic import adapt
+from pure.models.adapt.adapt import adapt
 from tests.support.generic import NAMED, Draw
 
 

@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 
 import pure
 from pure.models import CheckpointError
-from pure.models.hunyuan_video import Conditioning, hunyuan_video
-from pure.models.hunyuan_video_parameters import CONCAT, DEFAULTS, REPLACE, parameter_shapes
+from pure.models.hunyuan_video.config import CONCAT, DEFAULTS, REPLACE, parameter_shapes
+from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from pure.tree import leaves_with_paths, signature
 from tests.support import hunyuan_video as tiny
 from tests.support.exact import attended, run, unchanged

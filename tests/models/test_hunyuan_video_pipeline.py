@@ -15,7 +15,7 @@ from PIL import Image
 
 import pure
 from pure.models import CheckpointError, load_pipeline
-from pure.models.hunyuan_video import Conditioning
+from pure.models.hunyuan_video.denoiser import Conditioning
 from pure.transforms import dbcache, scm, taylorseer
 from tests.support import hunyuan_video_pipelines as tiny
 

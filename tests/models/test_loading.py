@@ -12,9 +12,10 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from pure import FlowMatchEuler
-from pure.models import CheckpointError, load_pipeline, loading
-from pure.models.hub import EVERYTHING, locate
-from pure.models.weights import read_weights, survey
+from pure.models import CheckpointError, load_pipeline
+from pure.models.checkpoint import loading
+from pure.models.checkpoint.hub import EVERYTHING, locate
+from pure.models.checkpoint.weights import read_weights, survey
 from tests.support import tiny
 
 

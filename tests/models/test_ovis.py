@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import pure
 from pure.models import CheckpointError
-from pure.models.ovis import ovis
-from pure.models.ovis_parameters import DEFAULTS, parameter_shapes
+from pure.models.ovis.config import DEFAULTS, parameter_shapes
+from pure.models.ovis.denoiser import ovis
 from pure.tree import signature
 from tests.support import ovis as tiny
 from tests.support.exact import attended, piece_by_piece, predicted, run, unchanged

@@ -12,7 +12,7 @@ from diffusers import FluxPipeline
 
 import pure
 from pure.models import CheckpointError, embedded, load_pipeline
-from pure.models.flux import Conditioning
+from pure.models.flux.denoiser import Conditioning
 from tests.support import tiny
 
 TINY: dict[str, Any] = {"max_sequence_length": 48}

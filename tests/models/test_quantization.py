@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 import pure
-from pure.distributed.tensor import part_of
-from pure.models import Quantization, embedded, load_pipeline, nbytes, quantize, survey
-from pure.models.quantization_kinds import GROUP, KINDS, LEAST, LEAST_ELSE, SIDE, unfit, unsupported
-from pure.transforms import dbcache, taylorseer
+from pure.distributed.tensor_parallel import part_of
+from pure.models import embedded, load_pipeline
+from pure.transforms import Quantization, dbcache, nbytes, quantize, survey, taylorseer
+from pure.transforms.quantize.kinds import GROUP, KINDS, LEAST, LEAST_ELSE, SIDE, unfit, unsupported
 from tests.laws import FAMILIES, LAWS
 from tests.support import toys
 from tests.support.situation import FLUX_DEV, Situation, tensors

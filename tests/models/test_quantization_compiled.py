@@ -8,9 +8,8 @@ from torch._dynamo.utils import counters
 
 import pure
 from pure import pieces
-from pure.models import Quantization, quantize
-from pure.models.quantization_kinds import KINDS
-from pure.transforms import compiled, dbcache, guided, taylorseer
+from pure.transforms import Quantization, compiled, dbcache, guided, quantize, taylorseer
+from pure.transforms.quantize.kinds import KINDS
 from tests.support import toys
 from tests.support.situation import FLUX_DEV, Model, Situation
 from tests.support.wan import WAN_EXPERTS

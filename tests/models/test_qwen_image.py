@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import pure
 from pure.models import CheckpointError
-from pure.models.qwen_image import Conditioning, positions, qwen_image
-from pure.models.qwen_image_parameters import DEFAULTS, parameter_shapes
+from pure.models.qwen_image.config import DEFAULTS, parameter_shapes
+from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
 from pure.tree import signature
 from tests.support import qwen_image as support
 from tests.support import tiny

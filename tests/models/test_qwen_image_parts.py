@@ -18,8 +18,8 @@ from PIL import Image
 
 import pure
 from pure.models import CheckpointError, load_pipeline
-from pure.models.qwen_image_pipeline import AREA, FAMILY, READ_AREA
-from pure.models.qwen_image_vae import fitted
+from pure.models.qwen_image.pipeline import AREA, FAMILY, READ_AREA
+from pure.models.qwen_image.vae import fitted
 from pure.tree import map_samples, signature
 from tests.support import qwen_image_pipelines as support
 from tests.support.qwen_image_pipelines import EDITS, KINDS, ONE, SIZE, SMALL, SMALLER, TWO, loaded, made

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pure
-from pure.models.qwen_image_vae import fitted
+from pure.models.qwen_image.vae import fitted
 from pure.transforms import dbcache, scm, taylorseer
 from tests.support import qwen_image_pipelines as support
 from tests.support.qwen_image_pipelines import EDITS, KINDS, SMALL, loaded, made, wanted

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import pure
 from pure import pieces
 from pure.models import CheckpointError
-from pure.models.wan import wan
-from pure.models.wan_parameters import DEFAULTS, IN_FP32, parameter_shapes
+from pure.models.wan.config import DEFAULTS, IN_FP32, parameter_shapes
+from pure.models.wan.denoiser import wan
 from pure.transforms import dbcache
 from pure.tree import signature
 from tests.support import tiny

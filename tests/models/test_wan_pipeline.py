@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 import pure
 from pure import Branches, Experts, FlowMatchEuler, UniPC
 from pure.models import CheckpointError, Pipeline, load_pipeline
-from pure.models.checkpoint import describe
+from pure.models.checkpoint.description import describe
 from pure.models.request import Defaults
-from pure.models.wan_pipeline import WanPipeline
-from pure.models.wan_text import TextReader
+from pure.models.wan.pipeline import WanPipeline
+from pure.models.wan.text import TextReader
 from pure.transforms import dbcache, scm
 from tests.support import wan_pipelines as tiny
 

@@ -6,7 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 import pure
-from pure.models.whole import whole
+from pure.models.adapt.whole import whole
 from pure.transforms import dbcache, scm, taylorseer
 from tests.support.generic import Draw
 

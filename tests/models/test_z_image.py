@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import pure
 from pure.models import CheckpointError
-from pure.models.z_image import Conditioning, patchify, unpatchify, z_image
-from pure.models.z_image_parameters import DEFAULTS, parameter_shapes
+from pure.models.z_image.config import DEFAULTS, parameter_shapes
+from pure.models.z_image.denoiser import Conditioning, patchify, unpatchify, z_image
 from pure.tree import signature
 from tests.support import z_image as tiny
 from tests.support.exact import attended, run, unchanged

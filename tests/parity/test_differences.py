@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pure
-from pure.rules import relative
+from pure.measure import relative
 from pure.transforms import dbcache, scm, taylorseer
 from tests.parity import differing
 from tests.parity.cases import HEIGHT, PROMPTS, TEXT, WIDTH, Case

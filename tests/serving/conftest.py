@@ -7,13 +7,13 @@ import attrs
 import pytest
 from starlette.testclient import TestClient
 
+from pure.engine.loaded import Sources, Studio
 from pure.models import embedded, load_pipeline
-from pure.models.checkpoint import describe
-from pure.serving.app import make_app
-from pure.serving.desk import Desk
+from pure.models.checkpoint.description import describe
 from pure.serving.engine import Engine, Settings
-from pure.serving.outputs import Shelf
-from pure.serving.studio import Sources, Studio
+from pure.serving.files import Shelf
+from pure.serving.http.app import make_app
+from pure.serving.http.state import Desk
 from tests.serving.processes import Server, Threaded
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
 

@@ -13,7 +13,7 @@ import attrs
 import httpx2
 import uvicorn
 
-from pure.serving import server as ours
+from pure.serving.http import server as ours
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,9 +5,9 @@ import threading
 import pytest
 
 import pure
+from pure.engine.loaded import Asked
+from pure.engine.notes import listening
 from pure.serving.jobs import Form, Job, Store
-from pure.serving.notes import listening
-from pure.serving.studio import Asked
 
 
 @pytest.fixture

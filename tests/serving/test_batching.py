@@ -6,11 +6,11 @@ import attrs
 import numpy as np
 import pytest
 
-from pure.cli.errors import Failure
+from pure.engine.errors import Failure
+from pure.engine.loaded import Asked, alike
+from pure.serving.files import Shelf
 from pure.serving.jobs import Form, Job, Output
-from pure.serving.outputs import Shelf
 from pure.serving.queue import Queue
-from pure.serving.studio import Asked, alike
 
 # Prompts of one length in bytes and of others: tokenizers here take a byte for a token.
 PROMPTS = ("a dog", "a cat", "a red apple on a table", "pear")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pure.cli.caching import settle
+from pure.cli.cache_flags import settle
 from pure.configs import configure
-from pure.serving.refusal import Refusal
-from pure.serving.studio import Asked, Sources, facts_of
+from pure.engine.loaded import Asked, Sources, facts_of
+from pure.serving.http.refusal import Refusal
 from tests.cli.test_page import COMMANDS
 from tests.cli.test_page import name as name_of
 
@@ -133,7 +133,7 @@ KEYS = st.sampled_from([*KNOBS, "scm_preset", "scm_policy", "scm_compute_bins", 
 
 @pytest.fixture(scope="module")
 def studio(loaded):
-    from pure.serving.studio import Studio
+    from pure.engine.loaded import Studio
 
     pipeline, found = loaded("flux")
     return Studio(pipeline=pipeline, base=pipeline.denoiser, found=found, sources=Sources())

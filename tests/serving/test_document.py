@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pure.cli.serve import serve
-from pure.serving import about, images, videos
-from pure.serving.about import ABSENT
-from pure.serving.fields import IMAGE, LATER, VIDEO
+from pure.serving.http import about, images, videos
+from pure.serving.http.about import ABSENT
+from pure.serving.http.fields import IMAGE, LATER, VIDEO
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

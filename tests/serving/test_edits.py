@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from pure.serving.outputs import Shelf
+from pure.serving.files import Shelf
 from tests.support import wan_pipelines
 
 FEW = {"prompt": "a dog", "num_inference_steps": "2", "size": "32x32"}
@@ -77,7 +77,7 @@ def test_no_picture_at_all_and_too_many_pixels(here, monkeypatch):
     app = here("klein")
     answer = app.client.post("/v1/images/edits", data=FEW)
     assert answer.status_code == 400 and answer.json()["detail"] == "Field 'image' or 'url' is required"
-    monkeypatch.setattr("pure.serving.bodies.PIXELS", 64)
+    monkeypatch.setattr("pure.serving.http.bodies.PIXELS", 64)
     answer = app.client.post("/v1/images/edits", data=FEW, files={"image": encoded()})
     assert "64 x 64 pixels are too many" in answer.json()["detail"]
 

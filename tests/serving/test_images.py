@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pure.serving.bodies import LIMIT
+from pure.serving.http.bodies import LIMIT
 
 FEW = {"num_inference_steps": 2}
 

@@ -7,8 +7,8 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 import pure
-from pure.models.flux2 import Conditioning, flux2
-from pure.models.flux2_parameters import parameter_shapes
+from pure.models.flux2.config import parameter_shapes
+from pure.models.flux2.denoiser import Conditioning, flux2
 from tests.support import toys
 from tests.support.situation import Model
 

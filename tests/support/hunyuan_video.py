@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from diffusers import HunyuanVideoTransformer3DModel
 
-from pure.models.hunyuan_video import Conditioning, hunyuan_video
-from pure.models.hunyuan_video_parameters import CONCAT, REPLACE, parameter_shapes
+from pure.models.hunyuan_video.config import CONCAT, REPLACE, parameter_shapes
+from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from tests.support import toys
 from tests.support.situation import Model
 

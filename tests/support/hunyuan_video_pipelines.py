@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pure.models.hunyuan_video_text import Template
+from pure.models.hunyuan_video.text import Template
 from tests.support import hunyuan_video, tiny
 
 SPECIAL = (

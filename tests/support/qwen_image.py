@@ -9,8 +9,8 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 
 import pure
-from pure.models.qwen_image import Conditioning, positions, qwen_image
-from pure.models.qwen_image_parameters import parameter_shapes
+from pure.models.qwen_image.config import parameter_shapes
+from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
 from tests.support import toys
 from tests.support.situation import Model
 

@@ -23,8 +23,8 @@ from PIL import Image
 from transformers import BatchFeature, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from pure.models import Generation, Pipeline, load_pipeline
-from pure.models import qwen_image_pipeline as pipelines
-from pure.models.qwen_image_pipeline import AREA, READ_AREA
+from pure.models.qwen_image import pipeline as pipelines
+from pure.models.qwen_image.pipeline import AREA, READ_AREA
 from tests.support import qwen_image as support
 from tests.support import tiny
 

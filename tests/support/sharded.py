@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pure
 from pure import Shared
+from pure.attention import attend
 from pure.distributed import Sizes, context_parallel, make_mesh
-from pure.models.attention import attend
 from pure.tree import map_samples
 from tests.support import toys
 from tests.support.situation import Model, Situation

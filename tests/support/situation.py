@@ -12,8 +12,8 @@ import torch
 
 import pure
 from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
-from pure.models.flux import Conditioning, flux
-from pure.models.flux_parameters import parameter_shapes
+from pure.models.flux.config import parameter_shapes
+from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import dbcache, guided, scm, taylorseer
 from pure.tree import leaves_with_paths
 from tests.support import toys

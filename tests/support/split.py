@@ -8,22 +8,20 @@ import torch
 
 from pure import Denoiser, Experts, Transform
 from pure.distributed import Sizes, make_mesh, tensor_parallel
-from pure.models import (
-    flux2_parameters,
-    flux_parameters,
-    hunyuan_video_parameters,
-    ovis_parameters,
-    qwen_image_parameters,
-    wan_parameters,
-    z_image_parameters,
-)
-from pure.models.flux import flux
-from pure.models.flux2 import flux2
-from pure.models.hunyuan_video import hunyuan_video
-from pure.models.ovis import ovis
-from pure.models.qwen_image import qwen_image
-from pure.models.wan import wan
-from pure.models.z_image import z_image
+from pure.models.flux import config as flux_parameters
+from pure.models.flux.denoiser import flux
+from pure.models.flux2 import config as flux2_parameters
+from pure.models.flux2.denoiser import flux2
+from pure.models.hunyuan_video import config as hunyuan_video_parameters
+from pure.models.hunyuan_video.denoiser import hunyuan_video
+from pure.models.ovis import config as ovis_parameters
+from pure.models.ovis.denoiser import ovis
+from pure.models.qwen_image import config as qwen_image_parameters
+from pure.models.qwen_image.denoiser import qwen_image
+from pure.models.wan import config as wan_parameters
+from pure.models.wan.denoiser import wan
+from pure.models.z_image import config as z_image_parameters
+from pure.models.z_image.denoiser import z_image
 from tests.support import flux2 as flux2_support
 from tests.support import hunyuan_video as hunyuan_support
 from tests.support import ovis as ovis_support

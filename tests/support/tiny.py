@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 import pure
-from pure.models.flux import Conditioning
+from pure.models.flux.denoiser import Conditioning
 
 CONFIG = {
     "patch_size": 1,

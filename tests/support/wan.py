@@ -12,8 +12,8 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from pure import Experts
-from pure.models.wan import Conditioning, wan
-from pure.models.wan_parameters import parameter_shapes
+from pure.models.wan.config import parameter_shapes
+from pure.models.wan.denoiser import Conditioning, wan
 from tests.support import toys
 from tests.support.situation import Model
 

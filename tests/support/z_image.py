@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from diffusers import ZImageTransformer2DModel
 
-from pure.models.z_image import Conditioning, z_image
-from pure.models.z_image_parameters import parameter_shapes
+from pure.models.z_image.config import parameter_shapes
+from pure.models.z_image.denoiser import Conditioning, z_image
 from tests.support import toys
 from tests.support.situation import Model
 

@@ -1,0 +1,40 @@
+"""The settings of a run, merged from all sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from pure.configs.report import Problem
+from pure.configs.schema import CacheConfig, ParallelismConfig, QuantizeConfig
+from pure.configs.support import Facts
+
+
+@attrs.frozen(kw_only=True)
+class Effective:
+    """The configuration that counts, and where every value of it comes from.
+
+    Attributes:
+        enabled: whether there is a cache at all.
+        cache: for the only or first expert.
+        secondary: for the second expert.
+        parallelism: None if no source says anything about it and the run has one process; sizes are numbers.
+        attention_backend: a name, or None.
+        quantize: None if no source says anything about it.
+        origins: source and place by path, as in `Layer.settings`; complete.
+        notes: what a person should be told before work starts.
+        refusals: what is well-formed but cannot be done here; `build` raises them.
+        facts: what was known.
+    """
+
+    enabled: bool
+    cache: CacheConfig
+    secondary: CacheConfig
+    parallelism: ParallelismConfig | None
+    attention_backend: str | None
+    quantize: QuantizeConfig | None
+    origins: Mapping[str, str]
+    notes: tuple[str, ...]
+    refusals: tuple[Problem, ...]
+    facts: Facts

@@ -1,0 +1,1 @@
+"""What the command line and the server share: from a checkpoint and a request to pixels and reports."""

@@ -1,0 +1,87 @@
+"""The cache of a run: its transform, and where its settings come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+import pure
+from pure.configs import Effective, build
+from pure.rules import Threshold, find
+
+if TYPE_CHECKING:
+    from pure.experts import Transforms
+    from pure.models.pipeline import Model
+
+
+@attrs.frozen(kw_only=True)
+class Caching:
+    """The cache of a run.
+
+    Attributes:
+        transform: what is done to the denoiser; `pure.identity` without a cache.
+        secondary: what is done to the second expert, where there is one.
+        effective: every setting and where it comes from.
+    """
+
+    transform: pure.Transform
+    secondary: pure.Transform
+    effective: Effective
+
+    @classmethod
+    def of(cls, effective: Effective) -> Caching:
+        """Return the cache of an effective configuration.
+
+        Raises:
+            ConfigError: it asks for what cannot be done here; lists all of it.
+        """
+        return cls(transform=build(effective), secondary=build(effective, "secondary"), effective=effective)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a cache was asked for."""
+        return self.effective.enabled
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Every setting of the cache with its origin, for reports."""
+        values = attrs.asdict(self.effective.cache, recurse=False)
+        origins = self.effective.origins
+        return {name: {"value": value, "origin": origins[f"cache_config.{name}"]} for name, value in values.items()}
+
+
+def threshold_of(denoiser: pure.Denoiser | pure.Experts) -> float | None:
+    """Return the threshold that the denoiser's plan, or that of the first expert, measures against."""
+    if isinstance(denoiser, pure.Experts):
+        denoiser = next(iter(denoiser.denoisers.values()))
+    rule = find(denoiser.plan.rules, Threshold)
+    return rule.value if isinstance(rule, Threshold) else None
+
+
+SHOWN = ("front", "threshold", "warmup", "max_continuous", "order", "policy")
+
+
+def recipe(transform: pure.Transform) -> str:
+    """Return a transform as one would type it, without what is left at its default.
+
+    >>> from pure.transforms import dbcache, taylorseer
+    >>> recipe(pure.compose(dbcache(threshold=0.12), taylorseer()))
+    'dbcache(front=1, threshold=0.12, warmup=4, max_continuous=3) + taylorseer(order=1)'
+    """
+    parts = transform.transforms if isinstance(transform, pure.Composed) else (transform,)
+    return " + ".join(f"{type(part).__name__}({', '.join(_arguments(part))})" for part in parts) or "no cache"
+
+
+def _arguments(part: pure.Transform) -> list[str]:
+    fields = attrs.fields(type(part))
+    values = [(field, getattr(part, field.name)) for field in fields if field.init]
+    return [f"{f.name}={value!r}" for f, value in values if f.name in SHOWN or value != f.default]
+
+
+def transforms_of(caching: Caching, denoiser: Model) -> Transforms:
+    """Return the cache of the denoiser, or of every expert."""
+    if not isinstance(denoiser, pure.Experts):
+        return caching.transform
+    first, *others = denoiser.denoisers
+    return {first: caching.transform, **dict.fromkeys(others, caching.secondary)}

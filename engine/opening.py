@@ -1,0 +1,124 @@
+"""What the checkpoint says of itself, read before anything heavy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pure.cli.screen import Screen
+from pure.configs import Facts
+from pure.engine.errors import Misuse
+from pure.engine.libraries import quiet_libraries
+from pure.transforms import compiled
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pure.models import Pipeline
+    from pure.models.family import Description
+    from pure.models.pipeline import Model
+
+__all__ = ["experts", "facts_of", "look", "pictures", "stack", "video"]
+
+
+def look(model: str | None) -> Description:
+    """Describe a checkpoint from its JSON files; None is the one that comes with the package.
+
+    Raises:
+        Misuse: it is not there, or not supported.
+    """
+    from pure.models import CheckpointError, embedded
+    from pure.models.checkpoint.description import describe
+    from pure.models.checkpoint.hub import DESCRIPTION, locate
+
+    try:
+        return describe(embedded() if model is None else locate(model, DESCRIPTION))
+    except CheckpointError as error:
+        raise Misuse(str(error)) from error
+
+
+def video(found: Description) -> bool:
+    """Whether the model makes videos."""
+    return found.kind.task.endswith("video")
+
+
+def experts(found: Description) -> int:
+    """Return how many experts the model has."""
+    return len(found.transformers)
+
+
+def stack(found: Description) -> int:
+    """Return the number of blocks of the denoiser."""
+    return len(found.family.denoiser(found.transformer).blocks)
+
+
+def facts_of(found: Description, steps: int | None, processes: int = 1, sequence: int | None = None) -> Facts:
+    """Return what is known of a run before it starts; None steps are the checkpoint's own."""
+    return Facts(
+        processes=processes,
+        sequence=sequence,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        steps=steps or found.defaults.steps,
+        blocks=stack(found),
+        experts=experts(found),
+    )
+
+
+def pictures(paths: Sequence[str], found: Description) -> tuple[Image.Image, ...]:
+    """Read the input pictures.
+
+    Raises:
+        Misuse: one cannot be read, or the model takes none or needs one.
+    """
+    from PIL import Image
+
+    wanted = found.kind.task in ("image-editing", "image-to-video")
+    if paths and not (wanted or found.kind.pictures):
+        raise Misuse(
+            f"--image-path {' '.join(paths)}: a {found.kind.pipeline} reads no pictures (it does {found.kind.task}); "
+            "leave it out"
+        )
+    if wanted and not paths:
+        raise Misuse(f"a {found.kind.pipeline} does {found.kind.task} and needs a picture; give --image-path FILE")
+    read: list[Any] = []
+    for path in paths:
+        try:
+            with Image.open(Path(path)) as opened:
+                read.append(opened.convert("RGB"))
+        except (OSError, Image.DecompressionBombError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no picture we can read"
+            raise Misuse(f"--image-path {path} cannot be read: {reason}; give a local .png, .jpg or .webp") from error
+    return tuple(read)
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def base_of(pipeline: Pipeline, compiling: bool) -> Model:
+    """Return the pipeline's denoiser, compiled if that is asked for; neither guided nor cached."""
+    from pure.experts import transformed
+
+    return transformed(pipeline.denoiser, compiled()) if compiling else pipeline.denoiser
+
+
+def open_pipeline(model: str | None, precision: str | None, screen: Screen) -> Pipeline:
+    """Load a checkpoint onto the device; None is the one that comes with the package.
+
+    Raises:
+        Misuse: it is missing, damaged, or not supported.
+    """
+    quiet_libraries()
+    from pure.models import CheckpointError, embedded, load_pipeline
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = DTYPES[precision] if precision else torch.float32 if device == "cpu" else None
+    waiting = screen.notes.status("loading the checkpoint ...") if screen.notes.is_terminal else None
+    try:
+        with waiting or contextlib.nullcontext():
+            return load_pipeline(embedded() if model is None else model, dtype=dtype, device=device)
+    except CheckpointError as error:
+        raise Misuse(str(error)) from error

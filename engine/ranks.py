@@ -1,0 +1,194 @@
+"""Several processes for one job: how many, which shares, and who says what.
+
+Rank 0 shows and saves; the others take the same steps and say nothing. Without a launcher the
+processes are started here and this one watches them; under `torchrun` this one is a rank itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from pure.cli.screen import show_warnings
+from pure.configs import Parallel
+from pure.distributed.mesh import Sizes
+from pure.engine.errors import Misuse
+from pure.engine.libraries import quiet_libraries
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from pure.cli.job import Job
+    from pure.engine.quantizing import Quantizer
+    from pure.models import Pipeline
+    from pure.models.family import Description
+
+__all__ = ["check_shares", "count_processes", "is_follower", "notes_on", "share", "spread"]
+
+Lead = Callable[["Job", "DeviceMesh"], None]
+
+
+# ------------------------------------------------------------------------------ before anything is loaded
+
+
+def count_processes(asked: int | None, environ: Mapping[str, str]) -> int:
+    """Return the number of processes: what a launcher started, or what `--num-gpus` asks for.
+
+    Raises:
+        Misuse: the two differ, or there are not so many GPUs.
+    """
+    started = _launched(environ)
+    if started is not None:
+        if asked not in (None, started):
+            raise Misuse(f"--num-gpus {asked}: the launcher started {started} processes; leave --num-gpus out")
+        return started
+    count = asked or 1
+    if torch.cuda.is_available() and count > (there := torch.cuda.device_count()):
+        gpus = "1 GPU" if there == 1 else f"{there} GPUs"
+        raise Misuse(f"--num-gpus {count}: this machine shows {gpus}; write --num-gpus {there} or leave it out")
+    return count
+
+
+def _launched(environ: Mapping[str, str]) -> int | None:
+    """Return how many processes a launcher such as torchrun started, None where there is none.
+
+    Raises:
+        Misuse: what it left in the environment are no numbers.
+    """
+    if any(name not in environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        return None
+    for name in ("RANK", "WORLD_SIZE"):
+        if not environ[name].isdecimal():
+            raise Misuse(f"environment {name}={environ[name]!r} is no number; start with torchrun, or unset it")
+    return int(environ["WORLD_SIZE"])
+
+
+def is_follower(environ: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process as another rank than 0, which says nothing.
+
+    >>> is_follower({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+    True
+    """
+    try:
+        return (_launched(environ) or 1) > 1 and int(environ["RANK"]) > 0
+    except Misuse:
+        return False
+
+
+def check_shares(sizes: Sizes, found: Description) -> None:
+    """Check that the model can be shared so.
+
+    Raises:
+        Misuse: it cannot.
+    """
+    from pure.distributed.tensor_parallel import check_tensor_parallel
+
+    try:
+        for name in found.transformers:
+            check_tensor_parallel(found.family.denoiser(found.configs[name]), sizes.tp)
+    except ValueError as error:
+        raise Misuse(f"tp_size {sizes.tp}: {error}") from error
+
+
+def notes_on(sizes: Sizes, device: str) -> tuple[str, ...]:
+    """Return what a person should know of the processes before they start."""
+    if sizes.total == 1:
+        return ()
+    axes = " x ".join(f"{axis} {size}" for axis, size in attrs.asdict(sizes).items() if size > 1)
+    where = "on the CPU, as there is no GPU" if device == "cpu" else "on a GPU each"
+    return (f"{sizes.total} processes {where}: {axes}",)
+
+
+# ------------------------------------------------------------------------------ while they run
+
+
+def share(pipeline: Pipeline, shares: Parallel, mesh: DeviceMesh, quantize: Quantizer | None = None) -> Pipeline:
+    """Return this rank's share of a pipeline: a part of the weights, and a denoiser that takes a part of the tokens.
+
+    With `quantize` the part is quantised.
+    """
+    from pure.distributed.context_parallel import context_parallel
+    from pure.distributed.tensor_agreement import tensor_agreement
+    from pure.distributed.tensor_parallel import tensor_parallel
+
+    options: Any = attrs.asdict(shares, filter=lambda field, _: field.name != "sizes")
+    params = tensor_parallel(pipeline.params, pipeline.denoiser, mesh, local=quantize)
+    denoiser = tensor_agreement(mesh)(context_parallel(mesh, **options)(pipeline.denoiser))
+    return attrs.evolve(pipeline, params=params, denoiser=denoiser)
+
+
+def spread(job: Job, lead: Lead, follow: Lead, environ: Mapping[str, str]) -> None:
+    """Do a job in several processes: `lead` as rank 0, `follow` as the others.
+
+    Raises:
+        Exception: what the first process to fail raised.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if _launched(environ) is None:
+        from pure.distributed.launch import run
+
+        if device == "cpu":
+            _import_parts(job.found)
+        _stop_progress_bars()
+        run(_rank, job.parallel.sizes.total, job, lead, follow, device, device=device)
+        return
+    import torch.distributed as dist
+
+    if device == "cuda":
+        torch.cuda.set_device(int(environ.get("LOCAL_RANK", 0)))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    _rank(job, lead, follow, device)
+    # Who leaves early would break what the others still send.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _import_parts(found: Description) -> None:
+    """Import in this process what every forked rank would import on its own: seconds each, instead of nothing."""
+    quiet_libraries()
+    for module in ("pure.distributed.context_parallel", "pure.distributed.tensor_parallel"):
+        importlib.import_module(module)
+    for component, library in found.libraries.items():
+        # Whatever is wrong with a part is said by who loads it.
+        with contextlib.suppress(Exception):
+            getattr(importlib.import_module(library), found.classes[component])
+
+
+def _stop_progress_bars() -> None:
+    """End the threads that tqdm leaves behind after a download: a process with other threads cannot be forked."""
+    from tqdm import TMonitor
+
+    for thread in threading.enumerate():
+        if isinstance(thread, TMonitor):
+            thread.exit()
+
+
+def _rank(job: Job, lead: Lead, follow: Lead, device: str) -> None:
+    import torch.distributed as dist
+
+    from pure.distributed.mesh import make_mesh
+
+    mesh = make_mesh(job.parallel.sizes, device)
+    with warnings.catch_warnings():
+        if dist.get_rank() == 0:
+            show_warnings()
+            lead(job, mesh)
+        else:
+            with _silence():
+                follow(job, mesh)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Say nothing: rank 0 has said it."""
+    warnings.simplefilter("ignore")
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield

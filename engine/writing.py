@@ -1,0 +1,91 @@
+"""Writing files whole or not at all."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from pure.engine.errors import Failure
+
+__all__ = ["check_file", "check_folder", "write_whole"]
+
+CURES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EACCES: "choose a folder you may write to",
+    errno.EPERM: "choose a folder you may write to",
+    errno.EROFS: "choose a folder you may write to",
+    errno.EEXIST: "there is a file of that name; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.EISDIR: "there is a folder of that name; choose another file name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "choose a folder that can be made",
+}
+
+
+def explain(action: str, path: Path, error: OSError) -> Failure:
+    """Return the error that says what could not be written, why, and what to do."""
+    cure = CURES.get(error.errno or 0)
+    return Failure(f"cannot {action} {path}: {error.strerror or error}" + (f"; {cure}" if cure else ""))
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Make the folder if it is not there and check that a file can be written into it.
+
+    Raises:
+        Failure: it cannot; the message names the flag and the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".puredit-"):
+            pass
+    except OSError as error:
+        raise explain(f"write into {flag}", folder, error) from error
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Check that a file can be written here: see `check_folder`; what is there already must be an ordinary file."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no ordinary file"
+        raise Failure(f"cannot write {flag} {path}: it is {kind}; choose another name")
+    check_folder(path.parent, f"the folder of {flag}")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a temporary file beside `path` and move it there once it is complete on the disk.
+
+    Whatever goes wrong, an interruption included, `path` is what it was before and no
+    temporary file stays.
+
+    Raises:
+        Failure: the file cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        raise Failure(f"cannot write {path}: it is no ordinary file and would be replaced; choose another name")
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        raise explain("write", path, error) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""A diffusers pipeline accelerated as it is."""

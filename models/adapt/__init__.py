@@ -1,0 +1,1 @@
+"""Any other transformer, cut into pieces by running it once."""

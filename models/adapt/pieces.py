@@ -1,0 +1,216 @@
+"""What comes before and after the blocks of an adapted model, as pure functions.
+
+Shapes: B samples, N tokens, D width.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+import torch.utils._pytree as pytree
+
+from pure.models.adapt.arguments import Arguments, outline_of, thaw, unpack
+from pure.models.adapt.cut import Context, Form, Hidden, Registry, entry_link, hidden_of, link, streams_of
+from pure.models.adapt.search import Cut
+from pure.models.adapt.tape import Tape
+from pure.models.adapt.walk import Model, Reading, Walk, symbolic
+from pure.models.errors import CheckpointError
+from pure.tree import Shared
+
+Params = Mapping[str, torch.Tensor]
+
+
+@attrs.frozen
+class Forward:
+    """How a forward is called and what it returns.
+
+    Attributes:
+        latents: name of the argument that is denoised.
+        timestep: name of the timestep.
+        listed: whether latents are a list of tensors, one per sample.
+        plain: arguments that are passed every time, hashable.
+    """
+
+    latents: str
+    timestep: str
+    listed: bool = False
+    plain: tuple[tuple[str, Any], ...] = ()
+
+    def arguments(self, conditioning: Arguments, latents: torch.Tensor, timestep: torch.Tensor) -> dict[str, Any]:
+        """Return the keyword arguments of a call."""
+        given: Any = list(latents.unbind(0)) if self.listed else latents
+        plain = {name: thaw(value) for name, value in self.plain}
+        return {**unpack(conditioning, latents.shape[0]), **plain, self.latents: given, self.timestep: timestep}
+
+
+def prediction_of(raw: Any) -> torch.Tensor:
+    """Return the prediction (B, ...) that a forward has returned as a tuple, a list or an output record.
+
+    Raises:
+        CheckpointError: it returned none, or several things.
+    """
+    found = raw.sample if hasattr(raw, "sample") and not isinstance(raw, torch.Tensor) else raw
+    if isinstance(found, tuple):
+        if len(found) != 1:
+            raise CheckpointError(f"the model returns {len(found)} things; supported are those that return one")
+        found = found[0]
+    if isinstance(found, list) and found and all(isinstance(entry, torch.Tensor) for entry in found):
+        found = torch.stack(found)
+    if not isinstance(found, torch.Tensor):
+        raise CheckpointError(f"the model returns a {type(found).__name__} where a tensor is expected")
+    return found
+
+
+@attrs.define(eq=False)
+class _Symbols:
+    """What blocks answer in a walk: symbols of the shapes that the streams have."""
+
+    cut: Cut
+    streams: list[torch.Tensor]
+    twins: dict[Form, torch.Tensor] = attrs.field(factory=dict)
+
+    def __call__(self, number: int, leaves: tuple, tape: Tape) -> Any:
+        if not self.streams:
+            self.streams = [leaves[place] for place in self.cut.places]
+        forms, plain = self.cut.wirings[number].leaves, self.cut.plain[number]
+        answers = [
+            value if form is None else tape.symbol(self._twin(form)) for form, value in zip(forms, plain, strict=True)
+        ]
+        return pytree.tree_unflatten(answers, self.cut.specs[number])
+
+    def _twin(self, form: Form) -> torch.Tensor:
+        if form not in self.twins:
+            self.twins[form] = form.join([torch.empty_like(stream, device="meta") for stream in self.streams])
+        return self.twins[form]
+
+
+@attrs.frozen
+class Constants:
+    """Which constants have one row per sample, as `adapt` found; None: samples cannot be told apart."""
+
+    split: tuple[bool, ...] | None
+
+    def placed(self, tensors: Sequence[torch.Tensor], batch: int) -> tuple[torch.Tensor | Shared, ...]:
+        """Return constants as they are where they belong to samples, else as `Shared`.
+
+        Raises:
+            CheckpointError: there are several samples and they cannot be told apart.
+        """
+        if self.split is None and batch > 1:
+            raise CheckpointError(
+                f"in what the blocks are given, {batch} samples cannot be told apart; run one sample at a time, or "
+                "adapt the model with an example of this batch to learn why"
+            )
+        split = self.split or (False,) * len(tensors)
+        for tensor, belongs in zip(tensors, split, strict=True):
+            if belongs and len(tensor) != batch:
+                raise CheckpointError(f"a block is given a tensor with {len(tensor)} rows for {batch} samples")
+        return tuple(t if belongs else Shared(value=t) for t, belongs in zip(tensors, split, strict=True))
+
+
+@attrs.frozen(eq=False)
+class Embed:
+    """What runs before the first block; and, where blocks have constants of their own, what lies between them."""
+
+    stays_eager: ClassVar[bool] = True  # it stops the model's forward half-way
+    model: Model
+    forward: Forward
+    cut: Cut
+    constants: Constants
+    shape: tuple
+
+    def __call__(
+        self, params: Params, prepared: Arguments, latents: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[Hidden, Context]:
+        """Return the streams before the first block, and what blocks and head read.
+
+        Raises:
+            CheckpointError: with these arguments the model does something else between its
+                blocks than with those it was adapted to.
+        """
+        if outline_of(prepared) != self.shape:
+            raise CheckpointError(changed(type(self.model.module).__name__, "is called with other arguments"))
+        kwargs = self.forward.arguments(prepared, latents, timestep)
+        walk, streams, constants = self.walk(params, kwargs, latents.device)
+        placed = self.constants.placed(constants, latents.shape[0])
+        replay = Shared(value=walk.journal.replayable())
+        return hidden_of(streams), Context(constants=placed, replay=replay, arguments=Shared(value=kwargs))
+
+    def walk(
+        self, params: Params, kwargs: Mapping[str, Any], device: torch.device
+    ) -> tuple[Walk, list[torch.Tensor], list[torch.Tensor]]:
+        """Walk as far as blocks have constants of their own; return the walk, the streams and the constants."""
+        cut = self.cut
+        walk = Walk(_Symbols(cut, []), cut.last, Tape(device)).go(self.model, params, kwargs)
+        registry = Registry()
+        links = [entry_link(walk.visits[0], cut.places, registry)]
+        links += [link(visit, before, walk.tape, registry) for before, visit in itertools.pairwise(walk.visits)]
+        for found, wiring, name in zip(links, cut.wirings, cut.blocks, strict=False):
+            if found != wiring.link:
+                raise CheckpointError(changed(type(self.model.module).__name__, f"does something else before {name}"))
+        return walk, [walk.visits[0].leaves[place] for place in cut.places], registry.tensors
+
+
+@attrs.frozen(eq=False)
+class Head:
+    """What runs after the last block."""
+
+    stays_eager: ClassVar[bool] = True
+    model: Model
+    cut: Cut
+
+    def __call__(self, params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
+        """Return the prediction (B, ...).
+
+        Raises:
+            CheckpointError: it reads what a block before the last one returned; or the model does
+                something else between its blocks than when it was adapted.
+        """
+        streams = streams_of(hidden)
+        entries, place = context.replay.value, [0]
+        final = _Final(self.cut, streams, _Symbols(self.cut, streams), Tape(streams[0].device))
+        raw = self.model.run(
+            params, context.arguments.value, final, lambda name, unit: Reading(name, unit, entries, place)
+        )
+        prediction, name = prediction_of(raw), type(self.model.module).__name__
+        if not final.as_adapted:
+            raise CheckpointError(changed(name, "does something else between its blocks"))
+        if symbolic(prediction):
+            raise CheckpointError(f"what {name} returns depends on the output of blocks before the last one")
+        return prediction
+
+
+@attrs.define(eq=False)
+class _Final:
+    """What blocks answer on the way to the head: symbols, and at the last block the streams."""
+
+    cut: Cut
+    streams: list[torch.Tensor]
+    symbols: _Symbols
+    tape: Tape
+    called: list[int] = attrs.field(factory=list)
+    glue: tuple = ()
+
+    def __call__(self, number: int, args: tuple, kwargs: dict) -> Any:
+        self.called.append(number)
+        if number < len(self.cut.blocks) - 1:
+            return self.symbols(number, (), self.tape)
+        self.glue = tuple(op.function for op in self.tape.ops)
+        forms, plain = self.cut.wirings[number].leaves, self.cut.plain[number]
+        answers = [value if form is None else form.join(self.streams) for form, value in zip(forms, plain, strict=True)]
+        return pytree.tree_unflatten(answers, self.cut.specs[number])
+
+    @property
+    def as_adapted(self) -> bool:
+        """Whether every block was called, in order, and the same was done between them as when it was adapted."""
+        return self.called == list(range(len(self.cut.blocks))) and self.glue == self.cut.glue
+
+
+def changed(model: str, what: str) -> str:
+    """Say what is other than when a model was adapted, and what helps."""
+    return (
+        f"{model} {what} than when it was adapted; adapt it with arguments like these "
+        "(of the same shapes, the same ones left out)"
+    )

@@ -1,0 +1,205 @@
+"""Running a forward with stand-ins in place of its blocks.
+
+A walk runs a copy of the model. What is called outside the blocks runs for real and its
+results are written down, so that a second walk, to the end, need not run it again. Blocks
+hand out symbols; the walk notes what each was called with.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.utils._pytree as pytree
+
+from pure.models.adapt.structure import copied, units
+from pure.models.adapt.tape import Symbol, Tape
+from pure.models.errors import CheckpointError
+
+Tree = Any
+Params = Mapping[str, torch.Tensor]
+
+
+class Stop(BaseException):
+    """Ends a walk; no `Exception`, which a forward might catch."""
+
+
+@attrs.frozen(eq=False)
+class Mark:
+    """Where a symbol stood at a visit; the symbol itself moves on when it is written into."""
+
+    slot: int
+    twin: torch.Tensor
+
+
+@attrs.frozen(eq=False)
+class Visit:
+    """One call of a block: its flattened arguments, and how much was on the tape by then."""
+
+    leaves: tuple
+    spec: pytree.TreeSpec
+    since: int
+    outputs: tuple  # leaves of what the stand-in returned
+
+
+@attrs.define(eq=False)
+class Journal:
+    """Results of what runs outside the blocks, in order of the calls: written by one walk, read by the next."""
+
+    entries: list[tuple[str, Any]] = attrs.field(factory=list)
+    versions: list[list] = attrs.field(factory=list)
+    read: int = 0
+
+    def write(self, name: str, result: Any) -> None:
+        """Add a result, and the versions of its tensors, which tell of writes into them."""
+        self.entries.append((name, result))
+        self.versions.append([(leaf, leaf._version) for leaf in _watched(result)])
+
+    def replayable(self) -> tuple:
+        """Return `(name, result, usable)` of every call; results that were written into are of no use."""
+        return tuple(
+            (name, result, all(leaf._version == version for leaf, version in watched))
+            for (name, result), watched in zip(self.entries, self.versions, strict=True)
+        )
+
+
+def _watched(tree: Tree) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not leaf.is_inference()]
+
+
+def marked(leaves: Sequence[Any]) -> tuple:
+    """Replace symbols by their marks."""
+    return tuple(Mark(leaf.slot, leaf.twin) if isinstance(leaf, Symbol) else leaf for leaf in leaves)
+
+
+def symbolic(tree: Tree) -> bool:
+    """Whether a tree holds a symbol."""
+    return any(isinstance(leaf, Symbol) for leaf in pytree.tree_leaves(tree))
+
+
+@attrs.frozen(eq=False)
+class Writing:
+    """The forward of something outside the blocks, its result written down."""
+
+    name: str
+    module: torch.nn.Module
+    journal: Journal
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it; what symbols go into depends on the blocks and is not written down."""
+        result = type(self.module).forward(self.module, *args, **kwargs)
+        if not symbolic((args, kwargs)):
+            self.journal.write(self.name, result)
+        return result
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """The forward of something outside the blocks, answered from what an earlier walk wrote down."""
+
+    name: str
+    module: torch.nn.Module
+    entries: tuple
+    place: list[int]  # how many entries have been read, the same list for all
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer from the journal as long as it has entries, then run."""
+        if self.place[0] < len(self.entries) and not symbolic((args, kwargs)):
+            name, result, usable = self.entries[self.place[0]]
+            self.place[0] += 1
+            if name != self.name:
+                raise CheckpointError(f"the model calls {self.name} where it called {name} a moment ago")
+            if usable:
+                return result
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+
+@attrs.frozen(eq=False)
+class StandIn:
+    """The forward of a block: what the walk answers for it."""
+
+    number: int
+    arrive: Callable[[int, tuple, dict], Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Report the call and return the answer."""
+        return self.arrive(self.number, args, kwargs)
+
+
+@attrs.frozen(eq=False)
+class Model:
+    """What a walk runs: a module, and the names of the blocks that are replaced, in the order of their calls."""
+
+    module: torch.nn.Module
+    blocks: tuple[str, ...]
+    outer: tuple[str, ...]  # names of the parameters outside these blocks
+
+    def run(self, params: Params, kwargs: Mapping[str, Any], arrive: Callable, around: Callable) -> Any:
+        """Run the forward of a copy.
+
+        Args:
+            params: parameters by name.
+            kwargs: arguments of the forward.
+            arrive: `(number, args, kwargs) -> result` of a block.
+            around: `(name, module) -> forward` of what is outside the blocks.
+        """
+        stand_ins = {name: StandIn(number, arrive) for number, name in enumerate(self.blocks)}
+        copy = copied(self.module, {name: params[name] for name in self.outer}, stand_ins)
+        for name, unit in list(units(copy)):
+            if name not in stand_ins and "forward" not in vars(unit):
+                vars(unit)["forward"] = around(name, unit)
+        return copy(**kwargs)
+
+
+def outline(module: torch.nn.Module, blocks: Sequence[str], names: Sequence[str]) -> Model:
+    """Return the model in which `blocks` are replaced; `names` are all its parameters."""
+    inside = tuple(f"{name}." for name in blocks)
+    return Model(module, tuple(blocks), tuple(name for name in names if not name.startswith(inside)))
+
+
+@attrs.define(eq=False)
+class Walk:
+    """A walk through the blocks up to number `last`, which ends there.
+
+    Attributes:
+        answers: `(number, leaves, tape) -> result` of a block, with symbols for tensors.
+        last: number of the block at which to stop.
+        tape, visits, journal: what was seen.
+    """
+
+    answers: Callable[[int, tuple, Tape], Any]
+    last: int
+    tape: Tape
+    visits: list[Visit] = attrs.field(factory=list)
+    journal: Journal = attrs.field(factory=Journal)
+
+    def go(self, model: Model, params: Params, kwargs: Mapping[str, Any]) -> "Walk":
+        """Run the model up to the last block of the walk.
+
+        Raises:
+            CheckpointError: the blocks are not all called, or not in this order.
+        """
+        try:
+            model.run(params, kwargs, self.arrive, lambda name, unit: Writing(name, unit, self.journal))
+        except Stop:
+            return self
+        raise CheckpointError(
+            f"{type(model.module).__name__} ended after {len(self.visits)} of {self.last + 1} blocks: with these "
+            "arguments it leaves some out"
+        )
+
+    def arrive(self, number: int, args: tuple, kwargs: dict) -> Any:
+        """Note the call of a block and answer it."""
+        if number != len(self.visits):
+            raise CheckpointError(
+                f"block {number} was called in place of block {len(self.visits)}; adapt the model with arguments "
+                "like these"
+            )
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        since = len(self.tape.ops)
+        result = self.answers(number, tuple(leaves), self.tape)
+        self.visits.append(Visit(marked(leaves), spec, since, marked(pytree.tree_leaves(result))))
+        if number == self.last:
+            raise Stop
+        return result

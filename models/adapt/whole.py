@@ -1,0 +1,120 @@
+"""Any function `(latents, timestep, conditioning) -> prediction` as a denoiser of one block.
+
+What a cache can do to it is all or nothing: a skipped step repeats or extrapolates whole
+predictions. There is nothing inside whose change could be measured, so which steps to skip
+must be said beforehand: `scm(mask, policy="static")`, with `taylorseer` or without.
+
+Shapes: B samples.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from pure.attention import attend
+from pure.block import Block
+from pure.denoiser import Denoiser
+from pure.tree import state
+
+__all__ = ["whole"]
+
+Params = Mapping[str, torch.Tensor]
+Tree = Any
+Function = Callable[[torch.Tensor, torch.Tensor, Tree], torch.Tensor]
+
+
+@state
+class Prediction:
+    """The only stream: zeros before the block, the prediction after it."""
+
+    image: torch.Tensor  # (B, ...)
+
+
+@state
+class Arguments:
+    """What the function is called with."""
+
+    latents: torch.Tensor  # (B, ...)
+    timestep: torch.Tensor  # (B,)
+    conditioning: Tree
+
+
+def whole(function: Function, channels: int | None = None) -> Denoiser:
+    """Return the denoiser of a function.
+
+    Args:
+        function: takes latents (B, ...), timesteps (B,) and the conditioning, and returns the
+            prediction; it holds its own parameters (`params` of the denoiser is empty) and must
+            give the same for the same arguments. The conditioning is a tree whose tensors have
+            the sample first (see `pure.state`), or None.
+        channels: second dimension of the prediction where it is not that of the latents.
+
+    >>> denoiser = whole(lambda latents, timestep, conditioning: -latents)
+    >>> [block.prefix for block in denoiser.blocks], denoiser.streams
+    ([''], ('image',))
+    """
+    return Denoiser(
+        prepare=constant,
+        embed=Nothing(channels),
+        blocks=(Block(Everything(function), ""),),
+        head=prediction,
+        attend=attend,
+        probe=prediction_so_far,
+        streams=("image",),
+    )
+
+
+def constant(params: Params, conditioning: Tree) -> Tree:
+    """Return the conditioning."""
+    return conditioning
+
+
+@attrs.frozen
+class Nothing:
+    """Begin from a prediction of zero, so that what the block adds is the prediction itself."""
+
+    channels: int | None
+
+    def __call__(
+        self, params: Params, prepared: Tree, latents: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[Prediction, Arguments]:
+        """Return zeros in the shape of the prediction, and the arguments."""
+        shape = list(latents.shape)
+        if self.channels is not None:
+            shape[1] = self.channels
+        return Prediction(image=latents.new_zeros(shape)), Arguments(
+            latents=latents, timestep=timestep, conditioning=prepared
+        )
+
+
+@attrs.frozen
+class Everything:
+    """The function as a block."""
+
+    function: Function
+
+    def __call__(self, params: Params, hidden: Prediction, context: Arguments, attend: Callable) -> Prediction:
+        """Call the function.
+
+        Raises:
+            ValueError: the prediction has another shape than was said.
+        """
+        found = self.function(context.latents, context.timestep, context.conditioning)
+        if found.shape != hidden.image.shape:
+            raise ValueError(
+                f"the model predicts {tuple(found.shape)} and was said to predict {tuple(hidden.image.shape)}; "
+                "pass whole(..., channels=) what its second dimension is"
+            )
+        return Prediction(image=found)
+
+
+def prediction(params: Params, hidden: Prediction, context: Arguments) -> torch.Tensor:
+    """Return the prediction."""
+    return hidden.image
+
+
+def prediction_so_far(hidden: Prediction) -> torch.Tensor:
+    """Return the stream whose change would be measured."""
+    return hidden.image

@@ -1,0 +1,1 @@
+"""Checkpoints: locating, describing, reading and loading them."""

@@ -1,0 +1,86 @@
+"""What a diffusers folder says about itself, checked before anything heavy is read."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pure.models.checkpoint.weights import read_json
+from pure.models.errors import CheckpointError
+from pure.models.family import Description, Kind
+from pure.models.registry import KINDS
+
+# Where a component writes what it is, the first that is there.
+FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+LIBRARIES = ("diffusers", "transformers")
+
+
+def describe(folder: Path) -> Description:
+    """Read and check the JSON files of a diffusers folder.
+
+    Raises:
+        CheckpointError: a file is missing, or something in it is not supported.
+    """
+    file = folder / "model_index.json"
+    index = read_json(file)
+    name = str(index.get("_class_name"))
+    if name not in KINDS:
+        raise CheckpointError(_unsupported(file, name))
+    family, kind = KINDS[name]
+    entries = {component: _entry(index.get(component)) for component in (*kind.transformers, *kind.components)}
+    _check_classes(file, kind, family.transformer, entries)
+    present = [component for component, (_, cls) in entries.items() if cls != "None"]
+    found = Description(
+        folder=folder,
+        family=family,
+        kind=kind,
+        index=index,
+        classes={component: cls for component, (_, cls) in entries.items()},
+        libraries={component: library for component, (library, _) in entries.items()},
+        configs={
+            **{component: _config(folder / component, component in kind.transformers) for component in present},
+            "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
+        },
+    )
+    for component in found.transformers:
+        try:
+            family.denoiser(found.configs[component])
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder / component / 'config.json'}: {error}") from None
+    kind.check(found)
+    _ = found.solver, found.defaults  # they raise what they cannot do
+    return found
+
+
+def _unsupported(file: Path, name: str) -> str:
+    near = difflib.get_close_matches(name, KINDS, n=1)
+    hint = f"; the nearest is {near[0]}" if near else ""
+    return (
+        f"{file} describes a {name}; supported: {', '.join(KINDS)}{hint}. Other diffusers pipelines are "
+        "accelerated as they are: see pure.accelerate"
+    )
+
+
+def _entry(entry: Any) -> tuple[str, str]:
+    """Return library and class of a component."""
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    return str(library), str(name)
+
+
+def _check_classes(file: Path, kind: Kind, transformer: str, entries: Mapping[str, tuple[str, str]]) -> None:
+    first, *others = kind.transformers
+    allowed = {first: (transformer,), **dict.fromkeys(others, (transformer, "None")), **kind.components}
+    for component, (library, name) in entries.items():
+        if name not in allowed[component]:
+            raise CheckpointError(
+                f"{file}: {component} is a {name}; supported: {', '.join(allowed[component]).replace('None', 'none')}"
+            )
+        if name != "None" and library not in LIBRARIES:
+            raise CheckpointError(f"{file}: {component} is from {library}; supported: {', '.join(LIBRARIES)}")
+
+
+def _config(folder: Path, required: bool) -> Mapping[str, Any]:
+    for name in FILES:
+        if (folder / name).is_file():
+            return read_json(folder / name)
+    return read_json(folder / "config.json") if required else {}

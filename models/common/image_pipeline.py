@@ -1,0 +1,99 @@
+"""What the pipelines of single images have in common.
+
+Shapes: B samples, h x w tokens (N = h w), C channels of a token of 2 x 2 latents, H x W pixels.
+"""
+
+import attrs
+import torch
+
+from pure.models.common import image
+from pure.models.errors import CheckpointError
+from pure.models.family import Description
+from pure.models.pipeline import Pipeline
+from pure.models.request import Request
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ImagePipeline(Pipeline):
+    """A pipeline whose autoencoder says which sizes are possible.
+
+    Attributes:
+        codec: turns latents into pixels.
+    """
+
+    codec: image.Autoencoder = attrs.field(repr=False)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.codec.vae.config["latent_channels"]
+
+    def usual(self, request: Request) -> tuple[int, int]:
+        """Return height and width where they are not asked for, in pixels.
+
+        Raises:
+            ValueError: they cannot be known.
+        """
+        return self.codec.usual, self.codec.usual
+
+    def sized(self, request: Request) -> Request:
+        """Return the request with its size; sides are multiples of a token's."""
+        if not (request.height and request.width):
+            height, width = self.usual(request)
+            request = attrs.evolve(request, height=request.height or height, width=request.width or width)
+        self.grid(request)
+        return request
+
+    def grid(self, request: Request) -> tuple[int, int]:
+        """Return h and w.
+
+        Raises:
+            ValueError: a size is not a positive multiple of a token's.
+        """
+        return self.codec.grid(request.height, request.width)
+
+    def tokens(self, request: Request) -> int:
+        """Return N."""
+        rows, columns = self.grid(request)
+        return rows * columns
+
+    def shape(self, request: Request) -> tuple[int, ...]:
+        """Return the shape of unpacked latents."""
+        rows, columns = self.grid(request)
+        return self.channels, rows * image.PATCH, columns * image.PATCH
+
+    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decode latents (B, C / 4, 2h, 2w) to pixels (B, 3, H, W) in 0 to 1."""
+        return self.codec.decode(latents)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class PackedPipeline(ImagePipeline):
+    """One whose latents are packed into tokens for the whole run."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.params["x_embedder.weight"].shape[1] // image.PATCH**2
+
+    def pack(self, noise: torch.Tensor) -> torch.Tensor:
+        """Turn latents (B, C / 4, 2h, 2w) into tokens (B, N, C)."""
+        return image.pack(noise)
+
+    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decode tokens (B, N, C) to pixels (B, 3, H, W) in 0 to 1."""
+        return self.codec.decode(image.unpack(latents, *self.grid(request)))
+
+
+def check_packed(found: Description, channels: int, out: int | None, patch: int) -> None:
+    """Refuse a transformer whose tokens are not 2 x 2 latents.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    out = out or channels
+    if out != channels or channels % image.PATCH**2 or patch != 1:
+        raise CheckpointError(
+            f"{found.folder / 'transformer' / 'config.json'}: {channels} channels in, {out} out and patch_size "
+            f"{patch}; text-to-image needs as many out as in, a multiple of 4, and patch_size 1"
+        )

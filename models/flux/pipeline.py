@@ -1,0 +1,104 @@
+"""The FLUX.1 text-to-image pipeline.
+
+Shapes: B samples, P texts, T text tokens, N image tokens, S = T + N, C channels of a token.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+import torch
+
+from pure import Shared
+from pure.models.common import image
+from pure.models.common.image_pipeline import PackedPipeline, check_packed
+from pure.models.common.schedulers import flow_match
+from pure.models.family import Description, Family, Kind, Parts
+from pure.models.flux.config import CLASS, check_config, parameter_shapes
+from pure.models.flux.denoiser import Conditioning, flux
+from pure.models.flux.text import TextEncoder
+from pure.models.pipeline import Pipeline
+from pure.models.request import Defaults, Request
+
+GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class FluxPipeline(PackedPipeline):
+    """FLUX.1: guidance embedded (dev) or not (schnell), and classifier-free guidance on top.
+
+    Attributes:
+        encoder: turns prompts into embeddings.
+    """
+
+    encoder: TextEncoder = attrs.field(repr=False)
+
+    def usual(self, request: Request) -> tuple[int, int]:
+        """Return height and width where they are not asked for, in pixels."""
+        return (self.codec.vae.config["sample_size"],) * 2
+
+    def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
+        """Return embeddings (P, T, ...) and positions (S, 3)."""
+        text, pooled = (
+            embedding.to(self.device, self.dtype) for embedding in self.encoder(texts, request.max_sequence_length)
+        )
+        grid = self.grid(request)
+        scales = None
+        if GUIDANCE_WEIGHT in self.params:
+            scales = torch.full((len(pooled),), float(self.value(request, "guidance_scale")), device=self.device)
+        return Conditioning(
+            text=text,
+            pooled=pooled,
+            guidance=scales,
+            ids=Shared(value=image.positions(request.max_sequence_length, *grid).to(self.device)),
+        )
+
+
+def _defaults(found: Description) -> Defaults:
+    """FLUX.1-dev embeds guidance; FLUX.1-schnell neither does nor shifts its schedule."""
+    size = found.configs["vae"].get("sample_size")
+    if check_config(found.transformer)["guidance_embeds"]:
+        return Defaults(steps=50, guidance_scale=3.5, true_cfg_scale=1.0, height=size, width=size)
+    few = not found.configs["scheduler"].get("use_dynamic_shifting")
+    return Defaults(steps=4 if few else 28, true_cfg_scale=1.0, height=size, width=size)
+
+
+def _check(found: Description) -> None:
+    settings = check_config(found.transformer)
+    check_packed(found, settings["in_channels"], settings["out_channels"], settings["patch_size"])
+
+
+def _build(parts: Parts) -> Pipeline:
+    encoders = {name: parts.components[name] for name in COMPONENTS if name != "vae"}
+    return FluxPipeline(
+        **parts.common,
+        encoder=TextEncoder(**encoders),
+        codec=image.ImageDecoder(parts.components["vae"]),
+    )
+
+
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "text_encoder_2": ("T5EncoderModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("T5Tokenizer", "T5TokenizerFast"),
+}
+FAMILY = Family(
+    name="FLUX.1",
+    transformer=CLASS,
+    denoiser=flux,
+    shapes=parameter_shapes,
+    kinds=(
+        Kind(
+            pipeline="FluxPipeline",
+            task="text-to-image",
+            guidance=("embedded", "classifier-free"),
+            components=COMPONENTS,
+            solver=flow_match,
+            defaults=_defaults,
+            build=_build,
+            check=_check,
+            checkpoints=("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"),
+        ),
+    ),
+)

@@ -1,0 +1,267 @@
+"""The FLUX.2 pipelines: dev and klein, from text and from pictures.
+
+Shapes: B samples, P texts, T text tokens, N tokens of the picture that is made, R of the
+reference pictures, S = T + N + R, C channels of a token, which is 2 x 2 latents.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import ClassVar
+
+import attrs
+import torch
+
+from pure import Branches, Guidance, Shared, Solver
+from pure.models.common.chat import ChatReader, depth, width
+from pure.models.common.image_pipeline import ImagePipeline
+from pure.models.common.schedulers import flow_match
+from pure.models.errors import CheckpointError
+from pure.models.family import Description, Family, Kind, Parts
+from pure.models.flux2.config import CLASS, check_config, parameter_shapes
+from pure.models.flux2.denoiser import Conditioning, flux2
+from pure.models.flux2.vae import ImageCodec, pack, unpack
+from pure.models.pipeline import Model, Pipeline
+from pure.models.request import Defaults, Request
+
+GUIDANCE_WEIGHT = "time_guidance_embed.guidance_embedder.linear_1.weight"
+DEV_LAYERS, KLEIN_LAYERS = (10, 20, 30), (9, 18, 27)  # whose hidden states are the embedding
+MOST = 10  # pictures of one edit
+APART = 10  # in time, between the picture that is made and each reference
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Flux2Pipeline(ImagePipeline):
+    """FLUX.2-dev: guidance is an input of the transformer. Pictures to edit are optional.
+
+    Attributes:
+        reader: turns prompts into embeddings.
+        codec: turns latents into pixels, and back.
+    """
+
+    reader: ChatReader = attrs.field(repr=False)
+    codec: ImageCodec = attrs.field(repr=False)
+
+    cfg: ClassVar[str] = ""
+    image_count: ClassVar[tuple[int, int]] = (0, MOST)
+
+    def usual(self, request: Request) -> tuple[int, int]:
+        """Return height and width where they are not asked for: those of the first picture, if there is one."""
+        return self.codec.fitted(request.images[0]) if request.images else super().usual(request)
+
+    def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
+        """Return embeddings (P, T, width); reference pictures follow in `conditioning`, once for both branches."""
+        text = self.reader(texts, request.max_sequence_length)[0].to(self.device, self.dtype)
+        scales = None
+        if GUIDANCE_WEIGHT in self.params:
+            scales = torch.full((len(text),), float(self.value(request, "guidance_scale")), device=self.device)
+        grids = [self.grid(request)]
+        grids += [self.codec.grid(*self.codec.fitted(picture)) for picture in request.images]
+        ids = Shared(value=positions(text.shape[1], *grids).to(self.device))
+        return Conditioning(text=text, guidance=scales, reference=None, ids=ids)
+
+    def conditioning(self, request: Request) -> Conditioning | Branches:
+        """Return the conditioning of B samples, with the tokens of the reference pictures."""
+        found = super().conditioning(request)
+        if not request.images:
+            return found
+        tokens = torch.cat([pack(self.codec.encode(picture)) for picture in request.images], dim=1)
+        tokens = tokens.to(self.device, self.dtype).expand(request.batch, -1, -1)
+        if isinstance(found, Branches):
+            return Branches(
+                conditional=attrs.evolve(found.conditional, reference=tokens),
+                unconditional=attrs.evolve(found.unconditional, reference=tokens),
+            )
+        return attrs.evolve(found, reference=tokens)
+
+    def shape(self, request: Request) -> tuple[int, ...]:
+        """Return the shape of unpacked latents, tokens being channels already."""
+        return self.params["x_embedder.weight"].shape[1], *self.grid(request)
+
+    def pack(self, noise: torch.Tensor) -> torch.Tensor:
+        """Turn latents (B, C, h, w) into tokens (B, N, C)."""
+        return pack(noise)
+
+    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decode tokens (B, N, C) to pixels (B, 3, H, W) in 0 to 1."""
+        return self.codec.decode(unpack(latents, *self.grid(request)))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Flux2KleinPipeline(Flux2Pipeline):
+    """FLUX.2-klein: no embedded guidance; the base checkpoints are guided by a negative prompt.
+
+    Attributes:
+        distilled: whether the checkpoint is distilled to few steps, and never guided.
+    """
+
+    distilled: bool = False
+
+    cfg: ClassVar[str] = "guidance_scale"
+
+    def guidance(self, request: Request) -> Guidance | None:
+        """Return classifier-free guidance as asked for; a distilled checkpoint has none."""
+        found = super().guidance(request)
+        return found if isinstance(found, Guidance) and not self.distilled else None
+
+    def guide(self, denoiser: Model, request: Request) -> tuple[Model, Request]:
+        """Return the denoiser with the guidance asked for.
+
+        Warns where a distilled checkpoint is asked for guidance, and its transform does not guide.
+        """
+        scale, negative = request.guidance_scale, request.negative_prompts
+        ignored = [f"guidance_scale={scale}"] if scale is not None and scale > 1 else []
+        ignored += [] if negative is None else ["the negative prompt"]
+        if not self.distilled or not ignored or getattr(denoiser, "guidance", None) is not None:
+            return super().guide(denoiser, request)
+        warnings.warn(
+            f"{' with '.join(ignored)} has no effect: this checkpoint is distilled to a few steps without guidance; "
+            "use a base checkpoint",
+            stacklevel=3,
+        )
+        return super().guide(denoiser, attrs.evolve(request, guidance_scale=None, negative_prompts=None))
+
+
+def positions(text: int, *grids: tuple[int, int]) -> torch.Tensor:
+    """Return (S, 4) positions of `text` tokens, the picture that is made and references of such rows and columns.
+
+    The coordinates are time, row, column and place in the text; each reference is 10 later.
+
+    >>> positions(2, (1, 1), (1, 2))
+    tensor([[ 0,  0,  0,  0],
+            [ 0,  0,  0,  1],
+            [ 0,  0,  0,  0],
+            [10,  0,  0,  0],
+            [10,  0,  1,  0]])
+    """
+    zero = torch.arange(1)
+    pictures = [
+        torch.cartesian_prod(zero + APART * number, torch.arange(rows), torch.arange(columns), zero)
+        for number, (rows, columns) in enumerate(grids)
+    ]
+    return torch.cat([torch.cartesian_prod(zero, zero, zero, torch.arange(text)), *pictures])
+
+
+def _solver(found: Description) -> Solver:
+    return flow_match(found, empirical=True)
+
+
+def _dev_defaults(found: Description) -> Defaults:
+    return Defaults(steps=50, guidance_scale=4.0)
+
+
+def _klein_defaults(found: Description) -> Defaults:
+    """The distilled checkpoints say so in `model_index.json`."""
+    if _distilled(found):
+        return Defaults(steps=4, guidance_scale=1.0, negative_prompt="")
+    return Defaults(steps=50, guidance_scale=4.0, negative_prompt="")
+
+
+def _distilled(found: Description) -> bool:
+    return bool(found.index.get("is_distilled"))
+
+
+def _check(found: Description, layers: tuple[int, ...]) -> None:
+    settings, folder = check_config(found.transformer), found.folder
+    channels, out = settings["in_channels"], settings["out_channels"] or settings["in_channels"]
+    if out != channels or settings["patch_size"] != 1:
+        raise CheckpointError(
+            f"{folder / 'transformer' / 'config.json'}: {channels} channels in, {out} out and patch_size "
+            f"{settings['patch_size']}; a pipeline needs as many out as in, and patch_size 1"
+        )
+    latent = found.configs["vae"].get("latent_channels", 32)
+    if 4 * latent != channels:
+        raise CheckpointError(
+            f"{folder}: the transformer has {channels} channels and the VAE {latent}; it needs a quarter as many"
+        )
+    text = found.configs["text_encoder"]
+    if depth(text) < max(layers) or width(text) * len(layers) != settings["joint_attention_dim"]:
+        raise CheckpointError(
+            f"{folder}: the text encoder has {depth(text)} layers of width {width(text)}; hidden states {layers} of "
+            f"it should be {settings['joint_attention_dim']} wide together, the transformer's joint_attention_dim"
+        )
+
+
+def _check_dev(found: Description) -> None:
+    _check(found, DEV_LAYERS)
+
+
+def _check_klein(found: Description) -> None:
+    _check(found, KLEIN_LAYERS)
+
+
+def _build_dev(parts: Parts) -> Pipeline:
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+
+    return Flux2Pipeline(
+        **parts.common,
+        reader=ChatReader(
+            tokenizer=parts.components["tokenizer"],
+            text_encoder=parts.components["text_encoder"],
+            layers=DEV_LAYERS,
+            system=SYSTEM_MESSAGE,
+            template={"add_generation_prompt": False},
+            forbidden="[IMG]",  # it stands for a picture
+        ),
+        codec=ImageCodec(parts.components["vae"]),
+    )
+
+
+def _build_klein(parts: Parts) -> Pipeline:
+    return Flux2KleinPipeline(
+        **parts.common,
+        reader=ChatReader(
+            tokenizer=parts.components["tokenizer"],
+            text_encoder=parts.components["text_encoder"],
+            layers=KLEIN_LAYERS,
+            template={"add_generation_prompt": True, "enable_thinking": False},
+        ),
+        codec=ImageCodec(parts.components["vae"]),
+        distilled=_distilled(parts.found),
+    )
+
+
+FAMILY = Family(
+    name="FLUX.2",
+    transformer=CLASS,
+    denoiser=flux2,
+    shapes=parameter_shapes,
+    kinds=(
+        Kind(
+            pipeline="Flux2Pipeline",
+            task="text-to-image",
+            pictures=True,
+            guidance=("embedded",),
+            components={
+                "vae": ("AutoencoderKLFlux2",),
+                "text_encoder": ("Mistral3ForConditionalGeneration",),
+                "tokenizer": ("PixtralProcessor", "Qwen2Tokenizer", "Qwen2TokenizerFast"),
+            },
+            solver=_solver,
+            defaults=_dev_defaults,
+            build=_build_dev,
+            check=_check_dev,
+            checkpoints=("black-forest-labs/FLUX.2-dev",),
+        ),
+        Kind(
+            pipeline="Flux2KleinPipeline",
+            task="text-to-image",
+            pictures=True,
+            guidance=("classifier-free",),
+            components={
+                "vae": ("AutoencoderKLFlux2",),
+                "text_encoder": ("Qwen3ForCausalLM",),
+                "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
+            },
+            solver=_solver,
+            defaults=_klein_defaults,
+            build=_build_klein,
+            check=_check_klein,
+            checkpoints=(
+                "black-forest-labs/FLUX.2-klein-4B",
+                "black-forest-labs/FLUX.2-klein-9B",
+                "black-forest-labs/FLUX.2-klein-base-4B",
+                "black-forest-labs/FLUX.2-klein-base-9B",
+            ),
+        ),
+    ),
+)

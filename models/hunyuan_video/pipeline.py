@@ -1,0 +1,287 @@
+"""The HunyuanVideo pipelines: a video from text, and from a picture and text.
+
+Shapes: B samples, P texts, T text tokens, F frames of H x W pixels; C latent channels,
+f frames of h x w latents.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from PIL import Image
+
+import pure
+from pure import Guidance, Solver, Step
+from pure.models.common.schedulers import flow_match
+from pure.models.errors import CheckpointError
+from pure.models.family import Description, Family, Kind, Parts
+from pure.models.hunyuan_video.config import CLASS, CONCAT, REPLACE, check_config, parameter_shapes
+from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
+from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reader, Reading
+from pure.models.hunyuan_video.vae import VideoCodec
+from pure.models.pipeline import Pipeline
+from pure.models.request import Defaults, Request
+
+GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
+NOISE = 0.999  # part of noise in what a video from a picture starts with; the rest is the picture in every frame
+STRIDES: Mapping[str, int] = {CONCAT: 2, REPLACE: 4}  # of the picture's tokens, which so many are seen of
+NEGATIVE_STRIDE = 2  # with a negative prompt it is this one, whatever the checkpoint
+DISTILLED_SHIFT = 17.0  # of the schedule of FastHunyuan, which needs few steps
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class HunyuanVideoPipeline(Pipeline):
+    """HunyuanVideo from text: guidance embedded, and classifier-free guidance on top.
+
+    Attributes:
+        reader: turns prompts into embeddings.
+        codec: turns latents into pixels.
+        trim: leave out text tokens that no prompt of a branch needs. The video is the same but for
+            rounding; where that leaves no padding at all, as with one prompt, attention runs
+            without a mask, which GPUs have faster kernels for. Requests then join only with others as long.
+    """
+
+    reader: Reader = attrs.field(repr=False)
+    codec: VideoCodec = attrs.field(repr=False)
+    trim: bool = False
+
+    def sized(self, request: Request) -> Request:
+        """Return the request; sides are multiples of a token's, frames 1 more than a multiple of a latent's."""
+        self.codec.size(request.frames, request.height, request.width)
+        return request
+
+    def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
+        """Return embeddings of P texts."""
+        return self.reader(texts, request.max_sequence_length)
+
+    def first(self, request: Request) -> torch.Tensor | None:
+        """Return latents (1, C, 1, h, w) of the first frame, None where it is not given."""
+        return None
+
+    def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
+        """Return embeddings (P, T, width) with their masks, and the latents of a given first frame."""
+        found, image = self.read(request, texts, negative), self.first(request)
+        if self.trim and request.negative_prompts is None:
+            found = found.trimmed()
+        scales = None
+        if GUIDANCE_WEIGHT in self.params:
+            scales = torch.full((len(texts),), float(self.value(request, "guidance_scale")), device=self.device)
+        return Conditioning(
+            text=found.text.to(self.device, self.dtype),
+            mask=None if found.mask is None else found.mask.to(self.device),
+            pooled=found.pooled.to(self.device, self.dtype),
+            guidance=scales,
+            image=None if image is None else image.to(self.device).expand(len(texts), -1, -1, -1, -1),
+            grid=self.codec.grid(request.frames, request.height, request.width),
+        )
+
+    def guidance(self, request: Request) -> Guidance | Mapping[str, Guidance] | None:
+        """Return classifier-free guidance as asked for.
+
+        Warns where an embedded guidance scale is given and the checkpoint embeds none.
+        """
+        if request.guidance_scale is not None and GUIDANCE_WEIGHT not in self.params:
+            warnings.warn(
+                f"guidance_scale={request.guidance_scale} has no effect: this checkpoint embeds none; "
+                "set true_cfg_scale and a negative prompt",
+                stacklevel=5,
+            )
+        return super().guidance(request)
+
+    def shape(self, request: Request) -> tuple[int, ...]:
+        """Return (C, f, h, w)."""
+        return self.codec.vae.config["latent_channels"], *self.codec.size(request.frames, request.height, request.width)
+
+    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
+        """Return starting latents (B, C, f, h, w), in fp32 whatever the type of the model."""
+        rows = request.batch if batch is None else batch
+        return pure.gaussian((rows, *self.shape(request)), seed).to(self.device)
+
+    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decode latents (B, C, f, h, w) to pixels (B, F, 3, H, W) in 0 to 1."""
+        return self.codec.shown(self.codec.decode(latents))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
+    """HunyuanVideo from a picture and text.
+
+    Under classifier-free guidance the negative prompt is read with a black picture, of which
+    the model sees every second token, as in diffusers; the shorter branch is padded.
+
+    Attributes:
+        reader: reads the picture too.
+        kind: "latent_concat" or "token_replace": how the model is given the picture.
+    """
+
+    reader: PictureReader = attrs.field(repr=False)
+    kind: str
+
+    image_count = (1, 1)
+
+    def sized(self, request: Request) -> Request:
+        """Return the request with the proportions of its picture where no size is asked for."""
+        usual = self.defaults.height or 0, self.defaults.width or 0
+        if request.images and not (request.height or request.width):
+            usual = self.codec.fitted(request.images[0], usual[0] * usual[1])
+        found = attrs.evolve(request, height=request.height or usual[0], width=request.width or usual[1])
+        return super().sized(found)
+
+    def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
+        """Return embeddings of the picture and P texts, of both branches as long as the longer one."""
+        picture, length = self._picture(request), request.max_sequence_length
+        if negative:
+            picture = Image.new("RGB", (request.width, request.height))
+        strides = {False: STRIDES[self.kind], True: NEGATIVE_STRIDE}
+        found = self.reader.look(texts, picture, length, strides[negative])
+        guided = request.negative_prompts is not None
+        return found.padded(max(self.reader.length(length, s) for s in strides.values())) if guided else found
+
+    def first(self, request: Request) -> torch.Tensor:
+        """Return latents (1, C, 1, h, w) of the picture."""
+        return self.codec.encode(self._picture(request), request)
+
+    def _picture(self, request: Request) -> Image.Image:
+        if len(request.images) != 1:
+            raise ValueError(f"this model takes 1 input pictures, got {len(request.images)}; see images=")
+        return request.images[0]
+
+    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
+        """Return starting latents: noise with a little of the picture.
+
+        Where the model sees the picture instead of the first frame, it is the first frame, and stays there.
+
+        Raises:
+            ValueError: there is no picture.
+        """
+        noise, part = super().latents(request, seed, batch), torch.tensor([NOISE], device=self.device)
+        image = self.first(request).to(self.device)
+        mixed = noise * part + image * (1 - part)
+        if self.kind == CONCAT:
+            return mixed
+        return torch.cat([image.expand(len(noise), -1, -1, -1, -1), mixed[:, :, 1:]], dim=2)
+
+    def steps(self, request: Request) -> tuple[Step, ...]:
+        """Return the schedule; where the picture is the first frame, timesteps stay in fp32 with it."""
+        if self.kind == CONCAT:
+            return super().steps(request)
+        found = self.solver.schedule(request.steps, self.tokens(request), torch.float32)
+        return tuple(attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found)
+
+    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decode latents to pixels (B, F, 3, H, W); of "latent_concat" without the frames the first latents make."""
+        video = self.codec.decode(latents)
+        return self.codec.shown(video[:, :, self.codec.period :] if self.kind == CONCAT else video)
+
+
+def _solver(found: Description) -> Solver:
+    solver = flow_match(found, spacing="open", unit=1)
+    if solver.dynamic:
+        raise CheckpointError(
+            f"{found.folder / 'scheduler' / 'scheduler_config.json'} sets use_dynamic_shifting, which HunyuanVideo "
+            "has no rule for; set it to false"
+        )
+    return solver
+
+
+def _defaults(found: Description) -> Defaults:
+    """FastHunyuan is told from its schedule, a checkpoint that embeds guidance from its config."""
+    embeds = check_config(found.transformer)["guidance_embeds"]
+    few = float(found.configs["scheduler"].get("shift", 1.0)) >= DISTILLED_SHIFT
+    return Defaults(
+        steps=6 if few else 50,
+        guidance_scale=6.0 if embeds else None,
+        true_cfg_scale=1.0,
+        height=720,
+        width=1280,
+        # From a picture the first latents make four frames more, which "latent_concat" leaves out.
+        frames=125 if found.kind.task == "text-to-video" else 129,
+        fps=24,
+        max_sequence_length=256,
+        longest=1024,
+    )
+
+
+def _check(found: Description) -> None:
+    settings, file = check_config(found.transformer), found.folder / "transformer" / "config.json"
+    kind, text = settings["image_condition_type"], found.kind.task == "text-to-video"
+    if (kind is None) != text:
+        takes = "an image" if kind else "no image"
+        other = KINDS[1 if text else 0]
+        raise CheckpointError(
+            f"{file}: image_condition_type {kind!r} takes {takes}, and a {found.kind.pipeline} is for the other; "
+            f"its pipeline is {other}"
+        )
+    channels = found.configs["vae"].get("latent_channels", settings["out_channels"])
+    if channels != settings["out_channels"]:
+        raise CheckpointError(
+            f"{file}: out_channels is {settings['out_channels']} and the vae's latents have {channels}"
+        )
+
+
+def _build(parts: Parts) -> Pipeline:
+    from transformers import PreTrainedTokenizerFast
+
+    settings, components = check_config(parts.found.transformer), dict(parts.components)
+    patch = (settings["patch_size_t"], settings["patch_size"], settings["patch_size"])
+    fields: dict[str, Any] = {
+        **parts.common,
+        "codec": VideoCodec(vae=components.pop("vae"), patch=patch),
+    }
+    # The class that the checkpoints name splits text in a way of its own, whatever the file says; this one reads it.
+    if (parts.found.folder / "tokenizer" / "tokenizer.json").is_file():
+        components["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(
+            parts.found.folder / "tokenizer", local_files_only=True
+        )
+    if parts.found.kind.task == "text-to-video":
+        return HunyuanVideoPipeline(**fields, reader=Reader(**components))
+    vision = components["text_encoder"].config.vision_config
+    template = attrs.evolve(FROM_IMAGE, size=(vision.image_size // vision.patch_size) ** 2)
+    reader = PictureReader(**components, template=template)
+    return HunyuanVideoImageToVideoPipeline(**fields, reader=reader, kind=settings["image_condition_type"])
+
+
+KINDS = ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline")
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "vae": ("AutoencoderKLHunyuanVideo",),
+    "text_encoder": ("LlamaModel",),
+    "text_encoder_2": ("CLIPTextModel",),
+    "tokenizer": ("LlamaTokenizerFast", "LlamaTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+FAMILY = Family(
+    name="HunyuanVideo",
+    transformer=CLASS,
+    denoiser=hunyuan_video,
+    shapes=parameter_shapes,
+    kinds=(
+        Kind(
+            pipeline=KINDS[0],
+            task="text-to-video",
+            guidance=("embedded", "classifier-free"),
+            components=COMPONENTS,
+            solver=_solver,
+            defaults=_defaults,
+            build=_build,
+            check=_check,
+            checkpoints=("hunyuanvideo-community/HunyuanVideo", "FastVideo/FastHunyuan-diffusers"),
+        ),
+        Kind(
+            pipeline=KINDS[1],
+            task="image-to-video",
+            guidance=("embedded", "classifier-free"),
+            components={
+                **COMPONENTS,
+                "text_encoder": ("LlavaForConditionalGeneration",),
+                "image_processor": ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
+            },
+            solver=_solver,
+            defaults=_defaults,
+            build=_build,
+            check=_check,
+            checkpoints=("hunyuanvideo-community/HunyuanVideo-I2V", "hunyuanvideo-community/HunyuanVideo-I2V-33ch"),
+        ),
+    ),
+)

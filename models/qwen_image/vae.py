@@ -1,0 +1,66 @@
+"""Pixels and latents of Qwen-Image: sizes, and the autoencoder.
+
+Shapes: B samples, C latent channels, h x w tokens of 2 x 2 latents, H x W pixels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import attrs
+import torch
+from PIL import Image
+
+from pure.models.common.image import PATCH, Autoencoder
+
+STEP = 32  # sides of a picture that is edited are multiples of it
+
+
+@attrs.frozen(eq=False)
+class ImageCodec(Autoencoder):
+    """The autoencoder."""
+
+    @property
+    def patch(self) -> int:
+        """Pixels on a side of a token."""
+        return PATCH * 2 ** len(self.vae.config["temperal_downsample"])
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
+        latents = latents.unsqueeze(2).to(self.vae.device, self.vae.dtype)
+        mean, deviation = self._statistics(latents)
+        with torch.no_grad():
+            decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0][:, :, 0]
+        return self.shown(decoded)
+
+    def encode(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:
+        """Return latents (1, C, 2h, 2w) of a picture, resized to `height` x `width` pixels."""
+        pixels = self.processor.preprocess(picture, height, width).unsqueeze(2)
+        with torch.no_grad():
+            latents = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
+        mean, deviation = self._statistics(latents)
+        return ((latents - mean) / deviation).squeeze(2)
+
+    def _statistics(self, like: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return mean and standard deviation of the latents, (1, C, 1, 1, 1) each."""
+        config = self.vae.config
+        return [torch.tensor(config[name]).view(1, -1, 1, 1, 1).to(like) for name in ("latents_mean", "latents_std")]
+
+
+def fitted(picture: Image.Image, area: int) -> tuple[int, int]:
+    """Return height and width near `area` pixels with the picture's proportions, multiples of 32.
+
+    Raises:
+        ValueError: the picture is too long and narrow for that.
+
+    >>> fitted(Image.new("RGB", (640, 480)), 1024 * 1024)
+    (896, 1184)
+    """
+    ratio = picture.width / picture.height
+    width = math.sqrt(area * ratio)
+    sides = round(width / ratio / STEP) * STEP, round(width / STEP) * STEP
+    if min(sides) < STEP:
+        raise ValueError(
+            f"a picture of {picture.width} x {picture.height} pixels is too long and narrow to be resized to {area} "
+            f"pixels with sides of at least {STEP}; crop it"
+        )
+    return sides

@@ -1,0 +1,348 @@
+"""The Wan pipelines: videos from text, and from a first picture (and a last one).
+
+Shapes: B samples, P texts, T text tokens; latents are (B, C, f, h, w).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from PIL import Image
+
+import pure
+from pure import Branches, Experts, Guidance, Solver, Step
+from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
+from pure.models.errors import CheckpointError
+from pure.models.family import Description, Family, Kind, Parts
+from pure.models.pipeline import Pipeline
+from pure.models.request import Defaults, Request
+from pure.models.wan.config import CLASS, IN_FP32, UNREAD, check_config, parameter_shapes
+from pure.models.wan.denoiser import Conditioning, wan
+from pure.models.wan.text import TextReader
+from pure.models.wan.vae import PictureReader, VideoCodec
+
+SMALL, LARGE, TALL = (480, 832), (720, 1280), (704, 1280)
+WATERSHED = 4.0  # of the shift: checkpoints for 480 rows have 3, those for 720 have 5
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class WanPipeline(Pipeline):
+    """Wan from text. Latents stay in fp32, whatever the type of the model.
+
+    Attributes:
+        reader: turns prompts into embeddings.
+        codec: turns latents into pixels and pictures into latents.
+        boundary: with two experts the timestep from which on down the low-noise one takes over.
+    """
+
+    reader: TextReader = attrs.field(repr=False)
+    codec: VideoCodec = attrs.field(repr=False)
+    boundary: float | None = None
+
+    cfg = "guidance_scale"
+
+    def sized(self, request: Request) -> Request:
+        """Return the request; sides are multiples of a token's, frames 1 plus a multiple of a latent's."""
+        self.codec.size(request.frames, request.height, request.width)
+        if self.boundary is None and request.guidance_scale_2 is not None:
+            raise ValueError(
+                f"guidance_scale_2={request.guidance_scale_2} is that of a second expert, and this model has one "
+                "transformer; set guidance_scale"
+            )
+        return request
+
+    def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
+        """Return embeddings (P, T, width) of texts."""
+        text = self.reader(texts, request.max_sequence_length).to(self.device, self.dtype)
+        return Conditioning(text=text, grid=self.codec.grid(request.frames, request.height, request.width))
+
+    def guidance(self, request: Request) -> Guidance | Mapping[str, Guidance] | None:
+        """Return guidance; of experts the low-noise one's own scale, by default the other's if that is given."""
+        found = super().guidance(request)
+        if self.boundary is None or not isinstance(found, Guidance):
+            return found
+        second = request.guidance_scale_2
+        if second is None:
+            usual = self.defaults.guidance_scale_2
+            second = found.scale if request.guidance_scale is not None or usual is None else usual
+        return {"high": found, "low": Guidance(scale=float(second))}
+
+    def steps(self, request: Request) -> tuple[Step, ...]:
+        """Return the schedule; timesteps are not rounded to the model's type, and experts count their own steps."""
+        found = self.solver.schedule(request.steps, self.tokens(request), torch.float32)
+        steps = [attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found]
+        if self.boundary is None:
+            return tuple(steps)
+        high = sum(float(step.timestep) >= self.boundary for step in found)
+        spans = {"high": steps[:high], "low": steps[high:]}
+        return tuple(
+            attrs.evolve(step, expert=name, index=index, count=len(span))
+            for name, span in spans.items()
+            for index, step in enumerate(span)
+        )
+
+    def shape(self, request: Request) -> tuple[int, ...]:
+        """Return the shape of the latents of one video."""
+        return self.codec.vae.config["z_dim"], *self.codec.size(request.frames, request.height, request.width)
+
+    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
+        """Return starting latents (B, C, f, h, w), fp32."""
+        rows = request.batch if batch is None else batch
+        return pure.gaussian((rows, *self.shape(request)), seed, dtype=torch.float32).to(self.device)
+
+    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decode latents (B, C, f, h, w) to pixels (B, F, 3, H, W) in 0 to 1."""
+        return self.codec.decode(latents)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class WanImageToVideoPipeline(WanPipeline):
+    """Wan 2.2 A14B from a first picture, and perhaps a last one, which are put beside the latents.
+
+    Attributes:
+        pictures: turns pictures into embeddings; None where the transformer embeds none.
+    """
+
+    pictures: PictureReader | None = attrs.field(default=None, repr=False)
+
+    image_count = (1, 2)
+
+    def sized(self, request: Request) -> Request:
+        """Return the request with the proportions of its first picture where no size is asked for."""
+        if not (request.height and request.width):
+            usual = self.defaults.height or SMALL[0], self.defaults.width or SMALL[1]
+            if request.images:
+                usual = self.codec.fitted(request.images[0], usual[0] * usual[1])
+            request = attrs.evolve(request, height=request.height or usual[0], width=request.width or usual[1])
+        if len(request.images) > request.frames:
+            raise ValueError(f"{len(request.images)} pictures do not fit into frames={request.frames}; ask for more")
+        return super().sized(request)
+
+    def conditioning(self, request: Request) -> Conditioning | Branches:
+        """Return the conditioning of B samples, with the pictures in both branches."""
+        found = super().conditioning(request)
+        given = {name: tensor.to(self.device) for name, tensor in self.given(request).items()}
+        if isinstance(found, Branches):
+            return Branches(
+                conditional=_completed(found.conditional, given), unconditional=_completed(found.unconditional, given)
+            )
+        return _completed(found, given)
+
+    def given(self, request: Request) -> dict[str, torch.Tensor]:
+        """Return the fields of `Conditioning` that pictures fill, one row each."""
+        size = request.frames, request.height, request.width
+        fields = {"beside": self.codec.beside(request.images, *size)}
+        return fields if self.pictures is None else fields | {"image": self.pictures(request.images).to(self.dtype)}
+
+
+def _completed(branch: Conditioning, given: Mapping[str, torch.Tensor]) -> Conditioning:
+    rows = len(branch.text)
+    return attrs.evolve(branch, **{name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in given.items()})
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class WanFirstPicturePipeline(WanImageToVideoPipeline):
+    """Wan 2.1 from a first picture, which is embedded too."""
+
+    image_count = (1, 1)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class WanFirstAndLastPicturePipeline(WanImageToVideoPipeline):
+    """Wan 2.1 from a first and a last picture, which are embedded too."""
+
+    image_count = (2, 2)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class WanFirstFramePipeline(WanImageToVideoPipeline):
+    """Wan 2.2 TI2V-5B from text, and perhaps from a picture: it is the first frame itself, at timestep 0."""
+
+    image_count = (0, 1)
+
+    def given(self, request: Request) -> dict[str, torch.Tensor]:
+        """Return latents of the first frame, if it is given."""
+        return {"first": self._first_frame(request.images[0], request)} if request.images else {}
+
+    def finished(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Return the latents with the first frame that was given, of which the run kept only the noise."""
+        if not request.images:
+            return latents
+        first = self._first_frame(request.images[0], request).to(latents.device, latents.dtype)
+        return torch.cat([first.expand(len(latents), *first.shape[1:]), latents[:, :, 1:]], dim=2)
+
+    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decode latents, finished or not, to pixels."""
+        return super().decoded(self.finished(latents, request), request)
+
+    def _first_frame(self, picture: Image.Image, request: Request) -> torch.Tensor:
+        return self.codec.first(picture, request.height, request.width)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class WanGivenFramePipeline(WanFirstFramePipeline):
+    """Wan 2.2 TI2V-5B from a picture."""
+
+    image_count = (1, 1)
+
+
+# ---------------------------------------------------------------------- what the files say
+
+
+def _solver(found: Description) -> Solver:
+    _, config = scheduler(found, (UNIPC, FLOW_MATCH))
+    if config["_class_name"] == UNIPC:
+        return unipc(found)
+    return flow_match(found, spacing="train", unit=1)
+
+
+def _defaults(found: Description) -> Defaults:
+    """The variants differ in experts, channels, numbers of layers, and in the shift of the schedule."""
+    settings = check_config(found.transformer)
+    usual: dict[str, Any] = {"negative_prompt": "", "frames": 81, "fps": 16, "guidance_scale": 5.0}
+    size, steps = LARGE, 50
+    if found.index.get("expand_timesteps"):
+        size, usual = TALL, {**usual, "frames": 121, "fps": 24}
+    elif found.index.get("boundary_ratio") is not None:
+        from_picture, steps = settings["in_channels"] != settings["out_channels"], 40
+        scales = (3.5, 3.5) if from_picture else (4.0, 3.0)
+        usual |= {"guidance_scale": scales[0], "guidance_scale_2": scales[1]}
+    elif settings["num_layers"] <= 30:
+        size, usual = SMALL, {**usual, "guidance_scale": 3.0}
+    elif settings["image_dim"] is not None and found.configs["scheduler"].get("flow_shift", 1.0) < WATERSHED:
+        size = SMALL
+    return Defaults(steps=steps, height=size[0], width=size[1], **usual)
+
+
+def _check(found: Description) -> None:
+    """Refuse what contradicts itself; see also `_check_text` and `_check_picture`."""
+    index, boundary = found.folder / "model_index.json", found.index.get("boundary_ratio")
+    if (boundary is not None) != (len(found.transformers) == 2):
+        raise CheckpointError(
+            f"{index}: boundary_ratio is {boundary} and the transformers are {', '.join(found.transformers)}; "
+            "two experts need a boundary_ratio, one has none"
+        )
+    for name in found.transformers:
+        settings, latent = check_config(found.configs[name]), found.configs["vae"].get("z_dim", 16)
+        wanted = latent + _beside(found)
+        if settings["in_channels"] != wanted or settings["out_channels"] != latent or settings["patch_size"][0] != 1:
+            raise CheckpointError(
+                f"{found.folder / name / 'config.json'}: {settings['in_channels']} channels in, "
+                f"{settings['out_channels']} out and patches of {settings['patch_size'][0]} frames; {found.kind.task} "
+                f"with latents of {latent} channels needs {wanted}, {latent} and 1"
+            )
+
+
+def _beside(found: Description) -> int:
+    """Return the number of channels put beside the latents: which frames are given, and their latents."""
+    if found.kind.task == "text-to-video" or found.index.get("expand_timesteps"):
+        return 0
+    vae = found.configs["vae"]
+    return vae.get("scale_factor_temporal", 4) + vae.get("z_dim", 16)
+
+
+def _check_text(found: Description) -> None:
+    _check(found)
+    if check_config(found.transformer)["image_dim"] is not None:
+        raise CheckpointError(
+            f"{found.folder / 'transformer' / 'config.json'} embeds a picture, and text-to-video has none; "
+            "the pipeline should be a WanImageToVideoPipeline"
+        )
+
+
+def _check_picture(found: Description) -> None:
+    _check(found)
+    readers = ("image_encoder", "image_processor")
+    present = [name for name in readers if found.classes[name] != "None"]
+    if check_config(found.transformer)["image_dim"] is not None and len(present) < 2:
+        raise CheckpointError(
+            f"{found.folder / 'model_index.json'}: the transformer embeds a picture, which needs "
+            f"{' and '.join(readers)}; there is {' and '.join(present) or 'neither'}"
+        )
+
+
+def _build(parts: Parts) -> Pipeline:
+    kind = WanFirstFramePipeline if parts.found.index.get("expand_timesteps") else WanPipeline
+    return kind(**_common(parts))
+
+
+def _build_picture(parts: Parts) -> Pipeline:
+    settings = check_config(parts.found.transformer)
+    if parts.found.index.get("expand_timesteps"):
+        return WanGivenFramePipeline(**_common(parts))
+    if settings["image_dim"] is None:
+        return WanImageToVideoPipeline(**_common(parts))
+    pictures = PictureReader(**{name: parts.components[name] for name in ("image_processor", "image_encoder")})
+    kind = WanFirstPicturePipeline if settings["pos_embed_seq_len"] is None else WanFirstAndLastPicturePipeline
+    return kind(**_common(parts), pictures=pictures)
+
+
+def _common(parts: Parts) -> dict[str, Any]:
+    found, expand = parts.found, bool(parts.found.index.get("expand_timesteps"))
+    denoisers = {name: wan(found.configs[name], expand_timesteps=expand) for name in parts.denoisers}
+    boundary = found.index.get("boundary_ratio")
+    first, second = found.kind.transformers
+    several = boundary is not None
+    return {
+        "denoiser": Experts({"high": denoisers[first], "low": denoisers[second]}) if several else denoisers[first],
+        "params": {"high": parts.params[first], "low": parts.params[second]} if several else parts.params[first],
+        "solver": found.solver,
+        "defaults": found.defaults,
+        "reader": TextReader(**{name: parts.components[name] for name in ("tokenizer", "text_encoder")}),
+        "codec": VideoCodec(vae=parts.components["vae"], patch=check_config(found.transformer)["patch_size"]),
+        "boundary": boundary * found.configs["scheduler"].get("num_train_timesteps", 1000) if several else None,
+    }
+
+
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "vae": ("AutoencoderKLWan",),
+    "text_encoder": ("UMT5EncoderModel",),
+    "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
+}
+TEXT_TO_VIDEO = Kind(
+    pipeline="WanPipeline",
+    task="text-to-video",
+    guidance=("classifier-free",),
+    components=COMPONENTS,
+    transformers=("transformer", "transformer_2"),
+    solver=_solver,
+    defaults=_defaults,
+    build=_build,
+    check=_check_text,
+    checkpoints=(
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    ),
+)
+FAMILY = Family(
+    name="Wan",
+    transformer=CLASS,
+    denoiser=wan,
+    shapes=parameter_shapes,
+    keep_fp32=IN_FP32,
+    unread=UNREAD,
+    kinds=(
+        TEXT_TO_VIDEO,
+        attrs.evolve(
+            TEXT_TO_VIDEO,
+            pipeline="WanImageToVideoPipeline",
+            task="image-to-video",
+            components={
+                **COMPONENTS,
+                "image_encoder": ("CLIPVisionModel", "None"),
+                "image_processor": ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "None"),
+            },
+            build=_build_picture,
+            check=_check_picture,
+            checkpoints=(
+                "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+                "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+                "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
+                "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,89 @@
+"""What a denoiser is, what is asked of it and what it answers.
+
+Shapes: B samples, N tokens, D width; a denoiser fixes the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+Params = Mapping[str, torch.Tensor]
+"""Parameters of a denoiser, under the names of its checkpoint."""
+Tree = Any
+
+
+@attrs.frozen
+class Block:
+    """One transformer block: a pure function and the prefix of its parameters' names.
+
+    `run(params, hidden, context, attend) -> hidden` receives the parameters under the
+    names that remain after the prefix, so that equal blocks share one compilation.
+
+    Attributes:
+        run: the function; an `Ending` does less where nothing but the head follows.
+        prefix: of its parameters' names.
+        number: if given, `run` finds it under the name "number", as an int64 tensor () beside the
+            parameters: with it a block picks its own out of what `prepare` made for all, and blocks
+            that differ in their numbers still share one compilation.
+    """
+
+    run: Callable[[Params, Tree, Tree, Callable], Tree]
+    prefix: str
+    number: int | None = None
+
+
+@attrs.frozen
+class Ending:
+    """The function of a block that has less to do where nothing but the head follows.
+
+    Attributes:
+        run: `run(params, hidden, context, attend, last)`; if `last`, streams that the head does not
+            read may be left as they came.
+    """
+
+    run: Callable[[Params, Tree, Tree, Callable, bool], Tree]
+
+    def __call__(self, params: Params, hidden: Tree, context: Tree, attend: Callable) -> Tree:
+        """Run the whole block."""
+        return self.run(params, hidden, context, attend, False)
+
+    def last(self, params: Params, hidden: Tree, context: Tree, attend: Callable) -> Tree:
+        """Run as much of the block as the head needs."""
+        return self.run(params, hidden, context, attend, True)
+
+
+@attrs.frozen
+class Bound:
+    """Parameters grouped by block, once per request and without copies."""
+
+    all: Params
+    blocks: tuple[Params, ...]
+
+
+def bind(blocks: Sequence[Block], params: Params | Bound) -> Bound:
+    """Group a flat parameter dict by block; what is grouped already is returned as it is.
+
+    Raises:
+        KeyError: a block finds no parameter under its prefix.
+    """
+    if isinstance(params, Bound):
+        return params
+    groups: dict[str, dict[str, torch.Tensor]] = {block.prefix: {} for block in blocks if block.prefix}
+    lengths = sorted({len(prefix) for prefix in groups}, reverse=True)
+    for name, tensor in params.items():
+        for length in lengths:
+            if name[:length] in groups:
+                groups[name[:length]][name[length:]] = tensor
+                break
+    for prefix, group in groups.items():
+        if not group:
+            raise KeyError(f"no parameter starts with {prefix!r}; these parameters belong to another denoiser")
+    for block in blocks:
+        if block.number is not None:
+            group = groups[block.prefix]
+            group["number"] = torch.tensor(block.number, device=next(iter(group.values())).device)
+    return Bound(params, tuple(groups.get(block.prefix, {}) for block in blocks))

@@ -1,0 +1,146 @@
+"""What the server says of itself: health, models, statistics; and what it does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+import pure
+from pure.serving.http.refusal import Refusal
+from pure.serving.http.state import Desk, desk_of
+
+__all__ = ["HEALTH", "absent", "router"]
+
+router = APIRouter()
+"""Routes that ask about the server."""
+HEALTH = ("/health", "/health_generate", "/liveness")
+"""Paths that answer at once, also while the server warms up."""
+OUTPUTS = {True: "video", False: "image"}
+ABSENT = {
+    "/v1/meshes": "no model of this version makes meshes",
+    "/v1/realtime_video": "there are no realtime models in this version",
+    "/v1/actions": "there are no models of actions in this version",
+    "/openpi": "there are no models of actions in this version",
+    "/vertex_generate": "use /v1/images/generations",
+    "/rollout": "there is no training in a server; use the library",
+    "/update_weights": "weights do not change while a server runs; start another",
+    "/get_weights": "weights do not change while a server runs",
+    "/release_memory": "the model stays on its device",
+    "/resume_memory": "the model stays on its device",
+}
+"""Beginnings of paths that SGLang has and this server does not, with what to do."""
+LORA = ("/v1/set_lora", "/v1/merge_lora_weights", "/v1/unmerge_lora_weights", "/v1/list_loras")
+
+
+@router.get("/liveness")
+async def liveness() -> dict[str, str]:
+    """Say that the process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/health_generate")
+@router.get("/health")
+async def health(request: Request) -> Any:
+    """Say whether requests are taken: 503 until the warm-up is done."""
+    engine = desk_of(request).engine
+    if not engine.alive:
+        return JSONResponse({"status": "unhealthy", "error": "the engine has stopped"}, 503)
+    if not engine.ready.is_set():
+        return JSONResponse({"status": "warming up"}, 503)
+    return {"status": "ok"}
+
+
+@router.get("/models")
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """List the one model."""
+    return {"object": "list", "data": [_card(desk_of(request))]}
+
+
+@router.get("/v1/models/{id:path}")
+async def model(request: Request, id: str) -> dict[str, Any]:
+    """Describe the model."""
+    desk = desk_of(request)
+    if id not in desk.names:
+        raise Refusal(f"The model {id!r} does not exist", 404, param="model", code="model_not_found")
+    return _card(desk)
+
+
+def _card(desk: Desk) -> dict[str, Any]:
+    kind = desk.studio.found.kind
+    return {
+        "id": desk.names[0],
+        "object": "model",
+        "created": int(desk.about.get("started", 0)),
+        "owned_by": "puredit",
+        "root": desk.path,
+        "parent": None,
+        "max_model_len": None,
+        "num_gpus": 1,
+        "task_type": kind.task,
+        "supported_task_types": [kind.task],
+        "dit_precision": desk.precision,
+        "vae_precision": desk.precision,
+        "pipeline_name": kind.pipeline,
+        "pipeline_class": kind.pipeline,
+    }
+
+
+@router.get("/v1/model_info")
+@router.get("/model_info")
+async def model_info(request: Request) -> dict[str, Any]:
+    """Say what the model does."""
+    desk = desk_of(request)
+    found = desk.studio.found
+    output = OUTPUTS[desk.studio.video]
+    return {
+        "model_path": desk.path,
+        "served_model_name": desk.names[0],
+        "is_generation": True,
+        "model_type": "diffusion",
+        "architectures": [found.kind.pipeline],
+        "family": found.family.name,
+        "task_type": found.kind.task,
+        "supported_task_types": [found.kind.task],
+        "output_types": [output],
+        "is_image_gen": output == "image",
+        "default_num_inference_steps": found.defaults.steps,
+    }
+
+
+@router.get("/server_info")
+async def server_info(request: Request) -> dict[str, Any]:
+    """Say how the server was started."""
+    desk = desk_of(request)
+    return {"version": pure.__version__, **desk.about, "ready": desk.engine.ready.is_set()}
+
+
+@router.get("/stats")
+async def stats(request: Request) -> dict[str, Any]:
+    """Count what was done."""
+    engine = desk_of(request).engine
+    return engine.metrics.stats(queue_length=len(engine.queue), running=engine.running)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> PlainTextResponse:
+    """Count what was done, for Prometheus."""
+    desk = desk_of(request)
+    if not desk.metrics:
+        raise Refusal("there are no metrics: start the server with --enable-metrics, or see /stats", 404)
+    text = desk.engine.metrics.text(queue_length=len(desk.engine.queue), running=desk.engine.running)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def absent(path: str) -> Refusal:
+    """Return why nothing is at a path."""
+    if path.startswith(LORA):
+        return Refusal(
+            "LoRA is not in this version; merge the weights into the checkpoint", 501, code="not_implemented"
+        )
+    for beginning, reason in ABSENT.items():
+        if path.startswith(beginning):
+            return Refusal(f"there is no {path} here: {reason}", 404, code="not_found")
+    return Refusal(f"there is no {path}; docs/serving.md lists the routes", 404, code="not_found")

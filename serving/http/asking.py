@@ -1,0 +1,93 @@
+"""From the fields of a body to a job: the same for images, edits and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pure.engine.loaded import Asked
+from pure.serving.http.fields import QUALITIES
+from pure.serving.http.refusal import Refusal
+from pure.serving.jobs import Form
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["asked", "image_form", "seeds"]
+
+SEED = 42
+OPTIONS = {
+    "num_inference_steps": "steps",
+    "num_frames": "frames",
+    "width": "width",
+    "height": "height",
+    "guidance_scale": "guidance_scale",
+    "guidance_scale_2": "guidance_scale_2",
+    "true_cfg_scale": "true_cfg_scale",
+    "max_sequence_length": "max_sequence_length",
+}
+ENCODINGS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "jpg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
+
+
+def asked(fields: Mapping[str, Any], images: Sequence[Image.Image] = ()) -> Asked:
+    """Return what the fields ask of the model; `width` and `height` win over `size`.
+
+    >>> asked({"prompt": "a cat", "size": (64, 32), "height": 48}).options
+    {'width': 64, 'height': 48}
+    """
+    size = fields.get("size")
+    options = dict(zip(("width", "height"), size, strict=True)) if size else {}
+    options |= {name: fields[field] for field, name in OPTIONS.items() if field in fields}
+    return Asked(
+        negative_prompt=fields.get("negative_prompt"),
+        options=options,
+        images=tuple(images),
+        params=fields.get("cache_dit_params"),
+        enable=fields.get("enable_cache_dit"),
+        seconds=fields.get("seconds"),
+        fps=fields.get("fps"),
+    )
+
+
+def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return a seed for every result: those given, or from the one given (42) upwards.
+
+    >>> seeds({"n": 2, "seed": (7,)})
+    (7, 8)
+
+    Raises:
+        Refusal: there are several, and not as many as results.
+    """
+    count, given = fields.get("n"), fields.get("seed", (SEED,))
+    if "num_outputs_per_prompt" in fields:
+        if count not in (None, fields["num_outputs_per_prompt"]):
+            raise Refusal("n and num_outputs_per_prompt say different things; send one of them", param="n")
+        count = fields["num_outputs_per_prompt"]
+    if len(given) > 1:
+        if count not in (None, len(given)) or len(given) > 10:
+            raise Refusal(
+                f"{len(given)} seeds for {count or 'at most 10'} results; send one, or one each", param="seed"
+            )
+        return tuple(given)
+    return tuple(given[0] + number for number in range(count or 1))
+
+
+def image_form(fields: Mapping[str, Any], keep: bool) -> Form:
+    """Return the format of images.
+
+    Raises:
+        Refusal: PNG is asked to lose something, or quality is said twice.
+    """
+    encoding, suffix = ENCODINGS[fields.get("output_format", "png")]
+    named = QUALITIES.get(fields.get("output_quality", "default"))
+    quality = fields.get("output_compression", named)
+    if named is not None and quality != named:
+        raise Refusal(
+            "output_compression and output_quality say different things; send one", param="output_compression"
+        )
+    if encoding == "PNG" and quality not in (None, 100):
+        raise Refusal(
+            f"output_compression {quality}: PNG loses nothing; ask for output_format jpeg or webp",
+            param="output_compression",
+        )
+    return Form(kind="image", encoding=encoding, quality=quality, suffix=suffix, keep=keep)

@@ -1,0 +1,159 @@
+"""Images: generations, edits, and the files made by them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from pure.engine.caching import recipe as recipe_text
+from pure.serving.http.asking import asked, image_form, seeds
+from pure.serving.http.bodies import pictures, read_body
+from pure.serving.http.fields import EDIT, IMAGE, read_fields
+from pure.serving.http.refusal import Refusal
+from pure.serving.http.state import Desk, desk_of, memory
+from pure.serving.jobs import Entry, Job
+
+__all__ = ["router", "statistics"]
+
+router = APIRouter()
+"""The routes under /v1/images."""
+MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+
+
+@router.post("/v1/images/generations")
+async def generations(request: Request) -> dict[str, Any]:
+    """Make images from a prompt."""
+    desk, body = desk_of(request), await read_body(request)
+    _makes_images(desk)
+    if desk.studio.pictures[0]:
+        raise Refusal(f"a {desk.studio.found.kind.pipeline} edits pictures; send them to /v1/images/edits")
+    pictures(body, (), ())
+    return await _made(request, read_fields(body.fields, IMAGE), (), "url")
+
+
+@router.post("/v1/images/edits")
+async def edits(request: Request) -> dict[str, Any]:
+    """Edit pictures, which come as files `image` or `image[]`, or as data: URLs in `url`."""
+    desk, body = desk_of(request), await read_body(request)
+    _makes_images(desk)
+    if not desk.studio.pictures[1]:
+        raise Refusal(
+            f"a {desk.studio.found.kind.pipeline} reads no pictures; send the prompt to /v1/images/generations"
+        )
+    found = read_fields(_renamed(body.fields), EDIT)
+    masks = [upload for upload in body.uploads if upload.field == "mask"]
+    if masks:
+        raise Refusal("mask is not available: masks are not supported: an edit changes the whole picture", param="mask")
+    sent = pictures(body, [("url", url) for url in found.get("url", ())], ("image",))
+    if not sent:
+        raise Refusal("Field 'image' or 'url' is required", param="image")
+    return await _made(request, found, sent, "b64_json")
+
+
+def _renamed(fields: Any) -> Any:
+    """Let `url[]` of JSON be `url`, as it is in forms."""
+    if not isinstance(fields, Mapping):
+        return fields
+    return {"url" if name == "url[]" else name: value for name, value in fields.items()}
+
+
+def _makes_images(desk: Desk) -> None:
+    if desk.studio.video:
+        raise Refusal(f"a {desk.studio.found.kind.pipeline} makes videos; send the prompt to /v1/videos")
+
+
+async def _made(
+    request: Request, fields: Mapping[str, Any], sent: Sequence[tuple[str, bytes]], usual: str
+) -> dict[str, Any]:
+    """Make the images of a request and return the response."""
+    desk, response = desk_of(request), fields.get("response_format", usual)
+    if desk.shelf.folder is None and response == "url":
+        if "response_format" in fields or usual != "url":
+            raise Refusal(
+                "response_format url: this server keeps no files (--output-path ''); ask for b64_json",
+                param="response_format",
+            )
+        response = "b64_json"
+    read = await desk.pictures(sent)
+    recipe = await desk.recipe(asked(fields, [image for image, _, _ in read]), fields.get("model"))
+    form = image_form(fields, desk.shelf.folder is not None)
+    job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
+    await desk.keep(job, read)
+    return await _response(desk, await desk.done(request, job), response)
+
+
+async def _response(desk: Desk, entry: Entry, response: str) -> dict[str, Any]:
+    job, several = entry.job, len(entry.outputs) > 1
+    data: list[dict[str, Any]] = []
+    for number, output in sorted(entry.outputs.items()):
+        one: dict[str, Any] = {"revised_prompt": job.prompt, "file_path": output.path}
+        if response == "url":
+            one["url"] = f"/v1/images/{job.id}/content" + (f"?variant={number}" if several else "")
+        else:
+            one["b64_json"] = base64.b64encode(await asyncio.to_thread(desk.shelf.content, output)).decode()
+        data.append(one)
+    request = job.recipe.request
+    return {
+        "id": job.id,
+        "created": int(job.created),
+        "data": data,
+        "output_format": job.form.suffix.lstrip(".").replace("jpg", "jpeg"),
+        "size": f"{request.width}x{request.height}",
+        "peak_memory_mb": memory(),
+        "inference_time_s": entry.seconds,
+        "usage": None,
+        "puredit": statistics(desk, entry),
+    }
+
+
+def statistics(desk: Desk, entry: Entry) -> dict[str, Any]:
+    """Return what the cache did: the lists at the top are those of the first result."""
+    reports = [output.report for _, output in sorted(entry.outputs.items())]
+    caching = entry.job.recipe.caching
+    return {
+        "model": desk.names[0],
+        "cache": recipe_text(caching.transform),
+        "computed_steps": reports[0].get("computed_steps", []) if reports else [],
+        "skipped_steps": reports[0].get("skipped_steps", []) if reports else [],
+        "results": reports,
+        "cache_settings": caching.settings,
+        "notes": list(dict.fromkeys((*entry.job.recipe.notes, *entry.notes))),
+    }
+
+
+@router.get("/v1/images/{id}/content")
+async def content(request: Request, id: str) -> Response:
+    """Send an image that was made."""
+    desk = desk_of(request)
+    entry = desk.engine.jobs.get(id, "image")
+    if entry is None or (entry.over and entry.status != "completed"):
+        raise Refusal("Image not found", 404, code="image_not_found")
+    if not entry.over:
+        raise Refusal("Image is still being generated", 404, code="image_not_ready")
+    output = entry.outputs.get(variant(request))
+    if output is None:
+        raise Refusal(f"Image variant {request.query_params['variant']} not found", 404, param="variant")
+    try:
+        data = await asyncio.to_thread(desk.shelf.content, output)
+    except OSError as error:
+        raise Refusal(f"the image's file cannot be read: {error.strerror}", 404, code="image_not_found") from error
+    return Response(data, media_type=MEDIA[entry.job.form.suffix])
+
+
+def variant(request: Request) -> int:
+    """Return the number of the result that is asked for, from 0.
+
+    Raises:
+        Refusal: it is no number.
+    """
+    text = request.query_params.get("variant", "0")
+    if text == "video":  # what OpenAI's client calls the whole of it
+        return 0
+    if not text.isdecimal():
+        raise Refusal(f"variant {text!r} is not available; it is the number of a result, from 0", param="variant")
+    return int(text)

@@ -1,0 +1,120 @@
+"""What all routes need: the engine and the server's settings; and waiting for a job as long as its client does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from fastapi import Request
+
+from pure.engine.loaded import Asked, Recipe, Studio
+from pure.engine.report import peak_memory
+from pure.serving.engine import Engine
+from pure.serving.files import Shelf
+from pure.serving.http.bodies import picture
+from pure.serving.http.refusal import Refusal, shutting_down
+from pure.serving.jobs import Entry, Job
+
+__all__ = ["Desk", "desk_of", "memory"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Desk:
+    """What the routes work with.
+
+    Attributes:
+        studio: model and settings.
+        engine: does the work.
+        shelf: where files are.
+        names: what the model is called: the first is shown, all are understood.
+        path: what was given as the model.
+        precision: of the model, as a word.
+        about: the server's flags, for `/server_info`.
+        metrics: whether `/metrics` is there.
+        origins: origins whose pages may read responses.
+        log: says a line to the person at the server, a "note" or a "warning".
+        requests: whether every request is a line.
+        environ: read when a request starts.
+    """
+
+    studio: Studio
+    engine: Engine
+    shelf: Shelf
+    names: tuple[str, ...]
+    path: str
+    precision: str
+    about: Mapping[str, Any] = attrs.field(factory=dict)
+    metrics: bool = False
+    origins: tuple[str, ...] = ()
+    log: Callable[[str, str], None] = lambda text, kind: None
+    requests: bool = False
+    environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
+
+    async def recipe(self, asked: Asked, model: str | None) -> Recipe:
+        """Check what is asked for, away from the event loop.
+
+        Raises:
+            Refusal: it is wrong; nothing has been done.
+        """
+        recipe = await asyncio.to_thread(self.studio.recipe, asked, self.environ)
+        if model in (None, *self.names):
+            return recipe
+        note = f"model {model!r} was asked for; this server has {self.names[0]!r} only, which made this"
+        return attrs.evolve(recipe, notes=(*recipe.notes, note))
+
+    async def pictures(self, sent: Sequence[tuple[str, bytes]]) -> list[tuple[Any, str, bytes]]:
+        """Return picture, ending of its file's name and bytes of everything that was sent.
+
+        Raises:
+            Refusal: one cannot be read.
+        """
+        read = await asyncio.to_thread(lambda: [picture(content, param) for param, content in sent])
+        return [(image, suffix, content) for (image, suffix), (_, content) in zip(read, sent, strict=True)]
+
+    async def keep(self, job: Job, pictures: Sequence[tuple[Any, str, bytes]]) -> None:
+        """Keep the input pictures of a job, if that is asked for."""
+        for number, (_, suffix, content) in enumerate(pictures):
+            await asyncio.to_thread(self.shelf.keep, f"{job.id}-{number}{suffix}", content)
+
+    async def done(self, request: Request, job: Job) -> Entry:
+        """Submit a job and wait for it; cancel it if the client goes away.
+
+        Raises:
+            Refusal: it failed, or the server stops.
+        """
+        future = asyncio.wrap_future(self.engine.submit(job))
+        leaving = asyncio.create_task(_gone(request))
+        try:
+            await asyncio.wait({future, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not future.done():
+                self.engine.cancel(job.id)
+        if not future.done():
+            raise Refusal("the client went away", 499, code="client_closed_request")
+        entry = future.result()
+        if entry.error is not None:
+            raise entry.error
+        if entry.status != "completed":
+            raise shutting_down()
+        return entry
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the client closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def desk_of(request: Request) -> Desk:
+    """Return the desk of the application that a request came to."""
+    return request.app.state.desk
+
+
+def memory() -> float:
+    """Return the most memory used so far in MB, on the GPU if there is one."""
+    found = peak_memory()
+    return found.get("gpu_mb", found["process_mb"])

@@ -1,0 +1,1 @@
+"""Weights in one byte each, or half a byte."""

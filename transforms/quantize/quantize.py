@@ -1,0 +1,170 @@
+"""Quantisation: a function of the parameters, which leaves code and denoiser as they are.
+
+    quantised = quantize(pipeline.params, pipeline.denoiser, Quantization(kind="int8_weight_only"))
+
+Everything that takes parameters takes quantised ones: transforms, guidance, experts and
+compilation work as before. Where the parameters are sharded, quantise the shards.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from pure import Denoiser, Experts
+from pure.transforms.quantize.kinds import KINDS, require_torchao, unfit, unsupported
+
+SUFFIX = ".weight"
+FALLBACK = "float8_per_tensor"
+FALLS = ("float8_per_row", "float8_per_block")  # may become the above where a shape does not allow them
+Params = Mapping[str, Any]
+
+
+def _kind(settings: Any, field: attrs.Attribute, value: Any) -> None:
+    names = [value] if field.name == "kind" else [kind for _, kind in value]
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"Quantization({field.name}={value!r}): no kind is called {name!r}; kinds: {[*KINDS]}")
+
+
+def _names(settings: Any, field: attrs.Attribute, value: Any) -> None:
+    # An empty name is contained in every name; a plain string would be taken letter by letter.
+    if isinstance(value, str) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError(
+            f"Quantization({field.name}={value!r}) should be a tuple of parts of names, none of them empty"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Quantization:
+    """Which weights become what.
+
+    Attributes:
+        kind: what weights become; the names are those of `KINDS`.
+        exclude: layers whose name contains one of these stay as they are.
+        blocks: only layers in the denoiser's stack of blocks, where nearly all weights are; else all
+            layers, the embeddings and the head among them.
+        fallback: where the shape of a weight allows no float8 scales per row or block, let it have
+            one scale; else it stays as it is.
+        plan: pairs of a part of a name and a kind, for layers that should become another kind than
+            the others; if several fit a layer, the longest counts.
+
+    Raises:
+        ValueError: there is no such kind, or a name is empty.
+
+    >>> Quantization(kind="int8_weight_only", exclude=("norm",)).kind
+    'int8_weight_only'
+    """
+
+    kind: str = attrs.field(default="float8_per_row", validator=_kind)
+    exclude: tuple[str, ...] = attrs.field(default=("embedder", "embed", "modulation", "mod"), validator=_names)
+    blocks: bool = True
+    fallback: bool = True
+    plan: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_kind)
+
+
+Settings = Quantization | Mapping[str, Quantization]
+
+
+@attrs.frozen
+class Layer:
+    """What becomes of one linear layer.
+
+    Attributes:
+        expert: name of the expert it belongs to; empty where there is one denoiser.
+        name: of the layer; its weight is called so, with ".weight" behind.
+        kind: what its weight becomes; empty if it stays as it is.
+        reason: why it stays, or becomes another kind than was asked for; else empty.
+    """
+
+    expert: str
+    name: str
+    kind: str
+    reason: str
+
+
+def quantize(params: Params, denoiser: Denoiser | Experts, settings: Settings = Quantization()) -> dict[str, Any]:
+    """Return the parameters with the weights of linear layers quantised; all others are shared with `params`.
+
+    Args:
+        params: of the denoiser; of experts a dict of such. Nothing in it is changed.
+        denoiser: what they belong to; it says where the blocks are.
+        settings: which weights become what; for experts also a mapping by name, and those
+            left out stay as they are.
+
+    Raises:
+        ModuleNotFoundError: torchao is not installed.
+        ValueError: the device cannot compute with a kind, a mapping names an expert that is not
+            there, or no layer is left to quantise.
+    """
+    require_torchao()
+    layers = survey(params, denoiser, settings)
+    if not any(layer.kind for layer in layers):
+        reasons = sorted({layer.reason for layer in layers}) or ["there is no linear layer"]
+        raise ValueError(f"nothing would be quantised: {'; '.join(reasons)}")
+    kinds = {(layer.expert, layer.name + SUFFIX): layer.kind for layer in layers if layer.kind}
+    if not isinstance(denoiser, Experts):
+        return {name: _made(tensor, kinds.get(("", name))) for name, tensor in params.items()}
+    return {
+        expert: {name: _made(tensor, kinds.get((expert, name))) for name, tensor in params[expert].items()}
+        for expert in denoiser.denoisers
+    }
+
+
+def _made(tensor: torch.Tensor, kind: str | None) -> torch.Tensor:
+    return tensor if kind is None else KINDS[kind].make(tensor.detach().contiguous())
+
+
+def survey(params: Params, denoiser: Denoiser | Experts, settings: Settings = Quantization()) -> tuple[Layer, ...]:
+    """Say for every linear layer what `quantize` makes of it, and why some stay as they are.
+
+    Raises:
+        ValueError: the device cannot compute with a kind, or a mapping names an expert that is not there.
+    """
+    names = tuple(denoiser.denoisers) if isinstance(denoiser, Experts) else ()
+    if isinstance(settings, Mapping) and (unknown := sorted(settings.keys() - set(names))):
+        raise ValueError(f"there are settings for {', '.join(unknown)}; experts: {', '.join(names) or 'none'}")
+    if not isinstance(denoiser, Experts):
+        return () if isinstance(settings, Mapping) else tuple(_layers("", params, denoiser, settings))
+    each = settings if isinstance(settings, Mapping) else dict.fromkeys(names, settings)
+    found = [_layers(name, params[name], denoiser.denoisers[name], one) for name, one in each.items()]
+    return tuple(layer for layers in found for layer in layers)
+
+
+def _layers(expert: str, params: Params, denoiser: Denoiser, settings: Quantization) -> Iterator[Layer]:
+    prefixes = tuple({block.prefix for block in denoiser.blocks if block.prefix})
+    for name, weight in params.items():
+        if name.endswith(SUFFIX) and weight.ndim == 2:
+            layer = name.removesuffix(SUFFIX)
+            outside = settings.blocks and not name.startswith(prefixes)
+            kind, reason = ("", "it is outside of the blocks") if outside else _choice(layer, weight, settings)
+            yield Layer(expert, layer, kind, reason)
+
+
+def _choice(layer: str, weight: torch.Tensor, settings: Quantization) -> tuple[str, str]:
+    """Return what the weight of a layer becomes, and why it is not what was asked for."""
+    if part := next((part for part in settings.exclude if part in layer), ""):
+        return "", f"its name contains {part!r}"
+    fitting = [pair for pair in settings.plan if pair[0] in layer]
+    kind = max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else settings.kind
+    if reason := unsupported(kind, weight.device):
+        raise ValueError(f"{layer}: {reason}; take float8_weight_only or int8_weight_only")
+    reason = unfit(kind, weight)
+    if reason and settings.fallback and kind in FALLS and not unfit(FALLBACK, weight):
+        return FALLBACK, reason
+    return ("", reason) if reason else (kind, "")
+
+
+def nbytes(params: Any) -> int:
+    """Return the bytes that parameters occupy, of quantised ones values and scales; experts are added up.
+
+    >>> nbytes({"weight": torch.zeros(2, 3)})
+    24
+    """
+    if isinstance(params, Mapping):
+        return sum(map(nbytes, params.values()))
+    parts = getattr(params, "__tensor_flatten__", None)
+    if parts is None:
+        return params.nbytes
+    return sum(nbytes(getattr(params, name)) for name in parts()[0])
