@@ -17,6 +17,7 @@ from pure.info import Answer, Decision, Info
 from pure.loop import Frame, Run, sample, start, unroll
 from pure.memory import Cache, Memory, State
 from pure.noise import gaussian
+from pure.notes import Note
 from pure.pieces import CompileOptions
 from pure.plan import Plan, Probe, Span
 from pure.predictors import Hold, Predictor
@@ -49,6 +50,7 @@ __all__ = [
     "Info",
     "Inputs",
     "Memory",
+    "Note",
     "Params",
     "PerToken",
     "Plan",
