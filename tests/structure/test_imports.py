@@ -8,45 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.structure.house import FOLDERS, NOT_SHIPPED, graph, violation
 from tests.structure.source import ROOT, at, imported, modules, python_files, syntax
-
-# The rooms of the house, in the order of imports: a room imports itself and those of the lines above it. Rooms of one
-# line do not know each other, but for the one arrow that is named.
-HOUSE = (
-    ("pure",),  # the modules directly in pure/
-    ("pure.transforms", "pure.models", "pure.distributed"),
-    ("pure.configs",),
-    ("pure.engine",),
-    ("pure.serving", "pure.cli"),
-)
-ARROWS = {("pure.cli.serve", "pure.serving")}
-FOLDERS = {room.split(".")[1] for rooms in HOUSE for room in rooms if "." in room}
-NOT_SHIPPED = {"training", "tests", "benchmarks", "examples"}
-
-
-def room(name: str) -> tuple[int, str] | None:
-    """The room that a dotted name belongs to, with its line; None for other people's modules."""
-    fits = [
-        (line, each)
-        for line, rooms in enumerate(HOUSE)
-        for each in rooms
-        if name == each or name.startswith(f"{each}.")
-    ]
-    return max(fits, default=None)
-
-
-def violation(module: str, name: str) -> str | None:
-    """Why `module` must not import `name`; None when it may."""
-    own, other = room(module), room(name)
-    top = name.split(".")[0]
-    if top in FOLDERS:
-        return f"import pure.{name}: `{name}` would be a second copy of it"
-    if own is not None and other is not None and own != other and own[0] <= other[0]:
-        if not any(module == a and name.startswith(b) for a, b in ARROWS):
-            return f"{own[1]} must not import {other[1]} ({name})"
-    if own is not None and top in NOT_SHIPPED:
-        return f"the package must not import {name}, which is not part of it"
-    return None
 
 
 @pytest.mark.parametrize(
@@ -85,16 +48,6 @@ def test_imports_go_one_way():
         if (reason := violation(module, name))
     ]
     assert not wrong, "\n".join(sorted(set(wrong)))
-
-
-def graph() -> dict[str, set[str]]:
-    """Which modules of the package each one imports: lazily, or for type checkers only, counts too."""
-    shipped = modules()
-    edges: dict[str, set[str]] = {}
-    for module, path in shipped.items():
-        package = path.name == "__init__.py"
-        edges[module] = {name for _, name in imported(syntax(path), module, package) if name in shipped} - {module}
-    return edges
 
 
 def test_no_circle_of_imports():
