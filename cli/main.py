@@ -18,10 +18,13 @@ from pure.cli.memory import keep_memory
 from pure.cli.models import models
 from pure.cli.screen import quiet_imports, show_warnings
 from pure.cli.serve import serve
-from pure.engine.errors import INTERRUPTED, Failure, Misuse, nearest
+from pure.engine.errors import EngineError, Interrupted, Misuse, nearest
 from pure.engine.ranks import is_follower
 
 __all__ = ["main", "run"]
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes; 130 is what shells report after Ctrl-C."""
 
 
 class Commands(click.Group):
@@ -68,14 +71,20 @@ def run(words: Sequence[str]) -> int:
         return 0
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code, debug)
+    except EngineError as error:
+        return _complain(error.message, _exit_code(error), debug)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", INTERRUPTED, False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Failure.exit_code
+        return FAILED
     except Exception as error:
         where = "" if debug else "; --debug shows where"
-        return _complain(f"{type(error).__name__}: {error}{where}", Failure.exit_code, debug)
+        return _complain(f"{type(error).__name__}: {error}{where}", FAILED, debug)
+
+
+def _exit_code(error: EngineError) -> int:
+    return MISUSED if isinstance(error, Misuse) else INTERRUPTED if isinstance(error, Interrupted) else FAILED
 
 
 def _complain(message: str, code: int, debug: bool) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pure.engine.loaded import Recipe, Sources, Studio
     from pure.models.family import Description
     from pure.serving.engine import Settings
-    from pure.serving.files import Shelf
+    from pure.serving.files import Files
 
 __all__ = ["serve"]
 
@@ -48,25 +48,25 @@ def serve(**values: Any) -> None:
     from pure.serving.engine import Engine
     from pure.serving.http.app import make_app
     from pure.serving.http.server import bind, run
-    from pure.serving.http.state import Desk
+    from pure.serving.http.state import State
 
     refuse_for_server(values)
     found = models.look(values["model_path"])
     sources = _sources(values)
     usual = _usual(sources, found)
-    shelf = _shelf(values)  # makes folders: only once nothing is wrong
+    files = _files(values)  # makes folders: only once nothing is wrong
     taken = bind(values["host"], values["port"])
     screen = make_screen(values["log_level"] in ("warning", "error"))
     with taken:
         studio = _studio(values, found, sources, usual, screen)
         settings = _settings(values, studio)
-        engine = Engine(studio, shelf, settings, screen.note)
+        engine = Engine(studio, files, settings, screen.note)
         path = values["model_path"] or "embedded"
         names = dict.fromkeys(name for name in (values["served_model_name"], values["model_id"], path) if name)
-        desk = Desk(
+        state = State(
             studio=studio,
             engine=engine,
-            shelf=shelf,
+            files=files,
             names=tuple(names),
             path=path,
             precision=str(studio.pipeline.dtype).removeprefix("torch."),
@@ -77,8 +77,8 @@ def serve(**values: Any) -> None:
             requests=values["log_requests"],
         )
         host, port = taken.getsockname()[:2]
-        screen.line(f"puredit serves {desk.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
-        run(make_app(desk), engine, taken, values["http_graceful_shutdown_timeout"])
+        screen.line(f"puredit serves {state.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
+        run(make_app(state), engine, taken, values["http_graceful_shutdown_timeout"])
 
 
 def _require_extra() -> None:
@@ -127,20 +127,20 @@ def _usual(sources: Sources, found: Description) -> Effective:
         raise Misuse(str(error)) from error
 
 
-def _shelf(values: Mapping[str, Any]) -> Shelf:
+def _files(values: Mapping[str, Any]) -> Files:
     """Return the folders of results and uploads, which are made and can be written into.
 
     Raises:
         Failure: one cannot.
     """
-    from pure.serving.files import Shelf
+    from pure.serving.files import Files
 
     folders = {}
     for name in ("output_path", "input_save_path"):
         folders[name] = Path(values[name]) if values[name] else None
         if folders[name] is not None:
             check_folder(folders[name], "--" + name.replace("_", "-"))
-    return Shelf(folders["output_path"], folders["input_save_path"])
+    return Files(folders["output_path"], folders["input_save_path"])
 
 
 def _studio(
@@ -185,12 +185,11 @@ def _warm(studio: Studio, sides: tuple[int, int] | None) -> Recipe:
     from PIL import Image
 
     from pure.engine.loaded import Asked
-    from pure.serving.http.refusal import Refusal
 
     options: dict[str, Any] = {} if sides is None else dict(zip(("height", "width"), sides, strict=True))
     height, width = sides or (BLANK, BLANK)
     images = (Image.new("RGB", (width, height)),) * studio.pictures[0]
     try:
         return studio.recipe(Asked(options=options, images=images), os.environ)
-    except Refusal as error:
+    except Misuse as error:
         raise Misuse(f"the server cannot warm up: {error.message}; --warmup-mode off leaves it out") from error

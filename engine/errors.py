@@ -1,32 +1,45 @@
-"""Mistakes and mishaps as the command line reports them, and their exit codes."""
+"""Why work was not done: what every way in (command line, server, library) reports in its own form.
+
+Nothing here knows exit codes or HTTP statuses; `cli.main` and `serving.http.refusal` map them.
+"""
 
 import difflib
 from collections.abc import Iterable
 
-import click
-
-__all__ = ["INTERRUPTED", "Failure", "Interrupted", "Misuse", "nearest"]
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+__all__ = ["EngineError", "Failure", "Interrupted", "Misuse", "Stopping", "nearest"]
 
 
-class Failure(click.ClickException):
-    """The run could not be carried out: a full disk, a folder that cannot be written. Exit code 1."""
+class EngineError(Exception):
+    """Base of the errors that are told to a person; `str(error)` is the message.
 
-    exit_code = 1
+    Attributes:
+        message: what is wrong, where, and the cure.
+        field: the option or request field that is wrong; None if it is not one.
+        code: a word for programs, such as `invalid_cache_config`; None if there is none.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.field, self.code = message, field, code
 
 
-class Misuse(click.ClickException):
-    """What was asked for is wrong or not available; found before any work is done. Exit code 2."""
-
-    exit_code = 2
+class Misuse(EngineError):
+    """The request is wrong, or asks for what is not available; found before any work is done."""
 
 
-class Interrupted(click.ClickException):
-    """Ctrl-C: what is finished stays. Exit code 130."""
+class Failure(EngineError):
+    """The work could not be done: a full disk, or a folder that cannot be written."""
 
-    exit_code = INTERRUPTED
+
+class Stopping(EngineError):
+    """The work is not done because the server ends."""
+
+    def __init__(self, message: str = "the server is shutting down; ask again later") -> None:
+        super().__init__(message, code="shutting_down")
+
+
+class Interrupted(EngineError):
+    """Ctrl-C: finished results stay."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

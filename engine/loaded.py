@@ -11,6 +11,7 @@ import pure
 from pure.configs import ConfigError, Facts, configure
 from pure.engine import opening as models
 from pure.engine.caching import Caching, transforms_of
+from pure.engine.errors import Misuse
 from pure.engine.notes import collected
 from pure.engine.opening import facts_of
 from pure.experts import transformed
@@ -18,7 +19,6 @@ from pure.models.family import Description
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Request
 from pure.rules import check
-from pure.serving.http.refusal import Refusal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -142,14 +142,14 @@ class Studio:
         """Check a request against model and configuration.
 
         Raises:
-            Refusal: something in it is wrong or cannot be done; with the whole report.
+            Misuse: something in it is wrong or cannot be done; with the whole report.
         """
         try:
             caching = self.sources.choose(
                 asked.params, asked.enable, environ, facts_of(self.found, asked.options.get("steps"))
             )
         except ConfigError as error:
-            raise Refusal(str(error), param="cache_dit_params", code="invalid_cache_config") from error
+            raise Misuse(str(error), field="cache_dit_params", code="invalid_cache_config") from error
         self._fits(asked)
         try:
             with collected() as warned:
@@ -157,8 +157,8 @@ class Studio:
                 plain, request = self.pipeline.guide(self.base, request)
                 denoiser = transformed(plain, transforms_of(caching, plain))
                 self._check(denoiser, request)
-        except (ValueError, TypeError) as error:
-            raise Refusal(str(error)) from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Misuse(str(error)) from error
         fps = (asked.fps or self.found.defaults.fps) if self.video else None
         notes = tuple(dict.fromkeys((*caching.effective.notes, *warned)))
         return Recipe(request=request, denoiser=denoiser, caching=caching, fps=fps, notes=notes)
@@ -169,11 +169,11 @@ class Studio:
         least, most = self.pictures
         if not least <= len(asked.images) <= most:
             wanted = "none" if not most else f"{least}" if least == most else f"{least} to {most}"
-            raise Refusal(f"a {kind.pipeline} reads {wanted} input pictures, this request has {len(asked.images)}")
+            raise Misuse(f"a {kind.pipeline} reads {wanted} input pictures, this request has {len(asked.images)}")
         if asked.options.get("guidance_scale_2") is not None and models.experts(self.found) == 1:
-            raise Refusal(
+            raise Misuse(
                 "guidance_scale_2 is for the second expert of a model, and this one has one; leave it out",
-                param="guidance_scale_2",
+                field="guidance_scale_2",
             )
 
     def _sized(self, asked: Asked) -> Request:

@@ -26,7 +26,8 @@ CURES = {
 def explain(action: str, path: Path, error: OSError) -> Failure:
     """Return the error that says what could not be written, why, and what to do."""
     cure = CURES.get(error.errno or 0)
-    return Failure(f"cannot {action} {path}: {error.strerror or error}" + (f"; {cure}" if cure else ""))
+    reason = error.strerror or error
+    return Failure(f"cannot {action} {path}: {reason}" + (f"; {cure}" if cure else ""), code="storage_failed")
 
 
 def check_folder(folder: Path, flag: str) -> None:

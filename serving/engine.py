@@ -13,7 +13,7 @@ import torch
 
 from pure.engine import batch as batches
 from pure.engine.batch import Batch
-from pure.engine.errors import Failure
+from pure.engine.errors import EngineError, Failure, Misuse, Stopping
 from pure.engine.loaded import Recipe, Studio
 from pure.engine.make import warm_up
 from pure.engine.notes import collected
@@ -21,8 +21,7 @@ from pure.engine.report import finite, run_report
 from pure.engine.result import Result
 from pure.models.pipeline import Model
 from pure.models.request import Request
-from pure.serving.files import Shelf
-from pure.serving.http.refusal import Refusal, shutting_down
+from pure.serving.files import Files
 from pure.serving.jobs import Entry, Job, Sample, Store
 from pure.serving.metrics import Metrics
 from pure.serving.queue import Queue
@@ -66,14 +65,14 @@ class Engine:
     def __init__(
         self,
         studio: Studio,
-        shelf: Shelf,
+        files: Files,
         settings: Settings = Settings(),
         log: Callable[[str, str], None] = lambda text, kind: None,
     ) -> None:
         self.studio, self.settings, self.metrics = studio, settings, Metrics()
         self.jobs, self.queue = Store(self._over), Queue()
         self.ready = threading.Event()
-        self._shelf, self._log = shelf, log
+        self._files, self._log = files, log
         self._stopping = threading.Event()
         self._denoisers: list[Model] = []
         self._times: dict[Sample, Timed] = {}
@@ -100,12 +99,12 @@ class Engine:
         """Queue a job; the future has its entry once it is over.
 
         Raises:
-            Refusal: nothing is taken any more.
+            Stopping: nothing is taken any more.
         """
         future = self.jobs.add(job)
         if not self.queue.put(job.samples):
             self.jobs.forget(job.id)
-            raise shutting_down()
+            raise Stopping()
         return future
 
     def cancel(self, id: str) -> None:
@@ -116,14 +115,14 @@ class Engine:
     def drain(self) -> None:
         """Take nothing any more and refuse what waits; what runs goes on."""
         for sample in self.queue.close():
-            self.jobs.fail(sample.job.id, shutting_down())
+            self.jobs.fail(sample.job.id, Stopping())
 
     def halt(self) -> None:
         """Drain, and refuse what runs too: its waiters learn it at once, the thread after its step."""
         self._stopping.set()
         self.drain()
         for entry in (*self.jobs.all("image"), *self.jobs.all("video")):
-            self.jobs.fail(entry.job.id, shutting_down())
+            self.jobs.fail(entry.job.id, Stopping())
 
     def stop(self, patience: float = 60.0) -> None:
         """Halt, and wait for the thread to end."""
@@ -135,7 +134,7 @@ class Engine:
         """Count a job that is over; of one that was not completed no file stays."""
         self.metrics.over(entry)
         if entry.status != "completed":
-            self._shelf.remove(entry.outputs.values())
+            self._files.remove(entry.outputs.values())
 
     # ------------------------------------------------------------------ the thread
 
@@ -172,9 +171,9 @@ class Engine:
 
     def _failed(self, samples: Iterable[Sample], error: Exception) -> None:
         self._log(f"{error}\n{traceback.format_exc()}", "warning")
-        message = error.format_message() if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+        message = error.message if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
         for sample in samples:
-            self.jobs.fail(sample.job.id, Refusal(f"the work failed: {message}", 500, code="generation_failed"))
+            self.jobs.fail(sample.job.id, Failure(f"the work failed: {message}", code="generation_failed"))
 
     def _make(self, samples: list[Sample]) -> list[list[Sample]]:
         recipe = samples[0].job.recipe
@@ -203,7 +202,7 @@ class Engine:
         except (ValueError, TypeError) as error:
             if len(wanted) > 1:
                 return None, [[sample] for sample in wanted]
-            self.jobs.fail(wanted[0].job.id, Refusal(str(error)))
+            self.jobs.fail(wanted[0].job.id, Misuse(str(error)))
             return None, []
         seconds = self._lap(began)
         for sample in wanted:
@@ -269,10 +268,10 @@ class Engine:
         result = self._decoded(member.sample.job.recipe.request, latents, member)
         report = finite({"seed": member.sample.seed, **run_report(result)})
         # A job's own frames per second: samples of one batch may differ in them.
-        output = self._shelf.put(member.sample, result.frames, member.sample.job.recipe.fps, report)
+        output = self._files.put(member.sample, result.frames, member.sample.job.recipe.fps, report)
         self._times.pop(member.sample)
         if not self.jobs.finish(member.sample, output):
-            self._shelf.remove([output])
+            self._files.remove([output])
 
     def _decoded(self, request: Request, latents: torch.Tensor, member: batches.Member) -> Result:
         """Decode one sample alone, whatever batch it was in."""

@@ -13,11 +13,11 @@ from pure.engine.saving import encode_image, save_video
 from pure.engine.writing import write_whole
 from pure.serving.jobs import Output, Sample
 
-__all__ = ["Shelf"]
+__all__ = ["Files"]
 
 
 @attrs.frozen
-class Shelf:
+class Files:
     """Where results and inputs go.
 
     Attributes:

@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
+from pure.engine.errors import EngineError
 from pure.engine.loaded import Recipe
-from pure.serving.http.refusal import Refusal
 
 __all__ = ["Entry", "Form", "Job", "Output", "Sample", "Store"]
 
@@ -108,7 +108,7 @@ class Entry:
     steps: int = 0
     outputs: Mapping[int, Output] = attrs.field(factory=dict)
     notes: tuple[str, ...] = ()
-    error: Refusal | None = None
+    error: EngineError | None = None
     started: float | None = None
     ended: float | None = None
 
@@ -195,7 +195,7 @@ class Store:
 
         return self._change(sample.job.id, done)
 
-    def fail(self, id: str, error: Refusal) -> None:
+    def fail(self, id: str, error: EngineError) -> None:
         """Note that a job failed, if it is not over."""
         self._change(id, lambda e: attrs.evolve(e, status="failed", error=error, ended=time.time()))
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 import pure
-from pure.serving.http.refusal import Refusal
-from pure.serving.http.state import Desk, desk_of
+from pure.serving.http.errors import HttpError
+from pure.serving.http.state import State, state_of
 
 __all__ = ["HEALTH", "absent", "router"]
 
@@ -44,7 +44,7 @@ async def liveness() -> dict[str, str]:
 @router.get("/health")
 async def health(request: Request) -> Any:
     """Say whether requests are taken: 503 until the warm-up is done."""
-    engine = desk_of(request).engine
+    engine = state_of(request).engine
     if not engine.alive:
         return JSONResponse({"status": "unhealthy", "error": "the engine has stopped"}, 503)
     if not engine.ready.is_set():
@@ -56,33 +56,33 @@ async def health(request: Request) -> Any:
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     """List the one model."""
-    return {"object": "list", "data": [_card(desk_of(request))]}
+    return {"object": "list", "data": [_card(state_of(request))]}
 
 
 @router.get("/v1/models/{id:path}")
 async def model(request: Request, id: str) -> dict[str, Any]:
     """Describe the model."""
-    desk = desk_of(request)
-    if id not in desk.names:
-        raise Refusal(f"The model {id!r} does not exist", 404, param="model", code="model_not_found")
-    return _card(desk)
+    state = state_of(request)
+    if id not in state.names:
+        raise HttpError(f"The model {id!r} does not exist", 404, field="model", code="model_not_found")
+    return _card(state)
 
 
-def _card(desk: Desk) -> dict[str, Any]:
-    kind = desk.studio.found.kind
+def _card(state: State) -> dict[str, Any]:
+    kind = state.studio.found.kind
     return {
-        "id": desk.names[0],
+        "id": state.names[0],
         "object": "model",
-        "created": int(desk.about.get("started", 0)),
+        "created": int(state.about.get("started", 0)),
         "owned_by": "puredit",
-        "root": desk.path,
+        "root": state.path,
         "parent": None,
         "max_model_len": None,
         "num_gpus": 1,
         "task_type": kind.task,
         "supported_task_types": [kind.task],
-        "dit_precision": desk.precision,
-        "vae_precision": desk.precision,
+        "dit_precision": state.precision,
+        "vae_precision": state.precision,
         "pipeline_name": kind.pipeline,
         "pipeline_class": kind.pipeline,
     }
@@ -92,12 +92,12 @@ def _card(desk: Desk) -> dict[str, Any]:
 @router.get("/model_info")
 async def model_info(request: Request) -> dict[str, Any]:
     """Say what the model does."""
-    desk = desk_of(request)
-    found = desk.studio.found
-    output = OUTPUTS[desk.studio.video]
+    state = state_of(request)
+    found = state.studio.found
+    output = OUTPUTS[state.studio.video]
     return {
-        "model_path": desk.path,
-        "served_model_name": desk.names[0],
+        "model_path": state.path,
+        "served_model_name": state.names[0],
         "is_generation": True,
         "model_type": "diffusion",
         "architectures": [found.kind.pipeline],
@@ -113,34 +113,34 @@ async def model_info(request: Request) -> dict[str, Any]:
 @router.get("/server_info")
 async def server_info(request: Request) -> dict[str, Any]:
     """Say how the server was started."""
-    desk = desk_of(request)
-    return {"version": pure.__version__, **desk.about, "ready": desk.engine.ready.is_set()}
+    state = state_of(request)
+    return {"version": pure.__version__, **state.about, "ready": state.engine.ready.is_set()}
 
 
 @router.get("/stats")
 async def stats(request: Request) -> dict[str, Any]:
     """Count what was done."""
-    engine = desk_of(request).engine
+    engine = state_of(request).engine
     return engine.metrics.stats(queue_length=len(engine.queue), running=engine.running)
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
     """Count what was done, for Prometheus."""
-    desk = desk_of(request)
-    if not desk.metrics:
-        raise Refusal("there are no metrics: start the server with --enable-metrics, or see /stats", 404)
-    text = desk.engine.metrics.text(queue_length=len(desk.engine.queue), running=desk.engine.running)
+    state = state_of(request)
+    if not state.metrics:
+        raise HttpError("there are no metrics: start the server with --enable-metrics, or see /stats", 404)
+    text = state.engine.metrics.text(queue_length=len(state.engine.queue), running=state.engine.running)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-def absent(path: str) -> Refusal:
+def absent(path: str) -> HttpError:
     """Return why nothing is at a path."""
     if path.startswith(LORA):
-        return Refusal(
+        return HttpError(
             "LoRA is not in this version; merge the weights into the checkpoint", 501, code="not_implemented"
         )
     for beginning, reason in ABSENT.items():
         if path.startswith(beginning):
-            return Refusal(f"there is no {path} here: {reason}", 404, code="not_found")
-    return Refusal(f"there is no {path}; docs/serving.md lists the routes", 404, code="not_found")
+            return HttpError(f"there is no {path} here: {reason}", 404, code="not_found")
+    return HttpError(f"there is no {path}; docs/serving.md lists the routes", 404, code="not_found")

@@ -1,4 +1,4 @@
-"""The application: routes, errors in one shape, and what every request passes on its way in."""
+"""The application: its routes, errors in one shape, and what holds for every request."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pure.engine.errors import Failure
+from pure.engine.errors import EngineError, Stopping
 from pure.serving.http import about, images, videos
 from pure.serving.http.bodies import LIMIT
-from pure.serving.http.refusal import Refusal, body_of, shutting_down
-from pure.serving.http.state import Desk
+from pure.serving.http.errors import HttpError, response_to
+from pure.serving.http.state import State
 
 __all__ = ["make_app"]
 
@@ -25,91 +25,80 @@ PATIENCE = 0.02
 """Seconds between looks at whether the warm-up is done."""
 
 
-def make_app(desk: Desk) -> FastAPI:
+def make_app(state: State) -> FastAPI:
     """Return the application in front of an engine, which the caller starts and stops."""
     app = FastAPI(title="puredit", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.desk = desk
+    app.state.puredit = state
     for part in (about, images, videos):
         app.include_router(part.router)
-    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(EngineError, _reported)
     app.add_exception_handler(HTTPException, _missing)
-    app.add_exception_handler(Failure, _failed)
-    app.add_middleware(Gate, desk=desk)
-    if desk.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(desk.origins), allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Checks, state=state)
+    if state.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=list(state.origins), allow_methods=["*"], allow_headers=["*"])
     return app
 
 
-def _response(refusal: Refusal) -> JSONResponse:
-    return JSONResponse(body_of(refusal), refusal.status)
-
-
-async def _refused(request: Request, error: Any) -> JSONResponse:
-    return _response(error)
+async def _reported(request: Request, error: Any) -> JSONResponse:
+    return response_to(error)
 
 
 async def _missing(request: Request, error: Any) -> JSONResponse:
     """Answer what no route answers."""
     if error.status_code == 404:
-        return _response(about.absent(request.url.path))
-    return _response(Refusal(f"{request.method} {request.url.path}: {error.detail}", error.status_code))
-
-
-async def _failed(request: Request, error: Any) -> JSONResponse:
-    """Answer when the disk refuses."""
-    return _response(Refusal(error.format_message(), 500, code="storage_failed"))
+        return response_to(about.absent(request.url.path))
+    return response_to(HttpError(f"{request.method} {request.url.path}: {error.detail}", error.status_code))
 
 
 @attrs.define(eq=False)
-class Gate:
-    """What every request passes: waiting for the warm-up, the limit of sizes, the log; errors get out in one shape.
+class Checks:
+    """What holds for every request: it waits for the warm-up, its size is limited, errors have one shape, a log line.
 
     Attributes:
-        app: what comes after.
-        desk: of the server.
+        app: the application behind it.
+        state: of the server.
     """
 
     app: ASGIApp
-    desk: Desk
+    state: State
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request in."""
+        """Pass one request on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = Passage(receive=receive, send=send)
+        exchange = Exchange(receive=receive, send=send)
         try:
             await self._ready(scope)
-            passage.announced(scope)
-            await self.app(scope, passage.receiving, passage.sending)
-        except Refusal as refusal:
-            await _response(refusal)(scope, receive, passage.sending)
+            exchange.announced(scope)
+            await self.app(scope, exchange.receiving, exchange.sending)
+        except EngineError as error:
+            await response_to(error)(scope, receive, exchange.sending)
         except Exception as error:
-            self.desk.log(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}", "warning")
-            if passage.status:
+            self.state.log(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}", "warning")
+            if exchange.status:
                 raise
-            await _response(Refusal(f"internal error: {type(error).__name__}: {error}", 500, code="internal_error"))(
-                scope, receive, passage.sending
-            )
+            message = f"internal error: {type(error).__name__}: {error}"
+            await response_to(HttpError(message, 500, code="internal_error"))(scope, receive, exchange.sending)
         finally:
-            if self.desk.requests:
-                status = passage.status or "closed"
-                self.desk.log(f"{scope['method']} {scope['path']} {status} {passage.seconds:.3f} s", "note")
+            if self.state.requests:
+                status = exchange.status or "closed"
+                self.state.log(f"{scope['method']} {scope['path']} {status} {exchange.seconds:.3f} s", "note")
 
     async def _ready(self, scope: Scope) -> None:
         """Wait for the warm-up, which health checks do not."""
-        engine = self.desk.engine
+        engine = self.state.engine
         if scope["path"] in about.HEALTH:
             return
         while engine.alive and not engine.ready.is_set():
             await asyncio.sleep(PATIENCE)
         if not engine.alive:
-            raise shutting_down()
+            raise Stopping
 
 
 @attrs.define(kw_only=True, eq=False)
-class Passage:
-    """One request on its way: counts the bytes that come in, notes the status that goes out."""
+class Exchange:
+    """One request and its response: counts the bytes received, remembers the status sent."""
 
     receive: Receive
     send: Send
@@ -126,10 +115,10 @@ class Passage:
         """Refuse a body that says it is too large.
 
         Raises:
-            Refusal: it does.
+            Misuse: it does.
         """
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        self._count(int(length) if length.isdigit() else 0)
+        length = dict(scope["headers"]).get(b"content-length", b"0").lstrip(b"0") or b"0"
+        self._count(int(length[:20]) if length.isdigit() else 0)
         self.received = 0
 
     async def receiving(self) -> Message:
@@ -141,7 +130,7 @@ class Passage:
     def _count(self, size: int) -> None:
         self.received += size
         if self.received > LIMIT:
-            raise Refusal(f"the request is larger than {LIMIT // 2**20} MiB", 413, code="request_too_large")
+            raise HttpError(f"the request is larger than {LIMIT // 2**20} MiB", 413, code="request_too_large")
 
     async def sending(self, message: Message) -> None:
         """Pass a message to the client on."""

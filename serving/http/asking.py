@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pure.engine.errors import Misuse
 from pure.engine.loaded import Asked
 from pure.serving.http.fields import QUALITIES
-from pure.serving.http.refusal import Refusal
 from pure.serving.jobs import Form
 
 if TYPE_CHECKING:
@@ -56,18 +56,16 @@ def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
     (7, 8)
 
     Raises:
-        Refusal: there are several, and not as many as results.
+        Misuse: there are several, and not as many as results.
     """
     count, given = fields.get("n"), fields.get("seed", (SEED,))
     if "num_outputs_per_prompt" in fields:
         if count not in (None, fields["num_outputs_per_prompt"]):
-            raise Refusal("n and num_outputs_per_prompt say different things; send one of them", param="n")
+            raise Misuse("n and num_outputs_per_prompt say different things; send one of them", field="n")
         count = fields["num_outputs_per_prompt"]
     if len(given) > 1:
         if count not in (None, len(given)) or len(given) > 10:
-            raise Refusal(
-                f"{len(given)} seeds for {count or 'at most 10'} results; send one, or one each", param="seed"
-            )
+            raise Misuse(f"{len(given)} seeds for {count or 'at most 10'} results; send one, or one each", field="seed")
         return tuple(given)
     return tuple(given[0] + number for number in range(count or 1))
 
@@ -76,18 +74,16 @@ def image_form(fields: Mapping[str, Any], keep: bool) -> Form:
     """Return the format of images.
 
     Raises:
-        Refusal: PNG is asked to lose something, or quality is said twice.
+        Misuse: PNG is asked to lose something, or quality is said twice.
     """
     encoding, suffix = ENCODINGS[fields.get("output_format", "png")]
     named = QUALITIES.get(fields.get("output_quality", "default"))
     quality = fields.get("output_compression", named)
     if named is not None and quality != named:
-        raise Refusal(
-            "output_compression and output_quality say different things; send one", param="output_compression"
-        )
+        raise Misuse("output_compression and output_quality say different things; send one", field="output_compression")
     if encoding == "PNG" and quality not in (None, 100):
-        raise Refusal(
+        raise Misuse(
             f"output_compression {quality}: PNG loses nothing; ask for output_format jpeg or webp",
-            param="output_compression",
+            field="output_compression",
         )
     return Form(kind="image", encoding=encoding, quality=quality, suffix=suffix, keep=keep)

@@ -16,7 +16,8 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from pure.serving.http.refusal import Refusal
+from pure.engine.errors import Misuse
+from pure.serving.http.errors import HttpError
 
 __all__ = ["LIMIT", "Body", "Upload", "from_url", "picture", "pictures", "read_body"]
 
@@ -47,17 +48,17 @@ async def read_body(request: Request) -> Body:
     """Read JSON, multipart/form-data or a plain form.
 
     Raises:
-        Refusal: it is too large, or not what its Content-Type says.
+        Misuse: it is too large, or not what its Content-Type says.
     """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return await _form(request)
     if kind not in ("application/json", "text/json", ""):
-        raise Refusal(f"Content-Type {kind} is not read here; send application/json or multipart/form-data", 415)
+        raise HttpError(f"Content-Type {kind} is not read here; send application/json or multipart/form-data", 415)
     try:
         return Body(json.loads(await request.body()))
     except (ValueError, RecursionError) as error:
-        raise Refusal(f"the body is not JSON: {error}", code="invalid_json") from error
+        raise Misuse(f"the body is not JSON: {error}", code="invalid_json") from error
 
 
 async def _form(request: Request) -> Body:
@@ -71,7 +72,7 @@ async def _form(request: Request) -> Body:
                 else:
                     _place(fields, name, value)
     except HTTPException as error:
-        raise Refusal(f"the form cannot be read: {error.detail}") from error
+        raise Misuse(f"the form cannot be read: {error.detail}") from error
     return Body(fields, tuple(uploads))
 
 
@@ -89,12 +90,12 @@ def _place(fields: dict[str, Any], name: str, text: str) -> None:
     for key in inner[:-1]:
         holder = holder.setdefault(key, {}) if isinstance(holder, dict) else {}
     if not isinstance(holder, dict):
-        raise Refusal(f"the form's field {name} is an object and a text at once", param=top)
+        raise Misuse(f"the form's field {name} is an object and a text at once", field=top)
     key = inner[-1]
     if key:
         holder[key] = value
     else:
-        raise Refusal(f"the form's field {name} is nested too deep; send {top} as JSON text", param=top)
+        raise Misuse(f"the form's field {name} is nested too deep; send {top} as JSON text", field=top)
 
 
 def _listed(value: Any) -> list:
@@ -113,46 +114,46 @@ def from_url(url: str, param: str) -> bytes:
     """Return the bytes of a `data:` URL.
 
     Raises:
-        Refusal: it is another URL, or damaged.
+        Misuse: it is another URL, or damaged.
     """
     head, comma, content = url.partition(",")
     if not head.startswith("data:") or not comma:
-        raise Refusal(
+        raise Misuse(
             f"{param}: {url[:60]!r} is not fetched: this server opens no addresses for its clients; send the picture "
             "as a file or as data:image/png;base64,...",
-            param=param,
+            field=param,
         )
     try:
         return base64.b64decode(content, validate=True) if head.endswith(";base64") else content.encode()
     except (binascii.Error, ValueError) as error:
-        raise Refusal(f"{param}: the data: URL is damaged: {error}", param=param) from error
+        raise Misuse(f"{param}: the data: URL is damaged: {error}", field=param) from error
 
 
 def picture(content: bytes, param: str) -> tuple[Image.Image, str]:
     """Return a picture in three colours, and the ending of its file's name.
 
     Raises:
-        Refusal: it cannot be read, or is too large.
+        Misuse: it cannot be read, or is too large.
     """
     try:
         with Image.open(io.BytesIO(content), formats=list(SUFFIXES)) as opened:
             if opened.width * opened.height > PIXELS:
-                raise Refusal(f"{param}: {opened.width} x {opened.height} pixels are too many", param=param)
+                raise Misuse(f"{param}: {opened.width} x {opened.height} pixels are too many", field=param)
             return opened.convert("RGB"), SUFFIXES[opened.format or "PNG"]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Refusal(f"{param}: it is no picture we can read; send PNG, JPEG or WebP", param=param) from error
+        raise Misuse(f"{param}: it is no picture we can read; send PNG, JPEG or WebP", field=param) from error
 
 
 def pictures(body: Body, urls: Iterable[tuple[str, str]], fields: Iterable[str]) -> list[tuple[str, bytes]]:
     """Return the pictures of a body with the fields they came in: files first, then `(field, data: URL)`.
 
     Raises:
-        Refusal: a file is in a field where none is read.
+        Misuse: a file is in a field where none is read.
     """
     known = set(fields)
     for upload in body.uploads:
         if upload.field not in known:
             wanted = f"files go into {' or '.join(sorted(known))}" if known else "this route takes no files"
-            raise Refusal(f"{upload.field}: there is no such file field here; {wanted}", param=upload.field)
+            raise Misuse(f"{upload.field}: there is no such file field here; {wanted}", field=upload.field)
     found = [(upload.field, upload.content) for upload in body.uploads]
     return found + [(param, from_url(url, param)) for param, url in urls]

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
+from pure.engine.errors import Misuse
 from pure.serving.http.forms import FLAG, OBJECT, SIZE, TEXT, Kind, many, number, one_of, whole
-from pure.serving.http.refusal import Refusal
 
 __all__ = ["EDIT", "IMAGE", "VIDEO", "read_fields"]
 
@@ -115,10 +115,10 @@ def read_fields(body: Any, known: Mapping[str, Kind]) -> dict[str, Any]:
     """Return the fields of a body that say something, each as its kind reads it.
 
     Raises:
-        Refusal: lists every field that is unknown, wrong, or asks for what is not there.
+        Misuse: lists every field that is unknown, wrong, or asks for what is not there.
     """
     if not isinstance(body, Mapping):
-        raise Refusal(f"the body is {_show(body)}; a JSON object with a prompt is wanted")
+        raise Misuse(f"the body is {_show(body)}; a JSON object with a prompt is wanted")
     found: dict[str, Any] = {}
     wrong: dict[str, str] = {}
     for name, value in _flat(body).items():
@@ -135,7 +135,7 @@ def read_fields(body: Any, known: Mapping[str, Kind]) -> dict[str, Any]:
     if "prompt" not in found and "prompt" not in wrong:
         wrong["prompt"] = 'prompt: it is missing; allowed: a text, like "a red apple"'
     if wrong:
-        raise Refusal("; ".join(wrong.values()), param=next(iter(wrong)))
+        raise Misuse("; ".join(wrong.values()), field=next(iter(wrong)))
     return found
 
 
@@ -148,11 +148,11 @@ def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 value = json.loads(value) if value.strip() else None
             except ValueError as error:
-                raise Refusal(f"{name} is not JSON: {error}", param=name) from error
+                raise Misuse(f"{name} is not JSON: {error}", field=name) from error
         if value is None:
             continue
         if not isinstance(value, Mapping):
-            raise Refusal(f"{name}: found {_show(value)}; allowed: an object, or one as JSON text", param=name)
+            raise Misuse(f"{name}: found {_show(value)}; allowed: an object, or one as JSON text", field=name)
         for inner, entry in _flat(value).items():
             found.setdefault(inner, entry)
     return found

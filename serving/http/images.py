@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from pure.engine.caching import recipe as recipe_text
+from pure.engine.errors import Misuse
 from pure.serving.http.asking import asked, image_form, seeds
 from pure.serving.http.bodies import pictures, read_body
+from pure.serving.http.errors import HttpError
 from pure.serving.http.fields import EDIT, IMAGE, read_fields
-from pure.serving.http.refusal import Refusal
-from pure.serving.http.state import Desk, desk_of, memory
+from pure.serving.http.state import State, memory, state_of
 from pure.serving.jobs import Entry, Job
 
 __all__ = ["router", "statistics"]
@@ -28,10 +29,10 @@ MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 @router.post("/v1/images/generations")
 async def generations(request: Request) -> dict[str, Any]:
     """Make images from a prompt."""
-    desk, body = desk_of(request), await read_body(request)
-    _makes_images(desk)
-    if desk.studio.pictures[0]:
-        raise Refusal(f"a {desk.studio.found.kind.pipeline} edits pictures; send them to /v1/images/edits")
+    state, body = state_of(request), await read_body(request)
+    _makes_images(state)
+    if state.studio.pictures[0]:
+        raise Misuse(f"a {state.studio.found.kind.pipeline} edits pictures; send them to /v1/images/edits")
     pictures(body, (), ())
     return await _made(request, read_fields(body.fields, IMAGE), (), "url")
 
@@ -39,19 +40,19 @@ async def generations(request: Request) -> dict[str, Any]:
 @router.post("/v1/images/edits")
 async def edits(request: Request) -> dict[str, Any]:
     """Edit pictures, which come as files `image` or `image[]`, or as data: URLs in `url`."""
-    desk, body = desk_of(request), await read_body(request)
-    _makes_images(desk)
-    if not desk.studio.pictures[1]:
-        raise Refusal(
-            f"a {desk.studio.found.kind.pipeline} reads no pictures; send the prompt to /v1/images/generations"
+    state, body = state_of(request), await read_body(request)
+    _makes_images(state)
+    if not state.studio.pictures[1]:
+        raise Misuse(
+            f"a {state.studio.found.kind.pipeline} reads no pictures; send the prompt to /v1/images/generations"
         )
     found = read_fields(_renamed(body.fields), EDIT)
     masks = [upload for upload in body.uploads if upload.field == "mask"]
     if masks:
-        raise Refusal("mask is not available: masks are not supported: an edit changes the whole picture", param="mask")
+        raise Misuse("mask is not available: masks are not supported: an edit changes the whole picture", field="mask")
     sent = pictures(body, [("url", url) for url in found.get("url", ())], ("image",))
     if not sent:
-        raise Refusal("Field 'image' or 'url' is required", param="image")
+        raise Misuse("Field 'image' or 'url' is required", field="image")
     return await _made(request, found, sent, "b64_json")
 
 
@@ -62,32 +63,32 @@ def _renamed(fields: Any) -> Any:
     return {"url" if name == "url[]" else name: value for name, value in fields.items()}
 
 
-def _makes_images(desk: Desk) -> None:
-    if desk.studio.video:
-        raise Refusal(f"a {desk.studio.found.kind.pipeline} makes videos; send the prompt to /v1/videos")
+def _makes_images(state: State) -> None:
+    if state.studio.video:
+        raise Misuse(f"a {state.studio.found.kind.pipeline} makes videos; send the prompt to /v1/videos")
 
 
 async def _made(
     request: Request, fields: Mapping[str, Any], sent: Sequence[tuple[str, bytes]], usual: str
 ) -> dict[str, Any]:
     """Make the images of a request and return the response."""
-    desk, response = desk_of(request), fields.get("response_format", usual)
-    if desk.shelf.folder is None and response == "url":
+    state, response = state_of(request), fields.get("response_format", usual)
+    if state.files.folder is None and response == "url":
         if "response_format" in fields or usual != "url":
-            raise Refusal(
+            raise Misuse(
                 "response_format url: this server keeps no files (--output-path ''); ask for b64_json",
-                param="response_format",
+                field="response_format",
             )
         response = "b64_json"
-    read = await desk.pictures(sent)
-    recipe = await desk.recipe(asked(fields, [image for image, _, _ in read]), fields.get("model"))
-    form = image_form(fields, desk.shelf.folder is not None)
+    read = await state.pictures(sent)
+    recipe = await state.recipe(asked(fields, [image for image, _, _ in read]), fields.get("model"))
+    form = image_form(fields, state.files.folder is not None)
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
-    await desk.keep(job, read)
-    return await _response(desk, await desk.done(request, job), response)
+    await state.keep(job, read)
+    return await _response(state, await state.done(request, job), response)
 
 
-async def _response(desk: Desk, entry: Entry, response: str) -> dict[str, Any]:
+async def _response(state: State, entry: Entry, response: str) -> dict[str, Any]:
     job, several = entry.job, len(entry.outputs) > 1
     data: list[dict[str, Any]] = []
     for number, output in sorted(entry.outputs.items()):
@@ -95,7 +96,7 @@ async def _response(desk: Desk, entry: Entry, response: str) -> dict[str, Any]:
         if response == "url":
             one["url"] = f"/v1/images/{job.id}/content" + (f"?variant={number}" if several else "")
         else:
-            one["b64_json"] = base64.b64encode(await asyncio.to_thread(desk.shelf.content, output)).decode()
+            one["b64_json"] = base64.b64encode(await asyncio.to_thread(state.files.content, output)).decode()
         data.append(one)
     request = job.recipe.request
     return {
@@ -107,16 +108,16 @@ async def _response(desk: Desk, entry: Entry, response: str) -> dict[str, Any]:
         "peak_memory_mb": memory(),
         "inference_time_s": entry.seconds,
         "usage": None,
-        "puredit": statistics(desk, entry),
+        "puredit": statistics(state, entry),
     }
 
 
-def statistics(desk: Desk, entry: Entry) -> dict[str, Any]:
+def statistics(state: State, entry: Entry) -> dict[str, Any]:
     """Return what the cache did: the lists at the top are those of the first result."""
     reports = [output.report for _, output in sorted(entry.outputs.items())]
     caching = entry.job.recipe.caching
     return {
-        "model": desk.names[0],
+        "model": state.names[0],
         "cache": recipe_text(caching.transform),
         "computed_steps": reports[0].get("computed_steps", []) if reports else [],
         "skipped_steps": reports[0].get("skipped_steps", []) if reports else [],
@@ -129,19 +130,19 @@ def statistics(desk: Desk, entry: Entry) -> dict[str, Any]:
 @router.get("/v1/images/{id}/content")
 async def content(request: Request, id: str) -> Response:
     """Send an image that was made."""
-    desk = desk_of(request)
-    entry = desk.engine.jobs.get(id, "image")
+    state = state_of(request)
+    entry = state.engine.jobs.get(id, "image")
     if entry is None or (entry.over and entry.status != "completed"):
-        raise Refusal("Image not found", 404, code="image_not_found")
+        raise HttpError("Image not found", 404, code="image_not_found")
     if not entry.over:
-        raise Refusal("Image is still being generated", 404, code="image_not_ready")
+        raise HttpError("Image is still being generated", 404, code="image_not_ready")
     output = entry.outputs.get(variant(request))
     if output is None:
-        raise Refusal(f"Image variant {request.query_params['variant']} not found", 404, param="variant")
+        raise HttpError(f"Image variant {request.query_params['variant']} not found", 404, field="variant")
     try:
-        data = await asyncio.to_thread(desk.shelf.content, output)
+        data = await asyncio.to_thread(state.files.content, output)
     except OSError as error:
-        raise Refusal(f"the image's file cannot be read: {error.strerror}", 404, code="image_not_found") from error
+        raise HttpError(f"the image's file cannot be read: {error.strerror}", 404, code="image_not_found") from error
     return Response(data, media_type=MEDIA[entry.job.form.suffix])
 
 
@@ -149,11 +150,11 @@ def variant(request: Request) -> int:
     """Return the number of the result that is asked for, from 0.
 
     Raises:
-        Refusal: it is no number.
+        Misuse: it is no number.
     """
     text = request.query_params.get("variant", "0")
     if text == "video":  # what OpenAI's client calls the whole of it
         return 0
     if not text.isdecimal():
-        raise Refusal(f"variant {text!r} is not available; it is the number of a result, from 0", param="variant")
+        raise Misuse(f"variant {text!r} is not available; it is the number of a result, from 0", field="variant")
     return int(text)

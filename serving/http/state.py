@@ -10,25 +10,26 @@ from typing import Any
 import attrs
 from fastapi import Request
 
+from pure.engine.errors import Stopping
 from pure.engine.loaded import Asked, Recipe, Studio
 from pure.engine.report import peak_memory
 from pure.serving.engine import Engine
-from pure.serving.files import Shelf
+from pure.serving.files import Files
 from pure.serving.http.bodies import picture
-from pure.serving.http.refusal import Refusal, shutting_down
+from pure.serving.http.errors import HttpError
 from pure.serving.jobs import Entry, Job
 
-__all__ = ["Desk", "desk_of", "memory"]
+__all__ = ["State", "memory", "state_of"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Desk:
+class State:
     """What the routes work with.
 
     Attributes:
         studio: model and settings.
         engine: does the work.
-        shelf: where files are.
+        files: where files are.
         names: what the model is called: the first is shown, all are understood.
         path: what was given as the model.
         precision: of the model, as a word.
@@ -42,7 +43,7 @@ class Desk:
 
     studio: Studio
     engine: Engine
-    shelf: Shelf
+    files: Files
     names: tuple[str, ...]
     path: str
     precision: str
@@ -57,7 +58,7 @@ class Desk:
         """Check what is asked for, away from the event loop.
 
         Raises:
-            Refusal: it is wrong; nothing has been done.
+            Misuse: it is wrong; nothing has been done.
         """
         recipe = await asyncio.to_thread(self.studio.recipe, asked, self.environ)
         if model in (None, *self.names):
@@ -69,7 +70,7 @@ class Desk:
         """Return picture, ending of its file's name and bytes of everything that was sent.
 
         Raises:
-            Refusal: one cannot be read.
+            Misuse: one cannot be read.
         """
         read = await asyncio.to_thread(lambda: [picture(content, param) for param, content in sent])
         return [(image, suffix, content) for (image, suffix), (_, content) in zip(read, sent, strict=True)]
@@ -77,13 +78,13 @@ class Desk:
     async def keep(self, job: Job, pictures: Sequence[tuple[Any, str, bytes]]) -> None:
         """Keep the input pictures of a job, if that is asked for."""
         for number, (_, suffix, content) in enumerate(pictures):
-            await asyncio.to_thread(self.shelf.keep, f"{job.id}-{number}{suffix}", content)
+            await asyncio.to_thread(self.files.keep, f"{job.id}-{number}{suffix}", content)
 
     async def done(self, request: Request, job: Job) -> Entry:
         """Submit a job and wait for it; cancel it if the client goes away.
 
         Raises:
-            Refusal: it failed, or the server stops.
+            Misuse: it failed, or the server stops.
         """
         future = asyncio.wrap_future(self.engine.submit(job))
         leaving = asyncio.create_task(_gone(request))
@@ -94,12 +95,12 @@ class Desk:
             if not future.done():
                 self.engine.cancel(job.id)
         if not future.done():
-            raise Refusal("the client went away", 499, code="client_closed_request")
+            raise HttpError("the client went away", 499, code="client_closed_request")
         entry = future.result()
         if entry.error is not None:
             raise entry.error
         if entry.status != "completed":
-            raise shutting_down()
+            raise Stopping()
         return entry
 
 
@@ -109,9 +110,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def desk_of(request: Request) -> Desk:
-    """Return the desk of the application that a request came to."""
-    return request.app.state.desk
+def state_of(request: Request) -> State:
+    """Return the state of the application that answers a request."""
+    return request.app.state.puredit
 
 
 def memory() -> float:

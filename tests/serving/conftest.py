@@ -11,9 +11,9 @@ from pure.engine.loaded import Sources, Studio
 from pure.models import embedded, load_pipeline
 from pure.models.checkpoint.description import describe
 from pure.serving.engine import Engine, Settings
-from pure.serving.files import Shelf
+from pure.serving.files import Files
 from pure.serving.http.app import make_app
-from pure.serving.http.state import Desk
+from pure.serving.http.state import State
 from tests.serving.processes import Server, Threaded
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
 
@@ -62,7 +62,7 @@ class Here:
 
     client: TestClient
     engine: Engine
-    desk: Desk
+    state: State
 
     def threaded(self):
         """The same on a port, for other clients; the caller ends it."""
@@ -96,13 +96,13 @@ def opening(loaded, folder):
     """Yield a function that opens the application; afterwards end the engines."""
     engines = []
 
-    def start(name="flux", *, keep=True, sources=NOTHING, start=True, shelf=None, desk=None, log=print, **settings):
+    def start(name="flux", *, keep=True, sources=NOTHING, start=True, files=None, state=None, log=print, **settings):
         pipeline, found = loaded(name)
         studio = Studio(pipeline=pipeline, base=pipeline.denoiser, found=found, sources=sources)
-        shelf = shelf or Shelf(folder if keep else None)
-        engine = Engine(studio, shelf, Settings(**settings), log)
-        about = {"names": ("tiny", name), "path": name, "precision": "float32", **(desk or {})}
-        made = Desk(studio=studio, engine=engine, shelf=shelf, **about)
+        files = files or Files(folder if keep else None)
+        engine = Engine(studio, files, Settings(**settings), log)
+        about = {"names": ("tiny", name), "path": name, "precision": "float32", **(state or {})}
+        made = State(studio=studio, engine=engine, files=files, **about)
         engines.append(engine)
         if start:
             engine.start()

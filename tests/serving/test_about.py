@@ -12,7 +12,7 @@ from pure.serving.jobs import Form, Job, Store
 
 @pytest.fixture
 def app(here):
-    return here("flux", desk={"metrics": True, "path": "/models/flux", "about": {"port": 1}})
+    return here("flux", state={"metrics": True, "path": "/models/flux", "about": {"port": 1}})
 
 
 @pytest.mark.parametrize("path", ["/health", "/health_generate", "/liveness"])
@@ -24,7 +24,7 @@ def test_health(app, path):
 def test_health_is_503_until_the_warm_up_is_done_and_other_routes_wait(here):
     go, asked = threading.Event(), []
     app = here("flux", start=False)
-    recipe = app.desk.studio.recipe(Asked(options={"steps": 2}), {})
+    recipe = app.state.studio.recipe(Asked(options={"steps": 2}), {})
     app.engine.settings = type(app.engine.settings)(warm_up=(recipe,))
     warm = app.engine._warm
     app.engine._warm = lambda recipe: (go.wait(30), warm(recipe))
@@ -43,7 +43,7 @@ def test_health_is_503_until_the_warm_up_is_done_and_other_routes_wait(here):
 def test_a_warm_up_that_fails_is_said_and_not_fatal(here):
     said = []
     app = here("flux", start=False, log=lambda text, kind: said.append(text))
-    recipe = app.desk.studio.recipe(Asked(options={"steps": 2}), {})
+    recipe = app.state.studio.recipe(Asked(options={"steps": 2}), {})
     app.engine.settings = type(app.engine.settings)(warm_up=(recipe,))
     app.engine._same = lambda denoiser: None
     app.engine.start()
@@ -125,14 +125,14 @@ def test_an_error_of_ours_is_500_in_the_same_shape(app, monkeypatch):
     def broken(*_):
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(type(app.desk.studio), "recipe", broken)
+    monkeypatch.setattr(type(app.state.studio), "recipe", broken)
     error = app.refused(status=500)
     assert error["code"] == "internal_error" and "a mistake of ours" in error["message"]
 
 
 def test_web_pages_may_use_the_server_only_where_they_are_named(here):
     origin = {"Origin": "https://page.example"}
-    named = here("flux", desk={"origins": ("https://page.example",)})
+    named = here("flux", state={"origins": ("https://page.example",)})
     assert named.client.get("/health", headers=origin).headers["access-control-allow-origin"] == origin["Origin"]
     assert "access-control-allow-origin" not in here("flux").client.get("/health", headers=origin).headers
 
@@ -168,7 +168,7 @@ def test_what_has_no_effect_is_noted_in_the_response(here):
 
 def test_finished_jobs_are_forgotten_some_time_and_others_are_not(here):
     app = here("flux", start=False)
-    recipe = app.desk.studio.recipe(Asked(), {})
+    recipe = app.state.studio.recipe(Asked(), {})
     store = Store(kept=2)
     jobs = [Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Form(kind="image")) for _ in range(5)]
     for job in jobs:
@@ -182,7 +182,7 @@ def test_finished_jobs_are_forgotten_some_time_and_others_are_not(here):
 
 def test_requests_are_logged_without_what_they_say(here):
     said = []
-    app = here("flux", desk={"requests": True, "log": lambda text, kind: said.append(text)})
+    app = here("flux", state={"requests": True, "log": lambda text, kind: said.append(text)})
     app.post(prompt="a secret wish", num_inference_steps=2)
     (line,) = said
     assert line.startswith("POST /v1/images/generations 200 ") and "wish" not in line

@@ -6,9 +6,9 @@ import attrs
 import numpy as np
 import pytest
 
-from pure.engine.errors import Failure
+from pure.engine.errors import Failure, Misuse
 from pure.engine.loaded import Asked, alike
-from pure.serving.files import Shelf
+from pure.serving.files import Files
 from pure.serving.jobs import Form, Job, Output
 from pure.serving.queue import Queue
 
@@ -30,7 +30,7 @@ CACHED = {"max_warmup_steps": 1, "enable_taylorseer": True}
 
 
 @attrs.frozen(eq=False)
-class Kept(Shelf):
+class Kept(Files):
     """Keeps frames as they are made, before any rounding."""
 
     frames: dict = attrs.field(factory=dict)
@@ -46,7 +46,7 @@ def studio(here, tmp_path):
 
     def start(name, **settings):
         kept = Kept(tmp_path)
-        return here(name, shelf=kept, start=False, **settings), kept.frames
+        return here(name, files=kept, start=False, **settings), kept.frames
 
     return start
 
@@ -55,9 +55,9 @@ def jobs(opened, name, prompts=PROMPTS, params=CACHED, **changes):
     options, guided, threshold = CASES[name]
     params = {"residual_diff_threshold": threshold, **params} if params else None
     asked = Asked(negative_prompt="bad" if guided else None, options={**options, **guided, **changes}, params=params)
-    form = Form(kind="video" if opened.desk.studio.video else "image")
+    form = Form(kind="video" if opened.state.studio.video else "image")
     return [
-        Job(prompt=text, seeds=(number,), recipe=opened.desk.studio.recipe(asked, {}), form=form)
+        Job(prompt=text, seeds=(number,), recipe=opened.state.studio.recipe(asked, {}), form=form)
         for number, text in enumerate(prompts)
     ]
 
@@ -137,7 +137,7 @@ def test_other_settings_are_not_joined(studio):
 
 def test_a_prompt_that_cannot_be_read_fails_alone(studio, monkeypatch):
     opened, _ = studio("flux", batch=4)
-    pipeline = type(opened.desk.studio.pipeline)
+    pipeline = type(opened.state.studio.pipeline)
     condition = pipeline.condition
 
     def picky(self, request, texts, negative):
@@ -150,14 +150,14 @@ def test_a_prompt_that_cannot_be_read_fails_alone(studio, monkeypatch):
     opened.engine.start()
     *good, bad = [future.result(60) for future in futures]
     assert [entry.status for entry in good] == ["completed"] * 3
-    assert bad.status == "failed" and (bad.error.status, bad.error.message) == (400, "there are no pears")
+    assert bad.status == "failed" and (type(bad.error), bad.error.message) == (Misuse, "there are no pears")
 
 
 def test_a_failure_in_a_step_ends_its_requests_and_not_the_engine(studio, monkeypatch):
     """Law 15: what failed leaves nothing behind for the next request."""
     alone, _, _ = made(studio, "flux", 1)
     opened, frames = studio("flux", batch=4)
-    solver = type(opened.desk.studio.pipeline.solver)
+    solver = type(opened.state.studio.pipeline.solver)
     step, calls = solver.step, []
 
     def breaking(self, carry, prediction, at):
@@ -170,7 +170,7 @@ def test_a_failure_in_a_step_ends_its_requests_and_not_the_engine(studio, monkey
     futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
     opened.engine.start()
     entries = [future.result(60) for future in futures]
-    assert {(entry.status, entry.error.status) for entry in entries} == {("failed", 500)}
+    assert {(entry.status, type(entry.error)) for entry in entries} == {("failed", Failure)}
     assert "the device is on fire" in entries[0].error.message and opened.engine.running == 0
     again = [opened.engine.submit(job).result(60) for job in jobs(opened, "flux")]
     assert [entry.status for entry in again] == ["completed"] * 4
@@ -191,7 +191,7 @@ def test_a_result_that_cannot_be_saved_fails_alone(studio, monkeypatch):
     opened.engine.start()
     *good, bad = [future.result(60) for future in futures]
     assert [entry.status for entry in good] == ["completed"] * 3 and opened.engine.running == 0
-    assert bad.error.status == 500 and "No space left on device" in bad.error.message
+    assert type(bad.error) is Failure and "No space left on device" in bad.error.message
 
 
 def test_the_queue_gathers_what_fits_and_keeps_the_order_of_the_rest(studio):

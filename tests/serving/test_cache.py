@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pure.cli.cache_flags import settle
 from pure.configs import configure
+from pure.engine.errors import Misuse
 from pure.engine.loaded import Asked, Sources, facts_of
-from pure.serving.http.refusal import Refusal
 from tests.cli.test_page import COMMANDS
 from tests.cli.test_page import name as name_of
 
@@ -35,9 +35,9 @@ OBJECTS = [
 
 @pytest.mark.parametrize("params", OBJECTS, ids=lambda params: ",".join(params)[:40])
 def test_library_command_line_and_server_take_the_same_object(here, params):
-    desk = here("flux", start=False).desk
-    facts = facts_of(desk.studio.found, 8)
-    ours = desk.studio.recipe(Asked(options={"steps": 8}, params=params), {}).caching.effective
+    state = here("flux", start=False).state
+    facts = facts_of(state.studio.found, 8)
+    ours = state.studio.recipe(Asked(options={"steps": 8}, params=params), {}).caching.effective
     library = configure(params=params, facts=facts)
     flags = {"cache_dit_params": params, "enable_cache_dit": None, "attention_backend": None}
     typed = settle({**flags, "cache_dit_config": None, "lenient_config": False}, {}, facts)
@@ -61,7 +61,7 @@ def test_all_documented_keys_take_effect_and_are_reported(here):
 def test_secondary_is_the_second_experts(here):
     opened = here("wan-experts", start=False)
     params = {"residual_diff_threshold": 0.4, "secondary": {"residual_diff_threshold": 0.1, "Fn_compute_blocks": 2}}
-    recipe = opened.desk.studio.recipe(Asked(options={"height": 16, "width": 32, "frames": 5}, params=params), {})
+    recipe = opened.state.studio.recipe(Asked(options={"height": 16, "width": 32, "frames": 5}, params=params), {})
     high, low = recipe.denoiser.denoisers.values()
     assert (high.plan.span.front, low.plan.span.front) == (1, 2)
     assert (recipe.caching.effective.cache.residual_diff_threshold, 0.1) == (
@@ -144,8 +144,8 @@ def studio(loaded):
 def test_no_object_breaks_the_server(studio, params, enable):
     try:
         studio.recipe(Asked(options={"steps": 6}, params=params, enable=enable), {})
-    except Refusal as refusal:
-        assert refusal.status == 400 and refusal.message
+    except Misuse as error:
+        assert error.message
 
 
 def test_the_environment_is_read_when_a_request_starts(here, monkeypatch):
@@ -167,7 +167,7 @@ def test_request_then_flag_then_file_then_environment_then_default(here, tmp_pat
     file.write_text(f"cache_config:\n  {names[0]}: 0.3\n  {names[1]}: 3\n  {names[2]}: 3\n")
     environ = {f"SGLANG_CACHE_DIT_{name}": "4" for name in ("RDT", "WARMUP", "FN", "MC")}
     sources = Sources(flags={f"cache_config.{names[0]}": 0.2, f"cache_config.{names[1]}": 2}, file=str(file))
-    studio = here("flux", start=False, sources=sources).desk.studio
+    studio = here("flux", start=False, sources=sources).state.studio
     recipe = studio.recipe(Asked(options={"steps": 8}, params={names[0]: 0.1}), environ)
     cache = recipe.caching.effective.cache
     assert [getattr(cache, name) for name in names] == [0.1, 2, 3, 4] and cache.Bn_compute_blocks == 0
@@ -176,11 +176,11 @@ def test_request_then_flag_then_file_then_environment_then_default(here, tmp_pat
 
 
 def test_enable_cache_dit_of_a_request_turns_it_on_and_off(here):
-    studio = here("flux", start=False, sources=Sources(flags={"enabled": True})).desk.studio
+    studio = here("flux", start=False, sources=Sources(flags={"enabled": True})).state.studio
     assert studio.recipe(Asked(), {}).caching.asked
     assert not studio.recipe(Asked(enable=False), {}).caching.asked
     assert not studio.recipe(Asked(enable=False, params={"Fn_compute_blocks": 2}), {}).caching.asked
-    plain = here("flux", start=False).desk.studio
+    plain = here("flux", start=False).state.studio
     assert plain.recipe(Asked(enable=True), {}).caching.asked and not plain.recipe(Asked(), {}).caching.asked
 
 
@@ -192,8 +192,8 @@ ENVIRONMENTS = [words for words in COMMANDS if words.index("sglang")]
 def test_every_environment_of_the_page_counts_for_a_server(here, words, monkeypatch):
     environ = dict(word.split("=", 1) for word in words[: words.index("sglang")])
     opened = here("flux", start=False)
-    recipe = opened.desk.studio.recipe(Asked(), environ)
-    wanted = configure(environ=environ, facts=facts_of(opened.desk.studio.found, None))
+    recipe = opened.state.studio.recipe(Asked(), environ)
+    wanted = configure(environ=environ, facts=facts_of(opened.state.studio.found, None))
     assert recipe.caching.effective == wanted and wanted.enabled
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

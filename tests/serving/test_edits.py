@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from pure.serving.files import Shelf
+from pure.serving.files import Files
 from tests.support import wan_pipelines
 
 FEW = {"prompt": "a dog", "num_inference_steps": "2", "size": "32x32"}
@@ -48,7 +48,7 @@ def test_several_files_of_several_kinds(here):
 
 def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
     (tmp_path / "uploads").mkdir()
-    app = here("klein", shelf=Shelf(None, tmp_path / "uploads"))
+    app = here("klein", files=Files(None, tmp_path / "uploads"))
     made = edit(app, files={"image": ("../../first.png", encoded("JPEG"))})
     assert [file.name for file in (tmp_path / "uploads").iterdir()] == [f"{made['id']}-0.jpg"]
 
@@ -84,7 +84,7 @@ def test_no_picture_at_all_and_too_many_pixels(here, monkeypatch):
 
 def test_more_pictures_than_the_model_reads(here):
     app = here("klein")
-    most = app.desk.studio.pictures[1]
+    most = app.state.studio.pictures[1]
     files = [("image", (str(number), encoded(size=(8, 8)))) for number in range(most + 1)]
     answer = app.client.post("/v1/images/edits", data=FEW, files=files)
     assert answer.status_code == 400 and f"this request has {most + 1}" in answer.json()["detail"]

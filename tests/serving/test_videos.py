@@ -140,7 +140,7 @@ def test_a_video_that_fails_says_why(here, monkeypatch):
     def broken(*_):
         raise RuntimeError("the autoencoder is on fire")
 
-    monkeypatch.setattr(type(app.desk.studio.pipeline), "decoded", broken)
+    monkeypatch.setattr(type(app.state.studio.pipeline), "decoded", broken)
     done = finished(app, create(app)["id"])
     assert done["status"] == "failed" and "on fire" in done["error"]["message"] and done["progress"] < 100
     answer = app.client.get(f"/v1/videos/{done['id']}/content")
