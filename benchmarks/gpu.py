@@ -9,168 +9,72 @@ shuffled within each round, and medians are compared. No run decided by a mask m
 the device: a second, checked run of each would fail if it did.
 """
 
-import argparse
-import json
-import random
-import statistics
-import time
-import warnings
-from collections.abc import Callable
-from pathlib import Path
-
-import attrs
 import torch
 from diffusers import FluxTransformer2DModel
 
 import pure
-from benchmarks.table import markdown, replace_between
-from pure.models.common.image import positions
-from pure.models.flux.config import parameter_shapes
-from pure.models.flux.denoiser import Conditioning, flux
-from pure.transforms import compiled, dbcache, scm, taylorseer
-from pure.transforms.scm import preset_mask
+from benchmarks.command import medians, need_cuda, parser, publish
+from benchmarks.flux import FRONT, NEVER, STEPS, Bench, bench, block_limit
+from benchmarks.table import markdown
+from pure.transforms import compiled, scm, taylorseer
 
-STEPS, SIDE, TEXT = 28, 64, 512
-CONFIG = {"guidance_embeds": True}
-ALWAYS = dbcache(front=1, threshold=1.0, warmup=0, max_continuous=None)
-NEVER = dbcache(front=1, threshold=1e-9)
+SIDE, TEXT = 64, 512
+PRESETS = ("slow", "medium", "fast", "ultra")
 
 
-@attrs.frozen(eq=False)
-class Bench:
-    """The model, as ours and as diffusers', and one request."""
-
-    denoiser: pure.Denoiser
-    params: dict[str, torch.Tensor]
-    module: FluxTransformer2DModel
-    conditioning: Conditioning
-    latents: torch.Tensor
-    steps: tuple[pure.Step, ...]
-    solver: pure.FlowMatchEuler
-
-    def ours(self, transform: pure.Transform) -> Callable[[], torch.Tensor]:
-        """Return a run of the transformed denoiser."""
-        denoiser = transform(self.denoiser)
-        bound = denoiser.bind(self.params)
-        return lambda: pure.sample(denoiser, bound, self.conditioning, self.latents, self.steps, self.solver).latents
-
-    def diffusers(self) -> torch.Tensor:
-        """Run diffusers' transformer over the same trajectory."""
-        ids, latents, c = self.conditioning.ids.value, self.latents, self.conditioning
-        with torch.no_grad():
-            for step in self.steps:
-                prediction = self.module(
-                    hidden_states=latents,
-                    timestep=step.times(1),
-                    guidance=c.guidance,
-                    pooled_projections=c.pooled,
-                    encoder_hidden_states=c.text,
-                    txt_ids=ids[:TEXT],
-                    img_ids=ids[TEXT:],
-                    return_dict=False,
-                )[0]
-                latents = self.solver.step(latents, prediction, step)
-        return latents
+def drawn(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Return a random parameter of about the size that keeps activations in range."""
+    value = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.bfloat16)
+    return value / max(shape[-1], 1) ** 0.5 if len(shape) > 1 else 0.02 * value + (1 if "norm" in name else 0)
 
 
-def build(device: str = "cuda", config: dict | None = None, side: int = SIDE) -> Bench:
+def build(device: str = "cuda", side: int = SIDE, text: int = TEXT, **config: object) -> Bench:
     """Make the model and one request from fixed seeds; both libraries share the weights."""
-    config = {**CONFIG, **(config or {})}
     generator = torch.Generator(device).manual_seed(0)
-    params = {}
-    for name, shape in parameter_shapes(config).items():
-        drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
-        params[name] = drawn / shape[-1] ** 0.5 if len(shape) > 1 else drawn * 0.02 + (1 if "norm" in name else 0)
     with torch.device("meta"):
-        module = FluxTransformer2DModel(**config).eval()
+        module = FluxTransformer2DModel(**{"guidance_embeds": True, **config}).eval()
+    params = {name: drawn(name, each.shape, generator) for name, each in module.state_dict().items()}
     module.load_state_dict(params, assign=True)
     module.pos_embed.to(device)
-    settings = module.config
-    draw = {"generator": generator, "device": device, "dtype": torch.bfloat16}
-    solver = pure.FlowMatchEuler(dynamic=True)
-    steps = tuple(
-        attrs.evolve(step, timestep=step.timestep.to(device))
-        for step in solver.schedule(STEPS, side * side, torch.bfloat16)
-    )
-    return Bench(
-        denoiser=flux(config),
-        params=params,
-        module=module,
-        conditioning=Conditioning(
-            text=torch.randn(1, TEXT, settings["joint_attention_dim"], **draw),
-            pooled=torch.randn(1, settings["pooled_projection_dim"], **draw),
-            guidance=torch.full((1,), 3.5, device=device),
-            ids=pure.Shared(value=positions(TEXT, side, side).to(device)),
-        ),
-        latents=torch.randn(1, side * side, settings["in_channels"], **draw),
-        steps=steps,
-        solver=solver,
-    )
+    return bench(module, side, text)
 
 
-def contestants(bench: Bench) -> dict[str, Callable[[], torch.Tensor]]:
-    """Return the runs to compare, by name."""
-    plans: dict[str, pure.Transform] = {"plain": pure.identity, "never skip": NEVER}
-    for preset in ("slow", "medium", "fast", "ultra"):
-        plans[f"static {preset}"] = pure.compose(ALWAYS, scm(preset=preset, policy="static"))
-    plans["static ultra + TaylorSeer"] = pure.compose(plans["static ultra"], taylorseer(order=1))
-    plans["plain, compiled"] = compiled()
-    plans["static ultra, compiled"] = pure.compose(plans["static ultra"], compiled())
-    return {"diffusers": bench.diffusers} | {name: bench.ours(plan) for name, plan in plans.items()}
+def plans() -> dict[str, pure.Transform]:
+    """Return the plans to compare, by name."""
+    found: dict[str, pure.Transform] = {"plain": pure.identity, "never skip": NEVER}
+    for preset in PRESETS:
+        found[f"static {preset}"] = pure.compose(FRONT, scm(preset=preset, policy="static"))
+    found["static ultra + TaylorSeer"] = pure.compose(found["static ultra"], taylorseer(order=1))
+    found["plain, compiled"] = compiled()
+    found["static ultra, compiled"] = pure.compose(found["static ultra"], compiled())
+    return found
 
 
-def timed(run: Callable[[], torch.Tensor]) -> float:
-    """Return the seconds of one run, the device's work included."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measure(runs: dict[str, Callable[[], torch.Tensor]], rounds: int) -> dict[str, list[float]]:
-    """Run everything once untimed, then once a round in a new random order; return seconds by name."""
-    for run in runs.values():
+def measure(made: Bench, rounds: int) -> dict[str, float]:
+    """Run everything once untimed; return median seconds by name."""
+    runs = {"diffusers": made.diffusers} | {name: made.ours(plan) for name, plan in plans().items()}
+    whole = {name: lambda run=run: list(run()) for name, run in runs.items()}
+    for run in whole.values():
         run()
-    order, shuffle = list(runs), random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        shuffle.shuffle(order)
-        for name in order:
-            seconds[name].append(timed(runs[name]))
-    return seconds
+    return medians(whole, rounds)
 
 
-def limit(bench: Bench, name: str) -> float:
+def limit(made: Bench, name: str) -> float:
     """Return the speed-up if blocks were all the work."""
-    preset = next((word for word in name.replace(",", "").split() if word in ("slow", "medium", "fast", "ultra")), None)
-    if preset is None:
-        return 1.0
-    mask, blocks = preset_mask(preset, STEPS), len(bench.denoiser.blocks)
-    assert mask is not None
-    return STEPS * blocks / (sum(mask) * blocks + (STEPS - sum(mask)))
+    preset = next((word for word in PRESETS if word in name), None)
+    return 1.0 if preset is None else block_limit(preset, len(made.denoiser.blocks))
 
 
-def equality(bench: Bench) -> dict[str, object]:
+def equality(made: Bench) -> dict[str, object]:
     """Compare one prediction with diffusers', and check that masked runs never wait for the device."""
-    step = bench.steps[3]
+    step, theirs = made.steps[3], made.predict(made.latents, made.steps[3])
     with torch.no_grad():
-        theirs = bench.module(
-            hidden_states=bench.latents,
-            timestep=step.times(1),
-            guidance=bench.conditioning.guidance,
-            pooled_projections=bench.conditioning.pooled,
-            encoder_hidden_states=bench.conditioning.text,
-            txt_ids=bench.conditioning.ids.value[:TEXT],
-            img_ids=bench.conditioning.ids.value[TEXT:],
-            return_dict=False,
-        )[0]
-        state = bench.denoiser.init(bench.params, bench.conditioning, bench.latents, STEPS)
-        ours, _, _ = bench.denoiser.apply(bench.params, state, pure.Inputs(bench.latents, step))
-    run = bench.ours(pure.compose(ALWAYS, scm(preset="ultra", policy="static"), taylorseer(order=1)))
+        state = made.denoiser.init(made.params, made.conditioning, made.latents, STEPS)
+        ours, _, _ = made.denoiser.apply(made.params, state, pure.Inputs(made.latents, step))
+    run = made.ours(plans()["static ultra + TaylorSeer"])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run()
+        list(run())
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return {
@@ -179,17 +83,15 @@ def equality(bench: Bench) -> dict[str, object]:
     }
 
 
-def report(bench: Bench, rounds: int) -> dict:
+def report(made: Bench, rounds: int, about: dict[str, str]) -> dict:
     """Measure everything; return plain numbers."""
-    checked = equality(bench)
-    seconds = {name: statistics.median(values) for name, values in measure(contestants(bench), rounds).items()}
+    checked, seconds = equality(made), measure(made, rounds)
     return {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
+        **about,
         "rounds": rounds,
         "checked": checked,
         "seconds": seconds,
-        "limit": {name: limit(bench, name) for name in seconds},
+        "limit": {name: limit(made, name) for name in seconds},
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
     }
 
@@ -217,22 +119,11 @@ def table(result: dict) -> str:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="how often every contestant runs (default 5)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore", UserWarning)
-    if not torch.cuda.is_available():
-        parser.error("this benchmark needs a CUDA device, and torch finds none; see benchmarks.overhead for the CPU")
-    result = report(build(), options.rounds)
-    print(table(result))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
-    if options.write:
-        folder = Path(__file__).resolve().parent
-        (folder / "gpu.json").write_text(json.dumps(result, indent=2) + "\n")
-        replace_between(folder.parent / "docs" / "performance.md", "gpu", table(result))
+    found = parser(__name__, "performance.md")
+    found.add_argument("--rounds", type=int, default=5, help="how often every contestant runs (default 5)")
+    options, about = found.parse_args(), need_cuda(found)
+    result = report(build(), options.rounds, about)
+    publish(options.write, "performance.md", "gpu", table(result), result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the rounds of several processes: where a process happens to put its tensors move
 Memory that is freed stays with the process, as it does in `puredit`: see `keep_memory`.
 """
 
-import argparse
 import json
 import os
 import random
@@ -19,21 +18,17 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import attrs
 import torch
 from diffusers import FluxTransformer2DModel
 
 import pure
-from benchmarks.table import markdown, replace_between
+from benchmarks.command import parser, publish
+from benchmarks.flux import NEVER, STEPS, ULTRA, Bench, Contestant, bench, block_limit
+from benchmarks.table import markdown
 from pure.cli.memory import keep_memory
-from pure.models.flux.denoiser import Conditioning, flux
-from pure.transforms import dbcache, scm, taylorseer
+from pure.transforms import dbcache, taylorseer
 
-STEPS = 28
 CONFIG = {
     "patch_size": 1,
     "in_channels": 16,
@@ -47,88 +42,23 @@ CONFIG = {
     "axes_dims_rope": (8, 12, 12),
 }
 SIDE, TEXT = 16, 32
-Contestant = Callable[[], Iterator[torch.Tensor]]
-ULTRA = scm(preset="ultra", policy="static")
-FRONT = dbcache(front=1, threshold=1.0, warmup=0, max_continuous=None)
-NEVER = dbcache(front=1, threshold=1e-9)
-
-
-@attrs.frozen
-class Bench:
-    """The model under test, as diffusers' module and as ours, and one request."""
-
-    module: FluxTransformer2DModel
-    denoiser: pure.Denoiser
-    conditioning: Conditioning
-    latents: torch.Tensor
-    steps: tuple[pure.Step, ...]
-    solver: pure.FlowMatchEuler
-
-    def ours(self, transform: pure.Transform) -> Contestant:
-        """Return runs of the transformed denoiser, which yield after every step; the first one includes `init`."""
-        denoiser = transform(self.denoiser)
-        params = denoiser.bind(dict(self.module.state_dict()))
-
-        def run() -> Iterator[torch.Tensor]:
-            with torch.no_grad():
-                state = pure.start(denoiser, params, self.conditioning, self.latents, self.steps)
-            carry = self.solver.init(self.latents)
-            for frame in pure.unroll(denoiser, params, state, carry, self.steps, self.solver):
-                yield frame.latents
-
-        return run
-
-    def diffusers(self) -> Iterator[torch.Tensor]:
-        """Run diffusers' transformer over the same trajectory."""
-        ids, latents, c = self.conditioning.ids.value, self.latents, self.conditioning
-        for step in self.steps:
-            with torch.no_grad():
-                prediction = self.module(
-                    hidden_states=latents,
-                    timestep=step.times(1),
-                    guidance=c.guidance,
-                    pooled_projections=c.pooled,
-                    encoder_hidden_states=c.text,
-                    txt_ids=ids[:TEXT],
-                    img_ids=ids[TEXT:],
-                    return_dict=False,
-                )[0]
-                latents = self.solver.step(latents, prediction, step)
-            yield latents
 
 
 def build() -> Bench:
     """Make the model and one request from fixed seeds."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = FluxTransformer2DModel(**CONFIG).eval()
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.zeros(TEXT + SIDE * SIDE, 3)
-    ids[TEXT:, 1:] = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).float()
-    solver = pure.FlowMatchEuler(dynamic=True)
-    return Bench(
-        module=module,
-        denoiser=flux(dict(module.config)),
-        conditioning=Conditioning(
-            text=torch.randn(1, TEXT, 64, generator=generator),
-            pooled=torch.randn(1, 64, generator=generator),
-            guidance=torch.tensor([3.5]),
-            ids=pure.Shared(value=ids),
-        ),
-        latents=pure.gaussian((1, SIDE * SIDE, 16), 2),
-        steps=solver.schedule(STEPS, SIDE * SIDE),
-        solver=solver,
-    )
+        return bench(FluxTransformer2DModel(**CONFIG).eval(), SIDE, TEXT)
 
 
-def contestants(bench: Bench) -> dict[str, Contestant]:
+def contestants(made: Bench) -> dict[str, Contestant]:
     """Return the runs to compare, by name."""
     return {
-        "diffusers": bench.diffusers,
-        "plain": bench.ours(pure.identity),
-        "never skip": bench.ours(NEVER),
-        "static ultra": bench.ours(pure.compose(FRONT, ULTRA)),
-        "static ultra + TaylorSeer": bench.ours(pure.compose(FRONT, ULTRA, taylorseer(order=1))),
+        "diffusers": made.diffusers,
+        "plain": made.ours(pure.identity),
+        "never skip": made.ours(NEVER),
+        "static ultra": made.ours(ULTRA),
+        "static ultra + TaylorSeer": made.ours(pure.compose(ULTRA, taylorseer(order=1))),
     }
 
 
@@ -154,15 +84,6 @@ def typical(rounds: list[list[float]]) -> float:
     return sum(statistics.median(step) for step in zip(*rounds, strict=True))
 
 
-def block_limit(bench: Bench) -> float:
-    """Speed-up if blocks were all the work: blocks of a full run over blocks of the masked run."""
-    denoiser = pure.compose(FRONT, ULTRA)(bench.denoiser)
-    run = pure.sample(
-        denoiser, dict(bench.module.state_dict()), bench.conditioning, bench.latents, bench.steps, bench.solver
-    )
-    return STEPS * len(bench.denoiser.blocks) / sum(info.blocks for info in run.infos)
-
-
 def machinery(rounds: int = 300) -> dict[str, float]:
     """Microseconds a step costs on a model that does nothing, by plan; runs as a whole take turns in random order."""
     from benchmarks.nothing import nothing
@@ -172,8 +93,8 @@ def machinery(rounds: int = 300) -> dict[str, float]:
     plans = {
         "plain": pure.identity,
         "dbcache, measuring": dbcache(warmup=1, threshold=0.5, max_continuous=None),
-        "static ultra": pure.compose(FRONT, ULTRA),
-        "static ultra + TaylorSeer": pure.compose(FRONT, ULTRA, taylorseer(order=1)),
+        "static ultra": ULTRA,
+        "static ultra + TaylorSeer": pure.compose(ULTRA, taylorseer(order=1)),
     }
     runs = {name: plan(denoiser) for name, plan in plans.items()}
     found: dict[str, list[list[float]]] = {name: [] for name in runs}
@@ -198,20 +119,19 @@ def _step_costs(
     return costs
 
 
-def memory(bench: Bench) -> list[tuple[str, int, int]]:
+def memory(made: Bench) -> list[tuple[str, int, int]]:
     """Bytes of state per sample: measured, and what the plan must keep."""
     width = CONFIG["num_attention_heads"] * CONFIG["attention_head_dim"]
     image, text = SIDE * SIDE * width * 4, TEXT * width * 4
-    params = dict(bench.module.state_dict())
     plans = [
         ("dbcache", dbcache(), image + image),
         ("dbcache, back 1", dbcache(back=1), image + text + image),
         ("dbcache + TaylorSeer order 1", pure.compose(dbcache(), taylorseer(order=1)), 2 * image + image),
-        ("static ultra", pure.compose(FRONT, ULTRA), image),
+        ("static ultra", ULTRA, image),
     ]
     rows = []
     for name, plan, expected in plans:
-        cache = plan(bench.denoiser).init(params, bench.conditioning, bench.latents, STEPS).cache
+        cache = plan(made.denoiser).init(made.params, made.conditioning, made.latents, STEPS).cache
         tensors = [cache.probe, *(tensor for stream in cache.history for tensor in stream)]
         rows.append((name, sum(t.numel() * t.element_size() for t in tensors if t is not None), expected))
     return rows
@@ -229,19 +149,19 @@ def gather(processes: int, rounds: int, seed: int) -> dict[str, list[list[float]
     return found
 
 
-def report(bench: Bench, processes: int, rounds: int, seed: int) -> dict:
+def report(made: Bench, processes: int, rounds: int, seed: int) -> dict:
     """Measure everything; return plain numbers."""
     found = gather(processes, rounds, seed)
     median = {name: typical(values) for name, values in found.items()}
     return {
         "processes": processes,
         "rounds": rounds,
-        "limit": block_limit(bench),
+        "limit": block_limit("ultra", len(made.denoiser.blocks)),
         "seconds": median,
         "over_plain": {name: median["plain"] / value for name, value in median.items()},
         "over_diffusers": {name: median["diffusers"] / value for name, value in median.items()},
         "machinery_us": machinery(),
-        "state_bytes": memory(bench),
+        "state_bytes": memory(made),
     }
 
 
@@ -278,25 +198,19 @@ def tables(result: dict) -> str:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=4, help="how many processes measure (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often every contestant runs in each (default 3)")
-    parser.add_argument("--alone", action="store_true", help="be one of these processes: print its seconds as JSON")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffling")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    options = parser.parse_args()
+    found = parser(__name__, "performance.md")
+    found.add_argument("--processes", type=int, default=4, help="how many processes measure (default 4)")
+    found.add_argument("--rounds", type=int, default=3, help="how often every contestant runs in each (default 3)")
+    found.add_argument("--alone", action="store_true", help="be one of these processes: print its seconds as JSON")
+    found.add_argument("--seed", type=int, default=0, help="seed of the shuffling")
+    options = found.parse_args()
     keep_memory(os.environ)
     torch.set_num_threads(2)
-    warnings.simplefilter("ignore", UserWarning)
     if options.alone:
         print(json.dumps(measure(contestants(build()), options.rounds, options.seed)))
         return
     result = report(build(), options.processes, options.rounds, options.seed)
-    print(tables(result))
-    if options.write:
-        folder = Path(__file__).resolve().parent
-        (folder / "overhead.json").write_text(json.dumps(result, indent=2) + "\n")
-        replace_between(folder.parent / "docs" / "performance.md", "overhead", tables(result))
+    publish(options.write, "performance.md", "overhead", tables(result), result)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,16 @@ Bytes and decibels are those of the checkpoint in the package, in float32: all p
 every round, and medians are compared.
 """
 
-import argparse
-import random
-import statistics
-import time
+import functools
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 import torch
 import torch.nn.functional as F
 
 import pure
-from benchmarks.table import markdown, replace_between
+from benchmarks.command import medians, parser, publish
+from benchmarks.table import markdown
 from pure.models import Pipeline, embedded, load_pipeline
 from pure.transforms import Quantization, nbytes, quantize
 from pure.transforms.quantize.kinds import KINDS
@@ -61,36 +58,24 @@ def times(rounds: int, seed: int) -> dict[str, float]:
     x = pure.gaussian((1, TOKENS, INPUTS), 0)
     plain = pure.gaussian((1, OUTPUTS, INPUTS), 1)[0]
     weights = {"": plain, **{kind: KINDS[kind].make(plain) for kind in KNOWN}}
-    order, shuffle = list(weights), random.Random(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in order}
-    for _ in range(rounds):
-        shuffle.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            F.linear(x, weights[name])
-            seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    median = medians({name: functools.partial(F.linear, x, weight) for name, weight in weights.items()}, rounds, seed)
     return {kind: median[kind] / median[""] for kind in KNOWN}
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=101, help="how often every product is taken (default 101)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffling")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/quantization.md")
-    options = parser.parse_args()
+    words = parser(__name__, "quantization.md")
+    words.add_argument("--rounds", type=int, default=101, help="how often every product is taken (default 101)")
+    words.add_argument("--seed", type=int, default=0, help="seed of the shuffling")
+    options = words.parse_args()
     torch.set_num_threads(1)
     with torch.no_grad():
         found, cost = quality(load_pipeline(embedded())), times(options.rounds, options.seed)
-    head = ("`quant_type`", "weights", "what is multiplied with them", "bytes", "decibels", "time on a CPU")
+    head = ("`quant_type`", "weights", "activations", "bytes", "decibels", "time on a CPU")
     rows = [
-        (*words, f"{found[kind][0]:.2f}", f"{found[kind][1]:.0f}", f"{cost[kind]:.1f}") for kind, words in KNOWN.items()
+        (*says, f"{found[kind][0]:.2f}", f"{found[kind][1]:.0f}", f"{cost[kind]:.1f}") for kind, says in KNOWN.items()
     ]
-    table = markdown(head, rows)
-    print(table)
-    if options.write:
-        replace_between(Path(__file__).resolve().parent.parent / "docs" / "quantization.md", "quantization", table)
+    publish(options.write, "quantization.md", "quantization", markdown(head, rows))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ One step of the full size runs on fake tensors, which have shapes and no numbers
     python -m benchmarks.sizes --write
 """
 
-import argparse
+import contextlib
 import math
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -17,8 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import pure
+from benchmarks.command import parser, publish
 from benchmarks.published import PUBLISHED, Published
-from benchmarks.table import markdown, replace_between
+from benchmarks.table import markdown
 from pure.transforms import dbcache, scm, taylorseer
 
 MASK = scm(preset="fast", policy="static")
@@ -56,7 +57,7 @@ def measure(found: Published) -> Sizes:
     """Run one step of full size on fake tensors, in bf16."""
     settings = found.settings
     denoiser, shapes = found.found.denoiser(settings), found.found.shapes(settings)
-    with _usual(torch.bfloat16), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    with _default_dtype(torch.bfloat16), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         params = denoiser.bind({name: torch.empty(shape) for name, shape in shapes.items()})
         conditioning, latents = found.request()
         prepared = denoiser.prepare(params.all, conditioning)
@@ -84,16 +85,13 @@ def measure(found: Published) -> Sizes:
     )
 
 
-class _usual:
-    """A context in which new tensors have another type than fp32."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def __enter__(self) -> None:
-        torch.set_default_dtype(self.dtype)
-
-    def __exit__(self, *error: object) -> None:
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Give new tensors another type than fp32."""
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
         torch.set_default_dtype(torch.float32)
 
 
@@ -132,13 +130,8 @@ def table() -> str:
 
 def main() -> None:
     """Print the table, and put it into the document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/models.md")
-    options = parser.parse_args()
-    text = table()
-    print(text)
-    if options.write:
-        replace_between(Path(__file__).resolve().parents[1] / "docs" / "models.md", "sizes", text)
+    options = parser(__name__, "models.md").parse_args()
+    publish(options.write, "models.md", "sizes", table())
 
 
 if __name__ == "__main__":

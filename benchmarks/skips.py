@@ -8,7 +8,6 @@ random predictions throws the latents about. So the time embedding reads only th
 waves, and the last layer of the head is damped to a tenth.
 """
 
-import argparse
 import re
 import tempfile
 import warnings
@@ -20,7 +19,8 @@ import attrs
 import torch
 
 import pure
-from benchmarks.table import markdown, replace_between
+from benchmarks.command import parser, publish
+from benchmarks.table import markdown
 from pure.configs import build, configure
 from pure.models import Pipeline, load_pipeline
 from pure.transforms import dbcache, scm
@@ -125,13 +125,8 @@ def table(results: list[tuple[str, dict[str, dict[str, int]]]]) -> str:
 
 def main() -> None:
     """Print the table, and put it into the document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/models.md")
-    options = parser.parse_args()
-    text = table(measure())
-    print(text)
-    if options.write:
-        replace_between(Path(__file__).resolve().parents[1] / "docs" / "models.md", "skips", text)
+    options = parser(__name__, "models.md").parse_args()
+    publish(options.write, "models.md", "skips", table(measure()))
 
 
 if __name__ == "__main__":
