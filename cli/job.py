@@ -24,7 +24,9 @@ from pure.engine.ranks import check_shares, count_processes, notes_on
 from pure.engine.writing import check_file, check_folder
 
 if TYPE_CHECKING:
-    from pure.models import Options
+    from PIL import Image
+
+    from pure.models import Options, Picture
     from pure.models.family import Description
 
 __all__ = ["Job", "facts_of", "make_job", "read_size", "warmup_mode"]
@@ -97,7 +99,8 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
     found = models.look(model)
     _fits(values, found)
-    options = _options(values, found)
+    pictures = models.pictures(values["image_path"], found)
+    options = _options(values, [picture.image for picture in pictures])
     facts = facts_of(values, found, environ)
     compare = bool(values["compare"] or values["plot"])
     caching, notes = _caching(values, environ, facts, compare)
@@ -127,7 +130,7 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
         quiet=values["log_level"] in ("warning", "error"),
         parallel=shares,
         flags=values,
-        notes=(*notes, *notes_on(shares.sizes, facts.device)),
+        notes=(*notes, *_texts(pictures), *notes_on(shares.sizes, facts.device)),
     )
 
 
@@ -155,11 +158,15 @@ def _fits(values: Mapping[str, Any], found: Description) -> None:
             raise Misuse(f"{typed} {values[flag]}: a {kind.pipeline} makes images, not videos; leave it out")
 
 
-def _options(values: Mapping[str, Any], found: Description) -> Options:
+def _texts(pictures: Sequence[Picture]) -> tuple[str, ...]:
+    return tuple(note.text for picture in pictures for note in picture.notes)
+
+
+def _options(values: Mapping[str, Any], images: Sequence[Image.Image]) -> Options:
     """Return what was asked for, by the library's names."""
     asked: dict[str, Any] = {name: values[flag] for flag, name in NUMBERS.items()}
     asked |= {name: values[name] for name in ("height", "width", *SCALES)}
-    asked["images"] = models.pictures(values["image_path"], found)
+    asked["images"] = tuple(images)
     options: Any = {name: value for name, value in asked.items() if value not in (None, ())}
     return options
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import attrs
 import torch
 
 from pure.cli.screen import Screen
@@ -16,9 +16,7 @@ from pure.engine.libraries import quiet_libraries
 from pure.transforms import compiled
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from pure.models import Pipeline
+    from pure.models import Picture, Pipeline
     from pure.models.family import Description
     from pure.models.pipeline import Model
 
@@ -68,14 +66,12 @@ def facts_of(found: Description, steps: int | None, processes: int = 1, sequence
     )
 
 
-def pictures(paths: Sequence[str], found: Description) -> tuple[Image.Image, ...]:
-    """Read the input pictures.
+def pictures(paths: Sequence[str], found: Description) -> tuple[Picture, ...]:
+    """Open the input pictures; their notes name the file.
 
     Raises:
         Misuse: one cannot be read, or the model takes none or needs one.
     """
-    from PIL import Image
-
     wanted = found.kind.task in ("image-editing", "image-to-video")
     if paths and not (wanted or found.kind.pictures):
         raise Misuse(
@@ -84,15 +80,19 @@ def pictures(paths: Sequence[str], found: Description) -> tuple[Image.Image, ...
         )
     if wanted and not paths:
         raise Misuse(f"a {found.kind.pipeline} does {found.kind.task} and needs a picture; give --image-path FILE")
-    read: list[Any] = []
-    for path in paths:
-        try:
-            with Image.open(Path(path)) as opened:
-                read.append(opened.convert("RGB"))
-        except (OSError, Image.DecompressionBombError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no picture we can read"
-            raise Misuse(f"--image-path {path} cannot be read: {reason}; give a local .png, .jpg or .webp") from error
-    return tuple(read)
+    return tuple(_opened(path) for path in paths)
+
+
+def _opened(path: str) -> Picture:
+    from pure.models import PictureError, open_picture
+
+    try:
+        picture = open_picture(path)
+    except (OSError, PictureError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise Misuse(f"--image-path {path} cannot be read: {reason}; give a local .png, .jpg or .webp") from error
+    notes = tuple(attrs.evolve(note, text=f"--image-path {path}: {note.text}") for note in picture.notes)
+    return attrs.evolve(picture, notes=notes)
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -2,6 +2,7 @@
 
 from pure.models.checkpoint.hub import embedded
 from pure.models.checkpoint.loading import load_pipeline
+from pure.models.common.pictures import Picture, PictureError, open_picture
 from pure.models.errors import CheckpointError
 from pure.models.pipeline import Generation, Pipeline
 from pure.models.request import Defaults, Options, Request
@@ -11,8 +12,11 @@ __all__ = [
     "Defaults",
     "Generation",
     "Options",
+    "Picture",
+    "PictureError",
     "Pipeline",
     "Request",
     "embedded",
     "load_pipeline",
+    "open_picture",
 ]
