@@ -69,6 +69,7 @@ class Asked:
         negative_prompt: what to avoid, None where nothing is said.
         options: by the library's names; what nobody asked for is left out.
         images: input pictures.
+        notes: on the input pictures.
         params: `cache_dit_params`.
         enable: `enable_cache_dit`.
         seconds: length of a video where frames are not counted.
@@ -78,6 +79,7 @@ class Asked:
     negative_prompt: str | None = None
     options: Mapping[str, Any] = attrs.field(factory=dict)
     images: tuple[Image.Image, ...] = ()
+    notes: tuple[str, ...] = ()
     params: Any = None
     enable: bool | None = None
     seconds: float | None = None
@@ -160,7 +162,7 @@ class Studio:
         except (ValueError, TypeError, OverflowError) as error:
             raise Misuse(str(error)) from error
         fps = (asked.fps or self.found.defaults.fps) if self.video else None
-        notes = tuple(dict.fromkeys((*caching.effective.notes, *warned)))
+        notes = tuple(dict.fromkeys((*caching.effective.notes, *asked.notes, *warned)))
         return Recipe(request=request, denoiser=denoiser, caching=caching, fps=fps, notes=notes)
 
     def _fits(self, asked: Asked) -> None:

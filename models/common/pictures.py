@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Sequence
 from typing import BinaryIO
 
 import attrs
@@ -54,7 +53,7 @@ class Picture:
 
 
 def open_picture(
-    source: str | os.PathLike[str] | bytes | BinaryIO, formats: Sequence[str] | None = None, most: int = MOST
+    source: str | os.PathLike[str] | bytes | BinaryIO, formats: tuple[str, ...] | None = None, most: int = MOST
 ) -> Picture:
     """Open a picture: its first frame, turned as its EXIF orientation says, in RGB.
 
@@ -108,7 +107,8 @@ def _read(opened: Image.Image, most: int) -> Picture:
         notes.append(Note(f"the EXIF data of the picture are damaged ({error}); it is used as it lies in the file"))
         turn = None
     image = opened.convert("RGB") if turn is None else opened.transpose(turn).convert("RGB")
-    return Picture(Image.frombytes("RGB", image.size, image.tobytes()), opened.format or "", tuple(notes))
+    image.info.clear()  # it would still name the orientation
+    return Picture(image, opened.format or "", tuple(notes))
 
 
 def _frames(opened: Image.Image) -> list[Note]:

@@ -11,7 +11,7 @@ from pure.serving.http.fields import QUALITIES
 from pure.serving.jobs import Form
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from pure.models import Picture
 
 __all__ = ["asked", "image_form", "seeds"]
 
@@ -29,7 +29,7 @@ OPTIONS = {
 ENCODINGS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "jpg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
 
 
-def asked(fields: Mapping[str, Any], images: Sequence[Image.Image] = ()) -> Asked:
+def asked(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Asked:
     """Return what the fields ask of the model; `width` and `height` win over `size`.
 
     >>> asked({"prompt": "a cat", "size": (64, 32), "height": 48}).options
@@ -41,7 +41,8 @@ def asked(fields: Mapping[str, Any], images: Sequence[Image.Image] = ()) -> Aske
     return Asked(
         negative_prompt=fields.get("negative_prompt"),
         options=options,
-        images=tuple(images),
+        images=tuple(picture.image for picture in pictures),
+        notes=tuple(note.text for picture in pictures for note in picture.notes),
         params=fields.get("cache_dit_params"),
         enable=fields.get("enable_cache_dit"),
         seconds=fields.get("seconds"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -12,20 +11,23 @@ from typing import Any
 
 import attrs
 from fastapi import Request
-from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from pure.engine.errors import Misuse
+from pure.models import Picture, PictureError, open_picture
 from pure.serving.http.errors import HttpError
 
-__all__ = ["LIMIT", "Body", "Upload", "from_url", "picture", "pictures", "read_body"]
+__all__ = ["LIMIT", "SUFFIXES", "Body", "Upload", "from_url", "picture", "pictures", "read_body"]
 
 LIMIT = 50 * 2**20
 """Most bytes of a request."""
 PIXELS = 2**26
 """Most pixels of an input picture."""
-SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""Formats that are read, by Pillow's names."""
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp"}
+"""Ending of a picture's file by its format; MPO is a JPEG with further pictures behind, as cameras write it."""
 
 
 @attrs.frozen(eq=False)
@@ -129,19 +131,17 @@ def from_url(url: str, param: str) -> bytes:
         raise Misuse(f"{param}: the data: URL is damaged: {error}", field=param) from error
 
 
-def picture(content: bytes, param: str) -> tuple[Image.Image, str]:
-    """Return a picture in three colours, and the ending of its file's name.
+def picture(content: bytes, param: str) -> Picture:
+    """Open a picture; its notes name the field.
 
     Raises:
         Misuse: it cannot be read, or is too large.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=list(SUFFIXES)) as opened:
-            if opened.width * opened.height > PIXELS:
-                raise Misuse(f"{param}: {opened.width} x {opened.height} pixels are too many", field=param)
-            return opened.convert("RGB"), SUFFIXES[opened.format or "PNG"]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Misuse(f"{param}: it is no picture we can read; send PNG, JPEG or WebP", field=param) from error
+        opened = open_picture(content, FORMATS, PIXELS)
+    except PictureError as error:
+        raise Misuse(f"{param}: {error}; send PNG, JPEG or WebP", field=param) from error
+    return attrs.evolve(opened, notes=tuple(attrs.evolve(note, text=f"{param}: {note.text}") for note in opened.notes))
 
 
 def pictures(body: Body, urls: Iterable[tuple[str, str]], fields: Iterable[str]) -> list[tuple[str, bytes]]:

@@ -81,7 +81,7 @@ async def _made(
             )
         response = "b64_json"
     read = await state.pictures(sent)
-    recipe = await state.recipe(asked(fields, [image for image, _, _ in read]), fields.get("model"))
+    recipe = await state.recipe(asked(fields, [opened for opened, _ in read]), fields.get("model"))
     form = image_form(fields, state.files.folder is not None)
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
     await state.keep(job, read)

@@ -13,9 +13,10 @@ from fastapi import Request
 from pure.engine.errors import Stopping
 from pure.engine.loaded import Asked, Recipe, Studio
 from pure.engine.report import peak_memory
+from pure.models import Picture
 from pure.serving.engine import Engine
 from pure.serving.files import Files
-from pure.serving.http.bodies import picture
+from pure.serving.http.bodies import SUFFIXES, picture
 from pure.serving.http.errors import HttpError
 from pure.serving.jobs import Entry, Job
 
@@ -66,19 +67,18 @@ class State:
         note = f"model {model!r} was asked for; this server has {self.names[0]!r} only, which made this"
         return attrs.evolve(recipe, notes=(*recipe.notes, note))
 
-    async def pictures(self, sent: Sequence[tuple[str, bytes]]) -> list[tuple[Any, str, bytes]]:
-        """Return picture, ending of its file's name and bytes of everything that was sent.
+    async def pictures(self, sent: Sequence[tuple[str, bytes]]) -> list[tuple[Picture, bytes]]:
+        """Open everything that was sent; return each picture with the bytes of its file.
 
         Raises:
             Misuse: one cannot be read.
         """
-        read = await asyncio.to_thread(lambda: [picture(content, param) for param, content in sent])
-        return [(image, suffix, content) for (image, suffix), (_, content) in zip(read, sent, strict=True)]
+        return await asyncio.to_thread(lambda: [(picture(content, param), content) for param, content in sent])
 
-    async def keep(self, job: Job, pictures: Sequence[tuple[Any, str, bytes]]) -> None:
+    async def keep(self, job: Job, pictures: Sequence[tuple[Picture, bytes]]) -> None:
         """Keep the input pictures of a job, if that is asked for."""
-        for number, (_, suffix, content) in enumerate(pictures):
-            await asyncio.to_thread(self.files.keep, f"{job.id}-{number}{suffix}", content)
+        for number, (opened, content) in enumerate(pictures):
+            await asyncio.to_thread(self.files.keep, f"{job.id}-{number}{SUFFIXES[opened.format]}", content)
 
     async def done(self, request: Request, job: Job) -> Entry:
         """Submit a job and wait for it; cancel it if the client goes away.

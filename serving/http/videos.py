@@ -37,7 +37,7 @@ async def create(request: Request) -> dict[str, Any]:
         )
     fields = read_fields(body.fields, VIDEO)
     read = await state.pictures(pictures(body, _references(fields), ("input_reference",)))
-    recipe = await state.recipe(asked(fields, [image for image, _, _ in read]), fields.get("model"))
+    recipe = await state.recipe(asked(fields, [opened for opened, _ in read]), fields.get("model"))
     height, width = recipe.request.height, recipe.request.width
     if height % 2 or width % 2:
         raise Misuse(f"{width}x{height} cannot be written as a video; choose even sizes", field="size")

@@ -114,6 +114,26 @@ def test_what_a_checkpoint_cannot_do(puredit, folders, unloaded, tmp_path, name,
     assert (code, out) == (2, "") and message in err and "Traceback" not in err
 
 
+def test_a_picture_is_turned_and_what_it_loses_is_told(puredit, folders, tmp_path):
+    exif, photo, upright = Image.Exif(), tmp_path / "photo.png", tmp_path / "upright.png"
+    exif[0x0112] = 6
+    stored = wan_pipelines.picture().resize((96, 64)).convert("RGBA")
+    stored.putpixel((0, 0), (1, 2, 3, 0))
+    stored.save(photo, exif=exif)
+    stored.rotate(270, expand=True).convert("RGB").save(upright)
+    made = []
+    for path in (photo, upright):
+        words = ("--prompt", "a", "--num-inference-steps", "1", "--width", "32", "--height", "32")
+        output = tmp_path / f"of-{path.name}"
+        code, _, err = puredit(
+            "generate", *words, "--image-path", str(path), "--output-file-path", str(output), model=folders / "klein"
+        )
+        assert code == 0, err
+        assert (f"{path}: the picture has transparent parts" in err.replace("\n", " ")) is (path == photo)
+        made.append(Image.open(output).tobytes())
+    assert made[0] == made[1]
+
+
 def test_frames_that_do_not_fit(puredit, folders):
     words = ("--prompt", "a", *VIDEO[:-1], "8")
     code, out, err = puredit("generate", *words, model=folders / "t2v-2.1")

@@ -13,6 +13,7 @@ from PIL import Image
 from pure.models import open_picture
 from pure.models.common.pictures import ORIENTATION, PictureError
 
+MODES = "RGB PNG, L PNG, 1 PNG, P PNG, P GIF, CMYK JPEG, L JPEG, YCbCr JPEG, CMYK TIFF, LAB TIFF, RGB BMP, RGB PPM"
 SIZE = (12, 8)  # width, height
 
 
@@ -83,8 +84,7 @@ def test_an_orientation_that_means_nothing(tmp_path, orientation):
 
 @pytest.mark.parametrize(
     ("mode", "kind"),
-    [("RGB", "PNG"), ("L", "PNG"), ("1", "PNG"), ("CMYK", "JPEG"), ("CMYK", "TIFF"), ("P", "GIF"), ("P", "PNG")]
-    + [("L", "JPEG"), ("YCbCr", "JPEG"), ("LAB", "TIFF"), ("RGB", "BMP"), ("RGB", "PPM")],
+    [tuple(each.split()) for each in MODES.split(", ")],
 )
 def test_modes(tmp_path, mode, kind):
     assert not assert_as_diffusers(saved(in_mode(mode), kind), tmp_path).notes
@@ -98,8 +98,14 @@ def test_more_than_eight_bits(tmp_path, mode, kind):
 
 @pytest.mark.parametrize(
     "content",
-    [saved(in_mode("RGBA"), "PNG"), saved(in_mode("LA"), "PNG"), saved(in_mode("RGBA"), "WEBP", lossless=True)]
-    + [palette(0), palette(bytes([0, 128, 255, 255])), saved(colours(), "PNG", transparency=colours().getpixel((0, 0)))],
+    [
+        saved(in_mode("RGBA"), "PNG"),
+        saved(in_mode("LA"), "PNG"),
+        saved(in_mode("RGBA"), "WEBP", lossless=True),
+        palette(0),
+        palette(bytes([0, 128, 255, 255])),
+        saved(colours(), "PNG", transparency=colours().getpixel((0, 0))),
+    ],
     ids=["RGBA", "LA", "WebP", "palette", "palette of alphas", "one colour"],
 )
 def test_transparency(tmp_path, content):
@@ -173,3 +179,16 @@ def test_files_that_are_not_there(tmp_path):
 def test_damaged_exif_leaves_the_picture_as_it_lies():
     content = saved(colours(), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert np.array_equal(np.asarray(open_picture(content).image), np.asarray(colours()))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_damaged_bytes_never_raise_anything_else(kind):
+    draw = np.random.default_rng(1)
+    whole = bytearray(saved(colours(), kind, exif=turned(6)) if kind != "GIF" else saved(colours(), kind))
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[int(draw.integers(len(whole)))] = int(draw.integers(256))
+        try:
+            assert open_picture(bytes(damaged[: int(draw.integers(1, len(whole) + 1))]), most=2**20).image.mode == "RGB"
+        except PictureError as error:
+            assert str(error).startswith("it is ") or "pixels" in str(error)

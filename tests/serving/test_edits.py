@@ -57,7 +57,8 @@ def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
     ("fields", "files", "message"),
     [
         ({}, {"image": ("x", b"no picture")}, "image: it is no picture we can read"),
-        ({}, {"image": ("x", encoded("PNG")[:3000])}, "image: it is no picture we can read"),
+        ({}, {"image": ("x", encoded("PNG")[:3000])}, "image: it is damaged or cut off"),
+        ({}, {"image": ("x", b"")}, "image: it is empty"),
         ({}, {"picture": ("x", encoded())}, "picture: there is no such file field here; files go into image"),
         ({}, {"image": ("x", encoded()), "mask": ("m", encoded())}, "masks are not supported"),
         ({"url": "http://127.0.0.1/x.png"}, None, "is not fetched: this server opens no addresses"),
@@ -65,12 +66,41 @@ def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
         ({"url": "data:image/png;base64,###"}, None, "the data: URL is damaged"),
         ({}, {"image": ("x", encoded("BMP"))}, "send PNG, JPEG or WebP"),
     ],
-    ids=["noise", "cut off", "field", "mask", "http", "file", "damaged", "format"],
+    ids=["noise", "cut off", "empty", "field", "mask", "http", "file", "damaged", "format"],
 )
 def test_what_is_no_picture(here, fields, files, message):
     app = here("klein")
     answer = app.client.post("/v1/images/edits", data={**FEW, **fields}, files=files)
     assert answer.status_code == 400 and message in answer.json()["error"]["message"], answer.text
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_picture_is_turned_as_its_exif_says(here, orientation):
+    app, exif, upright, photo = here("klein"), Image.Exif(), io.BytesIO(), io.BytesIO()
+    exif[0x0112] = orientation
+    stored = wan_pipelines.picture().resize((96, 64))
+    stored.save(photo, "PNG", exif=exif)
+    stored.rotate(180 if orientation == 3 else 270, expand=True).save(upright, "PNG")
+    made = [edit(app, files={"image": each.getvalue()})["data"][0]["b64_json"] for each in (photo, upright)]
+    assert made[0] == made[1]
+
+
+def test_what_a_picture_loses_is_told(here):
+    app, moving, frames = (
+        here("klein"),
+        io.BytesIO(),
+        [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")],
+    )
+    frames[0].save(moving, "WEBP", save_all=True, append_images=frames[1:])
+    made = edit(app, files={"image": moving.getvalue()})
+    assert made["puredit"]["notes"] == ["image: the file holds 2 pictures or frames; the first is used"]
+
+
+def test_the_double_file_of_a_camera(here):
+    app, file = here("klein"), io.BytesIO()
+    picture = wan_pipelines.picture().resize((64, 64))
+    picture.save(file, "MPO", save_all=True, append_images=[picture])
+    assert edit(app, files={"image": file.getvalue()})["data"]
 
 
 def test_no_picture_at_all_and_too_many_pixels(here, monkeypatch):
