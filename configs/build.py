@@ -106,7 +106,7 @@ def _cache(config: CacheConfig) -> Transform:
     return dbcache(
         front=config.Fn_compute_blocks,
         back=config.Bn_compute_blocks,
-        threshold=config.residual_diff_threshold,
+        threshold=max(config.residual_diff_threshold, 0.0),  # cache-dit takes any below 0 for "never skip"
         warmup=config.max_warmup_steps,
         warmup_interval=config.warmup_interval,
         max_cached=_limit(config.max_cached_steps),

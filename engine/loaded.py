@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-import pure
 from pure.configs import ConfigError, Facts, configure
 from pure.engine import opening as models
 from pure.engine.caching import Caching, transforms_of
@@ -15,10 +14,11 @@ from pure.engine.errors import Misuse
 from pure.engine.notes import collected
 from pure.engine.opening import facts_of
 from pure.experts import transformed
+from pure.loop import plan_notes
 from pure.models.family import Description
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Request
-from pure.rules import check
+from pure.notes import Note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -158,11 +158,12 @@ class Studio:
                 request = self._sized(asked)
                 plain, request = self.pipeline.guide(self.base, request)
                 denoiser = transformed(plain, transforms_of(caching, plain))
-                self._check(denoiser, request)
+                found = self._notes(denoiser, request)
         except (ValueError, TypeError, OverflowError) as error:
             raise Misuse(str(error)) from error
         fps = (asked.fps or self.found.defaults.fps) if self.video else None
-        notes = tuple(dict.fromkeys((*caching.effective.notes, *asked.notes, *warned)))
+        told = (*caching.effective.notes, *asked.notes, *warned, *(note.text for note in found))
+        notes = tuple(dict.fromkeys(told))
         return Recipe(request=request, denoiser=denoiser, caching=caching, fps=fps, notes=notes)
 
     def _fits(self, asked: Asked) -> None:
@@ -193,13 +194,6 @@ class Studio:
         options["frames"] = wanted  # nothing near it is possible: let the error say why
         return self.pipeline.request("", asked.negative_prompt, **options)
 
-    def _check(self, denoiser: Model, request: Request) -> None:
+    def _notes(self, denoiser: Model, request: Request) -> tuple[Note, ...]:
         """Hold the plans against the lengths of the schedules, which `init` would do once the work has begun."""
-        steps = self.pipeline.solver.schedule(request.steps, self.pipeline.tokens(request), self.pipeline.dtype)
-        if not isinstance(denoiser, pure.Experts):
-            check(denoiser.plan.rules, len(steps))
-            return
-        placed: Sequence[pure.Step] = self.pipeline.steps(request)
-        for name, one in denoiser.denoisers.items():
-            if count := sum(step.expert == name for step in placed):
-                check(one.plan.rules, count)
+        return plan_notes(denoiser, self.pipeline.steps(request))

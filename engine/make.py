@@ -11,6 +11,7 @@ import torch
 import pure
 from pure.engine.result import Result
 from pure.loop import Observer
+from pure.notes import warn
 
 if TYPE_CHECKING:
     from pure.models import Pipeline, Request
@@ -55,6 +56,7 @@ def make(pipeline: Pipeline, denoiser: Model, request: Request, seed: int, obser
             observe(frame)
 
     run = pure.sample(denoiser, pipeline.params, conditioning, latents, steps, pipeline.solver, watch)
+    warn(run.notes)
     clock.lap()
     pixels = pipeline.decoded(pipeline.finished(run.latents, request), request)[0]
     decoded = clock.lap()

@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 import pure
-from pure import Branches, Denoiser, Experts, Guidance, Info, Solver, Step
+from pure import Branches, Denoiser, Experts, Guidance, Info, Note, Solver, Step
 from pure.experts import Transforms, transformed
 from pure.loop import Observer
 from pure.models.request import Defaults, Options, Request, negatives, prompts
+from pure.notes import warn
 from pure.tree import map_samples
 
 Model = Denoiser | Experts
@@ -33,11 +34,13 @@ class Generation:
         pixels: (B, 3, H, W) in 0 to 1; of videos (B, F, 3, H, W).
         latents: (B, ...), what they were decoded from.
         infos: for every step what was computed and skipped, and why.
+        notes: what the run did not do although it was asked for.
     """
 
     pixels: torch.Tensor
     latents: torch.Tensor
     infos: tuple[Info, ...]
+    notes: tuple[Note, ...] = ()
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -327,8 +330,9 @@ class Pipeline(abc.ABC):
         conditioning = self.conditioning(request)
         latents, steps = self.latents(request, seed), self.steps(request)
         run = pure.sample(denoiser, self.params, conditioning, latents, steps, self.solver, observe)
+        warn(run.notes, stacklevel=3)
         latents = self.finished(run.latents, request)
-        return Generation(pixels=self.decoded(latents, request), latents=latents, infos=run.infos)
+        return Generation(pixels=self.decoded(latents, request), latents=latents, infos=run.infos, notes=run.notes)
 
 
 def pictures(pixels: torch.Tensor) -> list[Image.Image]:

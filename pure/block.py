@@ -1,7 +1,4 @@
-"""What a denoiser is, what is asked of it and what it answers.
-
-Shapes: B samples, N tokens, D width; a denoiser fixes the rest.
-"""
+"""Transformer blocks as pure functions, and their parameters grouped by block."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ class Block:
     names that remain after the prefix, so that equal blocks share one compilation.
 
     Attributes:
-        run: the function; an `Ending` does less where nothing but the head follows.
+        run: the function; an `Ending` does less where only the head follows.
         prefix: of its parameters' names.
-        number: if given, `run` finds it under the name "number", as an int64 tensor () beside the
-            parameters: with it a block picks its own out of what `prepare` made for all, and blocks
-            that differ in their numbers still share one compilation.
+        number: if given, `run` gets it among the parameters under the name "number", as an int64
+            tensor of shape (). With it a block selects its part of what `prepare` computed for all
+            blocks, and blocks with different numbers still share one compilation.
     """
 
     run: Callable[[Params, Tree, Tree, Callable], Tree]
@@ -38,11 +35,11 @@ class Block:
 
 @attrs.frozen
 class Ending:
-    """The function of a block that has less to do where nothing but the head follows.
+    """The function of a block that has less to do where only the head follows.
 
     Attributes:
         run: `run(params, hidden, context, attend, last)`; if `last`, streams that the head does not
-            read may be left as they came.
+            read may be returned unchanged.
     """
 
     run: Callable[[Params, Tree, Tree, Callable, bool], Tree]
@@ -69,9 +66,13 @@ def bind(blocks: Sequence[Block], params: Params | Bound) -> Bound:
 
     Raises:
         KeyError: a block finds no parameter under its prefix.
+        TypeError: `params` is no dict of tensors.
     """
     if isinstance(params, Bound):
         return params
+    if not isinstance(params, Mapping):
+        cure = "dict(module.state_dict())" if isinstance(params, torch.nn.Module) else "pipeline.params"
+        raise TypeError(f"params is a dict of tensors by name, got {type(params).__name__}; pass {cure}")
     groups: dict[str, dict[str, torch.Tensor]] = {block.prefix: {} for block in blocks if block.prefix}
     lengths = sorted({len(prefix) for prefix in groups}, reverse=True)
     for name, tensor in params.items():

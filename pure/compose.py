@@ -5,14 +5,12 @@ transforms from left to right; it flattens, drops `identity`, has `==` and a `re
 the recipe. Cache transforms edit different fields of the plan and commute.
 """
 
-import warnings
 from typing import overload
 
 import attrs
 
 from pure.denoiser import Denoiser
 from pure.experts import Experts
-from pure.rules import can_skip
 
 
 @attrs.frozen
@@ -30,15 +28,20 @@ class Transform:
     def __call__(self, denoiser: Experts) -> Experts: ...
 
     def __call__(self, denoiser: Denoiser | Experts) -> Denoiser | Experts:
-        """Edit the denoiser, or every expert, and warn if the result asks for a cache that can never skip."""
+        """Edit the denoiser, or every expert.
+
+        Raises:
+            TypeError: this is given something else, or the transform makes something else of it.
+        """
         if isinstance(denoiser, Experts):
             return Experts({name: self(one) for name, one in denoiser.denoisers.items()})
+        if not isinstance(denoiser, Denoiser):
+            has = isinstance(getattr(denoiser, "denoiser", None), Denoiser | Experts)
+            cure = "pass its .denoiser" if has else "for a diffusers pipeline there is pure.accelerate"
+            raise TypeError(f"{self} transforms a Denoiser or Experts, got {type(denoiser).__name__}; {cure}")
         edited = self.edit(denoiser)
-        plan = edited.plan
-        if plan != denoiser.plan and not can_skip(plan.rules):
-            warnings.warn(
-                f"this plan can never skip a step: {plan}; add dbcache(threshold=...) or a static mask", stacklevel=2
-            )
+        if not isinstance(edited, Denoiser):
+            raise TypeError(f"{type(self).__name__}.edit must return a Denoiser, got {type(edited).__name__}")
         return edited
 
 
@@ -68,12 +71,22 @@ identity = Composed()
 def compose(*transforms: Transform) -> Transform:
     """Compose transforms; associative, with `identity` as the neutral element.
 
+    Raises:
+        TypeError: something is no transform.
+
     >>> compose(identity, compose()) == identity
     True
     """
     flat: list[Transform] = []
     for transform in transforms:
         if not isinstance(transform, Transform):
-            raise TypeError(f"compose takes transforms, got {transform!r}")
+            raise TypeError(not_a_transform("compose", transform))
         flat.extend(transform.transforms if isinstance(transform, Composed) else (transform,))
     return flat[0] if len(flat) == 1 else Composed(tuple(flat))
+
+
+def not_a_transform(where: str, got: object) -> str:
+    """Say what `where` got instead of a transform, and the cure."""
+    if isinstance(got, type) and issubclass(got, Transform):
+        return f"{where} takes transforms, got the class {got.__name__}; call it: {got.__name__}(...)"
+    return f"{where} takes transforms, such as dbcache(), got {type(got).__name__}: {got!r:.200}"

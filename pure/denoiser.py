@@ -1,21 +1,39 @@
 """The denoiser: a diffusion transformer cut into pure pieces, with a plan for skipping some."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 import torch
 
+from pure import guidance as cfg
 from pure import stepping
 from pure.block import Block, Bound, Params, bind
 from pure.guidance import Guidance
 from pure.info import Info
 from pure.memory import State
-from pure.pieces import CompileOptions, Pieces, assemble
-from pure.plan import Plan
+from pure.notes import Note
+from pure.pieces import (
+    Back,
+    CompileOptions,
+    Fill,
+    Front,
+    Kept,
+    Middle,
+    Pieces,
+    Stack,
+    compiled,
+    ending,
+    stays_eager,
+)
+from pure.plan import Plan, Span
+from pure.predictors import Hold, Predictor
+from pure.rules import can_skip, check, measures
 from pure.sharding import Sharding
-from pure.step import Inputs
+from pure.step import Inputs, check_count
 from pure.tokens import PerToken
+from pure.tree import map_samples, put, take
 
 Tree = Any
 
@@ -84,9 +102,140 @@ class Denoiser:
 
         Raises:
             ValueError: the plan does not fit the number of steps.
+            TypeError: `params` is no dict of tensors.
         """
-        return stepping.init(self, bind(self.blocks, params), conditioning, latents, count)
+        return init(self, bind(self.blocks, params), conditioning, latents, count)
 
     def apply(self, params: Params | Bound, state: State, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
-        """Take one step: return the prediction (shaped like the latents), the new state, and what was done."""
-        return stepping.apply(self, bind(self.blocks, params), state, inputs)
+        """Take one step: return the prediction (shaped like the latents), the new state, and what was done.
+
+        Raises:
+            ValueError: the state is of another batch or another plan; a rule or predictor gives a wrong answer.
+            TypeError: an argument is of another kind.
+        """
+        return apply(self, bind(self.blocks, params), state, inputs)
+
+    def notes(self, count: int, conditioning: Tree = None) -> tuple[Note, ...]:
+        """Return what a run of `count` steps will not do although it was asked for.
+
+        That is a plan that cannot skip, a mask that is off or cut, guidance that has no effect.
+
+        Args:
+            count: number of steps of the run.
+            conditioning: of the run, if known: with it guidance is looked at, too.
+
+        Raises:
+            ValueError: the plan does not fit the number of steps.
+        """
+        check_count(count)
+        found = check(self.plan.rules, count)
+        if self.plan.predictor is not None and not self.plan.rules:
+            text = f"{self.plan.predictor} has no effect: no step can be skipped; add dbcache(...) or a static mask"
+            found = (*found, Note(text))
+        return found if conditioning is None else (*found, *cfg.notes(self.guidance, conditioning))
+
+
+def init(denoiser: Denoiser, params: Bound, conditioning: Tree, latents: torch.Tensor, count: int) -> State:
+    """Return the state before the first step (see `Denoiser.init`)."""
+    check_count(count)
+    check(denoiser.plan.rules, count)
+    conditioning, guided = cfg.rows(denoiser.guidance, conditioning)
+    prepared = map_samples(torch.Tensor.contiguous, denoiser.prepare(params.all, conditioning))
+    entry = cfg.doubled(latents) if guided else latents
+    batch = entry.shape[0]
+    hidden, _ = denoiser.embed(params.all, prepared, entry, entry.new_zeros(batch))
+    cache = stepping.empty(denoiser.pieces, denoiser.probe(hidden), hidden, batch)
+    return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
+
+
+def apply(denoiser: Denoiser, params: Bound, state: State, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
+    """Take one step (see `Denoiser.apply`)."""
+    if not isinstance(inputs, Inputs) or not isinstance(state, State):
+        raise TypeError(_wrong_arguments(state, inputs))
+    latents, step, guidance, pieces = inputs.latents, inputs.step, denoiser.guidance, denoiser.pieces
+    batch, rows = latents.shape[0], state.cache.ledger.shape[0]
+    if rows != batch * state.branches:
+        raise ValueError(
+            f"the state holds {rows // state.branches} samples and the latents {batch}; "
+            "use the state that init, take or join gave for this batch"
+        )
+    if state.branches == 1:
+        return stepping.advance(pieces, params, state, latents, step)
+    if guidance is None:
+        raise ValueError("the state holds two branches of each sample, but this denoiser is not guided(...)")
+    if guidance.active(step):
+        prediction, state, info = stepping.advance(
+            pieces, params, state, cfg.doubled(latents), cfg.both(step, batch), paired=True
+        )
+        return cfg.combine(guidance, prediction), state, info
+    conditional = cfg.conditional(batch)
+    half = State(prepared=take(state.prepared, conditional), cache=take(state.cache, conditional))
+    prediction, half, info = stepping.advance(pieces, params, half, latents, step)
+    # Only the cache goes back: the prepared half is constant, and copying it would cost a request's memory.
+    return prediction, attrs.evolve(state, cache=put(state.cache, conditional, half.cache)), info
+
+
+def _wrong_arguments(state: object, inputs: object) -> str:
+    if not isinstance(inputs, Inputs):
+        return f"apply takes pure.Inputs(latents, step) as its third argument, got {type(inputs).__name__}"
+    return f"apply takes the State that init or apply returned as its second argument, got {type(state).__name__}"
+
+
+def assemble(denoiser: Denoiser) -> Pieces:
+    """Cut the stack by the plan's span and build the pieces, compiled if the denoiser says so."""
+    span = denoiser.plan.span or Span()
+    stop = len(denoiser.blocks) - span.back
+    skipping = can_skip(denoiser.plan.rules)  # what never skips remembers nothing
+    names = kept_names(denoiser) if skipping else ()
+    kept = tuple(Kept(name, predictor_of(denoiser, name)) for name in names)
+    probing = skipping and measures(denoiser.plan.rules)
+    options = denoiser.compile
+    # An embedding that must stay eager would break the graph of the front, and so with the head.
+    regional = options is not None and (options.regional or stays_eager(denoiser.embed) or stays_eager(denoiser.head))
+    inner = functools.partial(compiled, options if regional else None)
+    outer = functools.partial(compiled, None if regional else options)
+
+    # The next piece must not see in the strides whether the one before it was computed, filled
+    # in, or done for a part of the batch: it would compile once more for each.
+    dense = options is not None
+
+    def stack(blocks: Sequence[Block], dense: bool = dense) -> Stack:
+        return Stack(tuple(inner(block.run) for block in blocks), denoiser.attend, dense)
+
+    leading, unread = stack(denoiser.blocks[: span.front]), denoiser.reads is not None and not span.back
+    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing else None))
+    return Pieces(
+        front=front,
+        # Compiled it would be one graph more, for a few hundredths of a skipped step.
+        brief=front if options else Front(denoiser.embed, ending(leading) if unread else leading, None),
+        middle=outer(Middle(stack(denoiser.blocks[span.front : stop]), kept)),
+        fill=compiled(options, Fill(kept)),
+        back=outer(Back(stack(denoiser.blocks[stop:], dense=False), inner(denoiser.head))),
+        kept=kept,
+        span=(span.front, stop),
+        count=len(denoiser.blocks),
+        probing=probing,
+        rules=denoiser.plan.rules,
+        probe=denoiser.plan.probe,
+        agree=denoiser.agree,
+        compiled=options is not None,
+        depths=tuple(stream.predictor.history for stream in kept),
+    )
+
+
+def kept_names(denoiser: Denoiser) -> tuple[str, ...]:
+    """Streams that something after the middle reads: back blocks read all, the head those it declares."""
+    span = denoiser.plan.span or Span()
+    read = denoiser.streams if span.back or denoiser.reads is None else denoiser.reads
+    return tuple(name for name in denoiser.streams if name in read)
+
+
+def predictor_of(denoiser: Denoiser, name: str) -> Predictor:
+    """Return the predictor of one stream: the plan's where it applies, else `Hold`."""
+    predictor = denoiser.plan.predictor
+    if predictor is None:
+        return Hold()
+    wanted = predictor.streams
+    if wanted is None:
+        wanted = denoiser.streams if denoiser.reads is None else denoiser.reads
+    return predictor if wanted == "all" or name in wanted else Hold()

@@ -10,16 +10,17 @@ Reference: Ho and Salimans, arXiv:2207.12598, equation 6; the interval: Kynkaann
 al., arXiv:2404.07724.
 """
 
-import warnings
 from typing import Any
 
 import attrs
 import torch
 
+from pure.notes import Note
 from pure.step import Step
 from pure.tree import join, map_samples, state
 
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
+NORMALIZE = ("none", "token", "sample")
 
 
 @attrs.frozen(kw_only=True)
@@ -27,14 +28,14 @@ class Guidance:
     """Guidance `scale`, applied at steps in [start, stop) as fractions of the schedule.
 
     Attributes:
-        scale: s above.
-        start: fraction of the schedule at which guidance begins.
-        stop: fraction at which it ends.
-        lowest_sigma: noise level below which it has ended already (Z-Image's `cfg_truncation` c is 1 - c).
+        scale: s above; 1 is the conditional prediction.
+        start: fraction of the schedule at which guidance begins, 0 to 1.
+        stop: fraction at which it ends, above `start`.
+        lowest_sigma: noise level, 0 to 1, below which guidance has ended (1 - c for Z-Image's `cfg_truncation` c).
         normalize: "none"; "token" gives every token of the guided prediction the norm it has in
             the conditional one (Qwen-Image); "sample" shrinks a sample whose norm exceeds `cap`
             times that of the conditional one (Z-Image's `cfg_normalization`).
-        cap: see `normalize`.
+        cap: of "sample": how many times that norm is allowed, above 0.
     """
 
     scale: float
@@ -80,21 +81,24 @@ class Branches:
 def rows(guidance: Guidance | None, conditioning: Any) -> tuple[Any, bool]:
     """Return the conditioning of every row, and whether each sample has two.
 
-    Warns where guidance and negative conditioning do not come together; the request then
-    runs without guidance.
+    Where guidance and negative conditioning do not come together the request runs without
+    guidance; `notes` say so.
     """
-    if isinstance(conditioning, Branches):
-        if guidance is not None:
-            return _interleave(join(conditioning.conditional, conditioning.unconditional)), True
-        warnings.warn("the negative conditioning has no effect: the denoiser is not guided(...)", stacklevel=4)
+    if not isinstance(conditioning, Branches):
+        return conditioning, False
+    if guidance is None:
         return conditioning.conditional, False
-    if guidance is not None:
-        warnings.warn(
-            f"guided(scale={guidance.scale}) has no negative conditioning and runs without guidance; "
-            "encode a negative prompt ('' will do)",
-            stacklevel=4,
-        )
-    return conditioning, False
+    return _interleave(join(conditioning.conditional, conditioning.unconditional)), True
+
+
+def notes(guidance: Guidance | None, conditioning: Any) -> tuple[Note, ...]:
+    """Return what has no effect: guidance without negative conditioning, or the other way round."""
+    if isinstance(conditioning, Branches) and guidance is None:
+        return (Note("the negative conditioning has no effect: the denoiser is not guided(...)"),)
+    if guidance is not None and not isinstance(conditioning, Branches):
+        text = f"guided(scale={guidance.scale}) has no negative conditioning and runs without guidance"
+        return (Note(f"{text}; encode a negative prompt ('' will do)"),)
+    return ()
 
 
 def _interleave(tree: Any) -> Any:

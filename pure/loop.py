@@ -9,6 +9,7 @@ import torch
 from pure.denoiser import Denoiser
 from pure.experts import Experts
 from pure.info import Info
+from pure.notes import Note
 from pure.solver import Solver
 from pure.step import Inputs, Step
 from pure.tree import describe, leaves_with_paths, signature
@@ -38,11 +39,19 @@ Observer = Callable[[Frame], None]
 
 @attrs.frozen(eq=False)
 class Run:
-    """Result of `sample`: final latents (B, ...), final state, and the info of every step."""
+    """Result of `sample`.
+
+    Attributes:
+        latents: (B, ...) after the last step.
+        state: after the last step.
+        infos: of every step.
+        notes: what the run did not do although it was asked for; see `Denoiser.notes`.
+    """
 
     latents: torch.Tensor
     state: Any
     infos: tuple[Info, ...]
+    notes: tuple[Note, ...] = ()
 
 
 def unroll(
@@ -108,28 +117,42 @@ def sample(
         infos.append(frame.info)
         if observe is not None:
             observe(frame)
-    return Run(solver.latents(carry), state, tuple(infos))
+    return Run(solver.latents(carry), state, tuple(infos), plan_notes(denoiser, steps, conditioning))
 
 
 def start(
     denoiser: Denoiser | Experts, params: Any, conditioning: Any, latents: torch.Tensor, steps: Iterable[Step]
 ) -> Any:
-    """Return the state before the first step; experts are told the length of their own schedules.
+    """Return the state before the first step; every expert gets the length of its own schedule.
 
     Raises:
         ValueError: see `sample`.
     """
-    steps = tuple(steps)
     bound: Any = denoiser.bind(params)
-    if isinstance(denoiser, Experts):
-        own = {name: tuple(step for step in steps if step.expert == name) for name in denoiser.denoisers}
-        counts = {name: _count(some) if some else 0 for name, some in own.items()}
-        return denoiser.init(bound, conditioning, latents, counts)
-    return denoiser.init(bound, conditioning, latents, _count(steps))
+    return denoiser.init(bound, conditioning, latents, _counts(denoiser, tuple(steps)))
+
+
+def plan_notes(denoiser: Denoiser | Experts, steps: Iterable[Step], conditioning: Any = None) -> tuple[Note, ...]:
+    """Return what a run of these steps will not do although it was asked for; see `Denoiser.notes`.
+
+    Raises:
+        ValueError: see `sample`.
+    """
+    counts: Any = _counts(denoiser, tuple(steps))
+    return denoiser.notes(counts, conditioning)
+
+
+def _counts(denoiser: Denoiser | Experts, steps: tuple[Step, ...]) -> Any:
+    """Return the length of the schedule the steps are from, of experts that of each; they need not be all of it."""
+    if not isinstance(denoiser, Experts):
+        return _count(steps)
+    own = {name: tuple(step for step in steps if step.expert == name) for name in denoiser.denoisers}
+    return {name: _count(some) if some else 0 for name, some in own.items()}
 
 
 def _count(steps: tuple[Step, ...]) -> int:
-    """Return the length of the schedule the steps are from; they need not be all of it."""
+    if not steps:
+        raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
     counts = {step.count for step in steps}
     if len(counts) != 1 or isinstance(count := counts.pop(), tuple):
         raise ValueError(

@@ -16,23 +16,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
 import torch.utils._pytree as pytree
 
-from pure.block import Block, Params
-from pure.plan import Span
+from pure.block import Params
+from pure.plan import Probe
 from pure.predictors import Hold, Predictor
-from pure.rules import can_skip, measures
+from pure.rules import Rules
 from pure.tree import map_samples
 
-if TYPE_CHECKING:
-    from pure.denoiser import Denoiser
-
 Tree = Any
-Run = Callable[[Params, Tree, Tree, Callable], Tree]
 Streams = tuple[torch.Tensor, ...]
 
 
@@ -43,8 +39,9 @@ class CompileOptions:
     Attributes:
         backend: a `torch.compile` backend, by name or as a function.
         mode: a `torch.compile` mode, or None.
-        regional: compile every kind of block once and loop over blocks in Python, instead of
-            each piece as a whole (which gives one graph per piece and compiles far longer).
+        regional: compile every kind of block once and loop over blocks in Python (seconds); False
+            compiles each of the four pieces as one graph (minutes on large stacks, somewhat
+            faster steps).
     """
 
     backend: str | Callable = "inductor"
@@ -56,7 +53,7 @@ class CompileOptions:
 class Stack:
     """A run of consecutive blocks; `dense` copies what it returns if that is a view."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[Callable[[Params, Tree, Tree, Callable], Tree], ...]
     attend: Callable
     dense: bool = False
 
@@ -100,7 +97,7 @@ class Front:
 
 @attrs.frozen
 class Kept:
-    """One stream that is remembered: its name, and who predicts it."""
+    """One stream that is remembered: its name, and its predictor."""
 
     name: str
     predictor: Predictor
@@ -109,6 +106,11 @@ class Kept:
     def whole(self) -> bool:
         """Whether the stream itself is remembered, not what the middle adds to it."""
         return self.predictor.on == "hidden"
+
+    @property
+    def held(self) -> bool:
+        """Whether its newest residual is repeated as it is, which needs no weights."""
+        return isinstance(self.predictor, Hold)
 
 
 @attrs.frozen
@@ -181,9 +183,20 @@ class Back:
 
 @attrs.frozen(kw_only=True)
 class Pieces:
-    """All that `apply` calls, and the numbers it needs to call them.
+    """All that a step calls, and what it needs to decide what to call.
 
-    `brief` is the front where it is known before that the middle is skipped.
+    Attributes:
+        front, middle, fill, back: the four pieces.
+        brief: the front where it is known beforehand that the middle is skipped.
+        kept: the streams that are remembered.
+        span: index of the first middle block, and of the first back block.
+        count: number of blocks.
+        probing: whether the change of the front residual is ever measured.
+        rules: when to compute.
+        probe: how the change is measured.
+        agree: adds the sums of the change over the ranks that divide the tokens.
+        compiled: whether any piece is.
+        depths: of each kept stream, how many computed steps its predictor looks back to.
     """
 
     front: Callable
@@ -193,63 +206,13 @@ class Pieces:
     back: Callable
     kept: tuple[Kept, ...]
     span: tuple[int, int]
-    history: int
+    count: int
     probing: bool
-
-
-def assemble(denoiser: Denoiser) -> Pieces:
-    """Cut the stack by the plan's span and build the pieces, compiled if the denoiser says so."""
-    span = denoiser.plan.span or Span()
-    stop = len(denoiser.blocks) - span.back
-    skipping = can_skip(denoiser.plan.rules)  # what never skips remembers nothing
-    names = kept_names(denoiser) if skipping else ()
-    kept = tuple(Kept(name, predictor_of(denoiser, name)) for name in names)
-    probing = skipping and measures(denoiser.plan.rules)
-    options = denoiser.compile
-    # An embedding that must stay eager would break the graph of the front, and so with the head.
-    regional = options is not None and (options.regional or stays_eager(denoiser.embed) or stays_eager(denoiser.head))
-    inner = functools.partial(compiled, options if regional else None)
-    outer = functools.partial(compiled, None if regional else options)
-
-    # The next piece must not see in the strides whether the one before it was computed, filled
-    # in, or done for a part of the batch: it would compile once more for each.
-    dense = options is not None
-
-    def stack(blocks: Sequence[Block], dense: bool = dense) -> Stack:
-        return Stack(tuple(inner(block.run) for block in blocks), denoiser.attend, dense)
-
-    leading, unread = stack(denoiser.blocks[: span.front]), denoiser.reads is not None and not span.back
-    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing else None))
-    return Pieces(
-        front=front,
-        # Compiled it would be one graph more, for a few hundredths of a skipped step.
-        brief=front if options else Front(denoiser.embed, ending(leading) if unread else leading, None),
-        middle=outer(Middle(stack(denoiser.blocks[span.front : stop]), kept)),
-        fill=compiled(options, Fill(kept)),
-        back=outer(Back(stack(denoiser.blocks[stop:], dense=False), inner(denoiser.head))),
-        kept=kept,
-        span=(span.front, stop),
-        history=max((stream.predictor.history for stream in kept), default=0),
-        probing=probing,
-    )
-
-
-def kept_names(denoiser: Denoiser) -> tuple[str, ...]:
-    """Streams that something after the middle reads: back blocks read all, the head those it declares."""
-    span = denoiser.plan.span or Span()
-    read = denoiser.streams if span.back or denoiser.reads is None else denoiser.reads
-    return tuple(name for name in denoiser.streams if name in read)
-
-
-def predictor_of(denoiser: Denoiser, name: str) -> Predictor:
-    """Return the predictor of one stream: the plan's where it applies, else `Hold`."""
-    predictor = denoiser.plan.predictor
-    if predictor is None:
-        return Hold()
-    wanted = predictor.streams
-    if wanted is None:
-        wanted = denoiser.streams if denoiser.reads is None else denoiser.reads
-    return predictor if wanted == "all" or name in wanted else Hold()
+    rules: Rules
+    probe: Probe | None
+    agree: Callable[[torch.Tensor], torch.Tensor] | None
+    compiled: bool
+    depths: tuple[int, ...]
 
 
 def compiled(options: CompileOptions | None, function: Callable) -> Callable:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from pure.predictors import Predictor
-from pure.rules import Rule
+from pure.rules import Rule, ordered
 
 
 @attrs.frozen(kw_only=True)
@@ -23,10 +23,10 @@ class Probe:
     """How the change of the front residual is measured.
 
     Attributes:
-        importance: only tokens whose own relative change exceeds this take part (0: all).
-        downsample: every k-th feature takes part (1: all).
-        follow: "own" measures every branch; "conditional" lets the other guidance branch
-            use the change measured on the conditional one.
+        importance: only tokens whose own relative change exceeds this are measured; 0 measures all.
+        downsample: every k-th feature is measured; 1 measures all.
+        follow: "own" measures every guidance branch; "conditional" uses the change of the
+            conditional branch for both.
     """
 
     importance: float = 0.0
@@ -38,8 +38,8 @@ class Probe:
 class Plan:
     """What may be skipped (`span`), when (`rules`) and how it is filled in (`predictor`).
 
-    A plan is edited by transforms through `set` and `add`; saying the same thing twice is
-    fine, saying two different things is an error. The default plan computes everything.
+    Transforms edit a plan through `set` and `add`. Setting something twice to the same value is
+    fine, to different values an error. The default plan computes everything.
     """
 
     span: Span | None = None
@@ -63,11 +63,24 @@ class Plan:
         """Return the plan with `rules` added, in their canonical order.
 
         Raises:
-            ValueError: a rule of the same kind with other settings is there already.
+            ValueError: a rule of the same kind with other settings is there already, or a rule of
+                another kind stands at the same place of the order.
+            TypeError: something is no rule, or a rule that is no frozen record with a name and a place.
         """
         by_kind = {type(rule): rule for rule in self.rules}
         for rule in rules:
+            _check_rule(rule)
             old = by_kind.setdefault(type(rule), rule)
             if old != rule:
                 raise ValueError(f"a rule is set twice, as {old} and as {rule}; compose only one of the two")
-        return attrs.evolve(self, rules=tuple(sorted(by_kind.values(), key=lambda rule: rule.rank)))
+        return attrs.evolve(self, rules=ordered(tuple(by_kind.values())))
+
+
+def _check_rule(rule: object) -> None:
+    if not isinstance(rule, Rule):
+        cure = f"; call it: {rule.__name__}(...)" if isinstance(rule, type) else ""
+        raise TypeError(f"a plan takes rules, got {rule!r}{cure}")
+    if not isinstance(getattr(rule, "name", None), str):
+        raise TypeError(f"{type(rule).__name__} has no name; set name to the reason that it gives")
+    if not attrs.has(type(rule)) or type(rule).__hash__ is None:
+        raise TypeError(f"{type(rule).__name__} must be a frozen record: decorate it with @attrs.frozen")

@@ -1,7 +1,7 @@
 """When to compute: rules, their canonical order, and the decision they take together.
 
 A rule sees where one sample stands and its counters and answers COMPUTE, SKIP or DEFER.
-The first step a sample ever sees is computed. After it, the first answer in the
+The first step of a sample is always computed. After it, the first answer in the
 canonical order wins, whatever the order of composition:
 warm-up, mask, total limit, continuous limit, accumulated limit, threshold, and at the
 end the default, which computes. All but the threshold are Python arithmetic on the CPU;
@@ -9,26 +9,33 @@ only when they all defer is the change measured and read back from the device.
 """
 
 import functools
-import warnings
+import itertools
 from typing import Any, ClassVar, Protocol
 
 import attrs
 
 from pure.info import Answer
 from pure.memory import Memory
+from pure.notes import Note
 from pure.step import Where
 
 
 class Rule:
     """Base of rules, which are frozen records.
 
+    A rule of your own says where it stands with `before` or `after`, such as `before = Threshold`.
+
     Attributes:
-        rank: place in the canonical order.
         name: the reason it gives.
+        before: the kind of rule it stands directly before.
+        after: the kind of rule it stands directly after.
+        rank: place of a kind of rule that names neither.
     """
 
-    rank: ClassVar[int]
     name: ClassVar[str]
+    before: "ClassVar[type[Rule] | None]" = None
+    after: "ClassVar[type[Rule] | None]" = None
+    rank: ClassVar[float]
 
     @property
     def may_skip(self) -> bool:
@@ -69,11 +76,15 @@ class MaskSource(Protocol):
     """Where a mask comes from: a preset, bins or an explicit list."""
 
     def mask(self, count: int) -> tuple[int, ...] | None:
-        """Return `count` entries (1 computes, 0 may skip); None turns the mask off, with a warning.
+        """Return `count` entries (1 computes, 0 may skip); None turns the mask off.
 
         Raises:
             ValueError: there is no such mask for this step count.
         """
+        ...
+
+    def notes(self, count: int) -> tuple[Note, ...]:
+        """Return how the mask of a run of `count` steps departs from what was asked for."""
         ...
 
 
@@ -81,7 +92,7 @@ class MaskSource(Protocol):
 class Warmup(Restraint):
     """Compute steps 0, interval, 2 interval, ... below `steps`."""
 
-    rank: ClassVar[int] = 0
+    rank: ClassVar[float] = 0
     name: ClassVar[str] = "warm-up"
     steps: int
     interval: int = 1
@@ -96,7 +107,7 @@ class Warmup(Restraint):
 class Mask(Rule):
     """A step mask: 1 computes; 0 skips (`static`) or lets the other rules decide (`dynamic`)."""
 
-    rank: ClassVar[int] = 1
+    rank: ClassVar[float] = 1
     name: ClassVar[str] = "mask"
     source: MaskSource
     policy: str = "dynamic"
@@ -116,7 +127,7 @@ class Mask(Rule):
 class Entries(Rule):
     """A mask whose entries are known: what `settle` makes of a `Mask`."""
 
-    rank: ClassVar[int] = 1
+    rank: ClassVar[float] = 1
     name: ClassVar[str] = "mask"
     entries: tuple[int, ...]
     policy: str
@@ -135,17 +146,15 @@ class Entries(Rule):
 
 @functools.lru_cache(maxsize=512)
 def resolve(source: MaskSource, count: int) -> tuple[int, ...] | None:
-    """Return `source.mask(count)`, computed once; its warnings are raised by `check`, at `init`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return source.mask(count)
+    """Return `source.mask(count)`, computed once."""
+    return source.mask(count)
 
 
 @attrs.frozen(cache_hash=True)
 class Total(Limit):
     """Compute once `limit` steps have been skipped."""
 
-    rank: ClassVar[int] = 2
+    rank: ClassVar[float] = 2
     name: ClassVar[str] = "total limit"
     limit: int
 
@@ -158,7 +167,7 @@ class Total(Limit):
 class Continuous(Limit):
     """Compute after `limit` skips in a row."""
 
-    rank: ClassVar[int] = 3
+    rank: ClassVar[float] = 3
     name: ClassVar[str] = "continuous limit"
     limit: int
 
@@ -171,7 +180,7 @@ class Continuous(Limit):
 class Accumulated(Limit):
     """Compute once the changes accepted since the last computed step add up to `limit`."""
 
-    rank: ClassVar[int] = 4
+    rank: ClassVar[float] = 4
     name: ClassVar[str] = "accumulated limit"
     limit: float
 
@@ -188,7 +197,7 @@ class Threshold(Rule):
     unless `Accumulated` needs the change.
     """
 
-    rank: ClassVar[int] = 5
+    rank: ClassVar[float] = 5
     name: ClassVar[str] = "threshold"
     value: float
 
@@ -212,9 +221,45 @@ Rules = tuple[Rule, ...]
 MEASURE = "measure"
 
 
+def place(kind: type[Rule]) -> tuple[float, ...]:
+    """Return where a kind of rule stands, as a tuple that sorts in the canonical order.
+
+    Raises:
+        TypeError: it names no place, or two.
+
+    >>> place(Total) < place(Threshold)
+    True
+    """
+    neighbour = kind.before or kind.after
+    if neighbour is None and hasattr(kind, "rank"):
+        return (kind.rank, 0)
+    if neighbour is None or (kind.before and kind.after):
+        raise TypeError(
+            f"{kind.__name__} must say where it stands among the rules: set one of before and after to a kind of "
+            "rule, such as before = pure.rules.Threshold"
+        )
+    return (*place(neighbour)[:-1], -1 if kind.before else 1, 0)
+
+
+def ordered(rules: Rules) -> Rules:
+    """Return rules of different kinds in the canonical order.
+
+    Raises:
+        ValueError: two stand at the same place, so that the order of composition would decide.
+    """
+    found = sorted(rules, key=lambda rule: place(type(rule)))
+    for one, other in itertools.pairwise(found):
+        if place(type(one)) == place(type(other)):
+            raise ValueError(
+                f"{one} and {other} stand at the same place among the rules, and which answers first is open; "
+                f"set before or after of one of them to the kind of the other"
+            )
+    return tuple(found)
+
+
 def find(rules: Rules, kind: type) -> Rule | None:
     """Return the rule of this kind, if the plan has one."""
-    return next((rule for rule in rules if type(rule) is kind), None)
+    return next((rule for rule in rules if isinstance(rule, kind)), None)
 
 
 @functools.lru_cache(maxsize=512)
@@ -254,9 +299,15 @@ def _first_answer(settled: Rules, where: Where, memory: Memory) -> tuple[Answer,
         if isinstance(rule, Threshold) and (answer is Answer.DEFER or (answer is Answer.SKIP and summing)):
             return Answer.DEFER, MEASURE
         if answer is not Answer.DEFER:
+            if not isinstance(answer, Answer):
+                raise TypeError(_no_answer(rule, answer, where))
             return answer, rule.name
         summing = summing or isinstance(rule, Accumulated)
     return Answer.COMPUTE, "default"
+
+
+def _no_answer(rule: Rule, answer: object, where: Where) -> str:
+    return f"{rule} answered {answer!r} at step {where.index}; answer() must return pure.Answer.COMPUTE, SKIP or DEFER"
 
 
 def judge(rules: Rules, change: float) -> tuple[Answer, str]:
@@ -280,32 +331,53 @@ def can_skip(rules: Rules, count: int | None = None) -> bool:
     if count is None:
         deciding = next((rule for rule in rules if rule.may_skip or rule.forbids), None)
         return deciding is not None and deciding.may_skip
+    return None in _reasons(rules, count)
+
+
+def _reasons(rules: Rules, count: int) -> dict[str | None, None]:
+    """Return why the steps of a run are computed, in order; None stands for a step that may be skipped."""
     seen = Memory(skipped=0, streak=0, computed=1, first=0, accumulated=0.0, times=())
-    settled = settle(rules, count)
-    answers = (decide(settled, Where(index, count), seen)[0] for index in range(1, count))
-    return any(answer is not Answer.COMPUTE for answer in answers)
+    settled, found = settle(rules, count), dict[str | None, None]()
+    for index in range(1, count):
+        answer, reason = decide(settled, Where(index, count), seen)
+        found[reason if answer is Answer.COMPUTE else None] = None
+    return found
 
 
-def check(rules: Rules, count: int) -> None:
+def check(rules: Rules, count: int) -> tuple[Note, ...]:
     """Check the rules against the number of steps of a run.
 
-    Warns if a mask turns itself off, or if nothing can be skipped.
+    Returns:
+        Notes on a mask that is off or does not fit, and on rules that cannot skip a step.
 
     Raises:
         ValueError: the mask does not fit the step count, or is static and starts with a skip.
     """
     if not rules:
-        return
+        return ()
+    found: tuple[Note, ...] = ()
     mask = find(rules, Mask)
     if isinstance(mask, Mask):
-        entries = mask.source.mask(count)
+        entries, found = resolve(mask.source, count), mask.source.notes(count)
         if entries is not None and mask.policy == "static" and not entries[0]:
             raise ValueError(
                 f"the static mask {''.join(map(str, entries))} starts with 0, but there is nothing to reuse "
                 "before the first computed step; start it with 1 or use policy='dynamic'"
             )
-    if not can_skip(rules, count):
-        warnings.warn(
-            f"nothing will be skipped: {list(settle(rules, count))} computes every one of {count} steps",
-            stacklevel=4,
-        )
+    reasons = _reasons(rules, count)
+    if None in reasons:
+        return found
+    return (*found, Note(f"nothing will be skipped: {_computing(tuple(filter(None, reasons)), count)}"))
+
+
+def _computing(reasons: tuple[str, ...], count: int) -> str:
+    if not reasons:
+        return "a run of 1 step is its first step, which is computed"
+    cure = ""
+    if "default" in reasons:
+        cure = "; no rule skips: add dbcache(threshold=...) or a static mask"
+    elif "threshold" in reasons:
+        cure = "; a threshold of 0 never skips: raise it"
+    elif reasons == ("warm-up",):
+        cure = "; use a shorter warm-up or more steps"
+    return f"{' and '.join(reasons)} {'computes' if len(reasons) == 1 else 'compute'} every one of {count} steps{cure}"

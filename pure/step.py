@@ -7,6 +7,19 @@ from typing import Any
 import attrs
 import torch
 
+MOST_STEPS = 10_000
+"""Most steps of a schedule: what is made for every step stays small whatever is asked for."""
+
+
+def check_count(count: object) -> None:
+    """Refuse a number of steps that no schedule can have.
+
+    Raises:
+        ValueError: it is not a whole number of 1 to `MOST_STEPS`.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_STEPS:
+        raise ValueError(f"a run takes 1 to {MOST_STEPS} steps, got {count!r}")
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Step:
@@ -21,6 +34,10 @@ class Step:
         sigma_next: noise level after it.
         expert: name of the expert; empty where there is one only.
         branch: name of the guidance branch.
+
+    Raises:
+        ValueError: an index is not in 0 to count - 1, or a tensor has another shape than () or (B,).
+        TypeError: an index or a count is not a whole number, or a level is no tensor.
     """
 
     index: int | tuple[int, ...]
@@ -34,6 +51,21 @@ class Step:
     _times: torch.Tensor = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: _at_least_1d(self.timestep), takes_self=True)
     )
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.index) is int and type(self.count) is int:
+            if not 0 <= self.index < self.count:
+                raise ValueError(_misplaced(self.index, self.count))
+        else:
+            _check_places(self.index, self.count)
+        for name in ("timestep", "sigma", "sigma_next"):
+            level = getattr(self, name)
+            if level is None and name != "timestep":
+                continue
+            if not isinstance(level, torch.Tensor):
+                raise TypeError(f"Step.{name} is {level!r}; give a tensor of shape () or (B,)")
+            if level.ndim > 1:
+                raise ValueError(f"Step.{name} has shape {tuple(level.shape)}; give a tensor of shape () or (B,)")
 
     def rows(self, batch: int) -> tuple[Where, ...]:
         """Say for each of `batch` samples where it stands.
@@ -53,12 +85,39 @@ class Step:
         return tuple(Where(*values) for values in zip(*columns, strict=True))
 
     def times(self, batch: int) -> torch.Tensor:
-        """Return the timestep of every sample, shape (B,)."""
-        return self._times.expand(batch) if self.timestep.ndim == 0 and batch != 1 else self._times
+        """Return the timestep of every sample, shape (B,).
+
+        Raises:
+            ValueError: there are timesteps for another number of samples.
+        """
+        if len(self._times) == batch:
+            return self._times
+        if self.timestep.ndim:
+            _spread("timestep", tuple(self.timestep), batch)
+        return self._times.expand(batch)
 
 
 def _at_least_1d(timestep: torch.Tensor) -> torch.Tensor:
     return timestep.reshape(1) if timestep.ndim == 0 else timestep
+
+
+def _misplaced(index: object, count: object) -> str:
+    return f"Step(index={index}, count={count}): an index is in 0 to count - 1"
+
+
+def _check_places(indices: object, counts: object) -> None:
+    """Check places of which some are given per sample."""
+    for name, value in (("index", indices), ("count", counts)):
+        for entry in value if isinstance(value, tuple) else (value,):
+            if isinstance(entry, bool) or not isinstance(entry, int):
+                raise TypeError(f"Step.{name} is {value!r}; give a whole number, or a tuple of one per sample")
+    lengths = {len(value) for value in (indices, counts) if isinstance(value, tuple)}
+    if len(lengths) > 1:
+        raise ValueError(f"Step(index={indices}, count={counts}): give both for the same number of samples")
+    batch = max(lengths, default=1)
+    for index, count in zip(_spread("index", indices, batch), _spread("count", counts, batch), strict=True):
+        if not 0 <= index < count:
+            raise ValueError(_misplaced(indices, counts))
 
 
 def _spread(name: str, value: Any, batch: int) -> tuple:
@@ -81,7 +140,16 @@ class Where:
 
 @attrs.frozen(eq=False)
 class Inputs:
-    """What changes from step to step: `latents` (B, ...) and the `Step`."""
+    """What changes from step to step: `latents` (B, ...) and the `Step`.
+
+    Raises:
+        TypeError: one of the two is of another kind.
+    """
 
     latents: torch.Tensor
     step: Step
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.latents, torch.Tensor) or not isinstance(self.step, Step):
+            got = f"{type(self.latents).__name__}, {type(self.step).__name__}"
+            raise TypeError(f"Inputs takes latents, a tensor (B, ...), and a Step; got {got}")

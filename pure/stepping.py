@@ -1,4 +1,4 @@
-"""`init` and `apply`: the only place in the project where blocks are skipped.
+"""One step of a batch: the only place in the project where blocks are skipped.
 
 A batch is split into the samples that compute and the samples that skip. Fill-in runs
 on all samples, the middle blocks on those that compute; front and back on all.
@@ -8,48 +8,33 @@ Shapes: B rows, which are samples, or samples times branches under guidance.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import Any
 
-import attrs
 import numpy as np
 import torch
 
-from pure import guidance as cfg
 from pure.block import Bound
 from pure.info import Answer, Decision, Info
 from pure.measure import measure
 from pure.memory import Cache, Memory, State, read, write
-from pure.pieces import mark_batch
-from pure.rules import Rules, check, decide, judge, settle
-from pure.step import Inputs, Step, Where
-from pure.tree import map_samples, put, send, take
-
-if TYPE_CHECKING:
-    from pure.denoiser import Denoiser
-    from pure.pieces import Kept, Pieces
+from pure.pieces import Kept, Pieces, mark_batch
+from pure.rules import Rules, decide, judge, settle
+from pure.step import Step, Where
+from pure.tree import put, send, take
 
 Tree = Any
 
 
-def init(denoiser: Denoiser, params: Bound, conditioning: Tree, latents: torch.Tensor, count: int) -> State:
-    """Return the state before the first step (see `Denoiser.init`)."""
-    if count < 1:
-        raise ValueError(f"a run of {count} steps cannot be started; ask for at least 1")
-    check(denoiser.plan.rules, count)
-    conditioning, guided = cfg.rows(denoiser.guidance, conditioning)
-    prepared = map_samples(torch.Tensor.contiguous, denoiser.prepare(params.all, conditioning))
-    entry = cfg.doubled(latents) if guided else latents
-    batch = entry.shape[0]
-    hidden, _ = denoiser.embed(params.all, prepared, entry, entry.new_zeros(batch))
-    cache = _empty(denoiser.pieces, denoiser.probe(hidden), hidden, batch)
-    return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
+def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int) -> Cache:
+    """Return the cache before the first step; of `probed` and `hidden` only the metadata matters."""
 
-
-def _empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int) -> Cache:
     def zeros(like: torch.Tensor) -> torch.Tensor:
         return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
-    fresh = Memory(skipped=0, streak=0, computed=0, first=-1, accumulated=0.0, times=(-1,) * pieces.history)
+    fresh = Memory(
+        skipped=0, streak=0, computed=0, first=-1, accumulated=0.0, times=(-1,) * max(pieces.depths, default=0)
+    )
     return Cache(
         ledger=write([fresh] * batch),
         probe=zeros(probed) if pieces.probing else None,
@@ -60,50 +45,42 @@ def _empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int) -> Ca
     )
 
 
-def apply(denoiser: Denoiser, params: Bound, state: State, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
-    """Take one step (see `Denoiser.apply`)."""
-    latents, step, guidance = inputs.latents, inputs.step, denoiser.guidance
-    batch, rows = latents.shape[0], state.cache.ledger.shape[0]
-    if rows != batch * state.branches:
-        raise ValueError(
-            f"the state holds {rows // state.branches} samples and the latents {batch}; "
-            "use the state that init, take or join gave for this batch"
-        )
-    if state.branches == 1:
-        return _advance(denoiser, params, state, latents, step)
-    if guidance is None:
-        raise ValueError("the state holds two branches of each sample, but this denoiser is not guided(...)")
-    if guidance.active(step):
-        prediction, state, info = _advance(
-            denoiser, params, state, cfg.doubled(latents), cfg.both(step, batch), paired=True
-        )
-        return cfg.combine(guidance, prediction), state, info
-    conditional = cfg.conditional(batch)
-    half = State(prepared=take(state.prepared, conditional), cache=take(state.cache, conditional))
-    prediction, half, info = _advance(denoiser, params, half, latents, step)
-    # Only the cache goes back: the prepared half is constant, and copying it would cost a request's memory.
-    return prediction, attrs.evolve(state, cache=put(state.cache, conditional, half.cache)), info
-
-
-def _advance(
-    denoiser: Denoiser, params: Bound, state: State, latents: torch.Tensor, step: Step, paired: bool = False
+def advance(
+    pieces: Pieces, params: Bound, state: State, latents: torch.Tensor, step: Step, paired: bool = False
 ) -> tuple[torch.Tensor, State, Info]:
     """Take one step with every row on its own; `paired` rows are the two branches of a sample."""
-    pieces, cache = denoiser.pieces, state.cache
+    cache = state.cache
+    if _shape(cache) != (pieces.probing, pieces.depths):
+        raise ValueError(_other_plan(cache, pieces))
     front, stop = pieces.span
     batch = latents.shape[0]
     rows, memories = step.rows(batch), read(cache.ledger)
-    answers = _foresee(denoiser.plan.rules, rows, memories)
+    answers = _foresee(pieces.rules, rows, memories)
     begin = pieces.brief if all(answer is Answer.SKIP for answer, _ in answers) else pieces.front
     hidden, context, residual = begin(params.all, params.blocks[:front], state.prepared, latents, step.times(batch))
-    decisions, sizes = _decide(denoiser, answers, cache, residual, rows, [m.size for m in memories], paired)
+    decisions, sizes = _decide(pieces, answers, cache, residual, rows, [m.size for m in memories], paired)
     ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
     cache = Cache(ledger=ledger, probe=cache.probe, history=cache.history)
-    if denoiser.compile is not None:
+    if pieces.compiled:
         mark_batch((hidden, context), batch)
     hidden, cache = _middle(pieces, params.blocks[front:stop], hidden, context, residual, cache, decisions, memories)
     prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)
     return prediction, State(prepared=state.prepared, cache=cache, branches=state.branches), Info(decisions)
+
+
+def _shape(cache: Cache) -> tuple[bool, tuple[int, ...]]:
+    """Return what a cache remembers: a probe or none, and how many residuals of each stream."""
+    return cache.probe is not None, tuple(map(len, cache.history))
+
+
+def _other_plan(cache: Cache, pieces: Pieces) -> str:
+    def words(probing: bool, depths: tuple[int, ...]) -> str:
+        return f"{'a' if probing else 'no'} front residual and {list(depths)} residuals per stream"
+
+    return (
+        f"this state was initialised by another plan: it remembers {words(*_shape(cache))}, this denoiser needs "
+        f"{words(pieces.probing, pieces.depths)}; use the state that its own init returned"
+    )
 
 
 def _foresee(rules: Rules, rows: tuple[Where, ...], memories: list[Memory]) -> list[tuple[Answer, str]]:
@@ -113,7 +90,7 @@ def _foresee(rules: Rules, rows: tuple[Where, ...], memories: list[Memory]) -> l
 
 
 def _decide(
-    denoiser: Denoiser,
+    pieces: Pieces,
     foreseen: list[tuple[Answer, str]],
     cache: Cache,
     residual: torch.Tensor | None,
@@ -122,17 +99,17 @@ def _decide(
     paired: bool,
 ) -> tuple[tuple[Decision, ...], list[float]]:
     """Return what is done with every row, and the sizes of the residuals it was compared with."""
-    rules, answers = denoiser.plan.rules, list(foreseen)
+    answers = list(foreseen)
     changes: list[float | None] = [None] * len(rows)
     if any(answer is Answer.DEFER for answer, _ in answers):  # the only synchronisation with the device
-        assert cache.probe is not None and residual is not None
-        measured, sizes = measure(denoiser.plan.probe, cache.probe, residual, paired, denoiser.agree, sizes)
+        assert cache.probe is not None and residual is not None, "a plan that measures keeps a probe"
+        measured, sizes = measure(pieces.probe, cache.probe, residual, paired, pieces.agree, sizes)
         for row, (answer, _) in enumerate(answers):
             if answer is Answer.DEFER:
                 changes[row] = measured[row]
-                answers[row] = judge(rules, measured[row])
-    front, stop = denoiser.pieces.span
-    total, skipping = len(denoiser.blocks), front + len(denoiser.blocks) - stop
+                answers[row] = judge(pieces.rules, measured[row])
+    front, stop = pieces.span
+    total, skipping = pieces.count, front + pieces.count - stop
     decisions = tuple(
         Decision(
             where.index,
@@ -190,12 +167,12 @@ def _weights(
     """Return (B, K) weights per kept stream; None for a held one, which needs no sum."""
 
     def table(stream: Kept) -> torch.Tensor | None:
-        depth = stream.predictor.history
-        if depth == 1:
+        if stream.held:
             return None
+        depth = stream.predictor.history
         weights = [
             # A row that computes now may have no history yet; what is filled in for it is not used.
-            stream.predictor.weights(m.times[:depth], d.index, m.first) if m.computed else (0.0,) * depth
+            _checked(stream, m.times[:depth], d.index, m.first) if m.computed else (0.0,) * depth
             for d, m in zip(decisions, memories, strict=True)
         ]
         like = getattr(hidden, stream.name)
@@ -203,3 +180,18 @@ def _weights(
         return send(torch.from_numpy(np.array(weights, dtype=dtype)), like.device)
 
     return tuple(table(stream) for stream in kept)
+
+
+def _checked(stream: Kept, times: tuple[int, ...], target: int, first: int) -> tuple[float, ...]:
+    """Return the weights of one row, K finite numbers."""
+    weights = stream.predictor.weights(times, target, first)
+    try:
+        good = len(weights) == len(times) and all(map(math.isfinite, weights))
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"{stream.predictor} gave the weights {weights!r} for step {target}; a predictor that looks back to "
+            f"{len(times)} computed steps gives {len(times)} finite numbers"
+        )
+    return weights

@@ -181,14 +181,14 @@ def test_a_state_that_grows() -> None:
 
 
 def test_a_history_deeper_than_promised() -> None:
-    empty = stepping._empty
+    empty = stepping.empty
 
     def deeper(*arguments):
         cache = empty(*arguments)
         return attrs.evolve(cache, history=tuple((*past, past[0].clone()) for past in cache.history))
 
     case = situation(RANDOM, SKIPPING)
-    assert_caught(memory.state_has_the_promised_size, case, lambda patch: patch.setattr(stepping, "_empty", deeper))
+    assert_caught(memory.state_has_the_promised_size, case, lambda patch: patch.setattr(stepping, "empty", deeper))
 
 
 def test_a_counter_lost_in_saving() -> None:
@@ -202,7 +202,7 @@ def test_a_counter_lost_in_saving() -> None:
 
 
 def test_a_stream_that_is_not_remembered() -> None:
-    fault: Plant = lambda patch: patch.setattr(pieces, "kept_names", lambda denoiser: ("image",))  # noqa: E731
+    fault: Plant = lambda patch: patch.setattr("pure.denoiser.kept_names", lambda denoiser: ("image",))  # noqa: E731
     case = situation(CLOSED, SKIPPING)
     answers.closed_form_holds(case)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError):

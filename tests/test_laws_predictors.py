@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pure import Hold
 from pure.predictors import Predictor
 from pure.transforms import taylorseer
-from pure.transforms.taylorseer import COLD_START, Taylor
+from pure.transforms.taylorseer import COLD_START
 from tests.lawbook.oracle import Recursion
 
 
@@ -26,11 +26,11 @@ class Claim:
 
 CLAIMS = {
     "hold": Claim(Hold(), exact=0, slope=1),
-    "taylor-0": Claim(Taylor(0), exact=0, slope=1),
-    "taylor-1": Claim(Taylor(1), exact=1, slope=2),
+    "taylor-0": Claim(taylorseer(order=0), exact=0, slope=1),
+    "taylor-1": Claim(taylorseer(order=1), exact=1, slope=2),
     # One-sided differences taken at the newer end: higher orders gain no order of accuracy.
-    "taylor-2": Claim(Taylor(2), exact=1, slope=2),
-    "taylor-3": Claim(Taylor(3), exact=1, slope=2),
+    "taylor-2": Claim(taylorseer(order=2), exact=1, slope=2),
+    "taylor-3": Claim(taylorseer(order=3), exact=1, slope=2),
 }
 ORDERS = range(4)
 
@@ -58,7 +58,7 @@ def test_weights_sum_to_one(name: str, computed: list[int], distance: int) -> No
 @hypothesis.given(computed=computed_steps, distance=st.integers(1, 8))
 def test_order_zero_is_hold(computed: list[int], distance: int) -> None:
     arguments = (times_of(Hold(), computed), computed[-1] + distance, computed[0])
-    assert Taylor(0).weights(*arguments) == Hold().weights(*arguments) == (1.0,)
+    assert taylorseer(order=0).weights(*arguments) == Hold().weights(*arguments) == (1.0,)
 
 
 warm_schedules = st.lists(st.integers(0, 60), min_size=6, max_size=12, unique=True).map(sorted)
@@ -91,7 +91,7 @@ def test_measured_error_slope_is_the_declared_one(name: str) -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_cold_start_repeats_the_last_residual(order: int) -> None:
-    predictor = Taylor(order)
+    predictor = taylorseer(order=order)
     for computed in ([0], [0, 1], [0, 1, 2], [4, 5, 6]):
         weights = predictor.weights(times_of(predictor, computed), computed[-1] + 2, computed[0])
         assert weights == (1.0,) + (0.0,) * order
@@ -102,7 +102,7 @@ def test_cold_start_repeats_the_last_residual(order: int) -> None:
 @pytest.mark.parametrize("order", [2, 3])
 def test_taylorseer_is_not_exact_on_quadratics(order: int) -> None:
     """The exception its docstring states: the first difference is a slope between two steps."""
-    predictor = Taylor(order)
+    predictor = taylorseer(order=order)
     assert _error(predictor, [0, 3, 4, 5, 6], 1, lambda t: float(t * t)) == pytest.approx(1.0)
     assert _error(predictor, [0, 3, 4, 5, 6], 1, lambda t: float(t)) < 1e-12
     assert "not* exact on quadratics" in (taylorseer.__doc__ or "")
@@ -114,7 +114,7 @@ def test_taylorseer_is_not_exact_on_quadratics(order: int) -> None:
 def test_weights_reproduce_the_published_recursion(order: int, schedule: list[bool], first: int) -> None:
     """Against the recursion on tensors, over random schedules of computed and skipped steps."""
     generator = torch.Generator().manual_seed(len(schedule))
-    predictor, recursion = Taylor(order), Recursion(order)
+    predictor, recursion = taylorseer(order=order), Recursion(order)
     stored: dict[int, torch.Tensor] = {}
     for time, computes in enumerate([True, *schedule], start=first):
         if computes:

@@ -1,43 +1,48 @@
 """Compilation as a transform: it sets an option, the pieces are compiled when they are built."""
 
-from collections.abc import Callable
-
 import attrs
 
 from pure.compose import Transform
 from pure.denoiser import Denoiser
 from pure.pieces import CompileOptions
+from pure.transforms.checks import check_fields, flag, narrowed, refuse
 
 __all__ = ["compiled"]
 
 
+def _backend(instance: "compiled", attribute: attrs.Attribute, value: object) -> None:
+    if not isinstance(value, str) and not callable(value):
+        raise refuse(instance, attribute.name, value, "a backend is a name, such as 'inductor', or a function")
+
+
+def _mode(instance: "compiled", attribute: attrs.Attribute, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise refuse(instance, attribute.name, value, "a mode is a name, such as 'max-autotune', or None")
+
+
+CHECKS = {"backend": _backend, "mode": _mode, "regional": flag}
+
+
 @attrs.frozen(kw_only=True)
-class compiled(Transform):
+class compiled(CompileOptions, Transform):
     """Compile the pieces with `torch.compile(fullgraph=True)`; its place in a composition does not matter.
 
-    Decisions stay outside the graphs, so that another mask, threshold or request compiles
-    nothing again.
-
-    Args:
-        backend: a `torch.compile` backend, by name or as a function.
-        mode: a `torch.compile` mode, or None.
-        regional: compile every kind of block once (seconds); False compiles each of the four
-            pieces as one graph (minutes on large stacks, somewhat faster steps).
+    The fields are those of `pure.CompileOptions`. Decisions stay outside the graphs, so that
+    another mask, threshold or request compiles nothing again.
 
     Raises:
-        ValueError: the denoiser is compiled already, with other options.
+        ValueError: a value is not allowed, or the denoiser is compiled already, with other options.
 
     >>> compiled(backend="eager")
     compiled(backend='eager', mode=None, regional=True)
     """
 
-    backend: str | Callable = "inductor"
-    mode: str | None = None
-    regional: bool = True
+    def __attrs_post_init__(self) -> None:
+        check_fields(self, CHECKS)
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set the compile options."""
-        options = CompileOptions(backend=self.backend, mode=self.mode, regional=self.regional)
+        options = narrowed(self, CompileOptions)
         if denoiser.compile is not None and denoiser.compile != options:
             raise ValueError(
                 f"compile is set twice, to {denoiser.compile} and to {options}; compose only one of the two"

@@ -1,17 +1,19 @@
-"""SCM, step-computation masks: say beforehand which steps compute.
+"""SCM, step-computation masks: choose beforehand which steps compute.
 
 A mask has one entry per step: 1 computes; 0 skips (policy "static") or leaves the
 decision to the other rules (policy "dynamic").
 """
 
-import warnings
 from collections.abc import Sequence
 
 import attrs
 
 from pure.compose import Transform
 from pure.denoiser import Denoiser
-from pure.rules import Mask, MaskSource
+from pure.notes import Note
+from pure.rules import Mask, MaskSource, resolve
+from pure.step import MOST_STEPS
+from pure.transforms.checks import choice, optional, whole
 
 __all__ = ["scm"]
 
@@ -58,7 +60,7 @@ def preset_mask(preset: str, count: int) -> tuple[int, ...] | None:
     if runs is None:
         return None
     ones, zeros = _truncate(runs[0], runs[1], count)
-    entries = _interleave(ones, zeros)[:count]
+    entries = _interleave(ones, zeros, count)
     return (*entries[:-1], 1)
 
 
@@ -106,11 +108,12 @@ def _truncate(ones: Sequence[int], zeros: Sequence[int], count: int) -> tuple[li
     return runs[1], runs[0]
 
 
-def _interleave(ones: Sequence[int], zeros: Sequence[int]) -> tuple[int, ...]:
+def _interleave(ones: Sequence[int], zeros: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return runs of ones and zeros in turn, at most `most` entries: a run may be longer than memory."""
     entries: list[int] = []
     for place in range(max(len(ones), len(zeros))):
-        entries += [1] * (ones[place] if place < len(ones) else 0)
-        entries += [0] * (zeros[place] if place < len(zeros) else 0)
+        for entry, runs in ((1, ones), (0, zeros)):
+            entries += [entry] * min(runs[place] if place < len(runs) else 0, most - len(entries))
     return tuple(entries)
 
 
@@ -122,20 +125,20 @@ class Preset:
     steps: int | None = None
 
     def mask(self, count: int) -> tuple[int, ...] | None:
-        """Return the preset's mask; warns and returns None for a step count without one."""
+        """Return the preset's mask; None for a step count without one."""
+        return preset_mask(self.name, count)
+
+    def notes(self, count: int) -> tuple[Note, ...]:
+        """Say if the mask is meant for another step count, or if there is none for this one."""
+        found = []
         if self.steps is not None and self.steps != count:
-            warnings.warn(
-                f"the mask {self.name!r} was asked for {self.steps} steps and is derived anew for this run's {count}",
-                stacklevel=2,
+            found.append(
+                Note(f"the mask {self.name!r} is meant for {self.steps} steps; this run of {count} has its own")
             )
-        mask = preset_mask(self.name, count)
-        if mask is None:
-            warnings.warn(
-                f"there is no mask {self.name!r} for {count} steps (only for 4, 6, and 8 or more); "
-                "the mask is off, other rules stay on",
-                stacklevel=2,
-            )
-        return mask
+        if resolve(self, count) is None:
+            text = f"there is no mask {self.name!r} for {count} steps (only for 4, 6, and 8 or more)"
+            found.append(Note(f"{text}; the mask is off, other rules stay on"))
+        return tuple(found)
 
 
 @attrs.frozen
@@ -151,11 +154,16 @@ class Explicit:
             ValueError: there are not exactly `count` of them.
         """
         if len(self.entries) != count:
+            shown = "".join(map(str, self.entries[:80])) + ("..." if len(self.entries) > 80 else "")
             raise ValueError(
-                f"the mask {''.join(map(str, self.entries))} has {len(self.entries)} entries, but the run has {count} "
+                f"the mask {shown} has {len(self.entries)} entries, but the run has {count} "
                 f"steps; give {count} entries or run {len(self.entries)} steps"
             )
         return self.entries
+
+    def notes(self, count: int) -> tuple[Note, ...]:
+        """Return none: a mask that does not fit is an error."""
+        return ()
 
 
 @attrs.frozen
@@ -166,16 +174,18 @@ class Bins:
     cache: tuple[int, ...]
 
     def mask(self, count: int) -> tuple[int, ...]:
-        """Return the mask; too short, it computes the remaining steps, too long, it is cut; both warn."""
-        entries = _interleave(self.compute, self.cache)
-        if len(entries) < count:
-            warnings.warn(
-                f"the bins cover {len(entries)} of {count} steps; the remaining {count - len(entries)} are computed",
-                stacklevel=2,
-            )
-        elif len(entries) > count:
-            warnings.warn(f"the bins cover {len(entries)} steps and are cut to the run's {count}", stacklevel=2)
-        return (entries + (1,) * (count - len(entries)))[:count]
+        """Return the mask; bins that are too short compute the remaining steps, longer ones are cut."""
+        entries = _interleave(self.compute, self.cache, count)
+        return entries + (1,) * (count - len(entries))
+
+    def notes(self, count: int) -> tuple[Note, ...]:
+        """Say if the bins do not cover exactly `count` steps."""
+        covered = sum(self.compute) + sum(self.cache)
+        if covered < count:
+            return (Note(f"the bins cover {covered} of {count} steps; the remaining {count - covered} are computed"),)
+        if covered > count:
+            return (Note(f"the bins cover {covered} steps and are cut to the run's {count}"),)
+        return ()
 
 
 @attrs.frozen(kw_only=True)
@@ -184,13 +194,13 @@ class scm(Transform):
 
     Args:
         preset: "slow", "medium", "fast" or "ultra" (about 64, 54, 39 and 29 % of 28 steps computed),
-            or "none". Step counts without a published mask (1, 2, 3, 5, 7) turn the mask off
-            with a warning and leave the other rules on.
+            or "none". Step counts without a published mask (1, 2, 3, 5, 7) turn the mask off,
+            with a note, and leave the other rules on.
         mask: one entry per step, as a sequence of 0 and 1 or a string of them.
         compute_bins, cache_bins: lengths of the alternating runs of computed and skippable steps.
-        steps: number of steps the mask is meant for; `init` compares it with the run's.
+        steps: number of steps the mask is meant for; an explicit mask must have that many entries.
         policy: what a 0 means: "dynamic" leaves the decision to the other rules, "static" skips
-            whatever they say.
+            without asking them.
 
     Raises:
         ValueError: a value is not allowed; by `init`: the mask does not fit the run.
@@ -201,32 +211,21 @@ class scm(Transform):
     Reference: https://github.com/vipshop/cache-dit (steps computation masking).
     """
 
-    preset: str | None = None
+    preset: str | None = attrs.field(default=None, validator=optional(choice(*PRESETS, "none")))
     mask: tuple[int, ...] | None = attrs.field(default=None, converter=lambda value: _entries(value))
     compute_bins: tuple[int, ...] | None = attrs.field(default=None, converter=lambda v: _bins("compute_bins", v))
     cache_bins: tuple[int, ...] | None = attrs.field(default=None, converter=lambda v: _bins("cache_bins", v))
-    steps: int | None = None
-    policy: str = "dynamic"
+    steps: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of steps", MOST_STEPS)))
+    policy: str = attrs.field(default="dynamic", validator=choice(*POLICIES))
 
     def __attrs_post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"scm(policy={self.policy!r}): choose one of {list(POLICIES)}")
         if (self.compute_bins is None) != (self.cache_bins is None):
             given, other = ("compute_bins", "cache_bins") if self.cache_bins is None else ("cache_bins", "compute_bins")
             raise ValueError(f"scm({given}=...) needs {other} too: a mask alternates between the two")
         given = [name for name in ("preset", "mask", "compute_bins") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"scm takes one of preset, mask, or compute_bins with cache_bins; got {given or 'none'}")
-        if self.preset is not None and self.preset not in (*PRESETS, "none"):
-            raise ValueError(f"scm(preset={self.preset!r}): choose one of {[*PRESETS, 'none']}")
-        self._check_steps()
-
-    def _check_steps(self) -> None:
-        if self.steps is None:
-            return
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"scm(steps={self.steps!r}): the number of steps must be a whole number of at least 1")
-        if self.mask is not None:
+        if self.steps is not None and self.mask is not None:
             self.source.mask(self.steps)
 
     @property
@@ -250,7 +249,7 @@ def _entries(value: object) -> tuple[int, ...] | None:
         return None
     items = list(value) if isinstance(value, str | Sequence) else None
     if not items or any(str(item) not in ("0", "1") for item in items):
-        raise ValueError(f"scm(mask={value!r}): a mask is a sequence of 0 and 1, one entry per step")
+        raise ValueError(f"scm(mask={value!r:.200}): a mask is a sequence of 0 and 1, one entry per step")
     return tuple(int(item) for item in items)
 
 
@@ -261,7 +260,7 @@ def _bins(name: str, value: object) -> tuple[int, ...] | None:
     whole = all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items)
     if not items or not whole or (name == "compute_bins" and items[0] == 0):
         raise ValueError(
-            f"scm({name}={value!r}): bins are whole numbers of at least 0, such as [8, 3, 3, 2, 2], "
+            f"scm({name}={value!r:.200}): bins are whole numbers of at least 0, such as [8, 3, 3, 2, 2], "
             "and the first compute bin is at least 1"
         )
     return items

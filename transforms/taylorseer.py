@@ -17,30 +17,13 @@ import attrs
 
 from pure.compose import Transform
 from pure.denoiser import Denoiser
+from pure.transforms.checks import choice, refuse, whole
 
 __all__ = ["taylorseer"]
 
 # Before this many steps have passed since the first computed one, a difference is not yet
 # taken: part of the published recursion, kept so that the numbers agree.
 COLD_START = 3
-
-
-@attrs.frozen
-class Taylor:
-    """The predictor that `taylorseer` puts into the plan."""
-
-    order: int = 1
-    on: str = "residual"
-    streams: tuple[str, ...] | str | None = None
-
-    @property
-    def history(self) -> int:
-        """One residual per derivative, and the value."""
-        return self.order + 1
-
-    def weights(self, times: Sequence[int], target: int, first: int) -> tuple[float, ...]:
-        """Return the weights of the last order + 1 residuals; see the module's equation."""
-        return _weights(tuple(times), target, first, self.order)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -63,30 +46,20 @@ def _weights(times: tuple[int, ...], target: int, first: int, order: int) -> tup
     return tuple(sum(power * rung[k] for power, rung in zip(powers, ladder, strict=True)) for k in range(size))
 
 
-def _check_order(instance: object, attribute: attrs.Attribute, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 3:
-        raise ValueError(f"taylorseer(order={value!r}): the order must be 0, 1, 2 or 3; 1 is the usual choice")
-
-
-def _check_on(instance: object, attribute: attrs.Attribute, value: object) -> None:
-    if value not in ("residual", "hidden"):
-        raise ValueError(f"taylorseer(on={value!r}): choose 'residual' or 'hidden'")
-
-
-def _check_streams(instance: object, attribute: attrs.Attribute, value: object) -> None:
+def _streams(instance: "taylorseer", attribute: attrs.Attribute, value: object) -> None:
     named = isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
     if value is not None and value != "all" and not named:
-        raise ValueError(f"taylorseer(streams={value!r}): give a tuple of stream names, 'all' or None")
+        raise refuse(instance, attribute.name, value, "give a tuple of stream names, 'all' or None")
 
 
 @attrs.frozen(kw_only=True)
 class taylorseer(Transform):
-    """Extrapolate skipped middles by TaylorSeer's recursion.
+    """Extrapolate skipped middles by TaylorSeer's recursion; the transform is the predictor, too.
 
     Args:
         order: highest derivative, 0 to 3; 0 repeats the last residual.
-        on: "residual" extrapolates what the middle blocks add; "hidden" their output itself, which
-            leaves out what the front blocks say at the skipped step.
+        on: "residual" extrapolates what the middle blocks add; "hidden" extrapolates their output,
+            which ignores what the front blocks computed at the skipped step.
         streams: names of the streams to extrapolate; the others hold. None: those the head reads
             (the image stream of FLUX); "all": every stream.
 
@@ -97,25 +70,29 @@ class taylorseer(Transform):
     Raises:
         ValueError: a value is out of range, or a stream has no such name.
 
-    >>> taylorseer(order=1).predictor.weights((6, 4), 7, 0)  # value + slope: 1.5, -0.5
+    >>> taylorseer(order=1).weights((6, 4), 7, 0)  # value + slope: 1.5, -0.5
     (1.5, -0.5)
 
     Reference: Liu et al., "From Reusable to Forecastable: TaylorSeers", arXiv:2503.06923,
     equations 5-8.
     """
 
-    order: int = attrs.field(default=1, validator=_check_order)
-    on: str = attrs.field(default="residual", validator=_check_on)
-    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=_check_streams)
+    order: int = attrs.field(default=1, validator=whole(0, "the order", most=3))
+    on: str = attrs.field(default="residual", validator=choice("residual", "hidden"))
+    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=_streams)
 
     @property
-    def predictor(self) -> Taylor:
-        """The predictor this transform puts into the plan."""
-        return Taylor(self.order, self.on, self.streams)
+    def history(self) -> int:
+        """One residual per derivative, and the value."""
+        return self.order + 1
+
+    def weights(self, times: Sequence[int], target: int, first: int) -> tuple[float, ...]:
+        """Return the weights of the last order + 1 residuals; see the module's equation."""
+        return _weights(tuple(times), target, first, self.order)
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set the predictor."""
         unknown = [name for name in self.streams or () if self.streams != "all" and name not in denoiser.streams]
         if unknown:
             raise ValueError(f"taylorseer(streams={self.streams}): the denoiser's streams are {denoiser.streams}")
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self.predictor))
+        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))

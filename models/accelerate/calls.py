@@ -17,6 +17,7 @@ from pure.models.accelerate.components import Model, Output, model_of
 from pure.models.accelerate.report import CallReport, Report
 from pure.models.adapt.structure import parameters
 from pure.models.errors import CheckpointError
+from pure.notes import warn
 from pure.rules import can_skip
 from pure.step import Inputs, Step
 from pure.tree import put, take
@@ -212,6 +213,7 @@ class Part:
         with torch.no_grad():
             if branch.state is None or (rows is None and branch.sizes != request.latents.shape):
                 branch.state = denoiser.init(params, request.conditioning, request.latents, self.count)
+                warn(denoiser.notes(self.count, request.conditioning), stacklevel=3)
                 branch.sizes, rows = request.latents.shape, None
             state, some = branch.state, None
             if rows is not None:

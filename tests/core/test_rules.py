@@ -1,8 +1,10 @@
-"""Rules: their order, their answers, and the warnings about plans that cannot skip."""
+"""Rules: their order, their answers, and the notes on plans that cannot skip."""
 
 import itertools
 import math
+from typing import Any
 
+import attrs
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -10,12 +12,14 @@ from hypothesis import strategies as st
 from pure.info import Answer, Decision
 from pure.measure import relative
 from pure.memory import Memory, read, write
+from pure.notes import Note
 from pure.plan import Plan
 from pure.rules import (
     Accumulated,
     Continuous,
     Entries,
     Mask,
+    Rule,
     Threshold,
     Total,
     Warmup,
@@ -24,6 +28,7 @@ from pure.rules import (
     decide,
     judge,
     measures,
+    place,
 )
 from pure.step import Where
 from pure.transforms.scm import Explicit
@@ -49,6 +54,88 @@ def test_a_rule_set_twice_names_both_values() -> None:
     ):
         Plan().add(Threshold(0.2)).add(Threshold(0.3))
     assert Plan().add(Threshold(0.2)).add(Threshold(0.2)) == Plan().add(Threshold(0.2))
+
+
+@attrs.frozen
+class Own(Rule):
+    """A rule of one's own, at a place that the tests choose."""
+
+    name = "own"
+    says: Any = Answer.DEFER
+
+    def answer(self, where: Where, memory: Memory) -> Any:
+        return self.says
+
+
+def own(**places: Any) -> Any:
+    """A kind of rule that stands where it says."""
+    return attrs.frozen(type("Placed", (Own,), {**places, "__annotations__": {}}))
+
+
+@pytest.mark.parametrize(
+    ("places", "neighbours"),
+    [
+        ({"before": Warmup}, (None, Warmup)),
+        ({"before": Mask}, (Warmup, Mask)),
+        ({"after": Mask}, (Mask, Total)),
+        ({"before": Threshold}, (Accumulated, Threshold)),
+        ({"after": Threshold}, (Threshold, None)),
+        ({"rank": 2.5}, (Total, Continuous)),
+    ],
+)
+def test_a_rule_of_ones_own_says_where_it_stands(places: dict, neighbours: tuple) -> None:
+    rule = own(**places)()
+    for order in itertools.islice(itertools.permutations((rule, *RULES)), 0, 5040, 500):
+        rules = Plan().add(*order).rules
+        at = rules.index(rule)
+        assert type(rules[at - 1]) is neighbours[0] if at else neighbours[0] is None
+        assert type(rules[at + 1]) is neighbours[1] if at + 1 < len(rules) else neighbours[1] is None
+
+
+def test_a_rule_may_stand_beside_another_of_ones_own() -> None:
+    first = own(before=Threshold)
+    second, third = own(before=first), own(after=first)
+    rules = Plan().add(Threshold(0.2), third(), first(), second()).rules
+    assert [type(rule) for rule in rules] == [second, first, third, Threshold]
+    assert place(second) < place(first) < place(third) < place(Threshold)
+
+
+@pytest.mark.parametrize("places", [{"rank": 1}, {"before": Mask}])
+def test_two_rules_at_one_place_are_refused_in_either_order(places: dict) -> None:
+    one = own(**places)()
+    other = MASK if "rank" in places else own(**places)()
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(ValueError, match=r"stand at the same place among the rules") as error:
+            Plan().add(pair[0]).add(pair[1])
+        assert str(one) in str(error.value) and str(other) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (3, "a plan takes rules, got 3"),
+        (Threshold, r"a plan takes rules, got <class .*Threshold.*; call it: Threshold\(...\)"),
+        (own()(), "Placed must say where it stands among the rules"),
+        (
+            own(before=Mask, after=Total)(),
+            "Placed must say where it stands .*: set one of before and after",
+        ),
+        (own(before=Mask, name=None)(), "Placed has no name; set name to the reason that it gives"),
+        (type("Loose", (Rule,), {"name": "loose", "before": Mask})(), "Loose must be a frozen record"),
+    ],
+)
+def test_what_is_no_rule_is_refused(rule: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Plan().add(rule)
+
+
+@pytest.mark.parametrize("says", [True, False, None, "skip", 1])
+def test_an_answer_that_is_none_names_the_rule(says: Any) -> None:
+    rule = own(before=Threshold)(says)
+    with pytest.raises(
+        TypeError, match=rf"Placed\(says={says!r}\) answered {says!r} at step 7; answer\(\) must return"
+    ):
+        decide((rule, Threshold(0.2)), Where(7, 10), memory())
 
 
 @pytest.mark.parametrize(
@@ -129,15 +216,44 @@ def test_which_plans_measure(rules: tuple, expected: bool) -> None:
     assert measures(Plan().add(*rules).rules) is expected
 
 
-def test_a_run_that_cannot_skip_warns() -> None:
-    with pytest.warns(UserWarning, match="nothing will be skipped: .* computes every one of 4 steps"):
-        check((Warmup(4), Threshold(0.2)), 4)
-    with pytest.warns(UserWarning, match="nothing will be skipped"):
-        check((Mask(Explicit((1, 1, 1)), "dynamic"), Threshold(0.2)), 3)
-    with pytest.warns(UserWarning, match="nothing will be skipped"):
-        check((Threshold(0.2),), 1)
-    check((Warmup(3), Threshold(0.2)), 4)
-    check((), 4)
+def nothing(why: str) -> tuple[Note, ...]:
+    return (Note(f"nothing will be skipped: {why}"),)
+
+
+@pytest.mark.parametrize(
+    ("rules", "count", "expected"),
+    [
+        (
+            (Warmup(4), Threshold(0.2)),
+            4,
+            nothing("warm-up computes every one of 4 steps; use a shorter warm-up or more steps"),
+        ),
+        (
+            (Mask(Explicit((1, 1, 1)), "dynamic"), Threshold(0.2)),
+            3,
+            nothing("mask computes every one of 3 steps"),
+        ),
+        ((Threshold(0.2),), 1, nothing("a run of 1 step is its first step, which is computed")),
+        (
+            (Threshold(0.0),),
+            3,
+            nothing("threshold computes every one of 3 steps; a threshold of 0 never skips: raise it"),
+        ),
+        ((Warmup(2), Total(0)), 3, nothing("warm-up and total limit compute every one of 3 steps")),
+        (
+            (MASK,),
+            4,
+            nothing(
+                "default and mask compute every one of 4 steps; no rule skips: add dbcache(threshold=...) or a "
+                "static mask"
+            ),
+        ),
+        ((Warmup(3), Threshold(0.2)), 4, ()),
+        ((), 4, ()),
+    ],
+)
+def test_a_run_that_cannot_skip_is_noted(rules: tuple, count: int, expected: tuple) -> None:
+    assert check(rules, count) == expected
 
 
 decisions = st.builds(

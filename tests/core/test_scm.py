@@ -3,6 +3,7 @@
 import pytest
 
 import pure
+from pure import Note
 from pure.rules import Warmup, check, resolve, settle
 from pure.transforms import dbcache, scm
 from pure.transforms.scm import PRESETS, preset_mask
@@ -40,30 +41,36 @@ def test_a_missing_mask_leaves_dbcache_on(count: int, policy: str) -> None:
     )
     without = Situation(model=RANDOM, transform=cache, seeds=(1,), count=count)
     denoiser = with_mask.transform(RANDOM.first)
-    if count > 1:
-        with pytest.warns(
-            UserWarning, match=f"no mask 'fast' for {count} steps .* the mask is off, other rules stay on"
-        ):
-            denoiser.init(RANDOM.params, with_mask.conditioning(), with_mask.latents(), count)
+    note = f"there is no mask 'fast' for {count} steps (only for 4, 6, and 8 or more); the mask is off, other rules "
+    assert denoiser.notes(count)[0] == Note(f"{note}stay on")
     assert [entry.info for entry in with_mask.trace()] == [entry.info for entry in without.trace()]
     assert sum(not entry.info.computed[0] for entry in with_mask.trace()) == count - 1
 
 
 def test_a_preset_asked_for_other_steps_says_so() -> None:
     source = scm(preset="fast", steps=28).source
-    with pytest.warns(UserWarning, match="'fast' was asked for 28 steps and is derived anew for this run's 8"):
-        assert source.mask(8) == preset_mask("fast", 8)
-    assert source.mask(28) == preset_mask("fast", 28)
+    assert source.mask(8) == preset_mask("fast", 8)
+    assert source.notes(8) == (Note("the mask 'fast' is meant for 28 steps; this run of 8 has its own"),)
+    assert source.mask(28) == preset_mask("fast", 28) and source.notes(28) == ()
 
 
 def test_bins() -> None:
     source = scm(compute_bins=[2, 1], cache_bins=[1, 2], steps=6).source
     assert source.mask(6) == (1, 1, 0, 1, 0, 0)
-    with pytest.warns(UserWarning, match="the bins cover 6 of 8 steps; the remaining 2 are computed"):
-        assert source.mask(8) == (1, 1, 0, 1, 0, 0, 1, 1)
-    with pytest.warns(UserWarning, match="the bins cover 6 steps and are cut to the run's 4"):
-        assert source.mask(4) == (1, 1, 0, 1)
+    assert source.mask(8) == (1, 1, 0, 1, 0, 0, 1, 1)
+    assert source.notes(8) == (Note("the bins cover 6 of 8 steps; the remaining 2 are computed"),)
+    assert source.mask(4) == (1, 1, 0, 1)
+    assert source.notes(4) == (Note("the bins cover 6 steps and are cut to the run's 4"),)
+    assert source.notes(6) == ()
     assert scm(compute_bins=[1, 1, 1], cache_bins=[1]).source.mask(4) == (1, 0, 1, 1)
+
+
+@pytest.mark.parametrize("huge", [10**9, 10**18, 10**40])
+def test_bins_larger_than_memory_are_cut_before_they_are_written_out(huge: int) -> None:
+    source = scm(compute_bins=[2, huge], cache_bins=[1, huge]).source
+    assert source.mask(6) == (1, 1, 0, 1, 1, 1)
+    assert source.notes(6) == (Note(f"the bins cover {2 * huge + 3} steps and are cut to the run's 6"),)
+    assert scm(compute_bins=[1], cache_bins=[huge]).source.mask(4) == (1, 0, 0, 0)
 
 
 def test_masks_may_be_written_in_any_way() -> None:
@@ -96,7 +103,20 @@ def test_leading_ones_cap_the_warm_up() -> None:
             {"mask": "1101", "steps": 5},
             r"the mask 1101 has 4 entries, but the run has 5 steps; give 5 entries or run 4",
         ),
-        ({"preset": "fast", "steps": 0}, r"scm\(steps=0\): the number of steps must be a whole number of at least 1"),
+        ({"preset": "fast", "steps": 0}, r"scm\(steps=0\): the number of steps must be a whole number of 1 to 10000"),
+        ({"preset": "fast", "steps": True}, r"scm\(steps=True\): the number of steps must be a whole number"),
+        (
+            {"preset": "fast", "steps": 10**9},
+            r"scm\(steps=1000000000\): the number of steps must be",
+        ),
+        ({"preset": ["fast"]}, r"scm\(preset=\['fast'\]\): choose one of"),
+        ({"mask": "11", "policy": ["static"]}, r"scm\(policy=\['static'\]\): choose one of"),
+        ({"mask": [True, False]}, r"scm\(mask=\[True, False\]\): a mask is a sequence of 0 and 1"),
+        ({"mask": [1.0, 0.0]}, r"scm\(mask=\[1.0, 0.0\]\): a mask is a sequence of 0 and 1"),
+        ({"mask": "01" * 500, "steps": 5}, r"the mask (01){40}\.\.\. has 1000 entries, but the run has 5 steps"),
+        ({"compute_bins": [2.0], "cache_bins": [1]}, r"scm\(compute_bins=\[2.0\]\): bins are whole numbers"),
+        ({"compute_bins": [True], "cache_bins": [1]}, r"scm\(compute_bins=\[True\]\): bins are whole numbers"),
+        ({"compute_bins": [], "cache_bins": [1]}, r"scm\(compute_bins=\[\]\): bins are whole numbers"),
         ({"preset": "fast", "steps": 2.5}, r"scm\(steps=2.5\): the number of steps must be a whole number"),
         ({"compute_bins": [2]}, r"scm\(compute_bins=...\) needs cache_bins too"),
         ({"cache_bins": [2]}, r"scm\(cache_bins=...\) needs compute_bins too"),
@@ -121,8 +141,8 @@ def test_masks_that_do_not_fit_are_refused_by_init() -> None:
         late.start()
 
 
-def test_a_mask_is_resolved_once_and_quietly() -> None:
+def test_a_mask_is_resolved_once() -> None:
     source = scm(compute_bins=[1], cache_bins=[1]).source
     assert resolve(source, 4) == (1, 0, 1, 1) and resolve(source, 4) is resolve(source, 4)
-    with pytest.warns(UserWarning, match="the bins cover 2 of 4 steps"):
-        check(scm(compute_bins=[1], cache_bins=[1], policy="static")(RANDOM.first).plan.rules, 4)
+    rules = scm(compute_bins=[1], cache_bins=[1], policy="static")(RANDOM.first).plan.rules
+    assert check(rules, 4) == (Note("the bins cover 2 of 4 steps; the remaining 2 are computed"),)

@@ -1,6 +1,8 @@
 """Steps, guidance, experts, noise, the loop: what they refuse and how they say it."""
 
 import math
+import re
+from typing import Any
 
 import attrs
 import hypothesis
@@ -9,8 +11,9 @@ import torch
 from hypothesis import strategies as st
 
 import pure
-from pure import Branches, Guidance, Inputs, Probe, Step
+from pure import Branches, Guidance, Inputs, Note, Probe, Step
 from pure.block import bind
+from pure.loop import plan_notes
 from pure.measure import measure, sums
 from pure.memory import read
 from pure.transforms import dbcache, guided, scm
@@ -61,11 +64,14 @@ def test_sample_takes_the_length_of_the_schedule_not_of_the_part_it_runs() -> No
         pure.sample(case.denoiser, RANDOM.params, case.conditioning(), case.latents(), steps, SOLVER)
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_a_run_of_no_steps_is_refused(count: int) -> None:
-    case = situation()
-    with pytest.raises(ValueError, match=f"a run of {count} steps cannot be started; ask for at least 1"):
+@pytest.mark.parametrize("count", [0, -1, 10_001, 10**18, True, 2.0, "4", None])
+def test_a_number_of_steps_that_no_run_has_is_refused(count: Any) -> None:
+    case = situation(CACHE)
+    message = re.escape(f"a run takes 1 to 10000 steps, got {count!r}")
+    with pytest.raises(ValueError, match=message):
         case.single.init(RANDOM.params, case.conditioning(), case.latents(), count)
+    with pytest.raises(ValueError, match=message):
+        case.single.notes(count)
 
 
 def test_parameters_of_another_model_are_refused() -> None:
@@ -95,8 +101,9 @@ def test_longer_prefixes_win() -> None:
 def test_guidance_without_a_negative_prompt_says_so() -> None:
     case, plain = situation(GUIDED), situation(CACHE)
     positive = plain.conditioning()
-    with pytest.warns(UserWarning, match=r"guided\(scale=2.0\) has no negative conditioning and runs without guidance"):
-        state = case.single.init(RANDOM.params, positive, case.latents(), 4)
+    (note,) = case.single.notes(4, positive)
+    assert note.text.startswith("guided(scale=2.0) has no negative conditioning and runs without guidance; encode")
+    state = case.single.init(RANDOM.params, positive, case.latents(), 4)
     latents, step = case.latents(), case.schedule()[1]
     assert same(case.apply(state, latents, step)[0], plain.apply(plain.start(), latents, step)[0])
 
@@ -104,9 +111,33 @@ def test_guidance_without_a_negative_prompt_says_so() -> None:
 def test_a_negative_prompt_without_guidance_says_so() -> None:
     case = situation()
     both = Branches(conditional=case.conditioning(), unconditional=case.conditioning())
-    with pytest.warns(UserWarning, match="the negative conditioning has no effect: the denoiser is not guided"):
-        state = case.single.init(RANDOM.params, both, case.latents(), 4)
+    state = case.single.init(RANDOM.params, both, case.latents(), 4)
+    assert case.single.notes(4, both) == (
+        Note("the negative conditioning has no effect: the denoiser is not guided(...)"),
+    )
     assert same(state, case.start())
+
+
+def test_a_run_carries_the_notes_on_its_plan() -> None:
+    case = situation(dbcache(warmup=9))
+    arguments = (RANDOM.params, case.conditioning(), case.latents(), case.schedule(), SOLVER)
+    run = pure.sample(case.denoiser, *arguments)
+    assert run.notes == case.single.notes(4) == plan_notes(case.denoiser, case.schedule())
+    assert [note.text for note in run.notes] == [
+        "nothing will be skipped: warm-up computes every one of 4 steps; use a shorter warm-up or more steps"
+    ]
+    assert pure.sample(situation().denoiser, *arguments).notes == ()
+
+
+def test_notes_of_experts_name_the_expert() -> None:
+    case = Situation(model=EXPERTS, transform=dbcache(warmup=3), seeds=(1,), count=8)
+    assert isinstance(case.denoiser, pure.Experts)
+    notes = case.denoiser.notes({"high": 3, "low": 5})
+    assert [note.text[:45] for note in notes] == ["expert 'high': nothing will be skipped: warm-"]
+    assert case.denoiser.notes({"high": 0, "low": 5}) == ()
+    assert plan_notes(case.denoiser, case.schedule()) == ()
+    with pytest.raises(ValueError, match=r"count must be a dict with one entry for each expert; \['low'\] is missing"):
+        case.denoiser.notes({"high": 3})
 
 
 def test_samples_on_both_sides_of_the_interval_are_refused() -> None:
@@ -139,7 +170,7 @@ def test_an_expert_without_steps_has_no_state() -> None:
     state = case.denoiser.init(EXPERTS.params, case.conditioning(), case.latents(), {"high": 4, "low": 0})
     assert list(state) == ["high"]
     step = attrs.evolve(case.schedule()[0], expert="low")
-    with pytest.raises(ValueError, match=r"expert 'low' was initialised for 0 steps and is asked for one"):
+    with pytest.raises(ValueError, match=r"expert 'low' was initialised for 0 steps and now has one to take"):
         case.apply(state, case.latents(), step)
 
 

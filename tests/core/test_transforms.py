@@ -1,4 +1,4 @@
-"""What transforms refuse, warn of and print; composition."""
+"""What transforms refuse, note and print; composition."""
 
 import math
 from typing import Any, cast
@@ -24,11 +24,26 @@ SIZE = len(DENOISER.blocks)
         ({"back": -2}, r"dbcache\(back=-2\): the number of back blocks"),
         (
             {"threshold": "0.2"},
-            r"dbcache\(threshold='0.2'\): the threshold must be a finite number; 0.05 to 0.4 are usual",
+            r"dbcache\(threshold='0.2'\): the threshold must be a number of at least 0; 0.05 to 0.4 are common",
         ),
-        ({"threshold": math.nan}, r"dbcache\(threshold=nan\): the threshold must be a finite number"),
-        ({"threshold": math.inf}, r"dbcache\(threshold=inf\): the threshold must be a finite number"),
-        ({"threshold": None}, r"dbcache\(threshold=None\): the threshold must be a finite number"),
+        ({"threshold": -1}, r"dbcache\(threshold=-1\): the threshold must be a number of at least 0"),
+        ({"threshold": -1e-9}, r"dbcache\(threshold=-1e-09\): the threshold must be a number of at least 0"),
+        ({"threshold": math.nan}, r"dbcache\(threshold=nan\): the threshold must be a number"),
+        ({"threshold": math.inf}, r"dbcache\(threshold=inf\): the threshold must be a number"),
+        ({"threshold": None}, r"dbcache\(threshold=None\): the threshold must be a number"),
+        ({"threshold": True}, r"dbcache\(threshold=True\): the threshold must be a number"),
+        ({"warmup": 2.0}, r"dbcache\(warmup=2.0\): the number of warm-up steps must be a whole number"),
+        ({"warmup": math.nan}, r"dbcache\(warmup=nan\): the number of warm-up steps must be a whole number"),
+        ({"max_cached": True}, r"dbcache\(max_cached=True\): the limit of skipped steps"),
+        ({"max_continuous": "3"}, r"dbcache\(max_continuous='3'\): the limit of skips in a row"),
+        ({"max_accumulated": math.inf}, r"dbcache\(max_accumulated=inf\): the accumulated limit"),
+        ({"max_accumulated": True}, r"dbcache\(max_accumulated=True\): the accumulated limit"),
+        ({"importance": math.nan}, r"dbcache\(importance=nan\): the importance"),
+        ({"importance": "0"}, r"dbcache\(importance='0'\): the importance"),
+        ({"downsample": True}, r"dbcache\(downsample=True\): the downsampling factor"),
+        ({"downsample": 1.5}, r"dbcache\(downsample=1.5\): the downsampling factor"),
+        ({"follow": None}, r"dbcache\(follow=None\): choose one of"),
+        ({"follow": ["own"]}, r"dbcache\(follow=\['own'\]\): choose one of"),
         ({"warmup": -1}, r"dbcache\(warmup=-1\): the number of warm-up steps must be a whole number of at least 0"),
         ({"warmup_interval": 0}, r"dbcache\(warmup_interval=0\): the interval of warm-up steps .* at least 1"),
         ({"max_cached": -1}, r"dbcache\(max_cached=-1\): the limit of skipped steps \(None: no limit\) must be"),
@@ -78,11 +93,13 @@ def test_dbcache_fills_the_plan() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"order": 4}, r"taylorseer\(order=4\): the order must be 0, 1, 2 or 3; 1 is the usual choice"),
+        ({"order": 4}, r"taylorseer\(order=4\): the order must be a whole number of 0 to 3"),
+        ({"order": math.nan}, r"taylorseer\(order=nan\): the order must be"),
+        ({"order": "1"}, r"taylorseer\(order='1'\): the order must be"),
         ({"order": -1}, r"taylorseer\(order=-1\): the order must be"),
         ({"order": 1.0}, r"taylorseer\(order=1.0\): the order must be"),
         ({"order": True}, r"taylorseer\(order=True\): the order must be"),
-        ({"on": "output"}, r"taylorseer\(on='output'\): choose 'residual' or 'hidden'"),
+        ({"on": "output"}, r"taylorseer\(on='output'\): choose one of \['residual', 'hidden'\]"),
         ({"streams": "image"}, r"taylorseer\(streams='image'\): give a tuple of stream names, 'all' or None"),
         ({"streams": ()}, r"taylorseer\(streams=\(\)\): give a tuple"),
         ({"streams": ["image"]}, r"taylorseer\(streams=\['image'\]\): give a tuple"),
@@ -121,21 +138,49 @@ def test_predictors_are_per_stream(model, streams, back: int, depths: dict) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scale": math.inf}, r"guided\(scale=inf\): scale must be a finite number"),
-        ({"scale": "3"}, r"guided\(scale='3'\): scale must be a finite number"),
-        ({"scale": True}, r"guided\(scale=True\): scale must be a finite number"),
-        (
-            {"scale": 2.0, "start": -0.1},
-            r"guided\(start=-0.1, stop=1.0\): the interval must satisfy 0 <= start < stop <= 1",
-        ),
-        ({"scale": 2.0, "start": 0.5, "stop": 0.5}, r"guided\(start=0.5, stop=0.5\): the interval"),
-        ({"scale": 2.0, "stop": 1.5}, r"guided\(start=0.0, stop=1.5\): the interval"),
-        ({"scale": 2.0, "stop": math.nan}, r"guided\(stop=nan\): stop must be a finite number"),
+        ({"scale": math.inf}, r"guided\(scale=inf\): the scale must be a finite number"),
+        ({"scale": -math.inf}, r"guided\(scale=-inf\): the scale must be a finite number"),
+        ({"scale": math.nan}, r"guided\(scale=nan\): the scale must be a finite number"),
+        ({"scale": "3"}, r"guided\(scale='3'\): the scale must be a finite number"),
+        ({"scale": True}, r"guided\(scale=True\): the scale must be a finite number"),
+        ({"scale": 2.0, "start": -0.1}, r"guided\(start=-0.1\): the start of the interval must be a number of 0 to 1"),
+        ({"scale": 2.0, "start": 0.5, "stop": 0.5}, r"guided\(start=0.5, stop=0.5\): the interval must start before"),
+        ({"scale": 2.0, "stop": 1.5}, r"guided\(stop=1.5\): the end of the interval must be a number of 0 to 1"),
+        ({"scale": 2.0, "stop": math.nan}, r"guided\(stop=nan\): the end of the interval must be a number of 0 to 1"),
+        ({"scale": 2.0, "lowest_sigma": 1.5}, r"guided\(lowest_sigma=1.5\): the lowest noise level must be a number"),
+        ({"scale": 2.0, "lowest_sigma": True}, r"guided\(lowest_sigma=True\): the lowest noise level"),
+        ({"scale": 2.0, "normalize": "all"}, r"guided\(normalize='all'\): choose one of \['none', 'token', 'sample'\]"),
+        ({"scale": 2.0, "cap": 0}, r"guided\(cap=0\): the cap must be above 0"),
+        ({"scale": 2.0, "cap": -1.0}, r"guided\(cap=-1.0\): the cap must be a number of at least 0"),
+        ({"scale": 2.0, "cap": math.nan}, r"guided\(cap=nan\): the cap must be"),
     ],
 )
 def test_guided_refuses_wrong_values_when_made(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         guided(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": 3}, r"compiled\(backend=3\): a backend is a name, such as 'inductor', or a function"),
+        ({"mode": True}, r"compiled\(mode=True\): a mode is a name"),
+        ({"regional": 1}, r"compiled\(regional=1\): choose True or False"),
+        ({"regional": "yes"}, r"compiled\(regional='yes'\): choose True or False"),
+    ],
+)
+def test_compiled_refuses_wrong_values_when_made(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compiled(**arguments)
+
+
+def test_options_of_the_core_have_the_fields_of_their_transforms() -> None:
+    options = guided(scale=2, start=0.25, normalize="sample", cap=1.5)(DENOISER).guidance
+    assert options == pure.Guidance(scale=2.0, start=0.25, normalize="sample", cap=1.5)
+    options = compiled(backend="eager", regional=False)(DENOISER).compile
+    assert options == pure.CompileOptions(backend="eager", regional=False)
+    seer = taylorseer(order=2)
+    assert pure.compose(dbcache(), seer)(DENOISER).plan.predictor is seer
 
 
 @pytest.mark.parametrize(
@@ -153,7 +198,7 @@ def test_guided_refuses_wrong_values_when_made(arguments: dict, message: str) ->
         (
             taylorseer(order=1),
             taylorseer(order=2),
-            r"predictor is set twice, to Taylor\(order=1.* and to Taylor\(order=2",
+            r"predictor is set twice, to taylorseer\(order=1.* and to taylorseer\(order=2",
         ),
         (scm(mask="11"), scm(mask="10"), "a rule is set twice, as Mask.* and as Mask"),
         (guided(scale=1.0), guided(scale=2.0), "guidance is set twice, to Guidance.*1.0.* and to Guidance.*2.0"),
@@ -169,9 +214,10 @@ def test_saying_two_things_is_an_error_that_names_both(one, two, message: str) -
 @pytest.mark.parametrize(
     "transform", [taylorseer(order=1), scm(mask="1101"), dbcache(threshold=0.0), dbcache(max_cached=0)]
 )
-def test_a_plan_that_can_never_skip_warns(transform: pure.Transform) -> None:
-    with pytest.warns(UserWarning, match="this plan can never skip a step: Plan.*; add dbcache"):
-        denoiser = transform(DENOISER)
+def test_a_plan_that_can_never_skip_is_noted(transform: pure.Transform) -> None:
+    denoiser = transform(DENOISER)
+    (note,) = denoiser.notes(4)
+    assert "nothing will be skipped" in note.text or "has no effect: no step can be skipped" in note.text
     assert denoiser.pieces.kept == () and not denoiser.pieces.probing, "nothing is remembered for nothing"
 
 
@@ -194,8 +240,10 @@ def test_compose_flattens_and_prints_as_typed() -> None:
 
 
 def test_compose_takes_transforms_only() -> None:
-    with pytest.raises(TypeError, match="compose takes transforms, got 3"):
+    with pytest.raises(TypeError, match=r"compose takes transforms, such as dbcache\(\), got int: 3"):
         pure.compose(cast(Any, 3))
+    with pytest.raises(TypeError, match=r"compose takes transforms, got the class dbcache; call it: dbcache\(...\)"):
+        pure.compose(cast(Any, dbcache), taylorseer())
     with pytest.raises(TypeError, match="Transform does not say how it edits a denoiser; override edit"):
         pure.Transform()(DENOISER)
 

@@ -13,7 +13,7 @@ import torch.utils._pytree as pytree
 import pure
 from pure import Denoiser, Experts
 from pure.tree import signature
-from tests.support.situation import SOLVER, Situation, caches, quietly, same, tensors
+from tests.support.situation import SOLVER, Situation, caches, same, tensors
 
 
 def apply_is_pure(situation: Situation) -> None:
@@ -214,7 +214,4 @@ def with_blocks(denoiser: Any, wrap: Any) -> Any:
     """Wrap the function of every block, of every expert."""
     if isinstance(denoiser, Experts):
         return Experts({name: with_blocks(each, wrap) for name, each in denoiser.denoisers.items()})
-    with quietly():
-        return attrs.evolve(
-            denoiser, blocks=tuple(attrs.evolve(block, run=wrap(block.run)) for block in denoiser.blocks)
-        )
+    return attrs.evolve(denoiser, blocks=tuple(attrs.evolve(block, run=wrap(block.run)) for block in denoiser.blocks))

@@ -180,7 +180,7 @@ def test_a_unet_follows_a_static_mask():
     handle.remove()
     assert len(calls) == 4 and [info.computed for info in report.last.branches["unet/0"]][2] == (False, False)
     with (
-        pytest.raises(ValueError, match=r"no front block whose change .*; say which steps to skip: scm"),
+        pytest.raises(ValueError, match=r"no front block whose change .*; choose the steps with scm"),
         pure.accelerate(pipe, dbcache(threshold=0.2)),
     ):
         picture(pipe, call)
