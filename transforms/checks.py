@@ -14,6 +14,7 @@ __all__ = ["Check", "check_fields", "choice", "flag", "narrowed", "number", "opt
 
 T = TypeVar("T")
 Check = Callable[[Any, attrs.Attribute, Any], None]
+"""An attrs validator."""
 optional = attrs.validators.optional
 """Allow None, too."""
 
