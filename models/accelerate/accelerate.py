@@ -4,96 +4,105 @@
         image = pipe("a red apple").images[0]
     print(report)
 
-The pipeline is handed a stand-in for its transformer; the transformer itself is never
-touched, so that other pipelines that share it go on as they were. What a cache remembers
-is made when a call of the pipeline begins and dropped when it ends, however it ends.
+The pipeline gets a stand-in for its transformer; the transformer itself is never written,
+so other pipelines that share it go on as they were. What a cache remembers is made when a
+call of the pipeline begins and dropped when it ends, however it ends.
 """
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+import inspect
+import warnings
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from pure.compose import Transform
-from pure.models.accelerate.calls import CURRENT, PipelineCall, Proxy, Session
-from pure.models.accelerate.components import in_one_piece
+from pure.models.accelerate.calls import CURRENT, PipelineCall, Session
+from pure.models.accelerate.checks import HOW, chosen
 from pure.models.accelerate.report import Report
-from pure.models.adapt.structure import check_unpatched
-from pure.models.errors import CheckpointError
+from pure.notes import warn
 
-__all__ = ["Report", "accelerate"]
-
-PARTS = ("transformer", "transformer_2", "unet")
+__all__ = ["Acceleration", "Report", "accelerate"]
 
 
-@contextlib.contextmanager
-def accelerate(pipe: Any, transform: Transform | Mapping[str, Transform]) -> Iterator[Report]:
-    """Run a pipeline's transformer through a denoiser with `transform` while the `with` lasts.
+def accelerate(pipe: Any, transform: Transform | Mapping[str, Transform] | None = None) -> "Acceleration":
+    """Run a pipeline's transformer through a denoiser with `transform` while a `with` lasts.
 
     Args:
-        pipe: any diffusers pipeline around a transformer that `pure.models.adapt.adapt.adapt` can
-            cut; or around a U-Net, which is one block: a static mask can skip it, a threshold
-            has nothing to measure.
+        pipe: a diffusers pipeline around one or two transformers or a U-Net. A U-Net, and the few
+            transformers that cannot be cut into blocks, run in one piece: a static mask can skip
+            them, a threshold has nothing to measure.
         transform: which cache; or one for each component, such as
             `{"transformer": ..., "transformer_2": ...}` (a component left out stays as it is).
 
     Every call of the pipeline has a state of its own, and in it every guidance branch: it is
-    told by the name of the pipeline's `cache_context`, else by its conditioning. Batched
+    known by the name of the pipeline's `cache_context`, else by its conditioning. Batched
     guidance is a batch of samples that decide alone. The two transformers of Wan 2.2 count
     their own steps. The number of a step comes from the scheduler.
 
-    Yields:
-        What was computed and skipped in each call.
+    A transformer that changes between two calls or steps (LoRA weights, dtype, quantisation,
+    another module) is adapted anew, and what was remembered of it is dropped.
+
+    Returns:
+        A context manager; `with ... as report` gives what was computed and skipped in each call.
 
     Raises:
-        CheckpointError: the pipeline has no such component; or, from its first call, the
-            transformer cannot be cut, with the reason. The pipeline is left as it was.
+        TypeError: the arguments are no pipeline and transform.
+        CheckpointError: the pipeline has no such component, or it is compiled or patched; or, from
+            its first call, the transformer cannot be cut, with the reason. The pipeline is left as it was.
         ValueError: the transform does not fit.
+
+    Warns:
+        UserWarning: the `with` was forgotten; a call skipped nothing though it could have; a
+            prediction is not finite.
     """
-    transforms = _transforms(pipe, transform)
-    session = Session(pipe, transforms)
-    fields, cls = vars(pipe), type(pipe)
-    originals = {name: fields[name] for name in transforms}
-    # The dict of attributes, not setattr: that would rewrite the pipeline's config.
-    fields.update({name: Proxy(module, name, session) for name, module in originals.items()})
-    pipe.__class__ = _watched(cls, session)
-    try:
-        yield session.report
-    finally:
-        pipe.__class__ = cls
-        fields.update(originals)
+    frame = inspect.currentframe()
+    caller = frame.f_back if frame is not None else None
+    where = (caller.f_code.co_filename, caller.f_lineno) if caller is not None else ("", 0)
+    chosen(pipe, transform)
+    return Acceleration(pipe, transform, where)
+
+
+class Acceleration(contextlib.ContextDecorator):
+    """What `accelerate` returns: a `with` that can be entered again, or the decorator of a function."""
+
+    def __init__(self, pipe: Any, transform: Any, where: tuple[str, int]) -> None:
+        vars(self).update(_pipe=pipe, _transform=transform, _open=[])
+        self._forgotten = weakref.finalize(self, _never_entered, *where)
+
+    def __enter__(self) -> Report:
+        """Put the stand-ins into the pipeline."""
+        self._forgotten.detach()
+        pipe = self._pipe
+        session = Session(pipe, chosen(pipe, self._transform))
+        self._open.append((session, type(pipe)))
+        session.open()
+        pipe.__class__ = _watched(type(pipe), session)
+        return session.report
+
+    def __exit__(self, *error: object) -> None:
+        """Put the components back."""
+        session, cls = self._open.pop()
+        self._pipe.__class__ = cls
         session.close()
 
+    def __call__(self, function: Any) -> Any:
+        """Decorate a function, which then runs inside the `with`."""
+        if not inspect.isroutine(function):
+            raise TypeError(f"accelerate(...) is no pipeline and takes no prompt; {HOW}")
+        return super().__call__(function)
 
-def _transforms(pipe: Any, transform: Transform | Mapping[str, Transform]) -> dict[str, Transform]:
-    """Return the transform of every component.
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"accelerate(...) has no {name!r}; the report is what its `with` gives: "
+            "`with pure.accelerate(pipe, dbcache()) as report: pipe(...)`"
+        )
 
-    Raises:
-        CheckpointError: a component is missing, accelerated already or cannot be cut.
-    """
-    own = vars(pipe)
-    if isinstance(transform, Transform):
-        chosen = {name: transform for name in PARTS if isinstance(own.get(name), torch.nn.Module)}
-        if not chosen:
-            raise CheckpointError(f"{type(pipe).__name__} has none of {', '.join(PARTS)}; nothing can be accelerated")
-    else:
-        chosen = dict(transform)
-        missing = [name for name in chosen if not isinstance(own.get(name), torch.nn.Module)]
-        if missing or not chosen:
-            raise CheckpointError(f"{type(pipe).__name__} has no {', '.join(missing) or 'component that is named'}")
-    for name in chosen:
-        if type(own[name]) is Proxy:
-            raise CheckpointError(f"the {name} of this pipeline is accelerated already; leave that `with` first")
-        if hasattr(own[name], "_orig_mod"):
-            raise CheckpointError(
-                f"the {name} is compiled as a whole, which leaves nothing to skip; give the pipeline the module "
-                "itself and compose the transform with compiled()"
-            )
-        if not in_one_piece(own[name]):
-            check_unpatched(own[name])
-    return chosen
+
+def _never_entered(filename: str, line: int) -> None:
+    message = f"accelerate(...) was never entered, so that nothing was accelerated; {HOW}"
+    warnings.warn_explicit(message, UserWarning, filename, line)
 
 
 def _watched(cls: type, session: Session) -> type:
@@ -101,6 +110,7 @@ def _watched(cls: type, session: Session) -> type:
 
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session.open()  # a component may have been replaced since the last call
         current = PipelineCall(session)
         token = CURRENT.set((*CURRENT.get(), current))
         try:
@@ -108,7 +118,7 @@ def _watched(cls: type, session: Session) -> type:
         finally:
             CURRENT.reset(token)
             session.report.calls.append(current.finished())
-        current.warn()
+        warn(session.report.last.notes, stacklevel=3)
         return result
 
     return type(cls)(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__})

@@ -55,6 +55,7 @@ class Branch:
         state: what it remembers.
         sizes: shape of its latents.
         infos: what was decided at its steps.
+        finite: for each step, which samples of the prediction are finite, (B,) on its device.
     """
 
     label: str
@@ -64,6 +65,7 @@ class Branch:
     state: State | None = None
     sizes: torch.Size | None = None
     infos: list[Info] = attrs.field(factory=list)
+    finite: list[torch.Tensor] = attrs.field(factory=list)
 
 
 def find(

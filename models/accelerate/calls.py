@@ -1,10 +1,7 @@
 """Calls of an accelerated pipeline: which step, which branch, and the state of each."""
 
-import contextlib
 import contextvars
-import inspect
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,9 +10,12 @@ import torch
 from pure.block import Bound
 from pure.compose import Transform
 from pure.models.accelerate.branches import Branch, Clock, find, marks
-from pure.models.accelerate.components import Model, Output, model_of
-from pure.models.accelerate.report import CallReport, Report
-from pure.models.adapt.structure import parameters
+from pure.models.accelerate.checks import check_module
+from pure.models.accelerate.components import Model, ModelOutput, model_of
+from pure.models.accelerate.proxy import CONTEXT, Proxy
+from pure.models.accelerate.report import CallReport, Report, finite_rows, notes_of
+from pure.models.adapt.adapt import TIMES
+from pure.models.adapt.structure import fingerprint, parameters
 from pure.models.errors import CheckpointError
 from pure.notes import warn
 from pure.rules import can_skip
@@ -23,37 +23,58 @@ from pure.step import Inputs, Step
 from pure.tree import put, take
 
 CURRENT: contextvars.ContextVar[tuple["PipelineCall", ...]] = contextvars.ContextVar("pipeline calls", default=())
-CONTEXT: contextvars.ContextVar[str] = contextvars.ContextVar("name of the cache context", default="")
 
 
 @attrs.define(eq=False)
 class Session:
-    """What lasts as long as the `with`: the adapted models and the report."""
+    """What lasts as long as the `with`: the stand-ins, the adapted models and the report."""
 
     pipe: Any
     transforms: Mapping[str, Transform]
     report: Report = attrs.field(factory=Report)
     models: dict[tuple, Model] = attrs.field(factory=dict)
+    proxies: dict[str, Proxy] = attrs.field(factory=dict)
+
+    def open(self) -> None:
+        """Put a stand-in in the place of every component, also of one that was replaced since."""
+        # The dict of attributes, not setattr: that would rewrite the pipeline's config.
+        fields = vars(self.pipe)
+        for name, transform in self.transforms.items():
+            module = fields.get(name)
+            if type(module) is not Proxy and isinstance(module, torch.nn.Module):
+                check_module(module, transform)
+                self.proxies[name] = fields[name] = Proxy(module, lambda name=name: self._step_of(name))
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Put the components back and let go of the models."""
+        fields = vars(self.pipe)
+        for name, proxy in self.proxies.items():
+            if fields.get(name) is proxy:
+                fields[name] = vars(proxy)["_module"]
         self.models.clear()
 
-    def model(self, name: str, module: torch.nn.Module, kwargs: Mapping[str, Any], renew: bool = False) -> Model:
-        """Return the denoiser for calls like this one, adapting the module at the first.
+    def _step_of(self, name: str) -> Callable[[dict[str, Any]], Any] | None:
+        """Return what takes a step of a component; None outside of any call of this pipeline."""
+        call = next((call for call in reversed(CURRENT.get()) if call.session is self), None)
+        return None if call is None else call.component(name, vars(self.proxies[name])["_module"]).step
+
+    def model(
+        self, name: str, module: torch.nn.Module, kwargs: Mapping[str, Any], stamp: tuple, renew: bool = False
+    ) -> Model:
+        """Return the denoiser for calls like this one, adapting the module at the first and where it has changed.
 
         Raises:
             CheckpointError: it cannot be cut.
         """
         key = (name, shape_of_call(kwargs))
-        if renew or key not in self.models:
-            self.models[key] = model_of(module, kwargs, self.transforms[name])
+        if renew or key not in self.models or self.models[key].stamp != stamp:
+            self.models[key] = model_of(module, kwargs, self.transforms[name], stamp)
         return self.models[key]
 
 
 def shape_of_call(kwargs: Mapping[str, Any]) -> tuple:
     """Say what calls must have in common to be cut in the same way; sizes are checked when they run."""
-    return tuple(sorted((name, _kind(value)) for name, value in kwargs.items()))
+    return tuple(sorted((name, "time" if name in TIMES else _kind(value)) for name, value in kwargs.items()))
 
 
 def _kind(value: Any) -> str:
@@ -66,83 +87,32 @@ def _kind(value: Any) -> str:
     return repr(value)
 
 
-class Proxy:
-    """What the pipeline has in place of its transformer: the same in all but what a call does."""
-
-    def __init__(self, module: torch.nn.Module, name: str, session: Session) -> None:
-        vars(self).update(_module=module, _name=name, _session=session)
-
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]  # isinstance says what it says of the module
-        return type(vars(self)["_module"])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_module"], name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(vars(self)["_module"], name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(vars(self)["_module"], name)
-
-    def __repr__(self) -> str:
-        return repr(vars(self)["_module"])
-
-    def __dir__(self) -> list[str]:
-        return dir(vars(self)["_module"])
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Take the step of the pipeline's call that this is; outside any call just call the module."""
-        module, session = vars(self)["_module"], vars(self)["_session"]
-        call = next((call for call in reversed(CURRENT.get()) if call.session is session), None)
-        if call is None:
-            return module(*args, **kwargs)
-        names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
-        return call.part(vars(self)["_name"], module).step({**dict(zip(names, args, strict=False)), **kwargs})
-
-    @contextlib.contextmanager
-    def cache_context(self, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Note the name that the pipeline gives to what it does next."""
-        token = CONTEXT.set(name)
-        try:
-            with vars(self)["_module"].cache_context(name, *args, **kwargs):
-                yield
-        finally:
-            CONTEXT.reset(token)
-
-
 @attrs.define(eq=False)
 class PipelineCall:
     """One call of the pipeline, from its beginning to its end."""
 
     session: Session
-    parts: dict[str, "Part"] = attrs.field(factory=dict)
+    components: dict[str, "ComponentCall"] = attrs.field(factory=dict)
 
-    def part(self, name: str, module: torch.nn.Module) -> "Part":
+    def component(self, name: str, module: torch.nn.Module) -> "ComponentCall":
         """Return what is known of a component in this call."""
-        if name not in self.parts:
+        if name not in self.components or self.components[name].module is not module:
             counts = steps_of(self.session.pipe)
-            self.parts[name] = Part(name, module, self.session, counts.get(name, counts["transformer"]))
-        return self.parts[name]
+            self.components[name] = ComponentCall(name, module, self.session, counts.get(name, counts["transformer"]))
+        return self.components[name]
 
     def finished(self) -> CallReport:
         """Return the report of the call."""
-        branches = {f"{part.name}{b.label}": tuple(b.infos) for part in self.parts.values() for b in part.branches}
-        counts = {f"{part.name}{b.label}": part.count for part in self.parts.values() for b in part.branches}
-        return CallReport(branches, counts, tuple(reason for part in self.parts.values() for reason in part.plain))
-
-    def warn(self) -> None:
-        """Warn if nothing was skipped though something could have been."""
-        report = self.finished()
-        rules = [(b.model.denoiser.plan.rules, part.count) for part in self.parts.values() for b in part.branches]
-        if not report.skipped and any(can_skip(*each) for each in rules):
-            reasons = sorted({decision.reason for decision in report.decisions})
-            changes = [d.change for d in report.decisions if d.change is not None]
-            least = f"; the least change measured was {min(changes):.3g}" if changes else ""
-            warnings.warn(
-                f"no step of this call was skipped: {report.computed} computed because of {', '.join(reasons)}{least}",
-                stacklevel=3,
-            )
+        components = self.components.values()
+        branches = {f"{each.name}{b.label}": b for each in components for b in each.branches}
+        counts = {f"{each.name}{b.label}": each.count for each in components for b in each.branches}
+        report = CallReport(
+            {name: tuple(branch.infos) for name, branch in branches.items()},
+            counts,
+            tuple(reason for each in components for reason in each.plain),
+        )
+        could = any(can_skip(b.model.denoiser.plan.rules, counts[name]) for name, b in branches.items())
+        return attrs.evolve(report, notes=notes_of(report, could, {name: b.finite for name, b in branches.items()}))
 
 
 def steps_of(pipe: Any) -> dict[str, int]:
@@ -162,13 +132,26 @@ def steps_of(pipe: Any) -> dict[str, int]:
 
 
 @attrs.define(eq=False)
-class Part:
-    """One component in one call of the pipeline."""
+class ComponentCall:
+    """One component in one call of the pipeline.
+
+    Attributes:
+        name: its name in the pipeline.
+        module: the component itself.
+        session: what it belongs to.
+        count: number of steps it will take.
+        stamp: fingerprint of the module at the last step.
+        clock: which step it is.
+        branches: those seen so far.
+        plain: reasons of the calls that went past the cache.
+        bound: its parameters grouped by block, for every model in use.
+    """
 
     name: str
     module: torch.nn.Module
     session: Session
     count: int
+    stamp: tuple = ()
     clock: Clock = attrs.field(factory=Clock)
     branches: list[Branch] = attrs.field(factory=list)
     plain: list[str] = attrs.field(factory=list)
@@ -179,12 +162,9 @@ class Part:
         hook = getattr(self.module, "_hf_hook", None)  # of model offloading: it brings the weights
         if hook is not None:
             _, kwargs = hook.pre_forward(self.module, **kwargs)
-        model = self.session.model(self.name, self.module, kwargs)
+        model = self._model(kwargs)
         moment = self.clock.moment(self.session.pipe.scheduler, kwargs[model.timestep])
-        branch, rows = find(self.branches, CONTEXT.get(), marks(kwargs, shape_of_call(kwargs)), self.clock.taken)
-        if branch is None:
-            branch = Branch(self._label(), CONTEXT.get(), marks(kwargs, shape_of_call(kwargs)), model)
-            self.branches.append(branch)
+        branch, rows = self._branch(model, kwargs)
         index = self.clock.index(moment, branch, certain=hasattr(self.session.pipe.scheduler, "step_index"))
         if index is None or index >= self.count:
             why = "a branch was called twice in a step" if index is None else f"more than {self.count} steps"
@@ -193,9 +173,29 @@ class Part:
         try:
             prediction = self._advance(branch, rows, index, kwargs)
         except CheckpointError:  # of other sizes than those it was adapted to
-            branch.model, branch.state = self.session.model(self.name, self.module, kwargs, renew=True), None
+            branch.model = self.session.model(self.name, self.module, kwargs, self.stamp, renew=True)
+            branch.state = None
             prediction = self._advance(branch, None, index, kwargs)
-        return Output.of(prediction, model.listed, kwargs.get("return_dict", True))
+        return ModelOutput.of(prediction, model.listed, kwargs.get("return_dict", True))
+
+    def _model(self, kwargs: Mapping[str, Any]) -> Model:
+        """Return the denoiser of a call; forget what was made of the module if it has changed."""
+        stamp = fingerprint(self.module)
+        if stamp != self.stamp:
+            self.stamp = stamp
+            self.bound.clear()
+        return self.session.model(self.name, self.module, kwargs, stamp)
+
+    def _branch(self, model: Model, kwargs: Mapping[str, Any]) -> tuple[Branch, tuple[int, ...] | None]:
+        """Return the branch of a call, and which of its samples the call has (None: all)."""
+        given = marks(kwargs, shape_of_call(kwargs))
+        branch, rows = find(self.branches, CONTEXT.get(), given, self.clock.taken)
+        if branch is None:
+            branch = Branch(self._label(), CONTEXT.get(), given, model)
+            self.branches.append(branch)
+        elif branch.model.stamp != self.stamp:
+            branch.model, branch.state, rows = model, None, None
+        return branch, rows
 
     def _label(self) -> str:
         """Name a branch: as its context, or by the order of appearance where there are several."""
@@ -225,6 +225,7 @@ class Part:
             prediction, state, info = denoiser.apply(params, state, Inputs(request.latents, step))
             if some is not None:
                 state = attrs.evolve(branch.state, cache=put(branch.state.cache, some, state.cache))
+            branch.finite.append(finite_rows(prediction))
         branch.state = state
         branch.infos.append(info)
         return prediction

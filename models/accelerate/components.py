@@ -10,10 +10,12 @@ from diffusers.utils import BaseOutput
 
 from pure.compose import Transform
 from pure.denoiser import Denoiser
+from pure.models.accelerate.proxy import bare
 from pure.models.adapt.adapt import Request, adapt, forward_of, sorted_request
 from pure.models.adapt.arguments import Arguments
-from pure.models.adapt.pieces import Forward, prediction_of
+from pure.models.adapt.pieces import Forward, Prediction, prediction_of
 from pure.models.adapt.whole import whole
+from pure.models.errors import CheckpointError
 
 
 @attrs.frozen(eq=False)
@@ -25,12 +27,14 @@ class Model:
         forward: how the component is called.
         functional: whether its parameters are an argument; a U-Net keeps its own.
         second: names of arguments whose second dimension is the sample.
+        stamp: fingerprint of the component when it was adapted.
     """
 
     denoiser: Denoiser
     forward: Forward
     functional: bool
     second: frozenset[str] = frozenset()
+    stamp: tuple = ()
 
     @property
     def timestep(self) -> str:
@@ -47,9 +51,14 @@ class Model:
         return sorted_request(kwargs, self.forward, (), self.second)
 
 
+# Their blocks read what blocks long before them returned, so that there is no middle that could be left out.
+ONE_PIECE = frozenset(("HunyuanDiT2DModel",))
+
+
 def in_one_piece(module: torch.nn.Module) -> bool:
-    """Whether a component is one block: a U-Net, whose blocks read what blocks long before them returned."""
-    return "UNet" in type(module).__name__
+    """Whether a component is one block: a U-Net, or a transformer whose blocks read one another across the middle."""
+    name = type(bare(module)).__name__
+    return "UNet" in name or name in ONE_PIECE
 
 
 @attrs.frozen
@@ -61,37 +70,50 @@ class Called:
 
     def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Arguments) -> torch.Tensor:
         """Call the module."""
-        return prediction_of(self.module(**self.forward.arguments(conditioning, latents, timestep)))
+        found = prediction_of(self.module(**self.forward.arguments(conditioning, latents, timestep)))
+        assert isinstance(found, torch.Tensor)  # only adapt takes several
+        return found
 
 
-def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform) -> Model:
-    """Return the model for calls like this one.
+def one_piece(module: torch.nn.Module, forward: Forward | None = None, channels: int | None = None) -> Denoiser:
+    """Return a component as a denoiser of one block; without `forward` only to look at, not to call."""
+    inner = bare(module)
+    own = vars(inner).get("out_channels") or getattr(getattr(inner, "config", None), "out_channels", None)
+    return whole(Called(module, forward or Forward("sample", "timestep")), own or channels)
+
+
+def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:
+    """Return the model for calls like this one; `stamp` is the fingerprint of the module.
 
     Raises:
         CheckpointError: it cannot be cut.
-        ValueError: the transform guides, which the pipeline does itself, or does not fit.
+        ValueError: the transform does not fit.
     """
     if in_one_piece(module):
-        forward = forward_of(module, kwargs)
-        latents, channels = kwargs[forward.latents].shape[1], getattr(module.config, "out_channels", None)
-        plain, functional, second = whole(Called(module, forward), channels or latents), False, frozenset()
+        forward = forward_of(bare(module), kwargs)
+        plain, functional, second = one_piece(module, forward), False, frozenset()
     else:
-        adapted = adapt(module, example=kwargs, check=1)
+        adapted = adapt(module, example=kwargs, check=1, several=True)
         forward, plain, functional, second = adapted.forward, adapted.denoiser, True, adapted.second
-    denoiser = transform(plain)
-    if denoiser.guidance is not None:
-        raise ValueError("the pipeline guides by itself; leave guided(...) out and pass it a guidance scale")
-    return Model(denoiser, forward, functional, second)
+    return Model(transform(plain), forward, functional, second, stamp)
 
 
 @dataclasses.dataclass
-class Output(BaseOutput):
+class ModelOutput(BaseOutput):
     """What a pipeline gets that asks for a record."""
 
     sample: Any
 
     @classmethod
-    def of(cls, prediction: torch.Tensor, listed: bool, record: bool) -> Any:
-        """Return a prediction as the component itself would."""
+    def of(cls, prediction: Prediction, listed: bool, record: bool) -> Any:
+        """Return a prediction as the component itself would.
+
+        Raises:
+            CheckpointError: a record of several things is asked for, whose fields only the component knows.
+        """
+        if isinstance(prediction, tuple):
+            if record:
+                raise CheckpointError("a model that returns several things can be accelerated with return_dict=False")
+            return prediction
         sample = list(prediction.unbind(0)) if listed else prediction
         return cls(sample=sample) if record else (sample,)

@@ -19,14 +19,14 @@ from pure.attention import attend
 from pure.block import Block
 from pure.denoiser import Denoiser
 from pure.models.adapt.arguments import Arguments, outline_of, pack
-from pure.models.adapt.cut import STREAMS, Hidden, Run, alike, hidden_of, streams_of
-from pure.models.adapt.pieces import Constants, Embed, Forward, Head, prediction_of
+from pure.models.adapt.cut import STREAMS, BlockRun, Hidden, alike, hidden_of, streams_of, tensor_of
+from pure.models.adapt.pieces import Embed, Forward, Head, Prediction, Samples, prediction_of
 from pure.models.adapt.search import Cut, discover, search
 from pure.models.adapt.structure import Template, check_unpatched, parameters
 from pure.models.adapt.tape import Untraceable
 from pure.models.adapt.walk import outline
 from pure.models.errors import CheckpointError
-from pure.tree import Shared, take
+from pure.tree import take
 
 Params = Mapping[str, torch.Tensor]
 TIMES = ("timestep", "timesteps", "t", "time")
@@ -85,6 +85,7 @@ def adapt(
     timestep: str | None = None,
     shared: Collection[str] = (),
     check: int = 2,
+    several: bool = False,
 ) -> Adapted:
     """Make a denoiser of a transformer and one example of how it is called.
 
@@ -98,12 +99,13 @@ def adapt(
         shared: names of arguments that all samples share though their first dimension is the batch.
         check: on how many inputs the pieces are run and compared with the model, bit for bit: 2
             are the example and random latents of its shape, 1 is the example, 0 compares nothing.
+        several: whether the model may return several tensors, which are then one prediction, a tuple.
 
     Raises:
         CheckpointError: it cannot be cut, or the pieces are not the model; with the reason.
     """
-    forward = forward_of(module, example, latents, timestep)
     check_unpatched(module)
+    forward = attrs.evolve(forward_of(module, example, latents, timestep), several=several)
     _check_scale(module, example)
     request = sorted_request(example, forward, shared)
     kwargs = forward.arguments(request.conditioning, request.latents, _times(request))
@@ -114,12 +116,12 @@ def adapt(
         adapted = _separated(module, adapted, example)
         adapted = attrs.evolve(adapted, denoiser=attrs.evolve(adapted.denoiser, reads=_reads(adapted, request)))
         if check > 0:
-            _compare(module, adapted, request, prediction_of(raw))
+            _compare(module, adapted, request, prediction_of(raw, several))
         if check > 1:
             noise = torch.randn(request.latents.shape, generator=torch.Generator().manual_seed(0))
             other = attrs.evolve(request, latents=noise.to(request.latents))
             kwargs = forward.arguments(other.conditioning, other.latents, _times(other))
-            _compare(module, adapted, other, prediction_of(module(**kwargs)))
+            _compare(module, adapted, other, prediction_of(module(**kwargs), several))
     return adapted
 
 
@@ -181,14 +183,14 @@ def _times(request: Request) -> torch.Tensor:
 def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: Request) -> Denoiser:
     model = outline(module, cut.blocks, list(parameters(module)))
     blocks = tuple(
-        Block(Run(Template(module.get_submodule(name)), alike(wiring)), f"{name}.")
+        Block(BlockRun(Template(module.get_submodule(name)), alike(wiring)), f"{name}.")
         for name, wiring in zip(cut.blocks, cut.wirings, strict=True)
     )
     return Denoiser(
         prepare=as_it_is,
-        embed=Embed(model, forward, cut, Constants(None), outline_of(request.conditioning)),
+        embed=Embed(model, forward, cut, Samples(), outline_of(request.conditioning)),
         blocks=blocks,
-        head=Head(model, cut),
+        head=Head(model, forward, cut),
         attend=attend,
         probe=first_stream,
         streams=STREAMS[: len(cut.streams)],
@@ -208,7 +210,7 @@ def first_stream(hidden: Hidden) -> torch.Tensor:
 
 
 def _separated(module: torch.nn.Module, adapted: Adapted, example: Mapping[str, Any]) -> Adapted:
-    """Find out which constants belong to samples, and whether some arguments have the sample as second dimension.
+    """Find out where the samples are in streams and constants, and which arguments have them second.
 
     Raises:
         CheckpointError: something is neither shared nor one row per sample, in a batch of several.
@@ -217,11 +219,11 @@ def _separated(module: torch.nn.Module, adapted: Adapted, example: Mapping[str, 
     for second in dict.fromkeys((frozenset(), _seconds(adapted, example, batch))):
         tried = attrs.evolve(adapted, second=second)
         try:
-            split = _split(tried, tried.request(example), batch)
+            samples = _samples(tried, tried.request(example), batch)
         except (CheckpointError, Untraceable, RuntimeError, ValueError, IndexError) as error:
             reasons.append(error)
             continue
-        embed = attrs.evolve(adapted.denoiser.embed, constants=Constants(split))
+        embed = attrs.evolve(adapted.denoiser.embed, samples=samples)
         return attrs.evolve(tried, denoiser=attrs.evolve(adapted.denoiser, embed=embed))
     if batch == 1:
         return adapted  # there is nothing to tell apart
@@ -237,15 +239,21 @@ def _seconds(adapted: Adapted, example: Mapping[str, Any], batch: int) -> frozen
     return frozenset(n for n, t in tensors.items() if t.ndim > 2 and t.shape[1] == batch != t.shape[0])
 
 
-def _split(adapted: Adapted, request: Request, batch: int) -> tuple[bool, ...]:
-    """Say of every constant whether it grows with the batch, by one sample more (the first one again)."""
+def _samples(adapted: Adapted, request: Request, batch: int) -> Samples:
+    """Say where the samples are: what grows when there is one sample more (the first one again).
+
+    Raises:
+        CheckpointError: a stream has no sample dimension, or a constant is neither shared nor one row per sample.
+    """
     more = torch.tensor([*range(batch), 0])
     times = take(request.timestep, more) if request.timestep.ndim else request.timestep
     larger = Request(take(request.latents, more), times, take(request.conditioning, more))
     before, after = _walked(adapted, request), _walked(adapted, larger)
-    if not all(_belongs(a, b, more) for a, b in zip(before[0], after[0], strict=True)):
+    streams = [_sample_dim(a, b, more) for a, b in zip(before[0], after[0], strict=True)]
+    if None in streams:
         raise CheckpointError("a stream has no sample dimension")
-    return tuple(_belongs(a, b, more) for a, b in zip(before[1], after[1], strict=True))
+    constants = tuple(_sample_dim(a, b, more) for a, b in zip(before[1], after[1], strict=True))
+    return Samples(tuple(dim for dim in streams if dim is not None), constants)
 
 
 def _walked(adapted: Adapted, request: Request) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -256,16 +264,17 @@ def _walked(adapted: Adapted, request: Request) -> tuple[list[torch.Tensor], lis
     return streams, constants
 
 
-def _belongs(before: torch.Tensor, after: torch.Tensor, more: torch.Tensor) -> bool:
-    """Whether a tensor has one row per sample (or is the same for all).
+def _sample_dim(before: torch.Tensor, after: torch.Tensor, more: torch.Tensor) -> int | None:
+    """Return which dimension is the sample; None if the tensor is the same for all.
 
     Raises:
-        CheckpointError: neither.
+        CheckpointError: none is, and it is not the same.
     """
     if _agree(before, after):
-        return False
-    if before.ndim and len(before) == len(more) - 1 and _agree(take(before, more), after):
-        return True
+        return None
+    for dim, (size, larger) in enumerate(zip(before.shape, after.shape, strict=False)):
+        if size == len(more) - 1 and larger == len(more) and _agree(before.index_select(dim, more), after):
+            return dim
     raise CheckpointError(
         f"a block is given a tensor of shape {tuple(before.shape)} for {len(more) - 1} and of shape "
         f"{tuple(after.shape)} for {len(more)} samples, or the samples of a batch influence each other"
@@ -291,22 +300,42 @@ def _reads(adapted: Adapted, request: Request) -> tuple[str, ...]:
     found = []
     for number, name in enumerate(denoiser.streams):
         lost = [torch.full_like(s, torch.nan) if number == other else s for other, s in enumerate(streams)]
-        if not torch.equal(denoiser.head(params, hidden_of(lost), context), whole):
+        found_now = denoiser.head(params, hidden_of(lost, hidden.dims), context)
+        if not all(torch.equal(a, b) for a, b in zip(_all(found_now), _all(whole), strict=True)):
             found.append(name)
     return tuple(found)
 
 
-def _compare(module: torch.nn.Module, adapted: Adapted, request: Request, expected: torch.Tensor) -> None:
-    found, blocks = in_pieces(adapted, request), adapted.cut.blocks
-    if not torch.equal(found, expected):
+def _all(prediction: Prediction) -> tuple[torch.Tensor, ...]:
+    return prediction if isinstance(prediction, tuple) else (prediction,)
+
+
+def _compare(module: torch.nn.Module, adapted: Adapted, request: Request, expected: Prediction) -> None:
+    predictions, blocks = _all(in_pieces(adapted, request)), adapted.cut.blocks
+    start = f"{type(module).__name__} cut at {blocks[0]} to {blocks[-1]} is not the model: "
+    for found, wanted in zip(predictions, _all(expected), strict=True):
+        if torch.equal(found, wanted) or _equal_with_nan(found, wanted):
+            continue
+        if not torch.equal(found.isfinite(), wanted.isfinite()):
+            raise CheckpointError(
+                f"{start}predictions are not finite (NaN or infinity) in different places, "
+                f"{int((~found.isfinite()).sum())} and {int((~wanted.isfinite()).sum())} of {found.numel()} numbers; "
+                "in float16 numbers above 65504 overflow: load the model in torch.bfloat16"
+            )
         raise CheckpointError(
-            f"{type(module).__name__} cut at {blocks[0]} to {blocks[-1]} is not the model: predictions differ by up to "
-            f"{float((found - expected).abs().max()):.3g}; is it in training mode, or does it keep something from "
-            "call to call?"
+            f"{start}predictions differ by up to {float((found - wanted).nan_to_num().abs().max()):.3g}; is it in "
+            "training mode, or does it keep something from call to call?"
         )
 
 
-def in_pieces(adapted: Adapted, request: Request) -> torch.Tensor:
+def _equal_with_nan(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether numbers are the same bit for bit, NaN being equal to NaN."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    return bool(((found == expected) | (found.isnan() & expected.isnan())).all())
+
+
+def in_pieces(adapted: Adapted, request: Request) -> Prediction:
     """Return the prediction of one call, taken through the pieces.
 
     Raises:
@@ -324,4 +353,4 @@ def in_pieces(adapted: Adapted, request: Request) -> torch.Tensor:
 
 
 def _tensors(context: Any) -> list[torch.Tensor]:
-    return [leaf.value if isinstance(leaf, Shared) else leaf for leaf in context.constants]
+    return [tensor_of(leaf) for leaf in context.constants]

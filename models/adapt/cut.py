@@ -18,7 +18,7 @@ import torch.utils._pytree as pytree
 from pure.models.adapt.structure import Template
 from pure.models.adapt.tape import Constant, Op, Slot, Tape, Untraceable, play
 from pure.models.adapt.walk import Mark, Visit
-from pure.tree import Shared, state
+from pure.tree import Shared, state, static
 
 Params = Mapping[str, torch.Tensor]
 STREAMS = ("image", "text", "other")
@@ -26,11 +26,28 @@ STREAMS = ("image", "text", "other")
 
 @state
 class Hidden:
-    """The streams in the order of a block's arguments; `image` is the first, whatever it stands for."""
+    """The streams in the order of a block's arguments; `image` is the first, whatever it stands for.
+
+    The sample is the first dimension here; `dims` says which one it is for the model.
+    """
 
     image: torch.Tensor  # (B, N, D)
     text: torch.Tensor | None = None  # (B, T, D)
     other: torch.Tensor | None = None
+    dims: tuple[int, ...] = static(default=(0, 0, 0))
+
+
+@state
+class Moved:
+    """A constant whose samples lie on another dimension in the model."""
+
+    rows: torch.Tensor  # (B, ...)
+    dim: int = static()
+
+    @property
+    def value(self) -> torch.Tensor:
+        """The tensor as the model has it."""
+        return self.rows.movedim(0, self.dim).contiguous()
 
 
 @state
@@ -41,19 +58,26 @@ class Context:
     always runs on the whole batch.
     """
 
-    constants: tuple[torch.Tensor | Shared, ...]
+    constants: tuple[torch.Tensor | Moved | Shared, ...]
     replay: Shared  # results of what ran before the blocks
     arguments: Shared  # keyword arguments of the forward
 
 
 def streams_of(hidden: Hidden) -> list[torch.Tensor]:
-    """Return the streams there are."""
-    return [stream for stream in (hidden.image, hidden.text, hidden.other) if stream is not None]
+    """Return the streams there are, as the model has them."""
+    streams = [stream for stream in (hidden.image, hidden.text, hidden.other) if stream is not None]
+    return [s.movedim(0, dim).contiguous() if dim else s for s, dim in zip(streams, hidden.dims, strict=False)]
 
 
-def hidden_of(streams: Sequence[torch.Tensor]) -> Hidden:
-    """Return the record of one to three streams."""
-    return Hidden(**dict(zip(STREAMS, streams, strict=False)))
+def hidden_of(streams: Sequence[torch.Tensor], dims: tuple[int, ...] = (0, 0, 0)) -> Hidden:
+    """Return the record of one to three streams as the model has them, with their samples on `dims`."""
+    first = [s.movedim(dim, 0) if dim else s for s, dim in zip(streams, dims, strict=False)]
+    return Hidden(**dict(zip(STREAMS, first, strict=False)), dims=dims)
+
+
+def tensor_of(constant: torch.Tensor | Moved | Shared) -> torch.Tensor:
+    """Return a constant of the context as the model has it."""
+    return constant if isinstance(constant, torch.Tensor) else constant.value
 
 
 @attrs.frozen
@@ -114,7 +138,7 @@ def alike(wiring: Wiring) -> Wiring:
 
 
 @attrs.frozen
-class Run:
+class BlockRun:
     """A block as `(params, hidden, context, attend) -> hidden`; its attention is its own, not `attend`."""
 
     template: Template
@@ -123,7 +147,7 @@ class Run:
     def __call__(self, params: Params, hidden: Hidden, context: Context, attend: Callable) -> Hidden:
         """Do what the model does before the block, run the block, and take the streams out of its output."""
         link, streams = self.wiring.link, streams_of(hidden)
-        constants = [leaf.value if isinstance(leaf, Shared) else leaf for leaf in context.constants]
+        constants = [tensor_of(leaf) for leaf in context.constants]
         entering = {number: form.join(streams) for number, form in enumerate(self.wiring.enters) if form is not None}
         slots = play(link.ops, entering, constants)
         args, kwargs = pytree.tree_unflatten([_value(s, slots, constants) for s in link.sources], link.spec)
@@ -132,7 +156,7 @@ class Run:
         for form, output in zip(self.wiring.leaves, outputs, strict=True):
             if form is not None:
                 changed |= form.split(output, streams)
-        return hidden_of([changed[number] for number in range(len(streams))])
+        return hidden_of([changed[number] for number in range(len(streams))], hidden.dims)
 
 
 def _value(source: Any, slots: Mapping[int, torch.Tensor], constants: Sequence[torch.Tensor]) -> Any:

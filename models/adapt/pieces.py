@@ -12,7 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from pure.models.adapt.arguments import Arguments, outline_of, thaw, unpack
-from pure.models.adapt.cut import Context, Form, Hidden, Registry, entry_link, hidden_of, link, streams_of
+from pure.models.adapt.cut import Context, Form, Hidden, Moved, Registry, entry_link, hidden_of, link, streams_of
 from pure.models.adapt.search import Cut
 from pure.models.adapt.tape import Tape
 from pure.models.adapt.walk import Model, Reading, Walk, symbolic
@@ -20,6 +20,7 @@ from pure.models.errors import CheckpointError
 from pure.tree import Shared
 
 Params = Mapping[str, torch.Tensor]
+Prediction = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 @attrs.frozen
@@ -31,12 +32,14 @@ class Forward:
         timestep: name of the timestep.
         listed: whether latents are a list of tensors, one per sample.
         plain: arguments that are passed every time, hashable.
+        several: whether it may return several tensors (picture and sound), which are then one prediction.
     """
 
     latents: str
     timestep: str
     listed: bool = False
     plain: tuple[tuple[str, Any], ...] = ()
+    several: bool = False
 
     def arguments(self, conditioning: Arguments, latents: torch.Tensor, timestep: torch.Tensor) -> dict[str, Any]:
         """Return the keyword arguments of a call."""
@@ -45,16 +48,25 @@ class Forward:
         return {**unpack(conditioning, latents.shape[0]), **plain, self.latents: given, self.timestep: timestep}
 
 
-def prediction_of(raw: Any) -> torch.Tensor:
+def prediction_of(raw: Any, several: bool = False) -> Prediction:
     """Return the prediction (B, ...) that a forward has returned as a tuple, a list or an output record.
+
+    Args:
+        raw: what the forward returned.
+        several: whether a tuple of tensors may be a prediction.
 
     Raises:
         CheckpointError: it returned none, or several things.
     """
     found = raw.sample if hasattr(raw, "sample") and not isinstance(raw, torch.Tensor) else raw
+    if several and isinstance(found, tuple) and len(found) > 1:
+        return tuple(prediction_of(entry) for entry in found)
     if isinstance(found, tuple):
         if len(found) != 1:
-            raise CheckpointError(f"the model returns {len(found)} things; supported are those that return one")
+            raise CheckpointError(
+                f"the model returns {len(found)} things, such as picture and sound; adapt takes those that return one "
+                "(pure.accelerate takes them)"
+            )
         found = found[0]
     if isinstance(found, list) and found and all(isinstance(entry, torch.Tensor) for entry in found):
         found = torch.stack(found)
@@ -87,27 +99,52 @@ class _Symbols:
 
 
 @attrs.frozen
-class Constants:
-    """Which constants have one row per sample, as `adapt` found; None: samples cannot be told apart."""
+class Samples:
+    """Where the samples of a batch are, as `adapt` found.
 
-    split: tuple[bool, ...] | None
+    Attributes:
+        streams: for each stream the dimension that is the sample.
+        constants: for each constant the same, or None where all samples share it; None: samples
+            cannot be told apart.
+    """
 
-    def placed(self, tensors: Sequence[torch.Tensor], batch: int) -> tuple[torch.Tensor | Shared, ...]:
-        """Return constants as they are where they belong to samples, else as `Shared`.
+    streams: tuple[int, ...] = (0, 0, 0)
+    constants: tuple[int | None, ...] | None = None
+
+    def hidden(self, streams: Sequence[torch.Tensor], batch: int) -> Hidden:
+        """Return the record of the streams.
+
+        Raises:
+            CheckpointError: a stream has no sample dimension.
+        """
+        for stream, dim in zip(streams, self.streams, strict=False):
+            if stream.shape[dim] != batch:
+                raise CheckpointError(
+                    f"a stream of shape {tuple(stream.shape)} has no dimension for the {batch} sample(s) of the latents"
+                )
+        return hidden_of(streams, self.streams)
+
+    def placed(self, tensors: Sequence[torch.Tensor], batch: int) -> tuple[torch.Tensor | Moved | Shared, ...]:
+        """Return constants with the sample first where they belong to samples, else as `Shared`.
 
         Raises:
             CheckpointError: there are several samples and they cannot be told apart.
         """
-        if self.split is None and batch > 1:
+        if self.constants is None and batch > 1:
             raise CheckpointError(
                 f"in what the blocks are given, {batch} samples cannot be told apart; run one sample at a time, or "
                 "adapt the model with an example of this batch to learn why"
             )
-        split = self.split or (False,) * len(tensors)
-        for tensor, belongs in zip(tensors, split, strict=True):
-            if belongs and len(tensor) != batch:
-                raise CheckpointError(f"a block is given a tensor with {len(tensor)} rows for {batch} samples")
-        return tuple(t if belongs else Shared(value=t) for t, belongs in zip(tensors, split, strict=True))
+        dims = self.constants or (None,) * len(tensors)
+        return tuple(_placed(tensor, dim, batch) for tensor, dim in zip(tensors, dims, strict=True))
+
+
+def _placed(tensor: torch.Tensor, dim: int | None, batch: int) -> torch.Tensor | Moved | Shared:
+    if dim is None:
+        return Shared(value=tensor)
+    if tensor.shape[dim] != batch:
+        raise CheckpointError(f"a block is given a tensor with {tensor.shape[dim]} rows for {batch} samples")
+    return Moved(rows=tensor.movedim(dim, 0), dim=dim) if dim else tensor
 
 
 @attrs.frozen(eq=False)
@@ -118,7 +155,7 @@ class Embed:
     model: Model
     forward: Forward
     cut: Cut
-    constants: Constants
+    samples: Samples
     shape: tuple
 
     def __call__(
@@ -134,9 +171,10 @@ class Embed:
             raise CheckpointError(changed(type(self.model.module).__name__, "is called with other arguments"))
         kwargs = self.forward.arguments(prepared, latents, timestep)
         walk, streams, constants = self.walk(params, kwargs, latents.device)
-        placed = self.constants.placed(constants, latents.shape[0])
+        placed = self.samples.placed(constants, latents.shape[0])
         replay = Shared(value=walk.journal.replayable())
-        return hidden_of(streams), Context(constants=placed, replay=replay, arguments=Shared(value=kwargs))
+        hidden = self.samples.hidden(streams, latents.shape[0])
+        return hidden, Context(constants=placed, replay=replay, arguments=Shared(value=kwargs))
 
     def walk(
         self, params: Params, kwargs: Mapping[str, Any], device: torch.device
@@ -159,10 +197,11 @@ class Head:
 
     stays_eager: ClassVar[bool] = True
     model: Model
+    forward: Forward
     cut: Cut
 
-    def __call__(self, params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
-        """Return the prediction (B, ...).
+    def __call__(self, params: Params, hidden: Hidden, context: Context) -> Prediction:
+        """Return the prediction (B, ...), several of them from a model that makes several things.
 
         Raises:
             CheckpointError: it reads what a block before the last one returned; or the model does
@@ -174,7 +213,7 @@ class Head:
         raw = self.model.run(
             params, context.arguments.value, final, lambda name, unit: Reading(name, unit, entries, place)
         )
-        prediction, name = prediction_of(raw), type(self.model.module).__name__
+        prediction, name = prediction_of(raw, self.forward.several), type(self.model.module).__name__
         if not final.as_adapted:
             raise CheckpointError(changed(name, "does something else between its blocks"))
         if symbolic(prediction):

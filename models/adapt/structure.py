@@ -99,12 +99,20 @@ def check_unpatched(module: nn.Module) -> None:
         CheckpointError: naming the submodule and what helps.
     """
     for name, child in module.named_modules():
+        full = f"{type(module).__name__}{'.' + name if name else ''}"
         own = vars(child).get("forward", type(child).forward)
+        if "_orig_mod" in child._modules or child._compiled_call_impl is not None or hasattr(own, COMPILED):
+            raise CheckpointError(
+                f"{full} is compiled{' as a whole' if child is module else ''}, so its blocks cannot run one by one; "
+                "give the pipeline the module as it was before compile(), compile_repeated_blocks() or torch.compile, "
+                "and compile the pieces between which steps are skipped: "
+                "accelerate(pipe, compose(dbcache(), compiled()))"
+            )
         # accelerate's model offloading only moves the module, and our callers call its hook
         offloaded = child is module and hasattr(child, "_hf_hook")
         if getattr(own, "__func__", own) is not type(child).forward and not offloaded:
             raise CheckpointError(
-                f"the forward of {type(module).__name__}{'.' + name if name else ''} has been replaced "
+                f"the forward of {full} has been replaced "
                 f"({getattr(vars(child)['forward'], '__qualname__', vars(child)['forward'])}); take the hooks off "
                 "first (disable_cache(), no sequential or group offloading, no layerwise casting)"
             )
@@ -114,6 +122,40 @@ def check_unpatched(module: nn.Module) -> None:
             f"{type(module).__name__} has {' and '.join(hooks)} of its own, which would see it run in pieces; "
             "remove them (hooks on what is inside it may stay)"
         )
+
+
+COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on a function
+PLAIN = (bool, int, float, str, type(None))
+OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps in every module
+
+
+def fingerprint(module: nn.Module) -> tuple:
+    """Say what a module is made of, to notice that it was changed: two milliseconds for a thousand submodules.
+
+    Modules and tensors by identity, tensors with dtype, device and shape, settings by value. The values of
+    tensors take no part: pieces of an adapted model read them when they run.
+    """
+    found: list[Any] = []
+    for child in module.modules():
+        own = vars(child)
+        found.append(id(child))
+        for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
+            if tensor is not None:
+                found.append((id(tensor), tensor.dtype, tensor.device, tensor.shape))
+        found += [(key, _setting(value)) for key, value in own.items() if key not in OWN]
+    return tuple(found)
+
+
+def _setting(value: Any) -> Any:
+    """Return a setting by value, and what is no setting by its kind."""
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, dict):
+        return tuple((key, entry if type(entry) in PLAIN else type(entry)) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(entry if type(entry) in PLAIN else type(entry) for entry in value)
+    # A tensor that a module fills at its first call is no change; another attention processor is one.
+    return type(value) if isinstance(value, torch.Tensor) else id(value)
 
 
 def described(module: nn.Module) -> tuple:

@@ -143,7 +143,16 @@ class Model:
             kwargs: arguments of the forward.
             arrive: `(number, args, kwargs) -> result` of a block.
             around: `(name, module) -> forward` of what is outside the blocks.
+
+        Raises:
+            CheckpointError: the parameters have other names than when the model was adapted.
         """
+        missing = [name for name in self.outer if name not in params]
+        if missing:
+            raise CheckpointError(
+                f"{type(self.module).__name__} has no parameter {missing[0]} any more: it was changed since it was "
+                "adapted (LoRA weights, quantisation); adapt it again"
+            )
         stand_ins = {name: StandIn(number, arrive) for number, name in enumerate(self.blocks)}
         copy = copied(self.module, {name: params[name] for name in self.outer}, stand_ins)
         for name, unit in list(units(copy)):

@@ -223,7 +223,7 @@ def test_prompts_of_any_length_run_through_what_was_adapted_once():
     ("name", "transform", "message"),
     [
         ("flux", {"transformer_2": ALTERNATE}, "FluxPipeline has no transformer_2"),
-        ("flux", {}, "FluxPipeline has no component that is named"),
+        ("flux", {}, "FluxPipeline has transformer, and no transform was given for any of them"),
     ],
 )
 def test_components_that_are_not_there_are_refused(name, transform, message):

@@ -1,0 +1,161 @@
+"""What `accelerate` is given: which components get which transform, and why some cannot."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pure.attention import attend
+from pure.block import Block
+from pure.compose import Transform
+from pure.denoiser import Denoiser
+from pure.models.accelerate.components import in_one_piece, one_piece
+from pure.models.accelerate.proxy import Proxy
+from pure.models.adapt.structure import check_unpatched
+from pure.models.errors import CheckpointError
+
+COMPONENTS = ("transformer", "transformer_2", "unconditional_transformer", "unet")
+HOW = "write `with pure.accelerate(pipe, dbcache()): pipe(...)`"
+
+
+def check_pipe(pipe: Any) -> None:
+    """Refuse what is no pipeline of diffusers.
+
+    Raises:
+        TypeError: naming what it is.
+    """
+    if isinstance(pipe, type):
+        raise TypeError(
+            f"{pipe.__name__} is a class; accelerate takes a pipeline: {pipe.__name__}.from_pretrained(...)"
+        )
+    if isinstance(pipe, torch.nn.Module):
+        raise TypeError(
+            f"{type(pipe).__name__} is a model; accelerate takes the pipeline that calls it "
+            "(a model alone: pure.models.adapt.adapt.adapt)"
+        )
+    if isinstance(pipe, Transform):
+        raise TypeError(f"accelerate takes the pipeline first and the transform second; {HOW}")
+    if isinstance(getattr(pipe, "denoiser", None), Denoiser):
+        raise TypeError(
+            f"{type(pipe).__name__} is a pipeline of puredit; pass it the transform: pipeline.generate(transform=...)"
+        )
+    # Calls end where the class of the pipeline says, so the object must have fields and a class that can be called.
+    if not hasattr(pipe, "__dict__") or not callable(pipe) or not hasattr(pipe, "scheduler"):
+        raise TypeError(
+            f"accelerate takes a diffusers pipeline with a scheduler, got {_shown(pipe)}; {HOW}, with "
+            "pipe = diffusers.DiffusionPipeline.from_pretrained(...)"
+        )
+
+
+def check_transform(transform: Any, where: str = "") -> None:
+    """Refuse what is no transform.
+
+    Raises:
+        TypeError: naming what it is and what helps.
+    """
+    if isinstance(transform, Transform):
+        return
+    place = f" for the {where}" if where else ""
+    if transform is None:
+        raise TypeError(f"accelerate needs a transform{place}, such as dbcache(threshold=0.12); {HOW}")
+    if isinstance(transform, list | tuple):
+        kind = type(transform).__name__
+        raise TypeError(f"accelerate takes one transform{place}, got a {kind}; make one of several: compose(...)")
+    if callable(transform):
+        name = getattr(transform, "__name__", repr(transform))
+        raise TypeError(f"{name} makes a transform and is none itself; call it: {name}(...)")
+    raise TypeError(f"accelerate takes a transform{place} such as dbcache(), got {_shown(transform)}; {HOW}")
+
+
+def chosen(pipe: Any, transform: Any) -> dict[str, Transform]:
+    """Return the transform of every component that gets one.
+
+    Raises:
+        TypeError: the arguments are no pipeline and transform.
+        CheckpointError: a component is missing, accelerated already, compiled or cannot be cut.
+        ValueError: the transform does not fit the component.
+    """
+    check_pipe(pipe)
+    own = vars(pipe)
+    if isinstance(transform, Mapping):
+        found = dict(transform)
+        for name, each in found.items():
+            check_transform(each, str(name))
+    else:
+        check_transform(transform)
+        found = {name: transform for name in COMPONENTS if isinstance(own.get(name), torch.nn.Module)}
+    missing = [name for name in found if not isinstance(own.get(name), torch.nn.Module)]
+    if missing or not found:
+        raise CheckpointError(_missing(pipe, missing))
+    for name, each in found.items():
+        if type(own[name]) is Proxy:
+            raise CheckpointError(f"the {name} of this pipeline is accelerated already; leave that `with` first")
+        check_module(own[name], each)
+    return found
+
+
+def check_module(module: torch.nn.Module, transform: Transform) -> None:
+    """Refuse a component that cannot run with this transform, as far as that shows before it has been called.
+
+    Raises:
+        CheckpointError: it is compiled, or hooks or another cache have replaced its forward.
+        ValueError: the transform guides, or measures a change where there is none.
+    """
+    if in_one_piece(module):
+        check_unguided(transform.edit(one_piece(module)))
+        return
+    check_unpatched(module)
+    try:
+        edited = transform.edit(_ANY)
+    except ValueError:  # it may fit the transformer, which has other blocks and streams
+        return
+    check_unguided(edited)
+
+
+def check_unguided(denoiser: Denoiser) -> None:
+    """Refuse guidance, which the pipeline applies itself.
+
+    Raises:
+        ValueError: the transform guides.
+    """
+    if denoiser.guidance is not None:
+        raise ValueError("the pipeline guides by itself; leave guided(...) out and pass it a guidance scale")
+
+
+def _missing(pipe: Any, names: list[str]) -> str:
+    """Say which components the pipeline lacks, and which it has."""
+    own, kind = vars(pipe), type(pipe).__name__
+    there = [name for name in COMPONENTS if isinstance(own.get(name), torch.nn.Module)]
+    empty = [name for name in (names or COMPONENTS) if name in own and own[name] is None]
+    if empty:
+        return f"the {' and the '.join(empty)} of {kind} is None: load the pipeline with it"
+    if there and names:
+        return f"{kind} has no {', '.join(map(str, names))}; it has {', '.join(there)}"
+    if there:
+        return f"{kind} has {', '.join(there)}, and no transform was given for any of them"
+    return f"{kind} has none of {', '.join(COMPONENTS)}; nothing can be accelerated"
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(value).__name__})"
+
+
+def _same(*arguments: Any) -> Any:
+    return arguments[1]
+
+
+def _first(hidden: Any) -> Any:
+    return hidden
+
+
+# More blocks than any transformer has: what a transform makes of it does not depend on its place in a real one.
+_ANY = Denoiser(
+    prepare=_same,
+    embed=_same,
+    blocks=(Block(_same, ""),) * 256,
+    head=_same,
+    attend=attend,
+    probe=_first,
+    streams=("image",),
+)

@@ -1,0 +1,65 @@
+"""What an accelerated pipeline has in place of a component."""
+
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+CONTEXT: contextvars.ContextVar[str] = contextvars.ContextVar("name of the cache context", default="")
+
+
+class Proxy:
+    """A component in all but what a call does.
+
+    Args:
+        module: the component; what is read and written here is read and written there.
+        step: `(arguments by name) -> what the module returns`, or None where no call of the pipeline runs.
+    """
+
+    def __init__(self, module: torch.nn.Module, step: Callable[[], Callable[[dict[str, Any]], Any] | None]) -> None:
+        vars(self).update(_module=module, _step=step)
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]  # isinstance says what it says of the module
+        return type(vars(self)["_module"])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_module"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_module"], name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(vars(self)["_module"], name)
+
+    def __repr__(self) -> str:
+        return repr(vars(self)["_module"])
+
+    def __dir__(self) -> list[str]:
+        return dir(vars(self)["_module"])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the step of the pipeline's call that this is; outside any call just call the module."""
+        module, step = vars(self)["_module"], vars(self)["_step"]()
+        if step is None:
+            return module(*args, **kwargs)
+        names = [name for name in inspect.signature(type(bare(module)).forward).parameters if name != "self"]
+        return step({**dict(zip(names, args, strict=False)), **kwargs})
+
+    @contextlib.contextmanager
+    def cache_context(self, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Note the name that the pipeline gives to what it does next."""
+        token = CONTEXT.set(name)
+        try:
+            with vars(self)["_module"].cache_context(name, *args, **kwargs):
+                yield
+        finally:
+            CONTEXT.reset(token)
+
+
+def bare(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the module that `torch.compile` has wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module)
