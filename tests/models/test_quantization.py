@@ -12,6 +12,7 @@ import pure
 from pure.distributed.tensor_parallel import part_of
 from pure.models import embedded, load_pipeline
 from pure.transforms import Quantization, dbcache, nbytes, quantize, survey, taylorseer
+from pure.transforms.quantize import exact_int8
 from pure.transforms.quantize.kinds import GROUP, KINDS, LEAST, LEAST_ELSE, SIDE, unfit, unsupported
 from tests.laws import FAMILIES, LAWS
 from tests.support import toys
@@ -103,6 +104,28 @@ def test_long_sums_of_one_sign_do_not_overflow(kind):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["int8_per_row", "int8_per_tensor"])
+def test_a_cpu_that_saturates_gets_exact_products(kind, dtype, monkeypatch):
+    """Of numbers at the ends of 8 bits, where sums of two products do not fit into 16."""
+    monkeypatch.setattr(exact_int8, "kernel_is_exact", lambda: False)
+    signs = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(16)
+    weight, x = torch.stack([signs, -signs, signs.abs()]).to(dtype), torch.stack([signs, 2 * signs.abs()]).to(dtype)
+    made: Any = KINDS[kind].make(weight)
+    bias = torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
+    assert type(made) is exact_int8.ExactInt8Tensor
+    # Rounding moves each number by half a step of 1 in 127.5, and a sum of 64 products by at most 1.
+    expected = torch.tensor([[65.0, -62.0, 3.0], [1.0, 2.0, 131.0]])
+    assert torch.allclose(F.linear(x, made, bias).float(), expected, rtol=0, atol=1.01)
+    assert torch.allclose(F.linear(x, made).float() + bias.float(), expected, rtol=0, atol=1.01)
+    assert F.linear(x, made).dtype == dtype
+    monkeypatch.undo()
+    plain: Any = KINDS[kind].make(weight)
+    assert torch.equal(plain.qdata, made.qdata) and torch.equal(plain.scale, made.scale), "the same weights"
+    if exact_int8.kernel_is_exact():
+        assert torch.allclose(F.linear(x, made).float(), F.linear(x, plain).float(), rtol=2.0**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_zeros_stay_zeros(kind, dtype):
     """A scale of zero would make NaN of padding, and of weights that training began with zeros and left."""
@@ -126,7 +149,8 @@ def test_what_cannot_become_a_kind_is_said():
     assert unfit("float8_per_block", weight[:200]) == "its shape 200 x 128 is no multiple of 128 x 128"
     assert unfit("int4_weight_only", weight[:, :20]) == "its shape 256 x 20 is no multiple of 1 x 32"
     assert unfit("int8_per_row", weight.double()) == "its numbers are torch.float64"
-    assert unfit("int8_per_row", KINDS["int8_per_row"].make(weight)) == "it is a Int8Tensor already"
+    made = KINDS["int8_per_row"].make(weight)
+    assert unfit("int8_per_row", made) == f"it is a {type(made).__name__} already"
 
 
 def test_an_old_gpu_is_told_apart(monkeypatch):

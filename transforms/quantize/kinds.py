@@ -1,4 +1,6 @@
-"""What a weight can become: every kind is one function of one weight. All that is used of torchao is here.
+"""What a weight can become: every kind is one function of one weight.
+
+All that is used of torchao is here, and in `exact_int8.py`, which is imported where it is needed.
 
 A quantised weight is a tensor of the same shape and dtype whose values are stored in a byte
 each, beside scales; `torch.nn.functional.linear` knows what to do with it. A dynamic kind
@@ -137,8 +139,11 @@ def _int8(weight: torch.Tensor, shared: bool, dynamic: bool) -> torch.Tensor:
     from torchao.quantization import PerRow, PerTensor
     from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor, QuantizeTensorToInt8Kwargs
 
+    from pure.transforms.quantize.exact_int8 import ExactInt8Tensor, kernel_is_exact
+
     rows = QuantizeTensorToInt8Kwargs(granularity=PerRow()) if dynamic else None
-    return Int8Tensor.from_hp(weight, granularity=PerTensor() if shared else PerRow(), act_quant_kwargs=rows)
+    kind = ExactInt8Tensor if dynamic and weight.device.type == "cpu" and not kernel_is_exact() else Int8Tensor
+    return kind.from_hp(weight, granularity=PerTensor() if shared else PerRow(), act_quant_kwargs=rows)
 
 
 def int8_per_row(weight: torch.Tensor) -> torch.Tensor:
