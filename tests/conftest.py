@@ -1,6 +1,7 @@
 """Settings of every test: offline, reproducible on any number of cores."""
 
 import os
+import tempfile
 
 # Before transformers and diffusers are imported: what a test needs, it makes or ships.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,6 +9,11 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # For the processes that tests start; several ranks on few cores must not fight for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What inductor stores is generated for the vectors of one instruction set, which is no part of its key.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    f"{tempfile.gettempdir()}/puredit_inductor_{os.getuid()}_{os.environ.get('ATEN_CPU_CAPABILITY', 'native')}",
+)
 
 import hypothesis
 import torch
