@@ -10,6 +10,9 @@ EDITABLE := --config-settings editable_mode=compat --editable
 # is freed stays with them: fetching it anew from the system takes a tenth of the time.
 KEEP := MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_THRESHOLD_=33554432
 PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+LINT := { $(BIN)/ruff check . & $(BIN)/ruff format --check .; formatted=$$?; wait $$! && test $$formatted = 0; }
+# The variable keeps the pinned pyright from asking a registry for a newer one.
+TYPES := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 TORCH = $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -24,18 +27,23 @@ demo: $(VENV)/.demo ## generate with and without caching on the embedded checkpo
 		--plot outputs/demo-plot.png --output-path outputs/
 	@echo "The images and the plot are in outputs/:" && ls outputs
 
-test: lint types ## lint, types, doctests and tests; the slow tests last
-	$(PYTEST) -m "not slow and not alone"
-	$(PYTEST) -m "slow and not alone"
-	$(PYTEST) --numprocesses 0 -m alone
+# Every stage runs, whatever became of those before it; each failure is named, and fails the whole. Types are
+# checked beside the tests. The last line is the summary of the last tests.
+test: $(VENV)/.dev ## lint, types, doctests and tests; those that start many processes last
+	@failed=""; \
+	$(LINT) || failed="$$failed lint"; \
+	$(TYPES) > $(VENV)/types.log 2>&1 & types=$$!; \
+	$(PYTEST) -m "not alone" || failed="$$failed tests"; \
+	wait $$types || failed="$$failed types"; cat $(VENV)/types.log; \
+	test -z "$$failed" || echo "make test: failed so far:$$failed"; \
+	$(PYTEST) --numprocesses 0 -m alone || failed="$$failed alone"; \
+	test -z "$$failed"
 
 lint: $(VENV)/.dev ## ruff: rules and format
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(LINT)
 
-# The variable keeps the pinned pyright from asking a registry for a newer one.
 types: $(VENV)/.dev ## pyright
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	$(TYPES)
 
 format: $(VENV)/.dev ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
