@@ -1,4 +1,4 @@
-"""`context_parallel`: what is decided, sent, remembered and refused. Law 13 is in tests/test_laws_sharded.py."""
+"""`context_parallel`: what is decided, sent, remembered and refused. Law 13 is in tests/laws/test_sharded.py."""
 
 import attrs
 import hypothesis
@@ -15,7 +15,7 @@ from pure.distributed import Sizes, context_parallel, make_mesh
 from pure.models.flux.config import parameter_shapes
 from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
-from tests.lawbook.sharded import run_alike
+from tests.laws.sharded import run_alike
 from tests.support import ranks, toys
 from tests.support.sharded import Collectives, difference, numbers, report, same_reports, shard, uneven
 from tests.support.situation import FLUX, FLUX_DEV, RANDOM, SOLVER, Model, Situation, same

@@ -14,7 +14,7 @@ from pure.models import embedded, load_pipeline
 from pure.transforms import Quantization, dbcache, nbytes, quantize, survey, taylorseer
 from pure.transforms.quantize import exact_int8
 from pure.transforms.quantize.kinds import GROUP, KINDS, LEAST, LEAST_ELSE, SIDE, unfit, unsupported
-from tests.laws import FAMILIES, LAWS
+from tests.laws.laws import FAMILIES, LAWS
 from tests.support import toys
 from tests.support.situation import FLUX_DEV, Situation, tensors
 from tests.support.wan import WAN_EXPERTS

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, Phase
 from hypothesis.strategies import SearchStrategy
 
-from tests.laws import CASES, FAMILIES, LAWS, Case, Law, speaks_of
+from tests.laws.laws import CASES, FAMILIES, LAWS, Case, Law, speaks_of
 from tests.support.situation import Situation
 
 

@@ -7,7 +7,7 @@ import pure
 from pure import Branches, Experts, Inputs
 from pure.memory import read
 from pure.tree import map_samples
-from tests.lawbook.oracle import NEAR
+from tests.laws.oracle import NEAR
 from tests.support.situation import SOLVER, Entry, Situation, caches, close, same, tensors
 
 

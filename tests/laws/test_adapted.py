@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from pure.models.adapt.adapt import Adapted, adapt
-from tests.laws import LAWS, Case, Law, speaks_of
+from tests.laws.laws import LAWS, Case, Law, speaks_of
+from tests.laws.test_laws import BRIEFLY, hold
 from tests.support.generic import NAMED
 from tests.support.recipes import RECIPES
 from tests.support.situation import Model
-from tests.test_laws import BRIEFLY, hold
 
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
 

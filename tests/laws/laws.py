@@ -13,7 +13,7 @@ import attrs
 from hypothesis import strategies as st
 
 from pure import Experts
-from tests.lawbook import algebra, answers, memory, rows
+from tests.laws import algebra, answers, memory, rows
 from tests.support import flux2, hunyuan_video, ovis, qwen_image, wan, z_image
 from tests.support.recipes import RECIPES, Recipe
 from tests.support.situation import CLOSED, EXPERTS, FLUX_DEV, FLUX_SCHNELL, RANDOM, STREAMS, Model, Situation

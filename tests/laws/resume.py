@@ -1,4 +1,4 @@
-"""Law 5 in another process: go on from a saved state of tiny FLUX. Called by tests/test_laws_process.py."""
+"""Law 5 in another process: go on from a saved state of tiny FLUX. Called by tests/laws/test_process.py."""
 
 import sys
 

@@ -5,12 +5,12 @@ import pytest
 import pure
 from pure.distributed.context_parallel import Divided
 from pure.transforms import dbcache, taylorseer
-from tests.lawbook import memory, sharded
-from tests.laws import CASES, FAMILIES, Case
+from tests.laws import memory, sharded
+from tests.laws.laws import CASES, FAMILIES, Case
+from tests.laws.test_laws import ONCE, hold
 from tests.support.qwen_image import QWEN_EDIT, QWEN_IMAGE
 from tests.support.situation import FLUX_DEV, FLUX_SCHNELL, Model, Situation
 from tests.support.wan import WAN_EXPERTS, WAN_TI2V
-from tests.test_laws import ONCE, hold
 
 MODELS = (FLUX_DEV, FLUX_SCHNELL, *FAMILIES)
 EVERYTHING = [case for case in CASES if case.model in MODELS and case.name.endswith("-everything")]

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pure
-from tests.lawbook import resume
+from tests.laws import resume
 from tests.support.situation import same
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_another_process_goes_on_to_the_same_bits(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_another_process_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     entry = entries[resume.STOP]
     saved, answer = tmp_path / "saved.safetensors", tmp_path / "answer.safetensors"
     pure.save_state((entry.before, entry.latents), saved)
-    command = [sys.executable, "-m", "tests.lawbook.resume", str(saved), str(answer)]
+    command = [sys.executable, "-m", "tests.laws.resume", str(saved), str(answer)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@
 
 from pure.distributed import Sizes
 from pure.tree import signature
-from tests.lawbook import rows
+from tests.laws import rows
 from tests.support import ranks
 from tests.support.sharded import difference, report, same_reports, shard
 from tests.support.situation import Situation

@@ -4,8 +4,8 @@ import attrs
 import torch
 
 from pure import Experts
-from tests.lawbook.memory import with_blocks
-from tests.lawbook.oracle import NEAR, Row, _leading_ones, _mask
+from tests.laws.memory import with_blocks
+from tests.laws.oracle import NEAR, Row, _leading_ones, _mask
 from tests.support.situation import Entry, Situation, close
 
 

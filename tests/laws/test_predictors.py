@@ -12,7 +12,7 @@ from pure import Hold
 from pure.predictors import Predictor
 from pure.transforms import taylorseer
 from pure.transforms.taylorseer import COLD_START
-from tests.lawbook.oracle import Recursion
+from tests.laws.oracle import Recursion
 
 
 @attrs.frozen

@@ -12,8 +12,8 @@ import pure
 from pure import guidance as cfg
 from pure import pieces, rules, saving, stepping
 from pure.transforms import dbcache, guided, scm, taylorseer
-from tests.lawbook import algebra, answers, memory, rows
-from tests.laws import Law
+from tests.laws import algebra, answers, memory, rows
+from tests.laws.laws import Law
 from tests.support import toys
 from tests.support.situation import CLOSED, EXPERTS, RANDOM, STREAMS, Model, Situation
 

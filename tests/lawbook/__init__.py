@@ -1,1 +1,0 @@
-"""The laws of DESIGN.md, section 8, as functions of a situation; tests/laws.py lists them."""
