@@ -10,14 +10,12 @@ import rich.text
 
 from pure.cli.cache_flags import settle
 from pure.cli.job import facts_of
-from pure.cli.options import apply_flags
-from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.screen import console
 from pure.configs import ConfigError, describe, reference_table
 from pure.engine.errors import Misuse
 from pure.engine.opening import look
 
-__all__ = ["config"]
+__all__ = ["execute"]
 
 SOURCES: dict[click.core.ParameterSource | None, str] = {
     click.core.ParameterSource.COMMANDLINE: "flag {flag}",
@@ -26,18 +24,11 @@ SOURCES: dict[click.core.ParameterSource | None, str] = {
 }
 
 
-@click.command(cls=FlagCommand, short_help="Show what can be configured, or what counts.")
-@click.option("--reference", cls=Flag, group="What to show", is_flag=True, help="Every key of a cache configuration.")
-@click.option("--show", cls=Flag, group="What to show", is_flag=True, help="The effective configuration of a "
-              "generate command with these flags, with the origin of every value.")  # fmt: skip
-@apply_flags
-@click.pass_context
-def config(ctx: click.Context, reference: bool, show: bool, **values: Any) -> None:
-    r"""Show what can be configured, or what counts.
+def execute(ctx: click.Context, reference: bool, show: bool, values: dict[str, Any]) -> None:
+    """Print the reference, or the effective configuration.
 
-    \b
-    puredit config --reference
-    puredit config --show --cache-dit-config cache.yaml
+    Raises:
+        Misuse: neither or both are asked for, or a setting is wrong.
     """
     if reference == show:
         raise Misuse("say what to show: puredit config --reference, or puredit config --show with flags of generate")

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import click
 
 import pure
 from pure.cli.comparing import compare
 from pure.cli.engine import Engine, load
-from pure.cli.job import Job, make_job
+from pure.cli.job import Job
 from pure.cli.naming import Output, beside
-from pure.cli.options import apply_flags
-from pure.cli.parsing import FlagCommand
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import write_plot
 from pure.cli.progress import Progress
@@ -38,21 +35,9 @@ if TYPE_CHECKING:
 
     from pure.models.pipeline import Model
 
-__all__ = ["execute", "generate"]
+__all__ = ["execute"]
 
 PLAIN = "without-cache"
-
-
-@click.command(cls=FlagCommand, short_help="Make images from prompts.")
-@apply_flags
-def generate(**values: Any) -> None:
-    r"""Make images from prompts.
-
-    \b
-    puredit generate --prompt "a red apple on a blue background"
-    puredit generate --prompt "a cat" "a dog" --seed 1 2 --cache-dit-config cache.yaml
-    """
-    execute(make_job(values))
 
 
 def execute(job: Job) -> None:

@@ -12,14 +12,11 @@ from typing import Any
 import click
 
 import pure
-from pure.cli.config import config
-from pure.cli.generate import generate
+from pure.cli.commands import COMMANDS
 from pure.cli.memory import keep_memory
-from pure.cli.models import models
+from pure.cli.parsing import WIDEST, Context
 from pure.cli.screen import quiet_imports, show_warnings
-from pure.cli.serve import serve
 from pure.engine.errors import EngineError, Interrupted, Misuse, nearest
-from pure.engine.ranks import is_follower
 
 __all__ = ["main", "run"]
 
@@ -30,25 +27,25 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 class Commands(click.Group):
     """The group; an unknown command names the nearest known one."""
 
+    context_class = Context
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command."""
-        if self.get_command(ctx, args[0]) is None:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
             guess = nearest(args[0], self.commands)
             hint = f"did you mean {guess}?" if guess else f"there are: {', '.join(sorted(self.commands))}"
             raise Misuse(f"there is no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(pure.__version__, prog_name="puredit")
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
+@click.version_option(pure.__version__, "-V", "--version", prog_name="puredit")
 def puredit() -> None:
     """Diffusion-transformer inference as pure functions."""
 
 
-puredit.add_command(generate)
-puredit.add_command(serve)
-puredit.add_command(config)
-puredit.add_command(models)
+for command in COMMANDS:
+    puredit.add_command(command)
 
 
 def main() -> None:
@@ -88,8 +85,11 @@ def _exit_code(error: EngineError) -> int:
 
 
 def _complain(message: str, code: int, debug: bool) -> int:
-    if is_follower(os.environ):
-        return code
+    if "RANK" in os.environ:
+        from pure.engine.ranks import is_follower
+
+        if is_follower(os.environ):
+            return code
     if debug:
         traceback.print_exc()
     click.echo(f"{click.style('error:', fg='red')} {message}", err=True)

@@ -12,27 +12,22 @@ import rich.table
 import rich.text
 
 import pure
-from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.screen import console
 from pure.engine.opening import look, stack
 
 if TYPE_CHECKING:
     from pure.models.family import Description
 
-__all__ = ["models"]
+__all__ = ["execute"]
 
 COLUMNS = ("cache", "context parallel", "tensor parallel")
 
 
-@click.command(cls=FlagCommand, short_help="List the supported models, or describe a checkpoint.")
-@click.option("--model-path", cls=Flag, group="What to show", metavar="FOLDER", help="Describe this checkpoint.")
-@click.option("--json", "as_json", cls=Flag, group="What to show", is_flag=True, help="As JSON.")
-def models(model_path: str | None, as_json: bool) -> None:
-    r"""List families, pipeline classes and what they can do.
+def execute(model_path: str | None, as_json: bool) -> None:
+    """Print the families, or what a checkpoint is.
 
-    \b
-    puredit models
-    puredit models --model-path path/to/a/checkpoint
+    Raises:
+        Misuse: the checkpoint is not there, or not supported.
     """
     found: Any = rows() if model_path is None else described(look(model_path))
     if as_json:

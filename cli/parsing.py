@@ -5,18 +5,39 @@ the form `--flag=value` before click reads them.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+from click.shell_completion import CompletionItem
 
+from pure.cli.spelling import unknown
 from pure.engine.errors import Misuse, nearest
 
-__all__ = ["Boolean", "Flag", "FlagCommand", "Json", "Number", "Params", "Whole", "read_defaults", "rewrite"]
+__all__ = ["Boolean", "Context", "Flag", "FlagCommand", "Json", "Number", "Params", "Whole", "read_defaults", "rewrite"]
 
 FROM_FILE = click.core.ParameterSource.DEFAULT_MAP
+NARROWEST, WIDEST = 30, 110  # columns of the help text
+NARROW = 70  # columns; below, help puts what a flag does under its name
+PATHS = {"FILE": "file", "FILE ...": "file", "PATH": "file", "FOLDER": "dir"}
+"""What a shell completes, by the word that stands for the value in the help text."""
+PACKAGED = Path(__file__).resolve().parent.parent / "configs"
+
+
+class Formatter(click.HelpFormatter):
+    """As wide as the terminal allows, however narrow; click's own is never below 50 columns."""
+
+    def __init__(self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None) -> None:
+        columns = min(shutil.get_terminal_size().columns, max_width or WIDEST) - 2
+        super().__init__(indent_increment, width or max(columns, NARROWEST), max_width)
+
+
+class Context(click.Context):
+    """What a command is called with; its help is written by `Formatter`."""
+
+    formatter_class = Formatter
 
 
 class Flag(click.Option):
@@ -31,6 +52,15 @@ class Flag(click.Option):
         """Whether a bare flag means true."""
         return isinstance(self.type, Boolean)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what a shell may complete: paths, the packaged files of cache settings, choices."""
+        found = super().shell_complete(ctx, incomplete)
+        if self.name == "cache_dit_config":
+            names = sorted(path.name for path in PACKAGED.glob(f"{incomplete}*.yaml") if "/" not in incomplete)
+            found += [CompletionItem(name) for name in names]
+        kind = PATHS.get(str(self.metavar))
+        return [*found, CompletionItem(incomplete, type=kind)] if kind else found
+
 
 class Boolean(click.ParamType):
     """`true` or `false` in any case; the flag alone means true."""
@@ -44,6 +74,10 @@ class Boolean(click.ParamType):
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
         self.fail(f"{value!r} is neither 'true' nor 'false'; the flag alone means true", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the two words."""
+        return [CompletionItem(word) for word in ("true", "false") if word.startswith(incomplete)]
 
 
 class Whole(click.ParamType):
@@ -113,11 +147,19 @@ class Params(click.ParamType):
 
 
 class FlagCommand(click.Command):
-    """A command whose flags follow our grammar and whose help is grouped."""
+    """A command whose flags follow our grammar, whose help is grouped and ends with `examples`."""
+
+    context_class = Context
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
+        self.examples = examples
+        super().__init__(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Rewrite the words, read the file of defaults, then let click parse."""
         flags = {name: param for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        if ctx.resilient_parsing:  # a shell completes: half a command is no mistake
+            return super().parse_args(ctx, [])
         words = rewrite(args, flags)
         files = [word.partition("=")[2] for word in words if word.startswith("--config=")]
         if files and "--config" in flags:
@@ -129,6 +171,11 @@ class FlagCommand(click.Command):
                 raise click.BadParameter(f"{error.message} ({files[-1]})", ctx, error.param) from error
             raise
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, each in a line that can be copied."""
+        if self.examples:
+            formatter.write("\nExamples:\n" + "".join(f"  {example}\n" for example in self.examples))
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the flags group by group."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -138,7 +185,7 @@ class FlagCommand(click.Command):
                 groups.setdefault(getattr(param, "group", "Other"), []).append(record)
         for name, records in groups.items():
             with formatter.section(name):
-                formatter.write_dl(records, col_max=34)
+                formatter.write_dl(records, col_max=34 if formatter.width >= NARROW else 2)
 
 
 def rewrite(words: Sequence[str], flags: Mapping[str, click.Parameter]) -> list[str]:
@@ -148,14 +195,20 @@ def rewrite(words: Sequence[str], flags: Mapping[str, click.Parameter]) -> list[
         Misuse: a flag is unknown or lacks its value, or a word belongs to no flag.
     """
     rewritten: list[str] = []
-    pending = list(words)
+    pending, problems = list(words), []
     last = ""
     while pending:
         word = pending.pop(0)
         name, equals, value = word.partition("=")
         flag = flags.get(name)
+        if flag is None and word.startswith("-") and word != "-":
+            problems.append(unknown(name, flags))
+            last = ""
+            if not equals:
+                _take(pending, True)
+            continue
         if flag is None:
-            raise Misuse(_unknown(name, flags) if word.startswith("-") and word != "-" else _stray(word, last))
+            raise Misuse(_stray(word, last))
         last = name
         if isinstance(flag, click.Option) and flag.is_flag:
             if equals:
@@ -169,6 +222,8 @@ def rewrite(words: Sequence[str], flags: Mapping[str, click.Parameter]) -> list[
             hint = f"; if {pending[0]!r} is the value, write {name}={pending[0]}" if pending else ""
             raise Misuse(f"{name} needs a value{hint}")
         rewritten += [f"{name}={value}" for value in values]
+    if problems:
+        raise Misuse("\n".join(dict.fromkeys(problems)))
     return rewritten
 
 
@@ -182,13 +237,6 @@ def _take(pending: list[str], several: bool) -> list[str]:
 
 def _is_flag(word: str) -> bool:
     return len(word) > 2 and word.startswith("--") and not any(letter.isspace() for letter in word.partition("=")[0])
-
-
-def _unknown(name: str, flags: Mapping[str, Any]) -> str:
-    if name.replace("_", "-") in flags:
-        return f"there is no flag {name}; flags are written with dashes: {name.replace('_', '-')}"
-    guess = nearest(name, flags)
-    return f"there is no flag {name}; " + (f"did you mean {guess}?" if guess else "--help lists the flags")
 
 
 def _stray(word: str, last: str) -> str:
@@ -233,10 +281,12 @@ def _value(path: Path, key: str, value: Any, param: click.Parameter) -> Any:
 
 
 def _load(path: Path) -> Any:
+    import yaml
+
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise Misuse(f"--config {path}: a file ending in .json, .yaml or .yml is wanted")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise Misuse(f"--config {path} cannot be read: {error.strerror}") from error

@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pure.cli.cache_flags import FLAGS as CACHE_FLAGS
 from pure.cli.job import read_size, warmup_mode
 from pure.cli.screen import Screen
 from pure.cli.screen import screen as make_screen
-from pure.cli.serve_options import ServeCommand, apply_serve_flags, refuse_for_server
+from pure.cli.serve_options import refuse_for_server
 from pure.configs import ConfigError, Effective, read_request
 from pure.engine import opening as models
 from pure.engine.errors import Misuse
@@ -29,20 +27,17 @@ if TYPE_CHECKING:
     from pure.serving.engine import Settings
     from pure.serving.files import Files
 
-__all__ = ["serve"]
+__all__ = ["execute"]
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
 BLANK = 512  # pixels on a side of the picture that warms up models which read one
 
 
-@click.command(cls=ServeCommand, short_help="Serve a model over HTTP.")
-@apply_serve_flags
-def serve(**values: Any) -> None:
-    r"""Serve a model over HTTP, for clients of OpenAI's images and videos.
+def execute(values: Mapping[str, Any]) -> None:
+    """Load the model and serve it until the process is stopped.
 
-    \b
-    puredit serve path/to/a/checkpoint --port 30000
-    puredit serve --cache-dit-config cache.yaml --batching-max-size 4
+    Raises:
+        Misuse: a flag or the checkpoint is wrong; found before anything is loaded wherever possible.
     """
     _require_extra()
     from pure.serving.engine import Engine

@@ -1,0 +1,89 @@
+"""The sub-commands with their flags and help texts; what a command does is imported when it runs.
+
+Help, completion and mistakes in a command's words come from here, and import neither torch nor the core.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pure.cli.options import apply_flags
+from pure.cli.parsing import Flag, FlagCommand
+from pure.cli.serve_options import ServeCommand, apply_serve_flags
+
+__all__ = ["COMMANDS", "config", "generate", "models", "serve"]
+
+
+@click.command(
+    cls=FlagCommand,
+    short_help="Make images or videos from prompts.",
+    examples=(
+        'puredit generate --prompt "a red apple on a blue background"',
+        'puredit generate --prompt "a cat" "a dog" --seed 1 2 --cache-dit-config cache.yaml',
+    ),
+)
+@apply_flags
+def generate(**values: Any) -> None:
+    """Make images or videos from prompts."""
+    from pure.cli import generate as command
+    from pure.cli.job import make_job
+
+    command.execute(make_job(values))
+
+
+@click.command(
+    cls=ServeCommand,
+    short_help="Serve a model over HTTP.",
+    examples=(
+        "puredit serve path/to/a/checkpoint --port 30000",
+        "puredit serve --cache-dit-config cache.yaml --batching-max-size 4",
+    ),
+)
+@apply_serve_flags
+def serve(**values: Any) -> None:
+    """Serve a model over HTTP, for OpenAI's clients of images and videos."""
+    from pure.cli.serve import execute
+
+    execute(values)
+
+
+@click.command(
+    cls=FlagCommand,
+    short_help="Show what can be configured, or the effective configuration.",
+    examples=("puredit config --reference", "puredit config --show --cache-dit-config cache.yaml"),
+)
+@click.option("--reference", cls=Flag, group="What to show", is_flag=True, help="Every key of a cache configuration.")
+@click.option(
+    "--show",
+    cls=Flag,
+    group="What to show",
+    is_flag=True,
+    help="The effective configuration of a generate command with these flags, with the origin of every value.",
+)
+@apply_flags
+@click.pass_context
+def config(ctx: click.Context, reference: bool, show: bool, **values: Any) -> None:
+    """Show what can be configured, or the effective configuration of a command."""
+    from pure.cli.config import execute
+
+    execute(ctx, reference, show, values)
+
+
+@click.command(
+    cls=FlagCommand,
+    short_help="List the supported models, or describe a checkpoint.",
+    examples=("puredit models", "puredit models --model-path path/to/a/checkpoint"),
+)
+@click.option("--model-path", cls=Flag, group="What to show", metavar="FOLDER", help="Describe this checkpoint.")
+@click.option("--json", "as_json", cls=Flag, group="What to show", is_flag=True, help="As JSON.")
+def models(model_path: str | None, as_json: bool) -> None:
+    """List families, pipeline classes and what they can do."""
+    from pure.cli.models import execute
+
+    execute(model_path, as_json)
+
+
+COMMANDS: tuple[click.Command, ...] = (generate, serve, config, models)
+"""All sub-commands."""
