@@ -235,7 +235,7 @@ def _processes() -> tuple[Flag, ...]:
 
 
 def _later() -> tuple[Flag, ...]:
-    group = "Accepted where they ask for nothing, refused with the reason otherwise"
+    group = "Known flags that are not supported"
     switches = (
         "enable-teacache enable-cfg-parallel dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "
         "vae-cpu-offload dit-layerwise-offload pin-cpu-memory vae-tiling vae-slicing trust-remote-code profile "

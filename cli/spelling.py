@@ -7,7 +7,6 @@ from pure.engine.errors import nearest
 __all__ = ["unknown"]
 
 ELSEWHERE = {
-    "--batch": "--batch-size",
     "--cache": "--cache-dit-config",
     "--cache-config": "--cache-dit-config",
     "--cfg": "--guidance-scale",

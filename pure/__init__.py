@@ -7,27 +7,29 @@ caching, guidance and compilation are transforms of the denoiser that compose.
 import importlib as _importlib
 import typing as _typing
 
-from pure.block import Block, Bound, Ending, Params, bind
-from pure.compose import Composed, Transform, compose, identity
-from pure.denoiser import Denoiser
-from pure.euler import FlowMatchEuler
-from pure.experts import Experts
-from pure.guidance import Branches, Guidance
-from pure.info import Answer, Decision, Info
-from pure.loop import Frame, Run, sample, start, unroll
-from pure.memory import Cache, Memory, State
-from pure.noise import gaussian
-from pure.notes import Note
-from pure.pieces import CompileOptions
-from pure.plan import Plan, Probe, Span
-from pure.predictors import Hold, Predictor
-from pure.rules import Rule
-from pure.saving import load_state, save_state
-from pure.solver import Solver
-from pure.step import Inputs, Step, Where
-from pure.tokens import PerToken
-from pure.tree import Shared, join, put, state, static, take
-from pure.unipc import UniPC
+if _typing.TYPE_CHECKING:
+    from pure.block import Block, Bound, Ending, Params, bind
+    from pure.composition import Composed, Transform, compose, identity
+    from pure.denoiser import Denoiser
+    from pure.euler import FlowMatchEuler
+    from pure.experts import Experts
+    from pure.guidance import Branches, Guidance
+    from pure.info import Answer, Decision, Info
+    from pure.loop import Frame, Run, sample, start, unroll
+    from pure.memory import Cache, Memory, State
+    from pure.models.accelerate.accelerate import accelerate
+    from pure.noise import gaussian
+    from pure.notes import Note
+    from pure.pieces import CompileOptions
+    from pure.plan import Plan, Probe, Span
+    from pure.predictors import Hold, Predictor
+    from pure.rules import Rule
+    from pure.saving import load_state, save_state
+    from pure.solver import Solver
+    from pure.step import Inputs, Step, Where
+    from pure.tokens import PerToken
+    from pure.tree import Shared, join, put, state, static, take
+    from pure.unipc import UniPC
 
 __version__ = "0.1.0"
 
@@ -66,6 +68,7 @@ __all__ = [
     "Transform",
     "UniPC",
     "Where",
+    "accelerate",
     "bind",
     "compose",
     "gaussian",
@@ -82,14 +85,40 @@ __all__ = [
     "unroll",
 ]
 
-# What a layer above provides under a short name; importing `pure` imports none of it.
-_LATER = {"accelerate": "pure.models.accelerate.accelerate"}
+# Imported where they are first read: a command's help and its completion must not wait for torch.
+_MODULES = {
+    "block": "Block Bound Ending Params bind",
+    "composition": "Composed Transform compose identity",
+    "denoiser": "Denoiser",
+    "euler": "FlowMatchEuler",
+    "experts": "Experts",
+    "guidance": "Branches Guidance",
+    "info": "Answer Decision Info",
+    "loop": "Frame Run sample start unroll",
+    "memory": "Cache Memory State",
+    "noise": "gaussian",
+    "notes": "Note",
+    "pieces": "CompileOptions",
+    "plan": "Plan Probe Span",
+    "predictors": "Hold Predictor",
+    "rules": "Rule",
+    "saving": "load_state save_state",
+    "solver": "Solver",
+    "step": "Inputs Step Where",
+    "tokens": "PerToken",
+    "tree": "Shared join put state static take",
+    "unipc": "UniPC",
+    "models.accelerate.accelerate": "accelerate",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-if _typing.TYPE_CHECKING:
-    accelerate: _typing.Any
-else:
 
-    def __getattr__(name: str) -> object:
-        if name in _LATER:
-            return getattr(_importlib.import_module(_LATER[name]), name)
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(_importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 import attrs
 
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.pieces import CompileOptions
 from pure.transforms.checks import check_fields, flag, narrowed, refuse

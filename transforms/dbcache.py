@@ -8,7 +8,7 @@ computed step $c$.
 
 import attrs
 
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.plan import Probe, Span
 from pure.rules import Accumulated, Continuous, Rule, Threshold, Total, Warmup, find

@@ -7,7 +7,7 @@ import math
 
 import attrs
 
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.guidance import NORMALIZE, Guidance
 from pure.transforms.checks import check_fields, choice, narrowed, number, refuse

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.notes import Note
 from pure.rules import Mask, MaskSource, resolve

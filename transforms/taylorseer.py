@@ -15,7 +15,7 @@ from math import factorial
 
 import attrs
 
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.transforms.checks import choice, refuse, whole
 

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.models.accelerate.calls import CURRENT, PipelineCall, Session
 from pure.models.accelerate.checks import HOW, chosen
 from pure.models.accelerate.report import Report

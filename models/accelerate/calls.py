@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from pure.block import Bound
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.models.accelerate.branches import Branch, Clock, find, marks
 from pure.models.accelerate.checks import check_module
 from pure.models.accelerate.components import Model, ModelOutput, model_of

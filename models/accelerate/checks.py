@@ -7,7 +7,7 @@ import torch
 
 from pure.attention import attend
 from pure.block import Block
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.components import in_one_piece, one_piece
 from pure.models.accelerate.proxy import Proxy

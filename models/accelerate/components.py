@@ -8,7 +8,7 @@ import attrs
 import torch
 from diffusers.utils import BaseOutput
 
-from pure.compose import Transform
+from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.proxy import bare
 from pure.models.adapt.adapt import Request, adapt, forward_of, sorted_request

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pure.cli.serve import serve
+from pure.cli.commands import serve
 from pure.serving.http import about, images, videos
 from pure.serving.http.about import ABSENT
 from pure.serving.http.fields import IMAGE, LATER, VIDEO
