@@ -21,6 +21,7 @@ from benchmarks.flux import NEVER, STEPS, ULTRA, block_limit
 from benchmarks.gpu import drawn
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.table import markdown
+from pure.models.common.config import parameter_shapes
 from pure.transforms import taylorseer
 
 CHOSEN = ("FLUX.1-dev", "FLUX.2-klein-4B", "Ovis-Image-7B", "Qwen-Image", "Z-Image-Turbo", "Wan2.1-T2V-1.3B")
@@ -51,9 +52,9 @@ def filled(tree: Any, generator: torch.Generator) -> Any:
 def runs(found: Published, device: str) -> dict[str, Callable[[], torch.Tensor]]:
     """Return the runs to compare, by name."""
     generator = torch.Generator(device).manual_seed(0)
-    settings = found.settings
-    denoiser = found.found.denoiser(settings)
-    params = {name: drawn(name, torch.Size(shape), generator) for name, shape in found.found.shapes(settings).items()}
+    config = found.found.config.read(found.settings)
+    denoiser = found.found.denoiser(config)
+    params = {name: drawn(name, torch.Size(shape), generator) for name, shape in parameter_shapes(config).items()}
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):

@@ -20,6 +20,7 @@ import pure
 from benchmarks.command import parser, publish
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.table import markdown
+from pure.models.common.config import parameter_shapes
 from pure.transforms import dbcache, scm, taylorseer
 
 MASK = scm(preset="fast", policy="static")
@@ -55,8 +56,8 @@ class Sizes:
 
 def measure(found: Published) -> Sizes:
     """Run one step of full size on fake tensors, in bf16."""
-    settings = found.settings
-    denoiser, shapes = found.found.denoiser(settings), found.found.shapes(settings)
+    config = found.found.config.read(found.settings)
+    denoiser, shapes = found.found.denoiser(config), parameter_shapes(config)
     with _default_dtype(torch.bfloat16), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         params = denoiser.bind({name: torch.empty(shape) for name, shape in shapes.items()})
         conditioning, latents = found.request()

@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from pure import Denoiser, Solver
-from pure.models.common.shapes import Shapes
+from pure.models.common.config import TransformerConfig
 from pure.models.request import Defaults
 
 if TYPE_CHECKING:
@@ -23,21 +23,24 @@ class Family:
 
     Attributes:
         name: as people call it.
-        transformer: diffusers' class.
-        denoiser: from its config to the denoiser; refuses configs that are not supported.
-        shapes: from its config to the name and shape of every parameter.
+        config: the record of the transformer's config; it names the transformer's class.
+        denoiser: from the config to the denoiser.
         kinds: the pipelines.
         keep_fp32: parts of names of parameters that stay in fp32 where the rest is of another type.
         unread: parts of names of tensors that checkpoints store and no model reads.
     """
 
     name: str
-    transformer: str
-    denoiser: Callable[[Config], Denoiser]
-    shapes: Callable[[Config], Shapes]
+    config: type[TransformerConfig]
+    denoiser: Callable[..., Denoiser]
     kinds: tuple["Kind", ...]
     keep_fp32: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+
+    @property
+    def transformer(self) -> str:
+        """The class of the transformer."""
+        return self.config.transformer
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +88,7 @@ class Description:
         libraries: library of every component.
         configs: contents of every component's `config.json` (of the scheduler's and
             processors' own files), by component; empty where there is none.
+        transformers: the same of the transformers that are there, as records.
     """
 
     folder: Path
@@ -94,16 +98,12 @@ class Description:
     classes: Mapping[str, str]
     libraries: Mapping[str, str]
     configs: Mapping[str, Config]
+    transformers: Mapping[str, TransformerConfig]
 
     @property
-    def transformers(self) -> tuple[str, ...]:
-        """The transformers that are there."""
-        return tuple(name for name in self.kind.transformers if self.classes.get(name, "None") != "None")
-
-    @property
-    def transformer(self) -> Config:
-        """Config of the first transformer."""
-        return self.configs[self.transformers[0]]
+    def transformer(self) -> TransformerConfig:
+        """Config of the first transformer, a record of the family's `config`."""
+        return next(iter(self.transformers.values()))
 
     @property
     def solver(self) -> Solver:
@@ -122,13 +122,11 @@ class Parts:
 
     Attributes:
         found: its description.
-        denoisers: by name of the transformer.
-        params: likewise, parameters under the checkpoint's names.
+        params: parameters under the checkpoint's names, by name of the transformer.
         components: everything else, by name; None where it is absent.
     """
 
     found: Description
-    denoisers: Mapping[str, Denoiser]
     params: Mapping[str, Mapping[str, torch.Tensor]]
     components: Mapping[str, Any]
 
@@ -136,7 +134,7 @@ class Parts:
     def common(self) -> dict[str, Any]:
         """The fields that every pipeline with one transformer has."""
         return {
-            "denoiser": self.denoisers["transformer"],
+            "denoiser": self.found.family.denoiser(self.found.transformer),
             "params": self.params["transformer"],
             "solver": self.found.solver,
             "defaults": self.found.defaults,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pure.models.checkpoint.weights import read_json
+from pure.models.common.config import TransformerConfig
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Kind
+from pure.models.family import Description, Family, Kind
 from pure.models.registry import KINDS
 
 # Where a component writes what it is, the first that is there.
@@ -30,6 +31,7 @@ def describe(folder: Path) -> Description:
     entries = {component: _entry(index.get(component)) for component in (*kind.transformers, *kind.components)}
     _check_classes(file, kind, family.transformer, entries)
     present = [component for component, (_, cls) in entries.items() if cls != "None"]
+    configs = {component: _config(folder / component, component in kind.transformers) for component in present}
     found = Description(
         folder=folder,
         family=family,
@@ -37,19 +39,21 @@ def describe(folder: Path) -> Description:
         index=index,
         classes={component: cls for component, (_, cls) in entries.items()},
         libraries={component: library for component, (library, _) in entries.items()},
-        configs={
-            **{component: _config(folder / component, component in kind.transformers) for component in present},
-            "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
+        configs={**configs, "scheduler": read_json(folder / "scheduler" / "scheduler_config.json")},
+        transformers={
+            name: _transformer(folder / name, family, configs[name]) for name in kind.transformers if name in configs
         },
     )
-    for component in found.transformers:
-        try:
-            family.denoiser(found.configs[component])
-        except CheckpointError as error:
-            raise CheckpointError(f"{folder / component / 'config.json'}: {error}") from None
     kind.check(found)
     _ = found.solver, found.defaults  # they raise what they cannot do
     return found
+
+
+def _transformer(folder: Path, family: Family, config: Mapping[str, Any]) -> TransformerConfig:
+    try:
+        return family.config.read(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
 
 
 def _unsupported(file: Path, name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from pure.models.checkpoint.description import describe
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
 from pure.models.checkpoint.weights import Stored, check_weights, read_weights, survey
+from pure.models.common.config import parameter_shapes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Parts
 from pure.models.pipeline import Pipeline
@@ -49,7 +50,7 @@ def load_pipeline(
     family = found.family
     weights = {name: _read(survey(folder / name), family.unread) for name in found.transformers}
     for name, stored in weights.items():
-        check_weights(folder / name, stored, family.shapes(found.configs[name]))
+        check_weights(folder / name, stored, parameter_shapes(found.transformers[name]))
     present = [name for name in found.kind.components if found.classes[name] != "None"]
     contents = {name: survey(folder / name) for name in present if not _reads(name)}
     components = {
@@ -59,7 +60,6 @@ def load_pipeline(
     return found.kind.build(
         Parts(
             found=found,
-            denoisers={name: family.denoiser(found.configs[name]) for name in weights},
             params={
                 name: read_weights(stored, dtype=dtype, device=device, keep_fp32=family.keep_fp32)
                 for name, stored in weights.items()

@@ -7,6 +7,7 @@ import attrs
 import torch
 
 from pure.models.common import image
+from pure.models.common.config import HeadsConfig
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
 from pure.models.pipeline import Pipeline
@@ -85,13 +86,13 @@ class PackedPipeline(ImagePipeline):
         return self.codec.decode(image.unpack(latents, *self.grid(request)))
 
 
-def check_packed(found: Description, channels: int, out: int | None, patch: int) -> None:
+def check_packed(found: Description, config: HeadsConfig, patch: int) -> None:
     """Refuse a transformer whose tokens are not 2 x 2 latents.
 
     Raises:
         CheckpointError: it is one.
     """
-    out = out or channels
+    channels, out = config.in_channels, config.channels
     if out != channels or channels % image.PATCH**2 or patch != 1:
         raise CheckpointError(
             f"{found.folder / 'transformer' / 'config.json'}: {channels} channels in, {out} out and patch_size "

@@ -3,7 +3,7 @@
 Shapes: B samples, N image tokens, T text tokens, S = T + N, D width, C width of a head.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -73,19 +73,20 @@ def two_streams(
 
 
 def stack(
-    settings: Mapping[str, Any], double: Callable[..., Hidden], single: Callable[..., Hidden]
+    doubles: int, double: Callable[..., Hidden], singles: int, single: Callable[..., Hidden]
 ) -> tuple[Block, ...]:
-    """Return the blocks of a config: `double` with weights of its own for each stream, then `single`.
+    """Return so many blocks `double`, which have weights of their own for each stream, then so many `single`.
 
     `double` is called as `pure.Ending` says.
 
-    >>> blocks = stack({"num_layers": 1, "num_single_layers": 2}, joint_block, joined_block)
+    >>> blocks = stack(1, joint_block, 2, joined_block)
     >>> [block.prefix for block in blocks]
     ['transformer_blocks.0.', 'single_transformer_blocks.0.', 'single_transformer_blocks.1.']
     """
-    doubles = tuple(Block(Ending(double), f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
-    singles = tuple(Block(single, f"single_transformer_blocks.{i}.") for i in range(settings["num_single_layers"]))
-    return doubles + singles
+    return (
+        *(Block(Ending(double), f"transformer_blocks.{i}.") for i in range(doubles)),
+        *(Block(single, f"single_transformer_blocks.{i}.") for i in range(singles)),
+    )
 
 
 def joint_block(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pure import Denoiser, Shared, state
 from pure.models.common.layers import Attend, Params, embed_number, feed, gelu, linear, perceptron, rotary_tables
 from pure.models.common.streams import Context, Hidden, head, joined_block, joint_block, stack, two_streams
-from pure.models.flux.config import check_config, sharding
+from pure.models.flux.config import FluxConfig, sharding
 
 
 @state
@@ -40,11 +40,11 @@ class Prepared:
     rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
 
 
-def flux(config: Mapping[str, Any]) -> Denoiser:
+def flux(config: FluxConfig | Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of a FLUX.1 transformer.
 
     Args:
-        config: the contents of its `config.json`; what is left out has diffusers' defaults.
+        config: the contents of its `config.json`, or the record read from it.
 
     Raises:
         CheckpointError: the config has an option that is not implemented, or contradicts itself.
@@ -52,9 +52,9 @@ def flux(config: Mapping[str, Any]) -> Denoiser:
     >>> flux({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'
     """
-    settings = check_config(config)
-    prepare, blocks = Prepare(tuple(settings["axes_dims_rope"])), stack(settings, double, single)
-    return two_streams(prepare, embed, blocks, head, sharding(settings))
+    found = FluxConfig.read(config)
+    blocks = stack(found.num_layers, double, found.num_single_layers, single)
+    return two_streams(Prepare(found.axes_dims_rope), embed, blocks, head, sharding(found))
 
 
 @attrs.frozen

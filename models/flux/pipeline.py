@@ -13,7 +13,7 @@ from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
 from pure.models.family import Description, Family, Kind, Parts
-from pure.models.flux.config import CLASS, check_config, parameter_shapes
+from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
 from pure.models.flux.text import TextEncoder
 from pure.models.pipeline import Pipeline
@@ -56,15 +56,15 @@ class FluxPipeline(PackedPipeline):
 def _defaults(found: Description) -> Defaults:
     """FLUX.1-dev embeds guidance; FLUX.1-schnell neither does nor shifts its schedule."""
     size = found.configs["vae"].get("sample_size")
-    if check_config(found.transformer)["guidance_embeds"]:
+    if FluxConfig.read(found.transformer).guidance_embeds:
         return Defaults(steps=50, guidance_scale=3.5, true_cfg_scale=1.0, height=size, width=size)
     few = not found.configs["scheduler"].get("use_dynamic_shifting")
     return Defaults(steps=4 if few else 28, true_cfg_scale=1.0, height=size, width=size)
 
 
 def _check(found: Description) -> None:
-    settings = check_config(found.transformer)
-    check_packed(found, settings["in_channels"], settings["out_channels"], settings["patch_size"])
+    config = FluxConfig.read(found.transformer)
+    check_packed(found, config, config.patch_size)
 
 
 def _build(parts: Parts) -> Pipeline:
@@ -85,9 +85,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 }
 FAMILY = Family(
     name="FLUX.1",
-    transformer=CLASS,
+    config=FluxConfig,
     denoiser=flux,
-    shapes=parameter_shapes,
     kinds=(
         Kind(
             pipeline="FluxPipeline",

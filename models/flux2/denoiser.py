@@ -20,7 +20,7 @@ from pure import Denoiser, Shared, state
 from pure.models.common import streams
 from pure.models.common.layers import Attend, Params, clip, embed_number, linear, modulate, rotary_tables, rotate
 from pure.models.common.streams import Hidden, joint_block, parted, stack, two_streams
-from pure.models.flux2.config import check_config, sharding
+from pure.models.flux2.config import Flux2Config, sharding
 from pure.tree import static
 
 
@@ -56,11 +56,11 @@ class Context:
     tokens: int | None = static(default=None)  # N where references follow, None where the image is all there is
 
 
-def flux2(config: Mapping[str, Any]) -> Denoiser:
+def flux2(config: Flux2Config | Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of a FLUX.2 transformer.
 
     Args:
-        config: the contents of its `config.json`; what is left out has diffusers' defaults.
+        config: the contents of its `config.json`, or the record read from it.
 
     Raises:
         CheckpointError: the config has an option that is not implemented, or contradicts itself.
@@ -68,9 +68,10 @@ def flux2(config: Mapping[str, Any]) -> Denoiser:
     >>> flux2({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'
     """
-    settings = check_config(config)
-    prepare = Prepare(tuple(settings["axes_dims_rope"]), settings["rope_theta"])
-    return two_streams(prepare, embed, stack(settings, double, single), head, sharding(settings))
+    found = Flux2Config.read(config)
+    prepare = Prepare(found.axes_dims_rope, found.rope_theta)
+    blocks = stack(found.num_layers, double, found.num_single_layers, single)
+    return two_streams(prepare, embed, blocks, head, sharding(found))
 
 
 @attrs.frozen

@@ -17,7 +17,7 @@ from pure.models.common.image_pipeline import ImagePipeline
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
-from pure.models.flux2.config import CLASS, check_config, parameter_shapes
+from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import Conditioning, flux2
 from pure.models.flux2.vae import ImageCodec, pack, unpack
 from pure.models.pipeline import Model, Pipeline
@@ -161,12 +161,12 @@ def _distilled(found: Description) -> bool:
 
 
 def _check(found: Description, layers: tuple[int, ...]) -> None:
-    settings, folder = check_config(found.transformer), found.folder
-    channels, out = settings["in_channels"], settings["out_channels"] or settings["in_channels"]
-    if out != channels or settings["patch_size"] != 1:
+    config, folder = Flux2Config.read(found.transformer), found.folder
+    channels, out = config.in_channels, config.channels
+    if out != channels or config.patch_size != 1:
         raise CheckpointError(
             f"{folder / 'transformer' / 'config.json'}: {channels} channels in, {out} out and patch_size "
-            f"{settings['patch_size']}; a pipeline needs as many out as in, and patch_size 1"
+            f"{config.patch_size}; a pipeline needs as many out as in, and patch_size 1"
         )
     latent = found.configs["vae"].get("latent_channels", 32)
     if 4 * latent != channels:
@@ -174,10 +174,10 @@ def _check(found: Description, layers: tuple[int, ...]) -> None:
             f"{folder}: the transformer has {channels} channels and the VAE {latent}; it needs a quarter as many"
         )
     text = found.configs["text_encoder"]
-    if depth(text) < max(layers) or width(text) * len(layers) != settings["joint_attention_dim"]:
+    if depth(text) < max(layers) or width(text) * len(layers) != config.joint_attention_dim:
         raise CheckpointError(
             f"{folder}: the text encoder has {depth(text)} layers of width {width(text)}; hidden states {layers} of "
-            f"it should be {settings['joint_attention_dim']} wide together, the transformer's joint_attention_dim"
+            f"it should be {config.joint_attention_dim} wide together, the transformer's joint_attention_dim"
         )
 
 
@@ -222,9 +222,8 @@ def _build_klein(parts: Parts) -> Pipeline:
 
 FAMILY = Family(
     name="FLUX.2",
-    transformer=CLASS,
+    config=Flux2Config,
     denoiser=flux2,
-    shapes=parameter_shapes,
     kinds=(
         Kind(
             pipeline="Flux2Pipeline",

@@ -33,7 +33,7 @@ from pure.models.common.layers import (
     rotate,
 )
 from pure.models.common.streams import Hidden, stack, two_streams
-from pure.models.hunyuan_video.config import CONCAT, REPLACE, check_config, sharding
+from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig, sharding
 from pure.models.hunyuan_video.layers import Refiner, embed_time, framed, gated, grid_positions, heads
 
 PER_TOKEN = PerToken(
@@ -81,7 +81,7 @@ class Context:
     frame: int = static()  # tokens of the first frame
 
 
-def hunyuan_video(config: Mapping[str, Any]) -> Denoiser:
+def hunyuan_video(config: HunyuanVideoConfig | Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of a HunyuanVideo transformer.
 
     Latents are (B, channels, F, Y, X), timesteps run from 1000 to 0. From an image, `Conditioning.image`
@@ -90,7 +90,7 @@ def hunyuan_video(config: Mapping[str, Any]) -> Denoiser:
     with the image's latents there, and they stay.
 
     Args:
-        config: the contents of its `config.json`; what is left out has diffusers' defaults.
+        config: the contents of its `config.json`, or the record read from it.
 
     Raises:
         CheckpointError: the config has an option that is not implemented, or contradicts itself.
@@ -98,12 +98,12 @@ def hunyuan_video(config: Mapping[str, Any]) -> Denoiser:
     >>> hunyuan_video({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'
     """
-    settings = check_config(config)
-    kind = settings["image_condition_type"]
-    refiner = Refiner(settings["num_refiner_layers"], settings["attention_head_dim"], attend)
-    prepare = Prepare(kind, tuple(settings["rope_axes_dim"]), float(settings["rope_theta"]))
-    blocks = stack(settings, double, single)
-    return two_streams(prepare, Embed(kind, refiner), blocks, head, sharding(settings), PER_TOKEN)
+    found = HunyuanVideoConfig.read(config)
+    kind = found.image_condition_type
+    refiner = Refiner(found.num_refiner_layers, found.attention_head_dim, attend)
+    prepare = Prepare(kind, found.rope_axes_dim, found.rope_theta)
+    blocks = stack(found.num_layers, double, found.num_single_layers, single)
+    return two_streams(prepare, Embed(kind, refiner), blocks, head, sharding(found), PER_TOKEN)
 
 
 @attrs.frozen

@@ -17,7 +17,7 @@ from pure import Guidance, Solver, Step
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
-from pure.models.hunyuan_video.config import CLASS, CONCAT, REPLACE, check_config, parameter_shapes
+from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reader, Reading
 from pure.models.hunyuan_video.vae import VideoCodec
@@ -188,7 +188,7 @@ def _solver(found: Description) -> Solver:
 
 def _defaults(found: Description) -> Defaults:
     """FastHunyuan is told from its schedule, a checkpoint that embeds guidance from its config."""
-    embeds = check_config(found.transformer)["guidance_embeds"]
+    embeds = HunyuanVideoConfig.read(found.transformer).guidance_embeds
     few = float(found.configs["scheduler"].get("shift", 1.0)) >= DISTILLED_SHIFT
     return Defaults(
         steps=6 if few else 50,
@@ -205,8 +205,8 @@ def _defaults(found: Description) -> Defaults:
 
 
 def _check(found: Description) -> None:
-    settings, file = check_config(found.transformer), found.folder / "transformer" / "config.json"
-    kind, text = settings["image_condition_type"], found.kind.task == "text-to-video"
+    config, file = HunyuanVideoConfig.read(found.transformer), found.folder / "transformer" / "config.json"
+    kind, text = config.image_condition_type, found.kind.task == "text-to-video"
     if (kind is None) != text:
         takes = "an image" if kind else "no image"
         other = KINDS[1 if text else 0]
@@ -214,21 +214,18 @@ def _check(found: Description) -> None:
             f"{file}: image_condition_type {kind!r} takes {takes}, and a {found.kind.pipeline} is for the other; "
             f"its pipeline is {other}"
         )
-    channels = found.configs["vae"].get("latent_channels", settings["out_channels"])
-    if channels != settings["out_channels"]:
-        raise CheckpointError(
-            f"{file}: out_channels is {settings['out_channels']} and the vae's latents have {channels}"
-        )
+    channels = found.configs["vae"].get("latent_channels", config.channels)
+    if channels != config.channels:
+        raise CheckpointError(f"{file}: out_channels is {config.channels} and the vae's latents have {channels}")
 
 
 def _build(parts: Parts) -> Pipeline:
     from transformers import PreTrainedTokenizerFast
 
-    settings, components = check_config(parts.found.transformer), dict(parts.components)
-    patch = (settings["patch_size_t"], settings["patch_size"], settings["patch_size"])
+    config, components = HunyuanVideoConfig.read(parts.found.transformer), dict(parts.components)
     fields: dict[str, Any] = {
         **parts.common,
-        "codec": VideoCodec(vae=components.pop("vae"), patch=patch),
+        "codec": VideoCodec(vae=components.pop("vae"), patch=config.patch),
     }
     # The class that the checkpoints name splits text in a way of its own, whatever the file says; this one reads it.
     if (parts.found.folder / "tokenizer" / "tokenizer.json").is_file():
@@ -237,10 +234,11 @@ def _build(parts: Parts) -> Pipeline:
         )
     if parts.found.kind.task == "text-to-video":
         return HunyuanVideoPipeline(**fields, reader=Reader(**components))
-    vision = components["text_encoder"].config.vision_config
+    vision, kind = components["text_encoder"].config.vision_config, config.image_condition_type
+    assert kind is not None, "see `_check`"
     template = attrs.evolve(FROM_IMAGE, size=(vision.image_size // vision.patch_size) ** 2)
     reader = PictureReader(**components, template=template)
-    return HunyuanVideoImageToVideoPipeline(**fields, reader=reader, kind=settings["image_condition_type"])
+    return HunyuanVideoImageToVideoPipeline(**fields, reader=reader, kind=kind)
 
 
 KINDS = ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline")
@@ -253,9 +251,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 }
 FAMILY = Family(
     name="HunyuanVideo",
-    transformer=CLASS,
+    config=HunyuanVideoConfig,
     denoiser=hunyuan_video,
-    shapes=parameter_shapes,
     kinds=(
         Kind(
             pipeline=KINDS[0],

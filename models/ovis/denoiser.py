@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pure import Denoiser, Shared, state
 from pure.models.common.layers import Attend, Params, embed_number, linear, modulate, rotary_tables
 from pure.models.common.streams import Context, Hidden, head, joined_block, joint_block, stack, two_streams
-from pure.models.ovis.config import check_config, sharding
+from pure.models.ovis.config import OvisConfig, sharding
 
 
 @state
@@ -36,11 +36,11 @@ class Prepared:
     rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
 
 
-def ovis(config: Mapping[str, Any]) -> Denoiser:
+def ovis(config: OvisConfig | Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of an Ovis-Image transformer.
 
     Args:
-        config: the contents of its `config.json`; what is left out has diffusers' defaults.
+        config: the contents of its `config.json`, or the record read from it.
 
     Raises:
         CheckpointError: the config has an option that is not implemented, or contradicts itself.
@@ -48,9 +48,9 @@ def ovis(config: Mapping[str, Any]) -> Denoiser:
     >>> ovis({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'
     """
-    settings = check_config(config)
-    prepare, blocks = Prepare(tuple(settings["axes_dims_rope"])), stack(settings, double, single)
-    return two_streams(prepare, embed, blocks, head, sharding(settings))
+    found = OvisConfig.read(config)
+    blocks = stack(found.num_layers, double, found.num_single_layers, single)
+    return two_streams(Prepare(found.axes_dims_rope), embed, blocks, head, sharding(found))
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from pure.models.common.chat import ChatReader, check_width
 from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
 from pure.models.family import Description, Family, Kind, Parts
-from pure.models.ovis.config import CLASS, check_config, parameter_shapes
+from pure.models.ovis.config import OvisConfig
 from pure.models.ovis.denoiser import Conditioning, ovis
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
@@ -68,9 +68,9 @@ def _defaults(found: Description) -> Defaults:
 
 
 def _check(found: Description) -> None:
-    settings = check_config(found.transformer)
-    check_packed(found, settings["in_channels"], settings["out_channels"], settings["patch_size"])
-    check_width(found, settings["joint_attention_dim"], "joint_attention_dim")
+    config = OvisConfig.read(found.transformer)
+    check_packed(found, config, config.patch_size)
+    check_width(found, config.joint_attention_dim, "joint_attention_dim")
 
 
 def _build(parts: Parts) -> Pipeline:
@@ -89,9 +89,8 @@ def _build(parts: Parts) -> Pipeline:
 
 FAMILY = Family(
     name="Ovis-Image",
-    transformer=CLASS,
+    config=OvisConfig,
     denoiser=ovis,
-    shapes=parameter_shapes,
     kinds=(
         Kind(
             pipeline="OvisImagePipeline",

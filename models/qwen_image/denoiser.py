@@ -23,9 +23,8 @@ import torch.nn.functional as F
 
 from pure import Block, Denoiser, Ending, PerToken, Shared, state, static
 from pure.models.common.layers import THETA, Attend, Params, after, clip, gelu, linear, perceptron, rms_norm, rotate
-from pure.models.common.shapes import TIME_WIDTH
 from pure.models.common.streams import Hidden, two_streams
-from pure.models.qwen_image.config import check_config, sharding
+from pure.models.qwen_image.config import QwenImageConfig, sharding
 
 EPSILON = 1e-6
 PER_TOKEN = PerToken(
@@ -64,14 +63,14 @@ class Context:
     tokens: int = static()  # N
 
 
-def qwen_image(config: Mapping[str, Any]) -> Denoiser:
+def qwen_image(config: QwenImageConfig | Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of a Qwen-Image transformer.
 
     It is one for text-to-image and edits; what it does with `Conditioning.reference` depends
     on `zero_cond_t`, which Qwen-Image-Edit-2511 sets: reference tokens then are at time 0.
 
     Args:
-        config: the contents of its `config.json`; what is left out has diffusers' defaults.
+        config: the contents of its `config.json`, or the record read from it.
 
     Raises:
         CheckpointError: the config has an option that is not implemented, or contradicts itself.
@@ -79,10 +78,10 @@ def qwen_image(config: Mapping[str, Any]) -> Denoiser:
     >>> qwen_image({"num_layers": 2}).blocks[1].prefix
     'transformer_blocks.1.'
     """
-    settings = check_config(config)
-    blocks = tuple(Block(Ending(block), f"transformer_blocks.{i}.") for i in range(settings["num_layers"]))
-    prepare, embed = Prepare(tuple(settings["axes_dims_rope"])), Embed(bool(settings["zero_cond_t"]))
-    return two_streams(prepare, embed, blocks, head, sharding(settings), PER_TOKEN)
+    found = QwenImageConfig.read(config)
+    blocks = tuple(Block(Ending(block), f"transformer_blocks.{i}.") for i in range(found.num_layers))
+    prepare, embed = Prepare(found.axes_dims_rope), Embed(found.zero_cond_t)
+    return two_streams(prepare, embed, blocks, head, sharding(found), PER_TOKEN)
 
 
 def positions(text: int, *pictures: tuple[int, int]) -> torch.Tensor:
@@ -179,7 +178,7 @@ class Embed:
 
 def embed_time(params: Params, name: str, time: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Embed one time per sample, (B,) to (B, D), by way of sines and cosines."""
-    half = TIME_WIDTH // 2
+    half = params[name + ".linear_1.weight"].shape[-1] // 2
     exponents = -math.log(THETA) * torch.arange(half, dtype=torch.float32, device=time.device)
     angles = 1000 * (time[:, None].float() * torch.exp(exponents / half))
     return perceptron(params, name, torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))

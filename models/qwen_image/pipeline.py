@@ -20,7 +20,7 @@ from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
 from pure.models.pipeline import Pipeline
-from pure.models.qwen_image.config import CLASS, check_config, parameter_shapes
+from pure.models.qwen_image.config import QwenImageConfig
 from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
 from pure.models.qwen_image.text import LONGEST, PictureReader, TextReader, padded
 from pure.models.qwen_image.vae import ImageCodec, fitted
@@ -184,9 +184,9 @@ def _edit_plus(found: Description) -> Defaults:
 
 
 def _check(found: Description) -> None:
-    settings = check_config(found.transformer)
-    channels, patch = settings["in_channels"], settings["patch_size"]
-    out, latent = settings["out_channels"] or channels, found.configs["vae"].get("z_dim", 16)
+    config = QwenImageConfig.read(found.transformer)
+    channels, out, patch = config.in_channels, config.channels, config.patch_size
+    latent = found.configs["vae"].get("z_dim", 16)
     if patch != image.PATCH or channels != out * patch**2 or channels != latent * patch**2:
         raise CheckpointError(
             f"{found.folder / 'transformer' / 'config.json'}: {channels} channels in, {out} out, patch_size {patch} "
@@ -258,9 +258,8 @@ TEXT_TO_IMAGE = Kind(
 )
 FAMILY = Family(
     name="Qwen-Image",
-    transformer=CLASS,
+    config=QwenImageConfig,
     denoiser=qwen_image,
-    shapes=parameter_shapes,
     kinds=(
         TEXT_TO_IMAGE,
         attrs.evolve(

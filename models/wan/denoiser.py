@@ -21,11 +21,12 @@ from pure import Block, Denoiser, PerToken, Shared, state, static
 from pure.attention import attend
 from pure.models.common.layers import Attend, Params, gelu, linear, perceptron, rotary_tables, sinusoids
 from pure.models.common.streams import image_stream
-from pure.models.wan.config import MODULATIONS, check_config, rotary_axes, sharding
+from pure.models.wan.config import WanConfig, sharding
 
 Grid = tuple[int, int, int]
 
 EMBEDDER = "condition_embedder."
+MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward network
 PER_TOKEN = PerToken(tables=(("rotary", ("image",)),), counts=(("first", "image"),))
 # Rows per sample in which timesteps of tokens are embedded. diffusers embeds one row per token,
 # all equal but for the first frame. From four rows on, a matrix product gives a row the same bits
@@ -84,11 +85,11 @@ class Context:
     first: int = static()  # tokens of the first frame, which have the first of two times
 
 
-def wan(config: Mapping[str, Any], *, expand_timesteps: bool = False) -> Denoiser:
+def wan(config: WanConfig | Mapping[str, Any], *, expand_timesteps: bool = False) -> Denoiser:
     """Return the denoiser of a Wan transformer; timesteps run from 1000 to 0.
 
     Args:
-        config: the contents of its `config.json`; what is left out has diffusers' defaults.
+        config: the contents of its `config.json`, or the record read from it.
         expand_timesteps: every token has a timestep of its own, as the pipeline of TI2V-5B says:
             that of a given first frame is 0.
 
@@ -98,23 +99,23 @@ def wan(config: Mapping[str, Any], *, expand_timesteps: bool = False) -> Denoise
     >>> wan({"num_layers": 2}).blocks[1].prefix
     'blocks.1.'
     """
-    found = check_config(config)
-    patch, width, eps = found["patch_size"], found["attention_head_dim"], found["eps"]
+    found = WanConfig.read(config)
+    patch, width, eps = found.patch, found.attention_head_dim, found.eps
     run = Layer(width, eps)
     prepare = Prepare(
-        blocks=found["num_layers"],
+        blocks=found.num_layers,
         width=width,
         eps=eps,
-        axes=rotary_axes(width),
-        longest=found["rope_max_seq_len"],
-        embeds_image=found["image_dim"] is not None,
+        axes=found.axes,
+        longest=found.rope_max_seq_len,
+        embeds_image=found.image_dim is not None,
         expand_timesteps=expand_timesteps,
         patch=patch,
     )
     return Denoiser(
         prepare=prepare,
         embed=Embed(patch, expand_timesteps),
-        blocks=tuple(Block(run, f"blocks.{i}.", number=i) for i in range(found["num_layers"])),
+        blocks=tuple(Block(run, f"blocks.{i}.", number=i) for i in range(found.num_layers)),
         head=Head(patch, eps),
         attend=attend,
         probe=image_stream,

@@ -17,7 +17,7 @@ from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
-from pure.models.wan.config import CLASS, IN_FP32, UNREAD, check_config, parameter_shapes
+from pure.models.wan.config import IN_FP32, UNREAD, WanConfig
 from pure.models.wan.denoiser import Conditioning, wan
 from pure.models.wan.text import TextReader
 from pure.models.wan.vae import PictureReader, VideoCodec
@@ -199,18 +199,18 @@ def _solver(found: Description) -> Solver:
 
 def _defaults(found: Description) -> Defaults:
     """The variants differ in experts, channels, numbers of layers, and in the shift of the schedule."""
-    settings = check_config(found.transformer)
+    config = WanConfig.read(found.transformer)
     usual: dict[str, Any] = {"negative_prompt": "", "frames": 81, "fps": 16, "guidance_scale": 5.0}
     size, steps = LARGE, 50
     if found.index.get("expand_timesteps"):
         size, usual = TALL, {**usual, "frames": 121, "fps": 24}
     elif found.index.get("boundary_ratio") is not None:
-        from_picture, steps = settings["in_channels"] != settings["out_channels"], 40
+        from_picture, steps = config.in_channels != config.channels, 40
         scales = (3.5, 3.5) if from_picture else (4.0, 3.0)
         usual |= {"guidance_scale": scales[0], "guidance_scale_2": scales[1]}
-    elif settings["num_layers"] <= 30:
+    elif config.num_layers <= 30:
         size, usual = SMALL, {**usual, "guidance_scale": 3.0}
-    elif settings["image_dim"] is not None and found.configs["scheduler"].get("flow_shift", 1.0) < WATERSHED:
+    elif config.image_dim is not None and found.configs["scheduler"].get("flow_shift", 1.0) < WATERSHED:
         size = SMALL
     return Defaults(steps=steps, height=size[0], width=size[1], **usual)
 
@@ -224,12 +224,12 @@ def _check(found: Description) -> None:
             "two experts need a boundary_ratio, one has none"
         )
     for name in found.transformers:
-        settings, latent = check_config(found.configs[name]), found.configs["vae"].get("z_dim", 16)
+        config, latent = WanConfig.read(found.transformers[name]), found.configs["vae"].get("z_dim", 16)
         wanted = latent + _beside(found)
-        if settings["in_channels"] != wanted or settings["out_channels"] != latent or settings["patch_size"][0] != 1:
+        if config.in_channels != wanted or config.channels != latent or config.patch_size[0] != 1:
             raise CheckpointError(
-                f"{found.folder / name / 'config.json'}: {settings['in_channels']} channels in, "
-                f"{settings['out_channels']} out and patches of {settings['patch_size'][0]} frames; {found.kind.task} "
+                f"{found.folder / name / 'config.json'}: {config.in_channels} channels in, "
+                f"{config.channels} out and patches of {config.patch_size[0]} frames; {found.kind.task} "
                 f"with latents of {latent} channels needs {wanted}, {latent} and 1"
             )
 
@@ -244,7 +244,7 @@ def _beside(found: Description) -> int:
 
 def _check_text(found: Description) -> None:
     _check(found)
-    if check_config(found.transformer)["image_dim"] is not None:
+    if WanConfig.read(found.transformer).image_dim is not None:
         raise CheckpointError(
             f"{found.folder / 'transformer' / 'config.json'} embeds a picture, and text-to-video has none; "
             "the pipeline should be a WanImageToVideoPipeline"
@@ -255,7 +255,7 @@ def _check_picture(found: Description) -> None:
     _check(found)
     readers = ("image_encoder", "image_processor")
     present = [name for name in readers if found.classes[name] != "None"]
-    if check_config(found.transformer)["image_dim"] is not None and len(present) < 2:
+    if WanConfig.read(found.transformer).image_dim is not None and len(present) < 2:
         raise CheckpointError(
             f"{found.folder / 'model_index.json'}: the transformer embeds a picture, which needs "
             f"{' and '.join(readers)}; there is {' and '.join(present) or 'neither'}"
@@ -268,19 +268,21 @@ def _build(parts: Parts) -> Pipeline:
 
 
 def _build_picture(parts: Parts) -> Pipeline:
-    settings = check_config(parts.found.transformer)
+    config = WanConfig.read(parts.found.transformer)
     if parts.found.index.get("expand_timesteps"):
         return WanGivenFramePipeline(**_common(parts))
-    if settings["image_dim"] is None:
+    if config.image_dim is None:
         return WanImageToVideoPipeline(**_common(parts))
     pictures = PictureReader(**{name: parts.components[name] for name in ("image_processor", "image_encoder")})
-    kind = WanFirstPicturePipeline if settings["pos_embed_seq_len"] is None else WanFirstAndLastPicturePipeline
+    kind = WanFirstPicturePipeline if config.pos_embed_seq_len is None else WanFirstAndLastPicturePipeline
     return kind(**_common(parts), pictures=pictures)
 
 
 def _common(parts: Parts) -> dict[str, Any]:
     found, expand = parts.found, bool(parts.found.index.get("expand_timesteps"))
-    denoisers = {name: wan(found.configs[name], expand_timesteps=expand) for name in parts.denoisers}
+    denoisers = {
+        name: wan(WanConfig.read(config), expand_timesteps=expand) for name, config in found.transformers.items()
+    }
     boundary = found.index.get("boundary_ratio")
     first, second = found.kind.transformers
     several = boundary is not None
@@ -290,7 +292,7 @@ def _common(parts: Parts) -> dict[str, Any]:
         "solver": found.solver,
         "defaults": found.defaults,
         "reader": TextReader(**{name: parts.components[name] for name in ("tokenizer", "text_encoder")}),
-        "codec": VideoCodec(vae=parts.components["vae"], patch=check_config(found.transformer)["patch_size"]),
+        "codec": VideoCodec(vae=parts.components["vae"], patch=WanConfig.read(found.transformer).patch),
         "boundary": boundary * found.configs["scheduler"].get("num_train_timesteps", 1000) if several else None,
     }
 
@@ -319,9 +321,8 @@ TEXT_TO_VIDEO = Kind(
 )
 FAMILY = Family(
     name="Wan",
-    transformer=CLASS,
+    config=WanConfig,
     denoiser=wan,
-    shapes=parameter_shapes,
     keep_fp32=IN_FP32,
     unread=UNREAD,
     kinds=(

@@ -30,11 +30,12 @@ from pure import Block, Denoiser, PerToken, state
 from pure.attention import attend
 from pure.models.common.layers import Attend, Params, linear, rms_norm, rotate, sinusoids
 from pure.models.common.streams import Hidden, Tables, two_streams
-from pure.models.z_image.config import PATCH, TIME_WIDTH, check_config, sharding
+from pure.models.z_image.config import PATCH, ZImageConfig, sharding
 from pure.tree import static
 
 IMAGE_FIRST = ("image", "text")
 PER_TOKEN = PerToken(tables=(("rotary", IMAGE_FIRST),), masks=(("mask", IMAGE_FIRST),))
+FREQUENCIES = 128  # sines and cosines each that stand for a timestep
 MULTIPLE = 32  # tokens; sequences are padded to multiples of it
 EMBEDDER, FINAL = f"all_x_embedder.{PATCH}-1", f"all_final_layer.{PATCH}-1"
 
@@ -71,11 +72,11 @@ class Context:
     grid: tuple[int, int] = static()
 
 
-def z_image(config: Mapping[str, Any]) -> Denoiser:
+def z_image(config: ZImageConfig | Mapping[str, Any]) -> Denoiser:
     """Return the denoiser of a Z-Image transformer.
 
     Args:
-        config: the contents of its `config.json`; what is left out has diffusers' defaults.
+        config: the contents of its `config.json`, or the record read from it.
 
     Raises:
         CheckpointError: the config has an option that is not implemented, or contradicts itself.
@@ -83,25 +84,25 @@ def z_image(config: Mapping[str, Any]) -> Denoiser:
     >>> z_image({"n_layers": 2}).blocks[1].prefix
     'layers.1.'
     """
-    found = check_config(config)
-    layer = Layer(width=found["dim"] // found["n_heads"], eps=found["norm_eps"], normed=found["qk_norm"])
-    refiners = found["n_refiner_layers"]
+    found = ZImageConfig.read(config)
+    layer = Layer(width=found.heads.width, eps=found.norm_eps, normed=found.qk_norm)
+    refiners = found.n_refiner_layers
     return two_streams(
         prepare=Prepare(
             layer=layer,
             prefixes=tuple(f"context_refiner.{i}." for i in range(refiners)),
             attend=attend,
-            axes=tuple(found["axes_dims"]),
-            lengths=tuple(found["axes_lens"]),
-            theta=found["rope_theta"],
+            axes=found.axes_dims,
+            lengths=found.axes_lens,
+            theta=found.rope_theta,
         ),
         embed=Embed(
             layer=layer,
             prefixes=tuple(f"noise_refiner.{i}." for i in range(refiners)),
             attend=attend,
-            scale=found["t_scale"],
+            scale=found.t_scale,
         ),
-        blocks=tuple(Block(layer, f"layers.{i}.") for i in range(found["n_layers"])),
+        blocks=tuple(Block(layer, f"layers.{i}.") for i in range(found.n_layers)),
         head=head,
         sharding=sharding(found),
         per_token=PER_TOKEN,
@@ -283,7 +284,7 @@ class Embed:
                 f"{rows * PATCH} x {columns * PATCH}; encode the prompt for the size of the latents"
             )
         latents = latents.to(prepared.text.dtype)
-        angles = sinusoids((1 - timestep) * self.scale, TIME_WIDTH // 2).to(latents.dtype)
+        angles = sinusoids((1 - timestep) * self.scale, FREQUENCIES).to(latents.dtype)
         temb = linear(params, "t_embedder.mlp.2", F.silu(linear(params, "t_embedder.mlp.0", angles)))
         context = Context(temb=temb, rotary=prepared.rotary, mask=prepared.mask, grid=prepared.grid)
         tokens, x = rows * columns, patchify(latents)

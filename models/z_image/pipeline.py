@@ -20,7 +20,7 @@ from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
-from pure.models.z_image.config import CLASS, check_config, parameter_shapes
+from pure.models.z_image.config import ZImageConfig
 from pure.models.z_image.denoiser import MULTIPLE, Conditioning, padded, z_image
 
 SIZE = 1024  # pixels on a side where none is asked for
@@ -98,7 +98,7 @@ class ZImagePipeline(ImagePipeline):
 def _defaults(found: Description) -> Defaults:
     """Turbo and base differ in the shift of the schedule, and in the values of their weights."""
     # Positions of text begin at 1, and the image lies behind its end.
-    longest = (check_config(found.transformer)["axes_lens"][0] - 2) // MULTIPLE * MULTIPLE
+    longest = (ZImageConfig.read(found.transformer).axes_lens[0] - 2) // MULTIPLE * MULTIPLE
     usual = {"max_sequence_length": min(512, longest), "longest": longest, "height": SIZE, "width": SIZE}
     if found.configs["scheduler"].get("shift", 1.0) == TURBO_SHIFT:
         return Defaults(steps=9, guidance_scale=0.0, negative_prompt="", **usual)
@@ -106,14 +106,13 @@ def _defaults(found: Description) -> Defaults:
 
 
 def _check(found: Description) -> None:
-    settings = check_config(found.transformer)
+    config = ZImageConfig.read(found.transformer)
     latent = found.configs["vae"].get("latent_channels", 4)
-    if latent != settings["in_channels"]:
+    if latent != config.in_channels:
         raise CheckpointError(
-            f"{found.folder}: the transformer has {settings['in_channels']} channels and the VAE {latent}; "
-            "they should agree"
+            f"{found.folder}: the transformer has {config.in_channels} channels and the VAE {latent}; they should agree"
         )
-    check_width(found, settings["cap_feat_dim"], "cap_feat_dim")
+    check_width(found, config.cap_feat_dim, "cap_feat_dim")
 
 
 def _build(parts: Parts) -> Pipeline:
@@ -131,9 +130,8 @@ def _build(parts: Parts) -> Pipeline:
 
 FAMILY = Family(
     name="Z-Image",
-    transformer=CLASS,
+    config=ZImageConfig,
     denoiser=z_image,
-    shapes=parameter_shapes,
     kinds=(
         Kind(
             pipeline="ZImagePipeline",

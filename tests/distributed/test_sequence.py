@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 import pure
 from pure.attention import attend
 from pure.distributed import Sizes, context_parallel, make_mesh
-from pure.models.flux.config import parameter_shapes
+from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.laws.sharded import run_alike
@@ -29,9 +29,7 @@ RUN = Situation(model=FLUX_DEV, transform=CACHED, seeds=(1, 2), count=5)
 def sized(heads: int, text: int, rows: int, columns: int) -> Model:
     """FLUX with so many heads and tokens."""
     config = {**FLUX, "num_attention_heads": heads, "guidance_embeds": False}
-    params = {
-        name: 0.12 * toys.normal(*shape, seed=i) for i, (name, shape) in enumerate(parameter_shapes(config).items())
-    }
+    params = toys.drawn(FluxConfig.read(config), 0.12)
     grid = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
     ids = pure.Shared(value=torch.cat([torch.zeros(text, 3), grid]))
 

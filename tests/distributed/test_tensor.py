@@ -9,12 +9,14 @@ from pure import Denoiser, Experts
 from pure.distributed import Sizes, check_tensor_parallel, make_mesh, tensor_parallel
 from pure.distributed.sharded_weight import ShardedWeight
 from pure.distributed.tensor_parallel import part_of
+from pure.models.common.config import parameter_shapes
 from pure.models.flux.denoiser import flux
+from pure.models.wan.config import WanConfig
 from pure.sharding import Kind, Part, Placement, Sharding
 from tests.support import ranks, toys
-from tests.support.split import MODELS, TABLES, meta
+from tests.support.split import CONFIGS, MODELS, meta
 
-FAMILIES = list(TABLES)
+FAMILIES = list(CONFIGS)
 OUTPUT = Sharding(4, (Placement("*.out", Kind.ROW, (Part(4, 2),)),))
 
 
@@ -104,12 +106,13 @@ def test_a_rank_holds_little_more_than_its_share_of_the_blocks(family, count):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 def test_every_placement_places_something(family):
-    names = {name.removesuffix(".weight").removesuffix(".bias") for name in TABLES[family]({})}
+    names = {name.removesuffix(".weight").removesuffix(".bias") for name in meta(family)}
     sharding = family({}).sharding
     if family.__name__ == "wan":  # which may have keys and values of an image
         sharding_of_images = family({"image_dim": 8, "added_kv_proj_dim": 5120}).sharding
         assert sharding_of_images == sharding
-        names |= {name.removesuffix(".weight") for name in TABLES[family]({"image_dim": 8, "added_kv_proj_dim": 5120})}
+        embeds = WanConfig.read({"image_dim": 8, "added_kv_proj_dim": 5120})
+        names |= {name.removesuffix(".weight") for name in parameter_shapes(embeds)}
     found = {sharding.find(name + ".weight") for name in names}
     assert found - {None} == set(sharding.placements)
 

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.sizes import PLANS, measure
+from pure.models.common.config import parameter_shapes
 from pure.models.family import Family
 from pure.models.registry import FAMILIES
 
@@ -41,7 +42,7 @@ class Watched(dict):
 
 @pytest.mark.parametrize("found", PUBLISHED, ids=NAMES)
 def test_names_and_shapes_are_those_of_diffusers(found: Published):
-    assert found.found.shapes(found.config) == {
+    assert parameter_shapes(found.found.config.read(found.config)) == {
         name: tuple(tensor.shape) for name, tensor in found.theirs().state_dict().items()
     }
 
@@ -57,10 +58,10 @@ def test_every_parameter_is_read(family: Family):
     """A name that is in the table and nowhere in the code would be a parameter without effect."""
     found = next(found for found in PUBLISHED if found.family == family.name)
     few = {name: 1 for name in ("num_layers", "num_single_layers", "n_layers") if name in found.settings}
-    config = {**found.settings, **few}
+    config = family.config.read({**found.settings, **few})
     denoiser = family.denoiser(config)
     with torch.device("meta"), torch.no_grad():
-        params = Watched({name: torch.empty(shape) for name, shape in family.shapes(config).items()})
+        params = Watched({name: torch.empty(shape) for name, shape in parameter_shapes(config).items()})
         groups = [
             Watched({name.removeprefix(block.prefix): t for name, t in params.items() if name.startswith(block.prefix)})
             for block in denoiser.blocks

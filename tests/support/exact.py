@@ -68,3 +68,8 @@ def unchanged(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     yield
     assert [t._version for t in kept] == versions
     assert all(torch.equal(t, copy) for t, copy in zip(kept, copies, strict=True))
+
+
+def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters of a module."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -7,7 +7,7 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 import pure
-from pure.models.flux2.config import parameter_shapes
+from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import Conditioning, flux2
 from tests.support import toys
 from tests.support.situation import Model
@@ -103,8 +103,7 @@ def slow(weight: torch.Tensor) -> torch.Tensor:
 
 def _model(name: str, guidance: bool, reference: bool) -> Model:
     config = {**LAW_CONFIG, "guidance_embeds": guidance}
-    shapes = parameter_shapes(config)
-    params = {key: 0.3 * toys.normal(*shape, seed=i) for i, (key, shape) in enumerate(shapes.items())}
+    params = toys.drawn(Flux2Config.read(config), 0.3)
     params = {key: slow(weight) if "timestep_embedder.linear_1" in key else weight for key, weight in params.items()}
     ids = pure.Shared(value=positions(3, 2, 2, ((1, 2),) if reference else ()))
     text, images = toys.rows((3, 8), 1000), toys.rows((2, 4), 2000)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import HunyuanVideoTransformer3DModel
 
-from pure.models.hunyuan_video.config import CONCAT, REPLACE, parameter_shapes
+from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from tests.support import toys
 from tests.support.situation import Model
@@ -119,8 +119,7 @@ def _model(kind: str) -> Model:
     config = {**SMALL, **KINDS[kind]}
     if kind == "concat":
         config["in_channels"] = 5
-    shapes = parameter_shapes(config)
-    params = {name: 0.12 * toys.normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    params = toys.drawn(HunyuanVideoConfig.read(config), 0.12)
 
     def rows(seeds: tuple[int, ...], *shape: int, offset: int) -> torch.Tensor:
         return torch.stack([toys.normal(*shape, seed=offset + seed) for seed in seeds])

@@ -7,7 +7,7 @@ import torch
 from diffusers import OvisImageTransformer2DModel
 
 import pure
-from pure.models.ovis.config import parameter_shapes
+from pure.models.ovis.config import OvisConfig
 from pure.models.ovis.denoiser import Conditioning, ovis
 from tests.support import toys
 from tests.support.flux2 import slow
@@ -80,8 +80,7 @@ def inputs(call: dict) -> tuple[Conditioning, torch.Tensor, torch.Tensor]:
 
 
 def _model() -> Model:
-    shapes = parameter_shapes(LAW_CONFIG)
-    params = {key: 0.15 * toys.normal(*shape, seed=i) for i, (key, shape) in enumerate(shapes.items())}
+    params = toys.drawn(OvisConfig.read(LAW_CONFIG), 0.15)
     params["timestep_embedder.linear_1.weight"] = slow(params["timestep_embedder.linear_1.weight"])
     ids, text = pure.Shared(value=positions(3, 2, 2)), toys.rows((3, 8), 1000)
 

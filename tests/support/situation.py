@@ -10,7 +10,7 @@ import torch
 
 import pure
 from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
-from pure.models.flux.config import parameter_shapes
+from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import dbcache, guided, scm, taylorseer
 from pure.tree import leaves_with_paths
@@ -204,8 +204,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
 
 def _flux(guidance: bool) -> Model:
     config = {**FLUX, "guidance_embeds": guidance}
-    shapes = parameter_shapes(config)
-    params = {name: 0.12 * toys.normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    params = toys.drawn(FluxConfig.read(config), 0.12)
     ids = torch.cat([torch.zeros(3, 3), torch.cartesian_prod(torch.zeros(1), torch.arange(2.0), torch.arange(2.0))])
     text, pooled = toys.rows((3, 8), 1000), toys.rows((8,), 2000)
 

@@ -8,19 +8,20 @@ import torch
 
 from pure import Denoiser, Experts, Transform
 from pure.distributed import Sizes, make_mesh, tensor_parallel
-from pure.models.flux import config as flux_parameters
+from pure.models.common.config import TransformerConfig, parameter_shapes
+from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import flux
-from pure.models.flux2 import config as flux2_parameters
+from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import flux2
-from pure.models.hunyuan_video import config as hunyuan_video_parameters
+from pure.models.hunyuan_video.config import HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import hunyuan_video
-from pure.models.ovis import config as ovis_parameters
+from pure.models.ovis.config import OvisConfig
 from pure.models.ovis.denoiser import ovis
-from pure.models.qwen_image import config as qwen_image_parameters
+from pure.models.qwen_image.config import QwenImageConfig
 from pure.models.qwen_image.denoiser import qwen_image
-from pure.models.wan import config as wan_parameters
+from pure.models.wan.config import WanConfig
 from pure.models.wan.denoiser import wan
-from pure.models.z_image import config as z_image_parameters
+from pure.models.z_image.config import ZImageConfig
 from pure.models.z_image.denoiser import z_image
 from tests.support import flux2 as flux2_support
 from tests.support import hunyuan_video as hunyuan_support
@@ -31,14 +32,14 @@ from tests.support import wan as wan_support
 from tests.support import z_image as z_image_support
 from tests.support.situation import Model, Situation, tensors
 
-TABLES: dict[Callable[..., Denoiser], Callable] = {
-    flux: flux_parameters.parameter_shapes,
-    flux2: flux2_parameters.parameter_shapes,
-    z_image: z_image_parameters.parameter_shapes,
-    ovis: ovis_parameters.parameter_shapes,
-    qwen_image: qwen_image_parameters.parameter_shapes,
-    wan: wan_parameters.parameter_shapes,
-    hunyuan_video: hunyuan_video_parameters.parameter_shapes,
+CONFIGS: dict[Callable[..., Denoiser], type[TransformerConfig]] = {
+    flux: FluxConfig,
+    flux2: Flux2Config,
+    z_image: ZImageConfig,
+    ovis: OvisConfig,
+    qwen_image: QwenImageConfig,
+    wan: WanConfig,
+    hunyuan_video: HunyuanVideoConfig,
 }
 QWEN: dict[str, Any] = {
     **qwen_support.CONFIG,
@@ -55,9 +56,7 @@ def _four(like: Model, family: Callable[..., Denoiser], config: Mapping[str, Any
     """A model of the law suite, twice as wide: four heads instead of two."""
     more = {"dim": 32, "n_heads": 4, "n_kv_heads": 4} if family is z_image else {"num_attention_heads": 4}
     config = {**config, **more}
-    params = {
-        name: scale * toys.normal(*shape, seed=i) for i, (name, shape) in enumerate(TABLES[family](config).items())
-    }
+    params = toys.drawn(CONFIGS[family].read(config), scale)
     return attrs.evolve(like, denoiser=family(config, **options), params=params)
 
 
@@ -120,4 +119,4 @@ def seen_on_ranks(name: str, sizes: Sizes, transform: Transform, seeds: tuple[in
 
 def meta(family: Callable[..., Denoiser]) -> dict[str, torch.Tensor]:
     """The parameters of the largest model of a family, without their numbers."""
-    return {name: torch.empty(shape, device="meta") for name, shape in TABLES[family]({}).items()}
+    return {name: torch.empty(shape, device="meta") for name, shape in parameter_shapes(CONFIGS[family]()).items()}

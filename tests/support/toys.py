@@ -9,6 +9,7 @@ import torch
 
 import pure
 from pure import Block, Denoiser, Shared
+from pure.models.common.config import TransformerConfig, parameter_shapes
 
 TOKENS, TEXT, WIDTH = 3, 2, 4
 AMOUNTS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
@@ -38,6 +39,11 @@ def attend(q, k, v, mask=None):
 def normal(*shape, seed):
     """Return fp32 noise of a seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn(config: TransformerConfig, scale: float) -> dict[str, torch.Tensor]:
+    """Return random parameters of the transformer of a config."""
+    return {name: scale * normal(*shape, seed=i) for i, (name, shape) in enumerate(sorted(parameter_shapes(config).items()))}
 
 
 def rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from pure import Experts
-from pure.models.wan.config import parameter_shapes
+from pure.models.wan.config import WanConfig
 from pure.models.wan.denoiser import Conditioning, wan
 from tests.support import toys
 from tests.support.situation import Model
@@ -142,8 +142,7 @@ def _model(name: str, *, image: bool = False, beside: bool = False, first: bool 
         config |= {"image_dim": 5, "added_kv_proj_dim": 16}
     if beside:
         config["in_channels"] = 5
-    shapes = parameter_shapes(config)
-    params = {name: 0.3 * toys.normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    params = toys.drawn(WanConfig.read(config), 0.3)
 
     def conditioning(seeds: tuple[int, ...]) -> Conditioning:
         return Conditioning(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from diffusers import ZImageTransformer2DModel
 
-from pure.models.z_image.config import parameter_shapes
+from pure.models.z_image.config import ZImageConfig
 from pure.models.z_image.denoiser import Conditioning, z_image
 from tests.support import toys
 from tests.support.situation import Model
@@ -85,8 +85,7 @@ def conditioning(call: dict) -> Conditioning:
 
 
 def _model(name: str, ragged: bool) -> Model:
-    shapes = parameter_shapes(LAW_CONFIG)
-    params = {key: 0.1 * toys.normal(*shape, seed=i) for i, (key, shape) in enumerate(shapes.items())}
+    params = toys.drawn(ZImageConfig.read(LAW_CONFIG), 0.1)
 
     def conditioned(seeds: tuple[int, ...]) -> Conditioning:
         text = torch.stack([toys.normal(40 if ragged else 5, 8, seed=1000 + seed) for seed in seeds])
