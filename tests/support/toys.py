@@ -43,7 +43,9 @@ def normal(*shape, seed):
 
 def drawn(config: TransformerConfig, scale: float) -> dict[str, torch.Tensor]:
     """Return random parameters of the transformer of a config."""
-    return {name: scale * normal(*shape, seed=i) for i, (name, shape) in enumerate(sorted(parameter_shapes(config).items()))}
+    return {
+        name: scale * normal(*shape, seed=i) for i, (name, shape) in enumerate(sorted(parameter_shapes(config).items()))
+    }
 
 
 def rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
