@@ -41,7 +41,7 @@ class Bench:
 
         def run() -> Iterator[torch.Tensor]:
             with torch.no_grad():
-                state = pure.start(denoiser, params, self.conditioning, self.latents, self.steps)
+                state = denoiser.init(params, self.conditioning, self.latents, self.steps)
             carry = self.solver.init(self.latents)
             for frame in pure.unroll(denoiser, params, state, carry, self.steps, self.solver):
                 yield frame.latents

@@ -1,7 +1,7 @@
 """Tensor parallelism: every rank holds a part of every block's parameters, and computes with it.
 
     params = tensor_parallel(params, denoiser, mesh)  # on each rank; `denoiser` stays as it is
-    state = denoiser.init(params, conditioning, latents, count)
+    state = denoiser.init(params, conditioning, latents, steps)
 
 `params` and the result are dicts of tensors under the same names; for `Experts` they are dicts
 of such dicts. The denoiser is not changed: a part of a projection has fewer heads, a part of a

@@ -75,10 +75,10 @@ def begin(pipeline: Pipeline, request: Request, denoiser: Model, samples: Sequen
         negative_prompts=None if negative is None else negative[:1] * len(samples),
     )
     with torch.no_grad():
-        latents = pipeline.latents(several, [sample.seed for sample in samples])
+        latents = pipeline.noise(several, [sample.seed for sample in samples])
         conditioning = pipeline.conditioning(several)
-        steps, bound = pipeline.steps(request), denoiser.bind(pipeline.params)
-        state = pure.start(denoiser, bound, conditioning, latents, steps)
+        steps, bound = pipeline.schedule(request), denoiser.bind(pipeline.params)
+        state = denoiser.init(bound, conditioning, latents, steps)
     return Batch(
         request=request,
         denoiser=denoiser,

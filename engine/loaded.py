@@ -14,7 +14,6 @@ from pure.engine.errors import Misuse
 from pure.engine.notes import collected
 from pure.engine.opening import facts_of
 from pure.experts import transformed
-from pure.loop import plan_notes
 from pure.models.family import Description
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Request
@@ -162,7 +161,7 @@ class Studio:
         except (ValueError, TypeError, OverflowError) as error:
             raise Misuse(str(error)) from error
         fps = (asked.fps or self.found.defaults.fps) if self.video else None
-        told = (*caching.effective.notes, *asked.notes, *warned, *(note.text for note in found))
+        told = (*caching.effective.notes, *asked.notes, *warned, *(note.text for note in (*request.notes, *found)))
         notes = tuple(dict.fromkeys(told))
         return Recipe(request=request, denoiser=denoiser, caching=caching, fps=fps, notes=notes)
 
@@ -196,4 +195,4 @@ class Studio:
 
     def _notes(self, denoiser: Model, request: Request) -> tuple[Note, ...]:
         """Hold the plans against the lengths of the schedules, which `init` would do once the work has begun."""
-        return plan_notes(denoiser, self.pipeline.steps(request))
+        return denoiser.notes(self.pipeline.schedule(request))

@@ -43,11 +43,11 @@ class Clock:
 
 def make(pipeline: Pipeline, denoiser: Model, request: Request, seed: int, observe: Observer | None = None) -> Result:
     """Make what a request of one prompt asks for; `denoiser` is the pipeline's, transformed and guided."""
-    latents = pipeline.latents(request, [seed])
+    latents = pipeline.noise(request, [seed])
     clock = Clock(latents.device)
     conditioning = pipeline.conditioning(request)
     encoded = clock.lap()
-    steps = pipeline.steps(request)
+    steps = pipeline.schedule(request)
     laps: list[float] = []
 
     def watch(frame: pure.Frame) -> None:
@@ -72,8 +72,8 @@ def make(pipeline: Pipeline, denoiser: Model, request: Request, seed: int, obser
 
 def take_part(pipeline: Pipeline, denoiser: Model, request: Request, seed: int) -> None:
     """Take the same steps as `make` in a process that only computes, and leave the pixels to the one that saves."""
-    latents, conditioning = pipeline.latents(request, [seed]), pipeline.conditioning(request)
-    pure.sample(denoiser, pipeline.params, conditioning, latents, pipeline.steps(request), pipeline.solver)
+    latents, conditioning = pipeline.noise(request, [seed]), pipeline.conditioning(request)
+    pure.sample(denoiser, pipeline.params, conditioning, latents, pipeline.schedule(request), pipeline.solver)
 
 
 def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -> None:
@@ -82,11 +82,11 @@ def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -
     They are the first steps of the real schedule, so that masks and warm-ups meet the step count
     they were made for.
     """
-    latents = pipeline.latents(request, [0])
+    latents = pipeline.noise(request, [0])
     conditioning = pipeline.conditioning(request)
-    steps = pipeline.steps(request)
+    steps = pipeline.schedule(request)
     with torch.no_grad():
-        state = pure.start(denoiser, pipeline.params, conditioning, latents, steps)
+        state = denoiser.init(pipeline.params, conditioning, latents, steps)
     solver, carry = pipeline.solver, pipeline.solver.init(latents)
     for frame in pure.unroll(denoiser, pipeline.params, state, carry, itertools.islice(steps, count), solver):
         latents = frame.latents

@@ -7,7 +7,7 @@ Shapes: B samples, F frames, H x W pixels; latents have the family's own shape (
 """
 
 import abc
-import warnings
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
@@ -16,14 +16,18 @@ import torch
 from PIL import Image
 
 import pure
-from pure import Branches, Denoiser, Experts, Guidance, Info, Note, Solver, Step
+from pure import Branches, Denoiser, Experts, Guidance, Info, Solver, Step
 from pure.experts import Transforms, transformed
 from pure.loop import Observer
-from pure.models.request import Defaults, Options, Request, negatives, prompts
-from pure.notes import warn
+from pure.models.pictures import Video, pictures
+from pure.models.request import Defaults, Options, Request, checked, negatives, prompts, seeds
+from pure.notes import Note, warn
 from pure.tree import map_samples
 
 Model = Denoiser | Experts
+
+LARGEST = 2**24
+"""Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -34,7 +38,7 @@ class Generation:
         pixels: (B, 3, H, W) in 0 to 1; of videos (B, F, 3, H, W).
         latents: (B, ...), what they were decoded from.
         infos: for every step what was computed and skipped, and why.
-        notes: what the run did not do although it was asked for.
+        notes: settings without effect, prompts that were cut.
     """
 
     pixels: torch.Tensor
@@ -51,7 +55,7 @@ class Pipeline(abc.ABC):
         denoiser: the plain denoiser, or several experts; transforms of it take the same parameters.
         params: its parameters, under the checkpoint's names; of experts a dict of such.
         solver: turns predictions into the next latents.
-        defaults: what happens where nothing is asked.
+        defaults: of the checkpoint.
         cfg: the option that scales classifier-free guidance: "true_cfg_scale", "guidance_scale", or ""
             where there is none.
         image_count: the least and the largest number of input pictures.
@@ -76,7 +80,7 @@ class Pipeline(abc.ABC):
         """
 
     @abc.abstractmethod
-    def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Any:
+    def condition(self, request: Request, texts: Sequence[str], negative: bool) -> object:
         """Return the conditioning of one branch, one row for each of `texts`.
 
         Raises:
@@ -105,14 +109,24 @@ class Pipeline(abc.ABC):
 
     def guidance(self, request: Request) -> Guidance | Mapping[str, Guidance] | None:
         """Return classifier-free guidance as asked for; a scale of at most 1 is off."""
-        scale = self.value(request, self.cfg) if self.cfg else None
+        scale = self.scale(request, self.cfg) if self.cfg else None
         return Guidance(scale=float(scale)) if scale is not None and scale > 1 else None
 
-    def steps(self, request: Request) -> tuple[Step, ...]:
-        """Return the schedule, timesteps on the pipeline's device."""
-        found = self.solver.schedule(request.steps, self.tokens(request), self.dtype)
-        # Moved here once: in the loop every step would wait for the copy.
-        return tuple(attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found)
+    def unused(self, request: Request) -> tuple[str, ...]:
+        """Say which settings of the request have no effect with this checkpoint, whatever the guidance."""
+        return ()
+
+    def unguided(self, scale: float | None, negative: bool) -> str | None:
+        """Say what has no effect where guidance is off: the scale that was given, or a negative prompt."""
+        if not self.cfg:
+            return "the negative prompt has no effect: guidance is built into this model" if negative else None
+        if scale is not None and 0 < scale < 1:
+            return f"{self.cfg}={scale} has no effect: it must be above 1"
+        if negative:
+            return f"the negative prompt has no effect: set {self.cfg} above 1"
+        if scale is not None and scale > 1:
+            return f"{self.cfg}={scale} has no effect: give a negative prompt ('' will do)"
+        return None
 
     # ------------------------------------------------------------------ requests
 
@@ -138,72 +152,76 @@ class Pipeline(abc.ABC):
     ) -> Request:
         """Check what is asked for, and fill in the checkpoint's defaults.
 
+        Args:
+            prompt: one, or one for each image.
+            negative_prompt: one for all prompts, or one for each; None for the checkpoint's default.
+            options: see `Options`.
+
         Raises:
-            TypeError: a prompt is not a string.
+            TypeError: a prompt is not a string, an option has another type, or there is no such option.
             ValueError: numbers of prompts do not agree, or a number is out of range.
         """
-        texts = prompts(prompt)
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        usual = {name: getattr(self.defaults, name) for name in ("steps", "frames", "max_sequence_length")}
+        texts, given = prompts(prompt), checked(options, self.defaults.longest)
+        defaults = {name: getattr(self.defaults, name) for name in ("steps", "frames", "max_sequence_length")}
         for name in ("height", "width"):
-            usual[name] = 0 if self.image_count[1] else getattr(self.defaults, name) or 0
-        found = Request(
-            prompts=texts,
-            negative_prompts=None if negative_prompt is None else negatives(negative_prompt, len(texts)),
-            **{**usual, **given},
-        )
-        for name in ("images_per_prompt", "steps", "frames", *(side for side in ("height", "width") if side in given)):
-            if getattr(found, name) < 1:
-                raise ValueError(f"{name}={getattr(found, name)} should be at least 1")
-        if not 1 <= found.max_sequence_length <= self.defaults.longest:
-            raise ValueError(
-                f"max_sequence_length={found.max_sequence_length} should be in 1 to {self.defaults.longest}"
-            )
-        return self.sized(found)
+            defaults[name] = 0 if self.image_count[1] else getattr(self.defaults, name) or 0
+        negative = None if negative_prompt is None else negatives(negative_prompt, len(texts))
+        found = self.sized(Request(prompts=texts, negative_prompts=negative, **{**defaults, **given}))
+        self._check_size(found)
+        found = attrs.evolve(found, notes=tuple(map(Note, self.unused(found))))
+        return attrs.evolve(found, negative_prompts=self._negatives(found)) if self.guidance(found) else found
 
-    def value(self, request: Request, name: str) -> Any:
-        """Return an option of the request, or the checkpoint's default."""
-        asked = getattr(request, name)
-        return getattr(self.defaults, name) if asked is None else asked
+    def _check_size(self, request: Request) -> None:
+        """Refuse what no memory holds, before any is taken."""
+        frames = f" and {request.frames} frames" if request.frames > 1 else ""
+        size = f"height={request.height}, width={request.width}{frames}"
+        if math.prod(self.shape(request)) > LARGEST:
+            raise ValueError(f"{size}: latents of {math.prod(self.shape(request)):,} numbers, the most are {LARGEST:,}")
+        try:
+            (step,) = self.solver.schedule(1, self.tokens(request))
+        except OverflowError:
+            step = None
+        if step is None or step.sigma is None or not bool(step.sigma.isfinite()):
+            raise ValueError(f"{size}: the schedule of this checkpoint is not made for {self.tokens(request)} tokens")
+
+    def _negatives(self, request: Request) -> tuple[str, ...] | None:
+        """Return the negative prompts of a guided request."""
+        default = self.defaults.negative_prompt
+        if request.negative_prompts is not None or default is None:
+            return request.negative_prompts
+        return (default,) * len(request.prompts)
+
+    def scale(self, request: Request, name: str) -> float | None:
+        """Return a scale of the request, or the checkpoint's default."""
+        given = getattr(request, name)
+        return getattr(self.defaults, name) if given is None else given
 
     def guide(self, denoiser: Model, request: Request) -> tuple[Model, Request]:
-        """Return the denoiser with the guidance asked for, and the request with the negative prompts it reads.
+        """Return the denoiser with the guidance of the request, and the request with the negative prompts it reads.
 
-        Warns where of guidance and negative prompt one has no effect without the other.
+        A denoiser that a transform has guided already stays as it is. Where of guidance and negative prompt
+        one has no effect without the other, the request is without both, and its notes say so.
 
         Raises:
             ValueError: the denoiser is guided already, with another scale.
         """
-        scale = getattr(request, self.cfg) if self.cfg else None
-        own = _first(denoiser).guidance
-        usual = self.defaults.negative_prompt
-        asked = request.negative_prompts
-        negative = asked if asked is not None or usual is None else (usual,) * len(request.prompts)
+        own, wanted = _first(denoiser).guidance, self.guidance(request)
+        scale, asked = getattr(request, self.cfg) if self.cfg else None, request.negative_prompts is not None
         if own is not None:
-            if scale not in (None, 1, own.scale):
+            first = next(iter(wanted.values())) if isinstance(wanted, Mapping) else wanted
+            if scale not in (None, 1, own.scale) and (first is None or first.scale != own.scale):
                 raise ValueError(
                     f"the transform guides with scale {own.scale} and {self.cfg} is {scale}; set one of them"
                 )
-            return denoiser, attrs.evolve(request, negative_prompts=negative)
-        wanted = self.guidance(request)
+            return denoiser, attrs.evolve(request, negative_prompts=self._negatives(request))
+        negative = self._negatives(request)
         if wanted is not None and negative is not None:
             return _with(denoiser, wanted), attrs.evolve(request, negative_prompts=negative)
-        self._warn(scale, asked is not None)
-        return denoiser, attrs.evolve(request, negative_prompts=None)
+        text = self.unguided(scale, asked)
+        notes = (*request.notes, *([] if text is None else [Note(text)]))
+        return denoiser, attrs.evolve(request, negative_prompts=None, notes=notes)
 
-    def _warn(self, scale: float | None, negative: bool) -> None:
-        """Say what has no effect where guidance is off."""
-        if not self.cfg:
-            if negative:
-                warnings.warn("the negative prompt has no effect: this model is guided by an input", stacklevel=4)
-        elif scale is not None and 0 < scale < 1:
-            warnings.warn(f"{self.cfg}={scale} has no effect: it must be above 1", stacklevel=4)
-        elif negative:
-            warnings.warn(f"the negative prompt has no effect: set {self.cfg} above 1", stacklevel=4)
-        elif scale is not None and scale > 1:
-            warnings.warn(f"{self.cfg}={scale} has no effect: give a negative prompt ('' will do)", stacklevel=4)
-
-    def conditioning(self, request: Request) -> Any:
+    def conditioning(self, request: Request) -> object:
         """Return the conditioning of a request; with negative prompts `Branches` of two.
 
         Raises:
@@ -214,7 +232,7 @@ class Pipeline(abc.ABC):
             wanted = f"{least}" if least == most else f"{least} to {most}"
             raise ValueError(f"this model takes {wanted} input pictures, got {len(request.images)}; see images=")
 
-        def branch(texts: Sequence[str], negative: bool) -> Any:
+        def branch(texts: Sequence[str], negative: bool) -> object:
             rows = self.condition(request, texts, negative)
             many = request.images_per_prompt
             return rows if many == 1 else map_samples(lambda leaf: leaf.repeat_interleave(many, dim=0), rows)
@@ -224,79 +242,72 @@ class Pipeline(abc.ABC):
             return positive
         return Branches(conditional=positive, unconditional=branch(request.negative_prompts, True))
 
-    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
-        """Return starting latents (B, ...), the same on every device; see `noise`."""
-        rows = request.batch if batch is None else batch
-        return self.pack(pure.gaussian((rows, *self.shape(request)), seed, dtype=self.dtype)).to(self.device)
-
     # ------------------------------------------------------------------ what a user writes
 
-    def encode(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None = None,
-        **options: Unpack[Options],
-    ) -> Any:
-        """Encode prompts, each for `images_per_prompt` neighbouring samples of the batch.
-
-        Args:
-            prompt: one, or one for each image.
-            negative_prompt: one for all prompts, or one for each; None for none.
-            options: see `Options`.
+    def encode(self, request: Request) -> object:
+        """Encode the prompts, each for `images_per_prompt` neighbouring samples of the batch.
 
         Returns:
-            The conditioning of B = prompts x `images_per_prompt` samples, with a negative prompt
+            The conditioning of B = prompts x `images_per_prompt` samples, with negative prompts
             `Branches` of two such.
 
-        Warns where a prompt is truncated.
+        Warns of settings without effect and of prompts that are cut.
 
         Raises:
-            TypeError: a prompt is not a string.
-            ValueError: numbers of prompts do not agree, or a size or length is not possible.
+            ValueError: a text cannot be read, or the model takes another number of pictures.
         """
-        return self.conditioning(self.request(prompt, negative_prompt, **options))
+        warn(request.notes)
+        return self.conditioning(request)
 
-    def noise(self, seed: int | Sequence[int], *, batch: int = 1, **options: Unpack[Options]) -> torch.Tensor:
+    def noise(self, request: Request, seed: int | Sequence[int] = 42) -> torch.Tensor:
         """Return starting latents (B, ...), the same on every device.
 
         Args:
+            request: its sizes, and its number of samples B.
             seed: one for the whole batch, or one for each sample, which makes its noise
-                independent of the batch it is in.
-            batch: B.
-            options: sizes; see `Options`.
+                independent of the batch it is in; 0 to 2**63 - 1.
 
         Raises:
-            ValueError: a size is not possible, or the number of seeds is not B.
+            TypeError: a seed is no whole number.
+            ValueError: a seed is out of range, or the number of seeds is not B.
         """
-        return self.latents(self.request("", **options), seed, batch)
+        drawn = pure.gaussian((request.batch, *self.shape(request)), seeds(seed), dtype=self.noise_dtype)
+        return self.pack(drawn).to(self.device)
 
-    def schedule(self, count: int, **options: Unpack[Options]) -> tuple[Step, ...]:
-        """Return the `count` steps of an image of this size, as diffusers' pipeline takes them.
+    @property
+    def noise_dtype(self) -> torch.dtype:
+        """Type of the latents."""
+        return self.dtype
 
-        Raises:
-            ValueError: a size is not possible, or `count` is below 1.
-        """
-        return self.steps(self.request("", **{**options, "steps": count}))
+    def schedule(self, request: Request) -> tuple[Step, ...]:
+        """Return the steps of the request, as diffusers' pipeline takes them; timesteps on the pipeline's device."""
+        found = self.solver.schedule(request.steps, self.tokens(request), self.step_dtype)
+        # Moved here once: in the loop every step would wait for the copy.
+        return tuple(attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found)
 
-    def pixels(self, latents: torch.Tensor, **options: Unpack[Options]) -> torch.Tensor:
+    @property
+    def step_dtype(self) -> torch.dtype:
+        """Type that timesteps are rounded to."""
+        return self.dtype
+
+    def pixels(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, ...) to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1.
 
         Raises:
-            ValueError: a size is not possible, or is not that of the latents.
+            ValueError: the latents have another size than the request.
         """
-        request = self.request("", **options)
         wanted = self.pack(torch.empty((1, *self.shape(request)), device="meta")).shape
         if latents.shape[1:] != wanted[1:]:
             raise ValueError(
                 f"latents of shape {tuple(latents.shape)} are not those of {request.height} x {request.width} pixels "
-                f"and {request.frames} frames, {('B', *wanted[1:])}; pass the sizes they were made with"
+                f"and {request.frames} frames, {('B', *wanted[1:])}; pass the request they were made with"
             )
         return self.decoded(latents, request)
 
-    def decode(self, latents: torch.Tensor, **options: Unpack[Options]) -> list:
-        """Decode latents (B, ...) to B pictures, or to B lists of frames; see `pixels`."""
-        pixels = self.pixels(latents, **options)
-        return [pictures(sample) for sample in pixels] if pixels.ndim == 5 else pictures(pixels)
+    def decode(self, latents: torch.Tensor, request: Request) -> list[Image.Image] | list[Video]:
+        """Decode latents (B, ...) to B pictures, or to B videos; see `pixels`. All of them have `save(path)`."""
+        pixels = self.pixels(latents, request)
+        return [Video(pictures(sample)) for sample in pixels] if pixels.ndim == 5 else pictures(pixels)
 
     def generate(
         self,
@@ -311,38 +322,28 @@ class Pipeline(abc.ABC):
         """Make images or videos from prompts.
 
         Args:
-            prompt: see `encode`.
-            negative_prompt: see `encode`; used if guidance is on.
+            prompt: see `request`.
+            negative_prompt: see `request`; used if guidance is on.
             transform: of the denoiser, for instance `pure.compose(dbcache(...), guided(...))`; of
                 experts also a mapping, one for each.
             seed: see `noise`.
             observe: called with every `Frame`.
             options: see `Options`.
 
-        Warns where of guidance and negative prompt one has no effect without the other.
+        Warns of settings without effect and of prompts that are cut; the result's notes say it too.
 
         Raises:
-            TypeError: a prompt is not a string.
+            TypeError: an argument has another type, or there is no such option.
             ValueError: an argument is out of range, or the transform sets another guidance scale.
         """
         request = self.request(prompt, negative_prompt, **options)
         denoiser, request = self.guide(transformed(self.denoiser, transform), request)
-        conditioning = self.conditioning(request)
-        latents, steps = self.latents(request, seed), self.steps(request)
+        conditioning, latents, steps = self.conditioning(request), self.noise(request, seed), self.schedule(request)
         run = pure.sample(denoiser, self.params, conditioning, latents, steps, self.solver, observe)
-        warn(run.notes, stacklevel=3)
+        notes = (*request.notes, *run.notes)
+        warn(notes, stacklevel=3)
         latents = self.finished(run.latents, request)
-        return Generation(pixels=self.decoded(latents, request), latents=latents, infos=run.infos, notes=run.notes)
-
-
-def pictures(pixels: torch.Tensor) -> list[Image.Image]:
-    """Return pixels (N, 3, H, W) in 0 to 1 as pictures.
-
-    >>> pictures(torch.ones(1, 3, 2, 4))[0].size
-    (4, 2)
-    """
-    arrays = (pixels.detach().to("cpu", torch.float32).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    return [Image.fromarray(array) for array in arrays]
+        return Generation(pixels=self.decoded(latents, request), latents=latents, infos=run.infos, notes=notes)
 
 
 def _first(denoiser: Model) -> Denoiser:

@@ -1,18 +1,48 @@
-"""What is asked of a pipeline, and what a checkpoint does where nothing is asked."""
+"""What is asked of a pipeline, checked, and what a checkpoint does by default."""
 
-from collections.abc import Sequence
-from typing import TypedDict
+import difflib
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import attrs
 from PIL import Image
 
+from pure.notes import Note
+from pure.step import MOST_STEPS
+
+MOST_SAMPLES = 1024  # of one prompt
+LARGEST_SCALE = 1000.0
+LARGEST_SEED = 2**63 - 1
+# Options that are whole numbers, and the largest one of each; None where the size of the latents limits it.
+WHOLE = {
+    "steps": MOST_STEPS,
+    "height": None,
+    "width": None,
+    "frames": None,
+    "images_per_prompt": MOST_SAMPLES,
+    "max_sequence_length": None,  # the checkpoint's
+}
+SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
+# What diffusers calls them.
+ELSEWHERE = {
+    "num_inference_steps": "steps",
+    "num_images_per_prompt": "images_per_prompt",
+    "num_frames": "frames",
+    "image": "images",
+    "last_image": "images",
+    "generator": "seed",
+    "callback_on_step_end": "observe",
+}
+
 
 class Options(TypedDict, total=False):
-    """What may be asked besides the prompts; what is left out is the checkpoint's own default.
+    """Options of a request besides the prompts; an option that is left out has the checkpoint's default.
 
     Attributes:
         images: pictures to edit, or the one a video begins with; the same for all prompts.
-        steps: number of denoising steps, at least 1.
+        steps: number of denoising steps, 1 to 10,000.
         height: in pixels.
         width: in pixels.
         frames: of a video.
@@ -20,7 +50,7 @@ class Options(TypedDict, total=False):
             embeds one (FLUX.1-dev, FLUX.2-dev, HunyuanVideo), else the scale of classifier-free guidance.
         guidance_scale_2: that of the low-noise expert of Wan 2.2; None for the same.
         true_cfg_scale: scale of classifier-free guidance where `guidance_scale` means something else.
-        images_per_prompt: neighbouring samples of the batch, at least 1.
+        images_per_prompt: neighbouring samples of the batch, 1 to 1024.
         max_sequence_length: text tokens.
     """
 
@@ -38,7 +68,15 @@ class Options(TypedDict, total=False):
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """A checked request: see `Options`; sizes, steps and lengths are filled in, scales may be None."""
+    """A checked request: see `Options`; sizes, steps and lengths are filled in, scales may be None.
+
+    `Pipeline.request` makes it, and everything that depends on prompts, sizes or steps takes it.
+
+    Attributes:
+        prompts: P texts.
+        negative_prompts: as many; None: without classifier-free guidance.
+        notes: settings that have no effect.
+    """
 
     prompts: tuple[str, ...]
     negative_prompts: tuple[str, ...] | None = None
@@ -52,6 +90,7 @@ class Request:
     true_cfg_scale: float | None = None
     images_per_prompt: int = 1
     max_sequence_length: int = 512
+    notes: tuple[Note, ...] = attrs.field(default=(), eq=False, repr=False)
 
     @property
     def batch(self) -> int:
@@ -61,7 +100,7 @@ class Request:
 
 @attrs.frozen(kw_only=True)
 class Defaults:
-    """What a checkpoint does where nothing is asked; see `Options`.
+    """The defaults of a checkpoint; see `Options`.
 
     Attributes:
         negative_prompt: used where guidance is on and none is given; None: guidance needs one.
@@ -112,3 +151,79 @@ def negatives(negative_prompt: str | Sequence[str], count: int) -> tuple[str, ..
     if len(found) != count:
         raise ValueError(f"{len(found)} negative prompts for {count} prompts; give one string, or one per prompt")
     return found
+
+
+def checked(options: Mapping[str, Any], longest: int) -> dict[str, Any]:
+    """Return the options that are given, of the right types and in range; None is left out.
+
+    Raises:
+        TypeError: there is no such option, or it has another type.
+        ValueError: a number is out of range.
+
+    >>> checked({"steps": 28, "height": None}, longest=512)
+    {'steps': 28}
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := next((name for name in options if name not in Options.__annotations__), None):
+        raise TypeError(_unknown(unknown))
+    for name in WHOLE.keys() & given.keys():
+        given[name] = _whole(name, given[name])
+        most = longest if name == "max_sequence_length" else WHOLE[name]
+        if given[name] < 1 and name != "max_sequence_length":
+            raise ValueError(f"{name}={given[name]} should be at least 1")
+        if not 1 <= given[name] <= (most or given[name]):
+            raise ValueError(f"{name}={given[name]} should be in 1 to {most}")
+    for name in SCALES:
+        if name in given:
+            given[name] = _scale(name, given[name])
+    if "images" in given:
+        given["images"] = _pictures(given["images"])
+    return given
+
+
+def seeds(seed: int | Sequence[int]) -> int | list[int]:
+    """Return one seed or several as plain numbers.
+
+    Raises:
+        TypeError: one is no whole number.
+        ValueError: one is out of range: a larger one would mean the same as another.
+    """
+    if isinstance(seed, Sequence) and not isinstance(seed, str):
+        return [_seed(each) for each in seed]
+    return _seed(seed)
+
+
+def _seed(value: Any) -> int:
+    seed = _whole("seed", value)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed={seed} should be in 0 to {LARGEST_SEED} (2**63 - 1)")
+    return seed
+
+
+def _unknown(name: str) -> str:
+    near = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, Options.__annotations__, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(Options.__annotations__)}"
+    return f"there is no option {name!r}; {hint}"
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} should be a whole number, got {value!r}")
+    return operator.index(value)
+
+
+def _scale(name: str, value: Any) -> float:
+    if isinstance(value, bool | str) or not hasattr(type(value), "__float__"):
+        raise TypeError(f"{name} should be a number, got {value!r}")
+    found = float(value)
+    if not math.isfinite(found) or abs(found) > LARGEST_SCALE:
+        raise ValueError(f"{name}={found:g} should be finite and at most {LARGEST_SCALE:g}")
+    return found
+
+
+def _pictures(images: Any) -> tuple[Image.Image, ...]:
+    if isinstance(images, Image.Image):
+        raise TypeError("images should be a sequence of pictures, got one; write images=[picture]")
+    if not isinstance(images, Sequence) or not all(isinstance(each, Image.Image) for each in images):
+        raise TypeError(f"images should be a sequence of Pillow's pictures, got {images!r}")
+    return tuple(images)

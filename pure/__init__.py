@@ -8,15 +8,15 @@ import importlib as _importlib
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
-    from pure.block import Block, Bound, Ending, Params, bind
+    from pure.block import Block, Bound, Ending, Params, Weights, bind
     from pure.composition import Composed, Transform, compose, identity
     from pure.denoiser import Denoiser
     from pure.euler import FlowMatchEuler
     from pure.experts import Experts
     from pure.guidance import Branches, Guidance
     from pure.info import Answer, Decision, Info
-    from pure.loop import Frame, Run, sample, start, unroll
-    from pure.memory import Cache, Memory, State
+    from pure.loop import Frame, Run, sample, unroll
+    from pure.memory import Cache, Memory, State, States
     from pure.models.accelerate.accelerate import accelerate
     from pure.noise import gaussian
     from pure.notes import Note
@@ -24,6 +24,7 @@ if _typing.TYPE_CHECKING:
     from pure.plan import Plan, Probe, Span
     from pure.predictors import Hold, Predictor
     from pure.rules import Rule
+    from pure.runnable import Runnable
     from pure.saving import load_state, save_state
     from pure.solver import Solver
     from pure.step import Inputs, Step, Where
@@ -60,13 +61,16 @@ __all__ = [
     "Probe",
     "Rule",
     "Run",
+    "Runnable",
     "Shared",
     "Solver",
     "Span",
     "State",
+    "States",
     "Step",
     "Transform",
     "UniPC",
+    "Weights",
     "Where",
     "accelerate",
     "bind",
@@ -78,7 +82,6 @@ __all__ = [
     "put",
     "sample",
     "save_state",
-    "start",
     "state",
     "static",
     "take",
@@ -87,21 +90,22 @@ __all__ = [
 
 # Imported where they are first read: a command's help and its completion must not wait for torch.
 _MODULES = {
-    "block": "Block Bound Ending Params bind",
+    "block": "Block Bound Ending Params Weights bind",
     "composition": "Composed Transform compose identity",
     "denoiser": "Denoiser",
     "euler": "FlowMatchEuler",
     "experts": "Experts",
     "guidance": "Branches Guidance",
     "info": "Answer Decision Info",
-    "loop": "Frame Run sample start unroll",
-    "memory": "Cache Memory State",
+    "loop": "Frame Run sample unroll",
+    "memory": "Cache Memory State States",
     "noise": "gaussian",
     "notes": "Note",
     "pieces": "CompileOptions",
     "plan": "Plan Probe Span",
     "predictors": "Hold Predictor",
     "rules": "Rule",
+    "runnable": "Runnable",
     "saving": "load_state save_state",
     "solver": "Solver",
     "step": "Inputs Step Where",

@@ -61,7 +61,11 @@ class Bound:
     blocks: tuple[Params, ...]
 
 
-def bind(blocks: Sequence[Block], params: Params | Bound) -> Bound:
+Weights = Params | Bound | Mapping[str, Params | Bound]
+"""Parameters of a denoiser, grouped or not; of several experts a mapping of such by name."""
+
+
+def bind(blocks: Sequence[Block], params: Weights) -> Bound:
     """Group a flat parameter dict by block; what is grouped already is returned as it is.
 
     Raises:
@@ -75,7 +79,11 @@ def bind(blocks: Sequence[Block], params: Params | Bound) -> Bound:
         raise TypeError(f"params is a dict of tensors by name, got {type(params).__name__}; pass {cure}")
     groups: dict[str, dict[str, torch.Tensor]] = {block.prefix: {} for block in blocks if block.prefix}
     lengths = sorted({len(prefix) for prefix in groups}, reverse=True)
+    flat: dict[str, torch.Tensor] = {}
     for name, tensor in params.items():
+        if isinstance(tensor, Bound | Mapping):
+            raise TypeError(f"these are the parameters of several experts, {', '.join(params)}; pass one expert's")
+        flat[name] = tensor
         for length in lengths:
             if name[:length] in groups:
                 groups[name[:length]][name[length:]] = tensor
@@ -87,4 +95,4 @@ def bind(blocks: Sequence[Block], params: Params | Bound) -> Bound:
         if block.number is not None:
             group = groups[block.prefix]
             group["number"] = torch.tensor(block.number, device=next(iter(group.values())).device)
-    return Bound(params, tuple(groups.get(block.prefix, {}) for block in blocks))
+    return Bound(flat, tuple(groups.get(block.prefix, {}) for block in blocks))

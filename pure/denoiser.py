@@ -9,10 +9,10 @@ import torch
 
 from pure import guidance as cfg
 from pure import stepping
-from pure.block import Block, Bound, Params, bind
+from pure.block import Block, Bound, Params, Weights, bind
 from pure.guidance import Guidance
 from pure.info import Info
-from pure.memory import State
+from pure.memory import State, States
 from pure.notes import Note
 from pure.pieces import (
     Back,
@@ -31,7 +31,7 @@ from pure.plan import Plan, Span
 from pure.predictors import Hold, Predictor
 from pure.rules import can_skip, check, measures
 from pure.sharding import Sharding
-from pure.step import Inputs, check_count
+from pure.step import Inputs, Step, check_count, count_of
 from pure.tokens import PerToken
 from pure.tree import map_samples, put, take
 
@@ -87,26 +87,26 @@ class Denoiser:
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: assemble(self), takes_self=True)
     )
 
-    def bind(self, params: Params | Bound) -> Bound:
+    def bind(self, params: Weights) -> Bound:
         """Group the parameters by block; do it once per request and pass the result to `apply`."""
         return bind(self.blocks, params)
 
-    def init(self, params: Params | Bound, conditioning: Tree, latents: torch.Tensor, count: int) -> State:
+    def init(self, params: Weights, conditioning: Tree, latents: torch.Tensor, steps: Sequence[Step] | int) -> State:
         """Return the state before the first step.
 
         Args:
             params: parameters under the checkpoint's names, or `bind` of them.
             conditioning: what `prepare` takes; with guidance, `Branches` of two such.
             latents: (B, ...) starting noise; only its metadata matters.
-            count: number of steps of the run, at least 1.
+            steps: the schedule of the run, or some steps of it; or its length, at least 1.
 
         Raises:
-            ValueError: the plan does not fit the number of steps.
+            ValueError: the plan does not fit the number of steps, or there are none.
             TypeError: `params` is no dict of tensors.
         """
-        return init(self, bind(self.blocks, params), conditioning, latents, count)
+        return init(self, bind(self.blocks, params), conditioning, latents, count_of(steps))
 
-    def apply(self, params: Params | Bound, state: State, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
+    def apply(self, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
         """Take one step: return the prediction (shaped like the latents), the new state, and what was done.
 
         Raises:
@@ -115,18 +115,19 @@ class Denoiser:
         """
         return apply(self, bind(self.blocks, params), state, inputs)
 
-    def notes(self, count: int, conditioning: Tree = None) -> tuple[Note, ...]:
-        """Return what a run of `count` steps will not do although it was asked for.
+    def notes(self, steps: Sequence[Step] | int, conditioning: Tree = None) -> tuple[Note, ...]:
+        """Return what a run of these steps will not do although it was asked for.
 
         That is a plan that cannot skip, a mask that is off or cut, guidance that has no effect.
 
         Args:
-            count: number of steps of the run.
+            steps: the schedule of the run, or its length.
             conditioning: of the run, if known: with it guidance is looked at, too.
 
         Raises:
             ValueError: the plan does not fit the number of steps.
         """
+        count = count_of(steps)
         check_count(count)
         found = check(self.plan.rules, count)
         if self.plan.predictor is not None and not self.plan.rules:
@@ -148,7 +149,7 @@ def init(denoiser: Denoiser, params: Bound, conditioning: Tree, latents: torch.T
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
 
 
-def apply(denoiser: Denoiser, params: Bound, state: State, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
+def apply(denoiser: Denoiser, params: Bound, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
     """Take one step (see `Denoiser.apply`)."""
     if not isinstance(inputs, Inputs) or not isinstance(state, State):
         raise TypeError(_wrong_arguments(state, inputs))

@@ -4,19 +4,19 @@ Every expert has its own parameters, its own state and its own step indices; whi
 a step belongs to is written in the step, never counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 
 from pure import guidance
-from pure.block import Params
+from pure.block import Bound, Params, Weights
 from pure.denoiser import Denoiser
 from pure.info import Info
-from pure.memory import State
+from pure.memory import State, States
 from pure.notes import Note
-from pure.step import Inputs
+from pure.step import Inputs, Step
 
 Transforms = Callable[[Denoiser], Denoiser] | Mapping[str, Callable[[Denoiser], Denoiser]]
 
@@ -27,52 +27,61 @@ class Experts:
 
     denoisers: Mapping[str, Denoiser]
 
-    def init(
-        self, params: Mapping[str, Params], conditioning: Any, latents: torch.Tensor, count: Mapping[str, int]
-    ) -> dict[str, State]:
-        """Return a state per expert; `count` is each expert's own number of steps (0: it never runs).
+    def bind(self, params: Weights) -> dict[str, Bound]:
+        """Group the parameters of every expert by block.
 
         Raises:
-            ValueError: an expert has no parameters or no count, or its plan does not fit.
+            ValueError: an expert has no parameters.
         """
-        self._check_names("params", params)
-        self._check_names("count", count)
+        return {name: denoiser.bind(_own(params, name)) for name, denoiser in self.denoisers.items()}
+
+    def init(
+        self, params: Weights, conditioning: Any, latents: torch.Tensor, steps: Sequence[Step] | int
+    ) -> dict[str, State]:
+        """Return a state for every expert that has a step in the schedule.
+
+        Args:
+            params: parameters of every expert, or `bind` of them.
+            conditioning: see `Denoiser.init`; one for all experts.
+            latents: (B, ...) starting noise; only its metadata matters.
+            steps: the schedule, or some steps of it; each names its expert.
+
+        Raises:
+            TypeError: `steps` is a number: which of them are whose is not known.
+            ValueError: there are no steps, an expert has no parameters, or its plan does not fit.
+        """
         return {
-            name: denoiser.init(params[name], conditioning, latents, count[name])
-            for name, denoiser in self.denoisers.items()
-            if count[name] > 0
+            name: self.denoisers[name].init(_own(params, name), conditioning, latents, own)
+            for name, own in self._own_steps(steps).items()
         }
 
-    def notes(self, count: Mapping[str, int], conditioning: Any = None) -> tuple[Note, ...]:
+    def notes(self, steps: Sequence[Step] | int, conditioning: Any = None) -> tuple[Note, ...]:
         """Return what the experts that run will not do; see `Denoiser.notes`.
 
         Raises:
-            ValueError: an expert has no count, or its plan does not fit.
+            TypeError: see `init`.
+            ValueError: there are no steps, or an expert's plan does not fit.
         """
-        self._check_names("count", count)
-        running = {name: one for name, one in self.denoisers.items() if count[name] > 0}
+        running = {name: (self.denoisers[name], own) for name, own in self._own_steps(steps).items()}
         found = [
             attrs.evolve(note, text=f"expert {name!r}: {note.text}")
-            for name, one in running.items()
-            for note in one.notes(count[name])
+            for name, (one, own) in running.items()
+            for note in one.notes(own)
         ]
         if conditioning is not None:
-            found += [note for one in running.values() for note in guidance.notes(one.guidance, conditioning)]
+            found += [note for one, _ in running.values() for note in guidance.notes(one.guidance, conditioning)]
         return tuple(dict.fromkeys(found))
 
-    def _check_names(self, what: str, given: Any) -> None:
-        missing = set(self.denoisers) - set(given) if isinstance(given, Mapping) else set(self.denoisers)
-        if missing:
-            raise ValueError(f"{what} must be a dict with one entry for each expert; {sorted(missing)} is missing")
+    def _own_steps(self, steps: Sequence[Step] | int) -> dict[str, list[Step]]:
+        """Return the steps of every expert that has any."""
+        if isinstance(steps, int):
+            raise TypeError(f"experts share the steps of one schedule; pass its steps instead of their number, {steps}")
+        if not steps:
+            raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
+        own = {name: [step for step in steps if step.expert == name] for name in self.denoisers}
+        return {name: some for name, some in own.items() if some}
 
-    def bind(self, params: Mapping[str, Params]) -> dict[str, Any]:
-        """Group the parameters of every expert by block."""
-        self._check_names("params", params)
-        return {name: denoiser.bind(params[name]) for name, denoiser in self.denoisers.items()}
-
-    def apply(
-        self, params: Any, state: Mapping[str, State], inputs: Inputs
-    ) -> tuple[torch.Tensor, dict[str, State], Info]:
+    def apply(self, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, dict[str, State], Info]:
         """Take one step with the expert that `inputs.step.expert` names.
 
         Raises:
@@ -88,11 +97,17 @@ class Experts:
         if not isinstance(name, str) or name not in self.denoisers:
             raise ValueError(f"step names expert {name!r}; there are {sorted(self.denoisers)}, one for the whole batch")
         if name not in state:
-            raise ValueError(
-                f"expert {name!r} was initialised for 0 steps and now has one to take; count its steps in init"
-            )
-        prediction, new, info = self.denoisers[name].apply(params[name], state[name], inputs)
+            raise ValueError(f"expert {name!r} has no state: no step that init was given names it")
+        prediction, new, info = self.denoisers[name].apply(_own(params, name), state[name], inputs)
         return prediction, {**state, name: new}, info
+
+
+def _own(params: Weights, name: str) -> Params | Bound:
+    """Return the parameters of one expert."""
+    own = params.get(name) if isinstance(params, Mapping) else None
+    if not isinstance(own, Bound | Mapping):
+        raise ValueError(f"params must be a dict with the parameters of each expert; there are none for {name!r}")
+    return own
 
 
 def transformed(denoiser: Denoiser | Experts, transform: Transforms) -> Denoiser | Experts:
@@ -114,6 +129,15 @@ def transformed(denoiser: Denoiser | Experts, transform: Transforms) -> Denoiser
             raise ValueError(f"there are transforms for {', '.join(unknown)}; experts: {', '.join(names) or 'none'}")
     if not isinstance(denoiser, Experts):
         assert not isinstance(transform, Mapping) or not transform
-        return denoiser if isinstance(transform, Mapping) else transform(denoiser)
+        return denoiser if isinstance(transform, Mapping) else _applied(transform, denoiser)
     each = transform if isinstance(transform, Mapping) else dict.fromkeys(names, transform)
-    return Experts({name: each[name](one) if name in each else one for name, one in denoiser.denoisers.items()})
+    return Experts(
+        {name: _applied(each[name], one) if name in each else one for name, one in denoiser.denoisers.items()}
+    )
+
+
+def _applied(transform: Callable[[Denoiser], Denoiser], denoiser: Denoiser) -> Denoiser:
+    found = transform(denoiser)
+    if not isinstance(found, Denoiser):
+        raise TypeError(f"the transform {transform!r:.200} returns {type(found).__name__}; it should return a denoiser")
+    return found

@@ -1,15 +1,16 @@
 """The one denoising loop, with the check that the state keeps its structure."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import attrs
 import torch
 
-from pure.denoiser import Denoiser
-from pure.experts import Experts
+from pure.block import Weights
 from pure.info import Info
+from pure.memory import States
 from pure.notes import Note
+from pure.runnable import Runnable
 from pure.solver import Solver
 from pure.step import Inputs, Step
 from pure.tree import describe, leaves_with_paths, signature
@@ -30,7 +31,7 @@ class Frame:
     step: Step
     latents: torch.Tensor
     carry: Any
-    state: Any
+    state: States
     info: Info
 
 
@@ -49,15 +50,15 @@ class Run:
     """
 
     latents: torch.Tensor
-    state: Any
+    state: States
     infos: tuple[Info, ...]
     notes: tuple[Note, ...] = ()
 
 
 def unroll(
-    denoiser: Denoiser | Experts,
-    params: Mapping[str, Any] | Any,
-    state: Any,
+    denoiser: Runnable,
+    params: Weights,
+    state: States,
     carry: Any,
     steps: Iterable[Step],
     solver: Solver,
@@ -83,8 +84,8 @@ def unroll(
 
 
 def sample(
-    denoiser: Denoiser | Experts,
-    params: Mapping[str, Any] | Any,
+    denoiser: Runnable,
+    params: Weights,
     conditioning: Any,
     latents: torch.Tensor,
     steps: Iterable[Step],
@@ -109,7 +110,7 @@ def sample(
     steps = tuple(steps)
     bound = denoiser.bind(params)
     with torch.no_grad():
-        state = start(denoiser, bound, conditioning, latents, steps)
+        state = denoiser.init(bound, conditioning, latents, steps)
     carry = solver.init(latents)
     infos = []
     for frame in unroll(denoiser, bound, state, carry, steps, solver):
@@ -117,49 +118,7 @@ def sample(
         infos.append(frame.info)
         if observe is not None:
             observe(frame)
-    return Run(solver.latents(carry), state, tuple(infos), plan_notes(denoiser, steps, conditioning))
-
-
-def start(
-    denoiser: Denoiser | Experts, params: Any, conditioning: Any, latents: torch.Tensor, steps: Iterable[Step]
-) -> Any:
-    """Return the state before the first step; every expert gets the length of its own schedule.
-
-    Raises:
-        ValueError: see `sample`.
-    """
-    bound: Any = denoiser.bind(params)
-    return denoiser.init(bound, conditioning, latents, _counts(denoiser, tuple(steps)))
-
-
-def plan_notes(denoiser: Denoiser | Experts, steps: Iterable[Step], conditioning: Any = None) -> tuple[Note, ...]:
-    """Return what a run of these steps will not do although it was asked for; see `Denoiser.notes`.
-
-    Raises:
-        ValueError: see `sample`.
-    """
-    counts: Any = _counts(denoiser, tuple(steps))
-    return denoiser.notes(counts, conditioning)
-
-
-def _counts(denoiser: Denoiser | Experts, steps: tuple[Step, ...]) -> Any:
-    """Return the length of the schedule the steps are from, of experts that of each; they need not be all of it."""
-    if not isinstance(denoiser, Experts):
-        return _count(steps)
-    own = {name: tuple(step for step in steps if step.expert == name) for name in denoiser.denoisers}
-    return {name: _count(some) if some else 0 for name, some in own.items()}
-
-
-def _count(steps: tuple[Step, ...]) -> int:
-    if not steps:
-        raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
-    counts = {step.count for step in steps}
-    if len(counts) != 1 or isinstance(count := counts.pop(), tuple):
-        raise ValueError(
-            f"sample takes steps of one schedule, got steps of schedules of {[step.count for step in steps]} steps; "
-            "take samples at different places of their schedules through unroll or apply"
-        )
-    return count
+    return Run(solver.latents(carry), state, tuple(infos), denoiser.notes(steps, conditioning))
 
 
 def _mismatch(old: Any, new: Any, step: Step) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -89,3 +89,7 @@ class State:
     prepared: Tree
     cache: Cache
     branches: int = static(default=1)
+
+
+States = State | Mapping[str, State]
+"""What a denoiser remembers; of several experts a state of each, by name."""

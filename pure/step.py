@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -19,6 +20,25 @@ def check_count(count: object) -> None:
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_STEPS:
         raise ValueError(f"a run takes 1 to {MOST_STEPS} steps, got {count!r}")
+
+
+def count_of(steps: Sequence[Step] | int) -> int:
+    """Return the length of the schedule that steps are from; they need not be all of it.
+
+    Raises:
+        ValueError: there are none, or they are from schedules of different lengths.
+    """
+    if isinstance(steps, int):
+        return steps
+    if not steps:
+        raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
+    counts = {step.count for step in steps}
+    if len(counts) != 1 or isinstance(count := counts.pop(), tuple):
+        raise ValueError(
+            f"sample takes steps of one schedule, got steps of schedules of {[step.count for step in steps]} steps; "
+            "take samples at different places of their schedules through unroll or apply"
+        )
+    return count
 
 
 @attrs.frozen(kw_only=True, eq=False)

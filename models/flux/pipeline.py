@@ -44,7 +44,7 @@ class FluxPipeline(PackedPipeline):
         grid = self.grid(request)
         scales = None
         if GUIDANCE_WEIGHT in self.params:
-            scales = torch.full((len(pooled),), float(self.value(request, "guidance_scale")), device=self.device)
+            scales = torch.full((len(pooled),), self.scale(request, "guidance_scale") or 0.0, device=self.device)
         return Conditioning(
             text=text,
             pooled=pooled,

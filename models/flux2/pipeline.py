@@ -4,7 +4,6 @@ Shapes: B samples, P texts, T text tokens, N tokens of the picture that is made,
 reference pictures, S = T + N + R, C channels of a token, which is 2 x 2 latents.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -22,6 +21,7 @@ from pure.models.flux2.denoiser import Conditioning, flux2
 from pure.models.flux2.vae import ImageCodec, pack, unpack
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Defaults, Request
+from pure.notes import Note
 
 GUIDANCE_WEIGHT = "time_guidance_embed.guidance_embedder.linear_1.weight"
 DEV_LAYERS, KLEIN_LAYERS = (10, 20, 30), (9, 18, 27)  # whose hidden states are the embedding
@@ -53,7 +53,7 @@ class Flux2Pipeline(ImagePipeline):
         text = self.reader(texts, request.max_sequence_length)[0].to(self.device, self.dtype)
         scales = None
         if GUIDANCE_WEIGHT in self.params:
-            scales = torch.full((len(text),), float(self.value(request, "guidance_scale")), device=self.device)
+            scales = torch.full((len(text),), self.scale(request, "guidance_scale") or 0.0, device=self.device)
         grids = [self.grid(request)]
         grids += [self.codec.grid(*self.codec.fitted(picture)) for picture in request.images]
         ids = Shared(value=positions(text.shape[1], *grids).to(self.device))
@@ -62,6 +62,7 @@ class Flux2Pipeline(ImagePipeline):
     def conditioning(self, request: Request) -> Conditioning | Branches:
         """Return the conditioning of B samples, with the tokens of the reference pictures."""
         found = super().conditioning(request)
+        assert isinstance(found, Conditioning | Branches)
         if not request.images:
             return found
         tokens = torch.cat([pack(self.codec.encode(picture)) for picture in request.images], dim=1)
@@ -106,19 +107,18 @@ class Flux2KleinPipeline(Flux2Pipeline):
     def guide(self, denoiser: Model, request: Request) -> tuple[Model, Request]:
         """Return the denoiser with the guidance asked for.
 
-        Warns where a distilled checkpoint is asked for guidance, and its transform does not guide.
+        A distilled checkpoint whose transform does not guide runs without; the request's notes say so.
         """
         scale, negative = request.guidance_scale, request.negative_prompts
         ignored = [f"guidance_scale={scale}"] if scale is not None and scale > 1 else []
         ignored += [] if negative is None else ["the negative prompt"]
         if not self.distilled or not ignored or getattr(denoiser, "guidance", None) is not None:
             return super().guide(denoiser, request)
-        warnings.warn(
-            f"{' with '.join(ignored)} has no effect: this checkpoint is distilled to a few steps without guidance; "
-            "use a base checkpoint",
-            stacklevel=3,
+        text = f"{' with '.join(ignored)} has no effect: this checkpoint is distilled to a few steps without guidance"
+        plain = attrs.evolve(request, guidance_scale=None, negative_prompts=None)
+        return super().guide(
+            denoiser, attrs.evolve(plain, notes=(*plain.notes, Note(f"{text}; use a base checkpoint")))
         )
-        return super().guide(denoiser, attrs.evolve(request, guidance_scale=None, negative_prompts=None))
 
 
 def positions(text: int, *grids: tuple[int, int]) -> torch.Tensor:

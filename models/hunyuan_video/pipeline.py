@@ -4,7 +4,6 @@ Shapes: B samples, P texts, T text tokens, F frames of H x W pixels; C latent ch
 f frames of h x w latents.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,7 @@ import attrs
 import torch
 from PIL import Image
 
-import pure
-from pure import Guidance, Solver, Step
+from pure import Solver
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
@@ -67,7 +65,7 @@ class HunyuanVideoPipeline(Pipeline):
             found = found.trimmed()
         scales = None
         if GUIDANCE_WEIGHT in self.params:
-            scales = torch.full((len(texts),), float(self.value(request, "guidance_scale")), device=self.device)
+            scales = torch.full((len(texts),), self.scale(request, "guidance_scale") or 0.0, device=self.device)
         return Conditioning(
             text=found.text.to(self.device, self.dtype),
             mask=None if found.mask is None else found.mask.to(self.device),
@@ -77,27 +75,21 @@ class HunyuanVideoPipeline(Pipeline):
             grid=self.codec.grid(request.frames, request.height, request.width),
         )
 
-    def guidance(self, request: Request) -> Guidance | Mapping[str, Guidance] | None:
-        """Return classifier-free guidance as asked for.
-
-        Warns where an embedded guidance scale is given and the checkpoint embeds none.
-        """
-        if request.guidance_scale is not None and GUIDANCE_WEIGHT not in self.params:
-            warnings.warn(
-                f"guidance_scale={request.guidance_scale} has no effect: this checkpoint embeds none; "
-                "set true_cfg_scale and a negative prompt",
-                stacklevel=5,
-            )
-        return super().guidance(request)
+    def unused(self, request: Request) -> tuple[str, ...]:
+        """Say that a guidance scale has no effect where the checkpoint embeds none."""
+        if request.guidance_scale is None or GUIDANCE_WEIGHT in self.params:
+            return ()
+        scale = f"guidance_scale={request.guidance_scale}"
+        return (f"{scale} has no effect: this checkpoint embeds none; set true_cfg_scale and a negative prompt",)
 
     def shape(self, request: Request) -> tuple[int, ...]:
         """Return (C, f, h, w)."""
         return self.codec.vae.config["latent_channels"], *self.codec.size(request.frames, request.height, request.width)
 
-    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
-        """Return starting latents (B, C, f, h, w), in fp32 whatever the type of the model."""
-        rows = request.batch if batch is None else batch
-        return pure.gaussian((rows, *self.shape(request)), seed).to(self.device)
+    @property
+    def noise_dtype(self) -> torch.dtype:
+        """Latents are fp32 for models of every type."""
+        return torch.float32
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, C, f, h, w) to pixels (B, F, 3, H, W) in 0 to 1."""
@@ -148,7 +140,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
             raise ValueError(f"this model takes 1 input pictures, got {len(request.images)}; see images=")
         return request.images[0]
 
-    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
+    def noise(self, request: Request, seed: int | Sequence[int] = 42) -> torch.Tensor:
         """Return starting latents: noise with a little of the picture.
 
         Where the model sees the picture instead of the first frame, it is the first frame, and stays there.
@@ -156,19 +148,17 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
         Raises:
             ValueError: there is no picture.
         """
-        noise, part = super().latents(request, seed, batch), torch.tensor([NOISE], device=self.device)
+        noise, part = super().noise(request, seed), torch.tensor([NOISE], device=self.device)
         image = self.first(request).to(self.device)
         mixed = noise * part + image * (1 - part)
         if self.kind == CONCAT:
             return mixed
         return torch.cat([image.expand(len(noise), -1, -1, -1, -1), mixed[:, :, 1:]], dim=2)
 
-    def steps(self, request: Request) -> tuple[Step, ...]:
-        """Return the schedule; where the picture is the first frame, timesteps stay in fp32 with it."""
-        if self.kind == CONCAT:
-            return super().steps(request)
-        found = self.solver.schedule(request.steps, self.tokens(request), torch.float32)
-        return tuple(attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found)
+    @property
+    def step_dtype(self) -> torch.dtype:
+        """Type that timesteps are rounded to; where the picture is the first frame, they stay in fp32 with it."""
+        return super().step_dtype if self.kind == CONCAT else torch.float32
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents to pixels (B, F, 3, H, W); of "latent_concat" without the frames the first latents make."""

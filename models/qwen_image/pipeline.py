@@ -4,7 +4,6 @@ Shapes: B samples, P texts, T text tokens, N tokens of the picture that is made,
 reference pictures, S = T + N + R, C channels of a token.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,6 +73,7 @@ class QwenImagePipeline(PackedPipeline):
     def conditioning(self, request: Request) -> Conditioning | Branches:
         """Return the conditioning of B samples, of both branches as long as the longer one."""
         found = super().conditioning(request)
+        assert isinstance(found, Conditioning | Branches)
         branches = (found.conditional, found.unconditional) if isinstance(found, Branches) else (found,)
         length = max(branch.text.shape[1] for branch in branches)
         masked = any(branch.mask is not None or branch.text.shape[1] < length for branch in branches)
@@ -83,17 +83,15 @@ class QwenImagePipeline(PackedPipeline):
         return Branches(conditional=completed[0], unconditional=completed[1]) if len(completed) == 2 else completed[0]
 
     def guidance(self, request: Request) -> Guidance | None:
-        """Return guidance that keeps the norm of every token.
-
-        Warns where another scale is given, which Qwen-Image does not have.
-        """
-        if request.guidance_scale is not None:
-            warnings.warn(
-                f"guidance_scale={request.guidance_scale} has no effect: Qwen-Image embeds none; set true_cfg_scale",
-                stacklevel=5,
-            )
+        """Return guidance that keeps the norm of every token."""
         found = super().guidance(request)
         return attrs.evolve(found, normalize="token") if isinstance(found, Guidance) else None
+
+    def unused(self, request: Request) -> tuple[str, ...]:
+        """Say that a guidance scale of another kind has no effect."""
+        if request.guidance_scale is None:
+            return ()
+        return (f"guidance_scale={request.guidance_scale} has no effect: Qwen-Image embeds none; set true_cfg_scale",)
 
 
 def _completed(
@@ -138,12 +136,16 @@ class QwenImageEditPipeline(QwenImagePipeline):
     def read(self, request: Request, texts: Sequence[str]) -> list[torch.Tensor]:
         """Return an embedding (T, width) of each text, read beside the pictures and never truncated."""
         assert isinstance(self.reader, PictureReader)
-        if request.max_sequence_length != self.defaults.max_sequence_length:
-            warnings.warn("max_sequence_length has no effect: an edit's prompt is read whole", stacklevel=5)
         area = self.read_area or self.area
         resize = self.codec.processor.resize
         pictures: list[Any] = [resize(each, *fitted(each, area)) for each in _colours(request)]
         return self.reader(texts, pictures)
+
+    def unused(self, request: Request) -> tuple[str, ...]:
+        """Say that the length of the prompt is not limited."""
+        if request.max_sequence_length == self.defaults.max_sequence_length:
+            return super().unused(request)
+        return (*super().unused(request), "max_sequence_length has no effect: an edit's prompt is read whole")
 
     def grids(self, request: Request) -> list[tuple[int, int]]:
         """Return rows and columns of tokens of every picture, the one that is made first."""

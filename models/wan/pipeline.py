@@ -10,7 +10,6 @@ import attrs
 import torch
 from PIL import Image
 
-import pure
 from pure import Branches, Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
 from pure.models.errors import CheckpointError
@@ -68,13 +67,12 @@ class WanPipeline(Pipeline):
             second = found.scale if request.guidance_scale is not None or usual is None else usual
         return {"high": found, "low": Guidance(scale=float(second))}
 
-    def steps(self, request: Request) -> tuple[Step, ...]:
-        """Return the schedule; timesteps are not rounded to the model's type, and experts count their own steps."""
-        found = self.solver.schedule(request.steps, self.tokens(request), torch.float32)
-        steps = [attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found]
+    def schedule(self, request: Request) -> tuple[Step, ...]:
+        """Return the schedule; experts count their own steps."""
+        steps = super().schedule(request)
         if self.boundary is None:
-            return tuple(steps)
-        high = sum(float(step.timestep) >= self.boundary for step in found)
+            return steps
+        high = sum(float(step.timestep) >= self.boundary for step in steps)
         spans = {"high": steps[:high], "low": steps[high:]}
         return tuple(
             attrs.evolve(step, expert=name, index=index, count=len(span))
@@ -86,10 +84,15 @@ class WanPipeline(Pipeline):
         """Return the shape of the latents of one video."""
         return self.codec.vae.config["z_dim"], *self.codec.size(request.frames, request.height, request.width)
 
-    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
-        """Return starting latents (B, C, f, h, w), fp32."""
-        rows = request.batch if batch is None else batch
-        return pure.gaussian((rows, *self.shape(request)), seed, dtype=torch.float32).to(self.device)
+    @property
+    def noise_dtype(self) -> torch.dtype:
+        """Latents are fp32 for models of every type."""
+        return torch.float32
+
+    @property
+    def step_dtype(self) -> torch.dtype:
+        """So are timesteps."""
+        return torch.float32
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, C, f, h, w) to pixels (B, F, 3, H, W) in 0 to 1."""
@@ -122,6 +125,7 @@ class WanImageToVideoPipeline(WanPipeline):
     def conditioning(self, request: Request) -> Conditioning | Branches:
         """Return the conditioning of B samples, with the pictures in both branches."""
         found = super().conditioning(request)
+        assert isinstance(found, Conditioning | Branches)
         given = {name: tensor.to(self.device) for name, tensor in self.given(request).items()}
         if isinstance(found, Branches):
             return Branches(

@@ -3,15 +3,13 @@
 Shapes: B samples, P texts, T text tokens, C latent channels, h x w tokens of 2 x 2 latents.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
 import torch
 
-import pure
-from pure import Guidance, Step
+from pure import Branches, Guidance
 from pure.models.common import image
 from pure.models.common.chat import ChatReader, check_width
 from pure.models.common.image_pipeline import ImagePipeline
@@ -60,35 +58,36 @@ class ZImagePipeline(ImagePipeline):
             grid=self.grid(request),
         )
 
-    def conditioning(self, request: Request) -> Conditioning | pure.Branches:
+    def conditioning(self, request: Request) -> Conditioning | Branches:
         """Return the conditioning of B samples, both branches cut to the longest of their texts."""
         found = super().conditioning(request)
-        branches = [found.conditional, found.unconditional] if isinstance(found, pure.Branches) else [found]
-        lengths = {length for branch in branches for length in branch.lengths.tolist()}
+        assert isinstance(found, Conditioning | Branches)
+        branches = [found.conditional, found.unconditional] if isinstance(found, Branches) else [found]
+        lengths = {length for branch in branches if branch.lengths is not None for length in branch.lengths.tolist()}
         ragged = len({padded(length) for length in lengths}) > 1
         cut = [attrs.evolve(branch, text=branch.text[:, : max(lengths)], ragged=ragged) for branch in branches]
-        return pure.Branches(conditional=cut[0], unconditional=cut[1]) if len(cut) == 2 else cut[0]
+        return Branches(conditional=cut[0], unconditional=cut[1]) if len(cut) == 2 else cut[0]
 
     def guidance(self, request: Request) -> Guidance | None:
         """Return classifier-free guidance as asked for; a scale of 0 is off."""
-        scale = self.value(request, self.cfg)
+        scale = self.scale(request, self.cfg) or 0.0
         return Guidance(scale=1.0 + scale) if scale > 0 else None
 
-    def _warn(self, scale: float | None, negative: bool) -> None:
+    def unguided(self, scale: float | None, negative: bool) -> str | None:
+        """Say what has no effect where guidance is off."""
         if negative:
-            warnings.warn("the negative prompt has no effect: set guidance_scale above 0", stacklevel=4)
-        elif scale is not None and scale < 0:
-            warnings.warn(f"guidance_scale={scale} has no effect: it must be above 0", stacklevel=4)
+            return "the negative prompt has no effect: set guidance_scale above 0"
+        return f"guidance_scale={scale} has no effect: it must be above 0" if scale is not None and scale < 0 else None
 
-    def steps(self, request: Request) -> tuple[Step, ...]:
-        """Return the schedule; timesteps are fp32 for models of every type."""
-        found = self.solver.schedule(request.steps, self.tokens(request), torch.float32)
-        return tuple(attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found)
+    @property
+    def noise_dtype(self) -> torch.dtype:
+        """Latents are fp32 for models of every type."""
+        return torch.float32
 
-    def latents(self, request: Request, seed: int | Sequence[int], batch: int | None = None) -> torch.Tensor:
-        """Return starting latents (B, C, 2h, 2w), fp32 for models of every type."""
-        rows = request.batch if batch is None else batch
-        return pure.gaussian((rows, *self.shape(request)), seed, dtype=torch.float32).to(self.device)
+    @property
+    def step_dtype(self) -> torch.dtype:
+        """So are timesteps."""
+        return torch.float32
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, C, 2h, 2w) to pixels (B, 3, H, W) in 0 to 1."""

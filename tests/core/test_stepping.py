@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import pure
 from pure import Branches, Guidance, Inputs, Note, Probe, Step
 from pure.block import bind
-from pure.loop import plan_notes
 from pure.measure import measure, sums
 from pure.memory import read
 from pure.transforms import dbcache, guided, scm
@@ -122,7 +121,7 @@ def test_a_run_carries_the_notes_on_its_plan() -> None:
     case = situation(dbcache(warmup=9))
     arguments = (RANDOM.params, case.conditioning(), case.latents(), case.schedule(), SOLVER)
     run = pure.sample(case.denoiser, *arguments)
-    assert run.notes == case.single.notes(4) == plan_notes(case.denoiser, case.schedule())
+    assert run.notes == case.single.notes(4) == case.denoiser.notes(case.schedule())
     assert [note.text for note in run.notes] == [
         "nothing will be skipped: warm-up computes every one of 4 steps; use a shorter warm-up or more steps"
     ]
@@ -132,12 +131,15 @@ def test_a_run_carries_the_notes_on_its_plan() -> None:
 def test_notes_of_experts_name_the_expert() -> None:
     case = Situation(model=EXPERTS, transform=dbcache(warmup=3), seeds=(1,), count=8)
     assert isinstance(case.denoiser, pure.Experts)
-    notes = case.denoiser.notes({"high": 3, "low": 5})
+    steps = case.schedule()
+    notes = case.denoiser.notes(
+        [attrs.evolve(step, index=i, count=3) for i, step in enumerate(steps[:3])] + [*steps[4:]]
+    )
     assert [note.text[:45] for note in notes] == ["expert 'high': nothing will be skipped: warm-"]
-    assert case.denoiser.notes({"high": 0, "low": 5}) == ()
-    assert plan_notes(case.denoiser, case.schedule()) == ()
-    with pytest.raises(ValueError, match=r"count must be a dict with one entry for each expert; \['low'\] is missing"):
-        case.denoiser.notes({"high": 3})
+    assert case.denoiser.notes(steps[4:]) == ()
+    assert case.denoiser.notes(case.schedule()) == ()
+    with pytest.raises(TypeError, match="experts share the steps of one schedule; pass its steps instead of their num"):
+        case.denoiser.notes(8)
 
 
 def test_samples_on_both_sides_of_the_interval_are_refused() -> None:
@@ -167,10 +169,10 @@ def test_an_unknown_expert_is_refused() -> None:
 def test_an_expert_without_steps_has_no_state() -> None:
     case = Situation(model=EXPERTS, transform=pure.identity, seeds=(1,), count=4)
     assert isinstance(case.denoiser, pure.Experts)
-    state = case.denoiser.init(EXPERTS.params, case.conditioning(), case.latents(), {"high": 4, "low": 0})
+    state = case.denoiser.init(EXPERTS.params, case.conditioning(), case.latents(), case.schedule()[:2])
     assert list(state) == ["high"]
     step = attrs.evolve(case.schedule()[0], expert="low")
-    with pytest.raises(ValueError, match=r"expert 'low' was initialised for 0 steps and now has one to take"):
+    with pytest.raises(ValueError, match=r"expert 'low' has no state: no step that init was given names it"):
         case.apply(state, case.latents(), step)
 
 

@@ -160,20 +160,20 @@ def test_latents_in_half_precision(saved, kind, dtype):
 def test_what_a_user_writes_step_by_step(saved):
     ours, _ = loaded(saved["replace"])
     options = {**SIZE, "images": [tiny.picture()]}
-    conditioning = ours.encode("a squirrel", **options)
-    latents = ours.noise(seed=42, **options)
+    request = ours.request("a squirrel", steps=4, **options)
+    conditioning, latents, steps = ours.encode(request), ours.noise(request, seed=42), ours.schedule(request)
     assert isinstance(conditioning, Conditioning) and conditioning.image is not None
     assert torch.equal(latents[:, :, :1], conditioning.image)
-    state = ours.denoiser.init(ours.params, conditioning, latents, count=4)
-    for step in ours.schedule(4, **options):
+    state = ours.denoiser.init(ours.params, conditioning, latents, steps)
+    for step in steps:
         with torch.no_grad():
             prediction, state, _ = ours.denoiser.apply(ours.params, state, pure.Inputs(latents, step))
         latents = ours.solver.step(latents, prediction, step)
     assert torch.equal(latents[:, :, :1], conditioning.image)
     run = ours.generate("a squirrel", steps=4, seed=42, **options)
     assert torch.equal(run.latents, latents)
-    assert torch.equal(ours.pixels(latents, **SIZE), run.pixels)
-    frames = ours.decode(latents, **SIZE)
+    assert torch.equal(ours.pixels(latents, request), run.pixels)
+    frames = ours.decode(latents, request)
     assert len(frames) == 1 and [frame.size for frame in frames[0]] == [(48, 32)] * 9
 
 
@@ -205,7 +205,7 @@ def test_padding_can_be_left_out(saved, kind):
     assert torch.equal(two, one)
     picture = {name: value for name, value in options.items() if name not in ("steps", "seed")}
     for texts, masked in ((["a dog"], False), (["a dog", "a fox"], False), (prompts, True)):
-        found, padded = (pipeline.encode(texts, **picture) for pipeline in (short, ours))
+        found, padded = (pipeline.encode(pipeline.request(texts, **picture)) for pipeline in (short, ours))
         assert padded.mask is not None and (found.mask is not None) == masked
         assert found.text.shape[1] == int(padded.mask.sum(dim=1).max()) < padded.text.shape[1]
 
@@ -298,13 +298,13 @@ def test_requests_that_are_refused(saved, kind, options, message):
 def test_a_prompt_with_the_token_of_the_picture_is_refused(saved):
     ours, _ = loaded(saved["concat"])
     with pytest.raises(ValueError, match=r"puts the picture's token at \[5, 12\], the template at 5; take it out"):
-        ours.encode("<image> a", images=[tiny.picture()], **SIZE)
+        ours.encode(ours.request("<image> a", images=[tiny.picture()], **SIZE))
 
 
 def test_noise_needs_the_picture(saved):
     ours, _ = loaded(saved["concat"])
     with pytest.raises(ValueError, match="takes 1 input pictures, got 0; see images="):
-        ours.noise(0, **SIZE)
+        ours.noise(ours.request("", **SIZE), 0)
 
 
 def test_what_has_no_effect_is_said(saved):
@@ -315,9 +315,9 @@ def test_what_has_no_effect_is_said(saved):
     with pytest.warns(
         UserWarning, match="the language model reads 24 tokens and the prompt 'x.* has 41; it does not see"
     ):
-        text.encode("x" * 40, **SIZE)
+        text.encode(text.request("x" * 40, **SIZE))
     with pytest.warns(UserWarning) as found:
-        text.encode("x" * 90, **{**SIZE, "max_sequence_length": 128})
+        text.encode(text.request("x" * 90, **{**SIZE, "max_sequence_length": 128}))
     assert len(found) == 1 and "(CLIP) reads 77 tokens and the prompt" in str(found[0].message)
 
 

@@ -66,7 +66,7 @@ def test_the_prompt_is_seen(saved):
 
 def test_schedules_are_those_of_diffusers(saved):
     ours, theirs = loaded(saved)
-    steps = ours.schedule(4, height=64, width=48)
+    steps = ours.schedule(ours.request("", steps=4, height=64, width=48))
     tiny.reference(theirs, "a dog", **{**SHORT, "steps": 4, "height": 64, "width": 48, "guidance_scale": 1.0})
     assert torch.equal(torch.stack([step.timestep for step in steps]), theirs.scheduler.timesteps / 1000)
 
@@ -76,7 +76,7 @@ def test_defaults(saved):
     defaults = ours.defaults
     assert (defaults.steps, defaults.guidance_scale, defaults.negative_prompt) == (50, 5.0, "")
     assert (defaults.max_sequence_length, defaults.longest) == (256, 256)
-    assert ours.noise(0).shape == (1, 64 * 64, 8), "128 latents on a side"
+    assert ours.noise(ours.request("")).shape == (1, 64 * 64, 8), "128 latents on a side"
 
 
 def test_bf16_runs(saved):

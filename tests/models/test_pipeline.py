@@ -13,6 +13,7 @@ from diffusers import FluxPipeline
 import pure
 from pure.models import CheckpointError, embedded, load_pipeline
 from pure.models.flux.denoiser import Conditioning
+from pure.transforms import dbcache
 from tests.support import tiny
 
 TINY: dict[str, Any] = {"max_sequence_length": 48}
@@ -98,12 +99,13 @@ def test_pixels_of_the_embedded_checkpoint(call):
 
 def test_pictures_are_those_of_diffusers(saved):
     ours, theirs = loaded(saved["dev"])
-    latents = ours.noise(5, height=16, width=24, batch=2)
+    request = ours.request(["a", "b"], steps=1, height=16, width=24, max_sequence_length=8)
+    latents = ours.noise(request, 5)
     wanted = theirs(
         ["a", "b"], num_inference_steps=1, latents=latents, height=16, width=24, max_sequence_length=8
     ).images
     run = ours.generate(["a", "b"], steps=1, seed=5, height=16, width=24, max_sequence_length=8)
-    made = ours.decode(run.latents, height=16, width=24)
+    made = ours.decode(run.latents, request)
     assert [image.size for image in made] == [(24, 16)] * 2
     assert all(a.tobytes() == b.tobytes() for a, b in zip(made, wanted, strict=True))
 
@@ -112,9 +114,9 @@ def test_pictures_are_those_of_diffusers(saved):
 def test_latents_in_half_precision(saved, dtype):
     ours, theirs = loaded(saved["dev"], dtype)
     size: dict[str, Any] = {"height": 16, "width": 16}
-    noise = ours.noise(0, **size)
-    conditioning = ours.encode("a fox", max_sequence_length=16, **size)
-    run = pure.sample(ours.denoiser, ours.params, conditioning, noise, ours.schedule(20, **size), ours.solver)
+    request = ours.request("a fox", steps=20, max_sequence_length=16, **size)
+    noise = ours.noise(request, 0)
+    run = pure.sample(ours.denoiser, ours.params, ours.encode(request), noise, ours.schedule(request), ours.solver)
     with torch.no_grad():
         expected = theirs(
             "a fox", latents=noise, num_inference_steps=20, max_sequence_length=16, output_type="latent", **size
@@ -127,7 +129,7 @@ def test_embeddings_in_half_precision(saved, dtype):
     ours, theirs = loaded(saved["dev"], dtype)
     with torch.no_grad():
         text, pooled, ids = theirs.encode_prompt("a squirrel", max_sequence_length=20)
-    made = ours.encode("a squirrel", max_sequence_length=20, height=16, width=16)
+    made = ours.encode(ours.request("a squirrel", max_sequence_length=20, height=16, width=16))
     assert isinstance(made, Conditioning) and made.guidance is not None
     assert made.text.dtype == made.pooled.dtype == ours.dtype == dtype
     assert torch.equal(made.text, text) and torch.equal(made.pooled, pooled)
@@ -139,24 +141,27 @@ def test_embeddings_in_half_precision(saved, dtype):
 
 def test_what_a_user_writes_step_by_step(saved):
     pipeline, _ = loaded(saved["dev"])
-    size: dict[str, Any] = {"height": 16, "width": 16}
-    conditioning = pipeline.encode("a squirrel", **TINY, **size)
-    latents = pipeline.noise(seed=42, **size)
-    state = pipeline.denoiser.init(pipeline.params, conditioning, latents, count=4)
-    for step in pipeline.schedule(4, **size):
+    request = pipeline.request("a squirrel", steps=4, height=16, width=16, **TINY)
+    conditioning, latents, steps = (
+        pipeline.encode(request),
+        pipeline.noise(request, seed=42),
+        pipeline.schedule(request),
+    )
+    state = pipeline.denoiser.init(pipeline.params, conditioning, latents, steps)
+    for step in steps:
         with torch.no_grad():
             prediction, state, _ = pipeline.denoiser.apply(pipeline.params, state, pure.Inputs(latents, step))
         latents = pipeline.solver.step(latents, prediction, step)
-    run = pipeline.generate("a squirrel", steps=4, **TINY, **size)
+    run = pipeline.generate("a squirrel", steps=4, height=16, width=16, **TINY)
     assert torch.equal(run.latents, latents)
-    assert torch.equal(run.pixels, pipeline.pixels(latents, **size))
+    assert torch.equal(run.pixels, pipeline.pixels(latents, request))
     assert [info.computed for info in run.infos] == [(True,)] * 4
 
 
 def test_negative_prompts_are_broadcast(saved):
     pipeline, _ = loaded(saved["dev"])
-    one = pipeline.encode(["a", "b"], "ugly", **TINY)
-    two = pipeline.encode(["a", "b"], ["ugly", "ugly"], **TINY)
+    one = pipeline.encode(pipeline.request(["a", "b"], "ugly", **TINY))
+    two = pipeline.encode(pipeline.request(["a", "b"], ["ugly", "ugly"], **TINY))
     assert isinstance(one, pure.Branches) and isinstance(two, pure.Branches)
     assert one.unconditional.text.shape == (2, 48, 32)
     assert torch.equal(one.unconditional.text, two.unconditional.text)
@@ -196,6 +201,36 @@ def test_nothing_global_is_touched(saved):
         ({"height": -8}, ValueError, "height=-8 should be at least 1"),
         ({"steps": 0}, ValueError, "steps=0 should be at least 1"),
         ({"seed": [1, 2]}, ValueError, "2 seeds for a batch of 1; give one seed per sample"),
+        ({"steps": [2, 3]}, TypeError, r"steps should be a whole number, got \[2, 3\]"),
+        ({"steps": True}, TypeError, "steps should be a whole number, got True"),
+        ({"steps": 2.0}, TypeError, "steps should be a whole number, got 2.0"),
+        ({"steps": 10**9}, ValueError, "steps=1000000000 should be in 1 to 10000"),
+        ({"height": "64"}, TypeError, "height should be a whole number, got '64'"),
+        ({"height": 100_000, "width": 100_000}, ValueError, r"height=100000, width=100000: latents of [\d,]+ numbers"),
+        ({"height": 10**40}, ValueError, "latents of"),
+        ({"images_per_prompt": 10**9}, ValueError, "images_per_prompt=1000000000 should be in 1 to 1024"),
+        ({"guidance_scale": 1e308}, ValueError, r"guidance_scale=1e\+308 should be finite and at most 1000"),
+        ({"guidance_scale": float("nan")}, ValueError, "guidance_scale=nan should be finite"),
+        ({"true_cfg_scale": -1e30}, ValueError, r"true_cfg_scale=-1e\+30 should be finite and at most 1000"),
+        ({"true_cfg_scale": "3"}, TypeError, "true_cfg_scale should be a number, got '3'"),
+        ({"guidance_scale": [3.0]}, TypeError, r"guidance_scale should be a number, got \[3.0\]"),
+        ({"num_inference_steps": 2}, TypeError, "there is no option 'num_inference_steps'; did you mean steps?"),
+        ({"hieght": 2}, TypeError, "there is no option 'hieght'; did you mean height?"),
+        ({"xyz": None}, TypeError, "there is no option 'xyz'; there are images, steps, height"),
+        ({"images": "a.png"}, TypeError, "images should be a sequence of Pillow's pictures, got 'a.png'"),
+        ({"images": [None]}, TypeError, "images should be a sequence of Pillow's pictures"),
+        ({"seed": 2**63}, ValueError, r"seed=9223372036854775808 should be in 0 to 9223372036854775807"),
+        ({"seed": -1}, ValueError, "seed=-1 should be in 0 to"),
+        ({"seed": [1.5]}, TypeError, "seed should be a whole number, got 1.5"),
+        ({"seed": None}, TypeError, "seed should be a whole number, got None"),
+        (
+            {"transform": dbcache},
+            TypeError,
+            r"a transform is a record such as dbcache\(\), got .*; call it: dbcache\(...\)",
+        ),
+        ({"transform": 3}, TypeError, r"a transform is a record such as dbcache\(\), got 3"),
+        ({"transform": str}, TypeError, r"call it: str\(...\)"),
+        ({"transform": repr}, TypeError, "the transform .* returns str; it should return a denoiser"),
     ],
 )
 def test_wrong_arguments(saved, arguments, error, message):
@@ -206,9 +241,9 @@ def test_wrong_arguments(saved, arguments, error, message):
 
 def test_latents_of_another_size(saved):
     pipeline, _ = loaded(saved["dev"])
-    message = r"latents of shape \(1, 64, 4\) are not those of 16 x 16 pixels and 1 frames.*; pass the sizes"
+    message = r"latents of shape \(1, 64, 4\) are not those of 16 x 16 pixels and 1 frames.*; pass the request"
     with pytest.raises(ValueError, match=message):
-        pipeline.pixels(pipeline.noise(0), height=16, width=16)
+        pipeline.pixels(pipeline.noise(pipeline.request("a")), pipeline.request("a", height=16, width=16))
 
 
 @pytest.mark.parametrize(
@@ -247,13 +282,13 @@ def test_truncated_prompts_warn_and_equal_diffusers(saved):
     with pytest.warns(
         UserWarning, match=r"the text embedding \(T5\) reads 8 tokens and the prompt .* 'rrel in a tree'"
     ):
-        made = ours.encode(prompt, max_sequence_length=8)
+        made = ours.encode(ours.request(prompt, max_sequence_length=8))
     assert isinstance(made, Conditioning)
     with torch.no_grad():
         assert torch.equal(made.text, theirs.encode_prompt(prompt, max_sequence_length=8)[0])
     prompt = "squirrel " * 12
     with pytest.warns(UserWarning, match=r"the pooled embedding \(CLIP\) reads 77 tokens"):
-        made = ours.encode(prompt, max_sequence_length=200)
+        made = ours.encode(ours.request(prompt, max_sequence_length=200))
     assert isinstance(made, Conditioning)
     with torch.no_grad():
         assert torch.equal(made.pooled, theirs.encode_prompt(prompt, max_sequence_length=200)[1])

@@ -45,7 +45,7 @@ def test_embeddings_are_those_of_diffusers(saved, prompt):
     ours, theirs = loaded(saved["text-to-image"])
     with torch.no_grad():
         text, mask = theirs.encode_prompt(prompt, max_sequence_length=512)
-    found = ours.encode(prompt, **SIZE)
+    found: Any = ours.encode(ours.request(prompt, true_cfg_scale=1.0, **SIZE))
     assert torch.equal(found.text, text)
     assert (found.mask is None) == (mask is None) == (len(prompt) == 1)
     assert mask is None or torch.equal(found.mask, mask.bool())
@@ -63,7 +63,7 @@ def test_embeddings_of_pictures_are_those_of_diffusers(saved, name):
         theirs.text_encoder, typed = theirs.text_encoder.encoder, theirs.text_encoder
         row, _ = theirs.encode_prompt("a dog", image=given)
         theirs.text_encoder = typed
-    found = ours.encode("a dog", images=images, **SIZE)
+    found: Any = ours.encode(ours.request("a dog", images=images, true_cfg_scale=1.0, **SIZE))
     assert mask is None and found.mask is None
     assert torch.equal(found.text, text)
     assert not torch.equal(found.text, row), "diffusers reads pictures as rows of words; we do not"
@@ -77,7 +77,7 @@ def test_truncated_prompts_warn_and_equal_diffusers(saved):
     with pytest.warns(
         UserWarning, match=r"reads 40 tokens and the prompt 'a .* has 1\d\d, with the end.*see 'uantity, "
     ):
-        found = ours.encode(prompts, max_sequence_length=40, **SIZE)
+        found: Any = ours.encode(ours.request(prompts, max_sequence_length=40, true_cfg_scale=1.0, **SIZE))
     assert mask is None and found.mask is None and torch.equal(found.text, text)
 
 
@@ -85,7 +85,7 @@ def test_truncated_prompts_warn_and_equal_diffusers(saved):
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (512, 512), (1328, 1328), (1664, 928), (4096, 4096)])
 def test_the_schedule_is_that_of_diffusers(saved, count, height, width):
     ours, theirs = loaded(saved["text-to-image"])
-    steps = ours.schedule(count, height=height, width=width)
+    steps = ours.schedule(ours.request("", steps=count, height=height, width=width))
     tokens = (height // ours.codec.patch) * (width // ours.codec.patch)
     config = theirs.scheduler.config
     mu = pipeline_qwenimage_edit.calculate_shift(
@@ -100,14 +100,14 @@ def test_the_schedule_is_that_of_diffusers(saved, count, height, width):
 def test_one_step_goes_from_noise_to_picture(saved):
     """Where diffusers divides 0 by 0."""
     ours, _ = loaded(saved["text-to-image"])
-    (step,) = ours.schedule(1, **SIZE)
+    (step,) = ours.schedule(ours.request("", steps=1, **SIZE))
     assert step.sigma == step.timestep == 1 and step.sigma_next == 0
     assert made(ours, "a squirrel", steps=1).pixels.isfinite().all()
 
 
 def test_branches_are_built_alike(saved):
     ours, _ = loaded(saved["edit-plus-two"])
-    found = ours.encode("a dog", "an ugly squirrel", images=TWO, images_per_prompt=2, **SIZE)
+    found: Any = ours.encode(ours.request("a dog", "an ugly squirrel", images=TWO, images_per_prompt=2, **SIZE))
     assert isinstance(found, pure.Branches)
     assert signature(found.conditional) == signature(found.unconditional)
     assert found.conditional.mask.sum(1).tolist() == [found.conditional.text.shape[1] - len("an ugly squirrel") + 5] * 2

@@ -18,6 +18,7 @@ from pure import Branches, Experts, FlowMatchEuler, UniPC
 from pure.models import CheckpointError, Pipeline, load_pipeline
 from pure.models.checkpoint.description import describe
 from pure.models.request import Defaults
+from pure.models.wan.denoiser import Conditioning
 from pure.models.wan.pipeline import WanPipeline
 from pure.models.wan.text import TextReader
 from pure.transforms import dbcache, scm
@@ -140,7 +141,7 @@ def test_experts_count_their_own_steps(folder: Path) -> None:
     _, pipe = saved(folder, "t2v-2.2")
     pipe.scheduler.set_timesteps(8)
     high = int((pipe.scheduler.timesteps >= 875).sum())
-    steps = pipeline.schedule(8, frames=FRAMES, **tiny.SIZE)
+    steps = pipeline.schedule(pipeline.request("", steps=8, frames=FRAMES, **tiny.SIZE))
     assert 0 < high < 8
     assert [step.expert for step in steps] == ["high"] * high + ["low"] * (8 - high)
     assert [step.index for step in steps] == [*range(high), *range(8 - high)]
@@ -153,7 +154,7 @@ def test_bfloat16(folder: Path, kind: str) -> None:
     path, made = saved(folder, kind)
     given = options(kind, steps=2)
     ours = load_pipeline(path, dtype=torch.bfloat16)
-    assert {ours.dtype, ours.latents(ours.request("", **given), 1).dtype} == {torch.bfloat16, torch.float32}
+    assert {ours.dtype, ours.noise(ours.request("", **given), 1).dtype} == {torch.bfloat16, torch.float32}
     pipe = type(made).from_pretrained(path, dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     # One row at a time, as diffusers; in bf16 two rows may round otherwise than one.
@@ -187,19 +188,19 @@ def test_each_expert_has_a_cache_of_its_own(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["t2v-2.1", "t2v-2.2", "ti2v", "i2v-2.1"])
 def test_the_loop_written_out_gives_the_same(folder: Path, kind: str) -> None:
     pipeline, given = loaded(folder, kind), options(kind, guidance_scale=1.0)
-    conditioning = pipeline.encode("a squirrel", **given)
-    latents, steps = pipeline.noise(5, **given), pipeline.schedule(4, **given)
+    request = pipeline.request("a squirrel", **given)
+    conditioning, latents, steps = pipeline.encode(request), pipeline.noise(request, 5), pipeline.schedule(request)
     solver, params = pipeline.solver, pipeline.params
     denoiser: Any = pipeline.denoiser
     carry = solver.init(latents)
     with torch.no_grad():
-        state = pure.start(denoiser, params, conditioning, latents, steps)
+        state = denoiser.init(params, conditioning, latents, steps)
         for step in steps:
             prediction, state, _ = denoiser.apply(params, state, pure.Inputs(solver.latents(carry), step))
             carry = solver.step(carry, prediction, step)
     made = pipeline.generate("a squirrel", seed=5, **given)
-    assert torch.equal(pipeline.pixels(solver.latents(carry), **given), made.pixels)
-    frames = pipeline.decode(made.latents, **given)
+    assert torch.equal(pipeline.pixels(solver.latents(carry), request), made.pixels)
+    frames: Any = pipeline.decode(made.latents, request)
     assert len(frames) == 1 and len(frames[0]) == FRAMES and frames[0][0].size == (given["width"], given["height"])
 
 
@@ -212,12 +213,12 @@ def test_ti2v_takes_a_picture_or_none(folder: Path) -> None:
     without = pipeline.generate("a squirrel", seed=5, **options("ti2v", images=[]))
     assert not torch.allclose(without.pixels, with_picture.pixels)
     with pytest.raises(ValueError, match=r"takes 0 to 1 input pictures, got 2; see images="):
-        pipeline.encode("a squirrel", **options("ti2v", images=pictures * 2))
+        pipeline.encode(pipeline.request("a squirrel", **options("ti2v", images=pictures * 2)))
 
 
 def test_pictures_are_encoded_once_for_both_branches(folder: Path) -> None:
     pipeline = loaded(folder, "i2v-2.1")
-    found = pipeline.encode("a squirrel", "bad", **options("i2v-2.1", images_per_prompt=2))
+    found = pipeline.encode(pipeline.request("a squirrel", "bad", **options("i2v-2.1", images_per_prompt=2)))
     assert isinstance(found, Branches)
     one, two = found.conditional, found.unconditional
     assert one.beside.data_ptr() == two.beside.data_ptr() and one.image.data_ptr() == two.image.data_ptr()
@@ -238,11 +239,13 @@ def test_prompts_are_cleaned_and_truncated_with_a_warning(folder: Path) -> None:
     pipeline = loaded(folder, "t2v-2.1")
     small = options("t2v-2.1", max_sequence_length=8)
     del small["images"]
-    plain = pipeline.encode("a & b", **small)
-    assert torch.equal(pipeline.encode(" a  &amp;amp;\n b", **small).text, plain.text)
+    small["guidance_scale"] = 1.0
+    plain, other = (pipeline.encode(pipeline.request(text, **small)) for text in ("a & b", " a  &amp;amp;\n b"))
+    assert isinstance(plain, Conditioning) and isinstance(other, Conditioning)
+    assert torch.equal(other.text, plain.text)
     assert plain.text.shape == (1, 8, 32) and (plain.text[0, -1] == 0).all()
     with pytest.warns(UserWarning, match=r"reads 8 tokens and the prompt 'abcdefghij' has \d+; it does not see 'ghij'"):
-        pipeline.encode("abcdefghij", **small)
+        pipeline.encode(pipeline.request("abcdefghij", **small))
 
 
 DEFAULTS = {
@@ -385,7 +388,7 @@ def test_the_same_family_serves_all(folder: Path) -> None:
 def test_a_preset_too_short_for_an_expert_is_off_for_that_expert(folder: Path) -> None:
     pipeline = loaded(folder, "t2v-2.2")
     asked = options("t2v-2.2", steps=7)
-    shares = [step.expert for step in pipeline.schedule(7, frames=FRAMES, **tiny.SIZE)]
+    shares = [step.expert for step in pipeline.schedule(pipeline.request("", steps=7, frames=FRAMES, **tiny.SIZE))]
     assert (shares.count("high"), shares.count("low")) == (3, 4)  # there is no mask of three steps, and one of four
     with (
         pytest.warns(UserWarning, match="nothing will be skipped"),

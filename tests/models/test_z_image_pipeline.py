@@ -102,11 +102,11 @@ def test_a_prompt_gets_alone_what_it_gets_beside_a_longer_one(saved):
 
 def test_conditioning_has_a_mask_only_where_lengths_differ(saved):
     ours, _ = loaded(saved / "base")
-    assert not ours.encode("a dog", max_sequence_length=96).ragged
-    assert not ours.encode(["a dog", "a cat "], max_sequence_length=96).ragged
-    both = ours.encode(["a dog", LONG], max_sequence_length=96)
+    assert not ours.encode(ours.request("a dog", guidance_scale=0.0, max_sequence_length=96)).ragged
+    assert not ours.encode(ours.request(["a dog", "a cat "], guidance_scale=0.0, max_sequence_length=96)).ragged
+    both = ours.encode(ours.request(["a dog", LONG], guidance_scale=0.0, max_sequence_length=96))
     assert both.ragged and both.text.shape[1] == int(both.lengths.max()) > 32 > int(both.lengths.min())
-    branches = ours.encode("a dog", LONG, max_sequence_length=96)
+    branches = ours.encode(ours.request("a dog", LONG, max_sequence_length=96))
     assert branches.conditional.ragged and branches.conditional.text.shape == branches.unconditional.text.shape
 
 
@@ -116,7 +116,9 @@ def test_padding_on_the_left_changes_nothing(saved, tmp_path):
     shutil.copytree(saved / "base", tmp_path / "left")
     tiny.rewrite(tmp_path / "left" / "tokenizer" / "tokenizer_config.json", padding_side="left")
     left = load_pipeline(tmp_path / "left")
-    one, other = (pipeline.encode(["a dog", LONG], max_sequence_length=96) for pipeline in (ours, left))
+    request = ours.request(["a dog", LONG], guidance_scale=0.0, max_sequence_length=96)
+    one: Any = ours.encode(request)
+    other: Any = left.encode(request)
     torch.testing.assert_close(one.text, other.text, atol=1e-5, rtol=0)
     assert torch.equal(one.lengths, other.lengths)
 
@@ -124,7 +126,7 @@ def test_padding_on_the_left_changes_nothing(saved, tmp_path):
 def test_schedules_are_those_of_diffusers(saved):
     """To the last bit but one: diffusers spaces them evenly in fp32, we in fp64."""
     ours, theirs = loaded(saved / "base")
-    steps = ours.schedule(9, height=64, width=48)
+    steps = ours.schedule(ours.request("", steps=9, height=64, width=48))
     tiny.reference(theirs, "a dog", **{**SHORT, "steps": 9, "guidance_scale": 0.0})
     timesteps = torch.stack([step.timestep for step in steps])
     torch.testing.assert_close(timesteps, theirs.scheduler.timesteps / 1000, atol=1.2e-7, rtol=0)
@@ -136,7 +138,7 @@ def test_defaults_are_told_from_the_files(saved):
     assert told == {"base": (50, 5.0), "turbo": (9, 0.0)}
     defaults = found["base"].defaults
     assert (defaults.negative_prompt, defaults.max_sequence_length, defaults.longest) == ("", 512, 1504)
-    assert found["base"].noise(0).shape == (1, 4, 512, 512)
+    assert found["base"].noise(found["base"].request("")).shape == (1, 4, 512, 512)
     made = found["turbo"].generate("a dog", seed=0, **{**SHORT, "steps": None})
     assert [len(info.decisions) for info in made.infos] == [1] * 9
 

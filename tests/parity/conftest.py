@@ -52,7 +52,7 @@ def pipeline(checkpoint: Path) -> Pipeline:
 @pytest.fixture(scope="session")
 def noise(pipeline: Pipeline) -> torch.Tensor:
     """The starting noise of every prompt."""
-    return pipeline.noise(list(range(len(PROMPTS))), height=HEIGHT, width=WIDTH, batch=len(PROMPTS))
+    return pipeline.noise(pipeline.request(PROMPTS, height=HEIGHT, width=WIDTH), list(range(len(PROMPTS))))
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def ours(pipeline: Pipeline, noise: torch.Tensor) -> Callable[[Case], Outcome]:
             {name: tensor.to(dtype) for name, tensor in params.items()},
             map_samples(lambda leaf: leaf.to(dtype), conditioning(pipeline, case)),
             noise[case.first : case.first + case.batch].to(dtype),
-            pipeline.schedule(case.steps, height=HEIGHT, width=WIDTH),
+            pipeline.schedule(pipeline.request("", steps=case.steps, height=HEIGHT, width=WIDTH)),
             pipeline.solver,
         )
         return outcome(run)
@@ -77,13 +77,14 @@ def ours(pipeline: Pipeline, noise: torch.Tensor) -> Callable[[Case], Outcome]:
 
 def conditioning(pipeline: Pipeline, case: Case) -> pure.Branches | object:
     """Encode the prompts of a case."""
-    return pipeline.encode(
+    request = pipeline.request(
         PROMPTS[case.first : case.first + case.batch],
         None if case.scale is None else NEGATIVE,
         max_sequence_length=TEXT,
         height=HEIGHT,
         width=WIDTH,
     )
+    return pipeline.encode(request)
 
 
 def silenced(params: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

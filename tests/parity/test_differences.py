@@ -41,8 +41,8 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def start(pipeline, transform: pure.Transform, count: int) -> pure.State:
     """Begin a run of `count` steps."""
-    conditioning = pipeline.encode(PROMPTS[0], max_sequence_length=TEXT, height=HEIGHT, width=WIDTH)
-    latents = pipeline.noise(0, height=HEIGHT, width=WIDTH)
+    request = pipeline.request(PROMPTS[0], max_sequence_length=TEXT, height=HEIGHT, width=WIDTH)
+    conditioning, latents = pipeline.encode(request), pipeline.noise(request, 0)
     return transform(pipeline.denoiser).init(pipeline.params, conditioning, latents, count)
 
 
@@ -209,12 +209,11 @@ def test_requests_may_interleave(pipeline, ours, peer, noise) -> None:
     alone = ours(case).latents
     assert apart(peer[case.name].latents, alone) > FAR
     denoiser = case.transform()(pipeline.denoiser)
-    steps = pipeline.schedule(case.steps, height=HEIGHT, width=WIDTH)
     runs = []
     for i, prompt in enumerate(PROMPTS):
-        conditioning = pipeline.encode(prompt, max_sequence_length=TEXT, height=HEIGHT, width=WIDTH)
-        latents = noise[i : i + 1]
-        state = denoiser.init(pipeline.params, conditioning, latents, case.steps)
+        request = pipeline.request(prompt, steps=case.steps, max_sequence_length=TEXT, height=HEIGHT, width=WIDTH)
+        conditioning, latents, steps = pipeline.encode(request), noise[i : i + 1], pipeline.schedule(request)
+        state = denoiser.init(pipeline.params, conditioning, latents, steps)
         runs.append(
             pure.unroll(denoiser, pipeline.params, state, pipeline.solver.init(latents), steps, pipeline.solver)
         )
@@ -227,9 +226,9 @@ def test_an_abandoned_request_leaves_nothing_behind(pipeline, ours, peer) -> Non
     case = differing.INTERRUPTED
     whole = ours(case).latents
     assert apart(peer[case.name].latents, whole) > FAR
-    denoiser, steps = case.transform()(pipeline.denoiser), pipeline.schedule(case.steps, height=HEIGHT, width=WIDTH)
-    conditioning = pipeline.encode(PROMPTS[0], max_sequence_length=TEXT, height=HEIGHT, width=WIDTH)
-    latents = pipeline.noise(0, height=HEIGHT, width=WIDTH)
+    asked = pipeline.request(PROMPTS[0], steps=case.steps, max_sequence_length=TEXT, height=HEIGHT, width=WIDTH)
+    denoiser, steps = case.transform()(pipeline.denoiser), pipeline.schedule(asked)
+    conditioning, latents = pipeline.encode(asked), pipeline.noise(asked, 0)
 
     def stop(frame: pure.Frame) -> None:
         if frame.step.index == case.steps // 2:

@@ -152,12 +152,9 @@ class Situation:
     def start(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None) -> Any:
         """Return the state before the first step."""
         denoiser = self.denoiser if denoiser is None else denoiser
-        counts: Any = self.count
-        if isinstance(denoiser, Experts):
-            names = [step.expert for step in self.schedule()]
-            counts = {name: names.count(name) for name in denoiser.denoisers}
+        steps = self.schedule() if isinstance(denoiser, Experts) else self.count
         with torch.no_grad():
-            return denoiser.init(self.model.params, self.conditioning(seeds), self.latents(seeds), counts)
+            return denoiser.init(self.model.params, self.conditioning(seeds), self.latents(seeds), steps)
 
     def apply(self, state: Any, latents: torch.Tensor, step: pure.Step, denoiser: Any = None) -> Any:
         denoiser = self.denoiser if denoiser is None else denoiser
