@@ -26,10 +26,12 @@ def count_of(steps: Sequence[Step] | int) -> int:
     """Return the length of the schedule that steps are from; they need not be all of it.
 
     Raises:
-        ValueError: there are none, or they are from schedules of different lengths.
+        ValueError: there are none, or they are from schedules of different lengths, or their number is none.
     """
     if isinstance(steps, int):
         return steps
+    if not isinstance(steps, Sequence) or isinstance(steps, str):
+        check_count(steps)
     if not steps:
         raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
     counts = {step.count for step in steps}
