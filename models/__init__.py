@@ -1,5 +1,6 @@
 """Model families as pure functions: one family per folder, with its parallel plan."""
 
+from pure.models.checkpoint.convert import convert_pickles
 from pure.models.checkpoint.hub import embedded
 from pure.models.checkpoint.loading import load_pipeline
 from pure.models.common.pictures import Picture, PictureError, open_picture
@@ -16,6 +17,7 @@ __all__ = [
     "PictureError",
     "Pipeline",
     "Request",
+    "convert_pickles",
     "embedded",
     "load_pipeline",
     "open_picture",

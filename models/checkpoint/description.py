@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pure.models.checkpoint.weights import read_json
+from pure.models.checkpoint.misfit import UNQUANTISED
+from pure.models.checkpoint.reading import read_json
 from pure.models.common.config import TransformerConfig
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind
@@ -32,6 +33,8 @@ def describe(folder: Path) -> Description:
     _check_classes(file, kind, family.transformer, entries)
     present = [component for component, (_, cls) in entries.items() if cls != "None"]
     configs = {component: _config(folder / component, component in kind.transformers) for component in present}
+    for component, config in configs.items():
+        _check_unquantised(folder / component, config)
     found = Description(
         folder=folder,
         family=family,
@@ -81,6 +84,13 @@ def _check_classes(file: Path, kind: Kind, transformer: str, entries: Mapping[st
             )
         if name != "None" and library not in LIBRARIES:
             raise CheckpointError(f"{file}: {component} is from {library}; supported: {', '.join(LIBRARIES)}")
+
+
+def _check_unquantised(folder: Path, config: Mapping[str, Any]) -> None:
+    found = config.get("quantization_config")
+    if found:
+        method = found.get("quant_method") if isinstance(found, Mapping) else None
+        raise CheckpointError(f"{folder / 'config.json'}: the weights are quantised ({method}); {UNQUANTISED}")
 
 
 def _config(folder: Path, required: bool) -> Mapping[str, Any]:

@@ -2,13 +2,17 @@
 
 import importlib
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pure.models.checkpoint.description import describe
+from pure.models.checkpoint.files import shown, variants_of, weight_files
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
-from pure.models.checkpoint.weights import Stored, check_weights, read_weights, survey
+from pure.models.checkpoint.misfit import check_numbers, check_weights, reason
+from pure.models.checkpoint.reading import shortened
+from pure.models.checkpoint.weights import Stored, read_weights, survey
 from pure.models.common.config import parameter_shapes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Parts
@@ -17,12 +21,14 @@ from pure.models.pipeline import Pipeline
 READERS = ("tokenizer", "processor", "image_processor", "feature_extractor")
 # Processors of texts and pictures of which only the tokenizer is read; the rest would need torchvision.
 TOKENIZER_OF = {"PixtralProcessor": "AutoTokenizer"}
+LINES = 6  # of an error of a library that are repeated
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_pipeline(
     source: str | os.PathLike[str],
     *,
+    variant: str | None = None,
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Pipeline:
@@ -33,6 +39,8 @@ def load_pipeline(
 
     Args:
         source: a folder as diffusers' `save_pretrained` writes it, or a hub id.
+        variant: "fp16", "bf16", ...: files of which name are read, where a component has them; None: the files
+            without a variant, or the only variant there is.
         dtype: of all parts; None keeps what is stored, of the VAE and the encoders each the type of most tensors.
         device: of all parts.
 
@@ -48,13 +56,19 @@ def load_pipeline(
     folder = locate(source, EVERYTHING)
     found = describe(folder)
     family = found.family
-    weights = {name: _read(survey(folder / name), family.unread) for name in found.transformers}
-    for name, stored in weights.items():
-        check_weights(folder / name, stored, parameter_shapes(found.transformers[name]))
     present = [name for name in found.kind.components if found.classes[name] != "None"]
-    contents = {name: survey(folder / name) for name in present if not _reads(name)}
+    _check_variant(found, variant, [*found.transformers, *(name for name in present if not _reads(name))])
+    weights = {name: _read(survey(folder / name, variant), family.unread) for name in found.transformers}
+    for name, stored in weights.items():
+        check_numbers(folder / name, stored)
+        check_weights(folder / name, stored, parameter_shapes(found.transformers[name]))
+    contents = {name: survey(folder / name, variant) for name in present if not _reads(name)}
+    for name, stored in contents.items():
+        check_numbers(folder / name, stored)
     components = {
-        name: _reader(found, name) if _reads(name) else _model(found, name, dtype or _dtype(contents[name])).to(device)
+        name: _reader(found, name)
+        if _reads(name)
+        else _model(found, name, contents[name], variant, dtype or _dtype(contents[name])).to(device)
         for name in present
     }
     return found.kind.build(
@@ -84,21 +98,39 @@ def _dtype(stored: dict[str, Stored]) -> torch.dtype:
     return STORED_DTYPES[max(names, key=names.count)]
 
 
-def _model(found: Description, component: str, dtype: torch.dtype) -> Any:
+def _check_variant(found: Description, variant: str | None, components: Sequence[str]) -> None:
+    """Refuse a variant that no component has."""
+    there = {each for name in components for each in variants_of(found.folder / name)}
+    if variant is not None and variant not in there and there:
+        raise CheckpointError(f"{found.folder} has no weights of the variant {variant!r}; it has {shown(there)}")
+
+
+def _model(
+    found: Description, component: str, stored: Mapping[str, Stored], variant: str | None, dtype: torch.dtype
+) -> Any:
     """Load a model of a library, and refuse one that is not whole: it would be filled up with random numbers."""
     folder, name = found.folder / component, found.classes[component]
-    library = importlib.import_module(found.libraries[component])
+    cls = _class(found, component, name)
     try:
         # On the way modules may be initialised at random, which is not to be seen outside.
         with torch.random.fork_rng(devices=[]):
-            model, report = getattr(library, name).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=dtype
+            model, report = cls.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                variant=weight_files(folder, variant).variant,
+                dtype=dtype,
             )
     except Exception as error:
-        raise CheckpointError(f"{folder} cannot be loaded as {name}: {error}") from error
-    wrong = [f"{kind} {sorted(map(str, report[kind]))}" for kind in ("missing_keys", "mismatched_keys") if report[kind]]
-    if wrong:
-        raise CheckpointError(f"the tensors in {folder} do not fit its config.json: {'; '.join(wrong)}")
+        raise CheckpointError(f"{folder} cannot be loaded as {name}: {_cause(error)}") from error
+    missing = sorted(map(str, report["missing_keys"]))
+    wrong = {"missing": missing, "of another shape": sorted(map(str, report["mismatched_keys"]))}
+    if any(wrong.values()):
+        lines = [f"  {len(names)} {what}: {shortened(names)}" for what, names in wrong.items() if names]
+        why = reason(stored, missing)
+        because = f": {why}" if why else ":"
+        raise CheckpointError(f"the tensors in {folder} do not fit its config.json{because}\n" + "\n".join(lines))
     return model.eval()
 
 
@@ -106,8 +138,27 @@ def _reader(found: Description, component: str) -> Any:
     """Load a tokenizer or a processor."""
     folder, name = found.folder / component, found.classes[component]
     name = TOKENIZER_OF.get(name, name)
-    library = importlib.import_module(found.libraries[component])
+    cls = _class(found, component, name)
     try:
-        return getattr(library, name).from_pretrained(folder, local_files_only=True)
+        return cls.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise CheckpointError(f"{folder} cannot be loaded as {name}: {error}; is it complete?") from error
+        raise CheckpointError(f"{folder} cannot be loaded as {name}: {_cause(error)}; is it complete?") from error
+
+
+def _class(found: Description, component: str, name: str) -> Any:
+    library = importlib.import_module(found.libraries[component])
+    cls = getattr(library, name, None)
+    if cls is None:
+        raise CheckpointError(
+            f"{found.folder / component} needs {name}, which {library.__name__} {library.__version__} does not have; "
+            "install a later version"
+        )
+    return cls
+
+
+def _cause(error: BaseException) -> str:
+    """Return what an error of a library says, in a few lines, and what it came from."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(said[:LINES]) + (" ..." if len(said) > LINES else "")
+    before = error.__cause__ or error.__context__
+    return f"{text} (because of: {_cause(before)})" if before is not None and str(before) not in text else text

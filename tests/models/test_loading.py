@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from pure import FlowMatchEuler
@@ -148,7 +148,7 @@ def quantise(folder: Path) -> None:
 
 
 def rename(folder: Path) -> None:
-    weights(folder).rename(weights(folder).with_name("diffusion_pytorch_model.fp16.safetensors"))
+    weights(folder).rename(weights(folder).with_name("weights.safetensors"))
 
 
 BROKEN = {
@@ -167,19 +167,19 @@ BROKEN = {
     "empty index": (empty_index, "index.json has no weight_map; download it again"),
     "pickle": (
         pickle,
-        r"diffusion_pytorch_model.bin is a pickle, which can run any code .*; convert it once:\n  python",
+        r"diffusion_pytorch_model.bin is a pickle, which can run any code .*; convert it once, .*:\n  python",
     ),
-    "quantised": (quantise, r"other than F64, F32, F16, BF16: proj_out.weight \(I8\); use the unquantised checkpoint"),
-    "only a variant": (
+    "quantised": (quantise, r"other than F64, F32, F16, BF16: proj_out.weight \(I8\); use the unquantised"),
+    "another name": (
         rename,
-        r"has none of .*; it holds \['config.json', 'diffusion_pytorch_model.fp16.safetensors'\]",
+        r"has no diffusion_pytorch_model.safetensors or .*; it holds config.json, weights.safetensors",
     ),
     "no weights": (
         lambda folder: weights(folder).unlink(),
-        r"has none of diffusion_pytorch_model.safetensors, model.saf",
+        r"transformer has no diffusion_.* or model.safetensors, with a variant or without; it holds",
     ),
     "no text encoder": (lambda folder: shutil.rmtree(folder / "text_encoder"), "the folder .*/text_encoder is missing"),
-    "no vae weights": (lambda folder: next((folder / "vae").glob("*.safetensors")).unlink(), r"/vae has none of"),
+    "no vae weights": (lambda folder: next((folder / "vae").glob("*.safetensors")).unlink(), r"/vae has no diffusion_"),
 }
 
 
@@ -264,7 +264,7 @@ def test_incomplete_encoders_are_refused(folder):
     tensors = load_file(file)
     del tensors["encoder.final_layer_norm.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"text_encoder_2 .*missing_keys \['encoder.final_layer_norm.weight'\]"):
+    with pytest.raises(CheckpointError, match=r"text_encoder_2 .*:\n  1 missing: encoder.final_layer_norm.weight$"):
         load_pipeline(folder)
 
 
@@ -272,19 +272,6 @@ def test_incomplete_tokenizers_are_refused(folder):
     shutil.rmtree(folder / "tokenizer")
     with pytest.raises(CheckpointError, match=r"tokenizer cannot be loaded as CLIPTokenizer: .*; is it complete\?"):
         load_pipeline(folder)
-
-
-def test_the_conversion_command_works(folder):
-    torch.save(load_file(weights(folder)), folder / "transformer" / "diffusion_pytorch_model.bin")
-    weights(folder).unlink()
-    with pytest.raises(CheckpointError) as refused:
-        load_pipeline(folder)
-    command = re.search(r'python -c "(.*)"', str(refused.value))
-    assert command is not None
-    exec(command.group(1), {})
-    converted = load_pipeline(f"{folder}-safetensors")
-    theirs = FluxPipeline.from_pretrained(folder).transformer.state_dict()
-    assert all(torch.equal(converted.params[name], tensor) for name, tensor in theirs.items())
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_a_limit_of_pixels_and_of_formats():
     with pytest.raises(PictureError, match="12 x 8 pixels are too many: at most 95 are read"):
         open_picture(saved(colours(), "PNG"), most=95)
     with pytest.raises(PictureError, match="it is no picture we can read"):
-        open_picture(saved(colours(), "GIF"), formats=["PNG", "JPEG"])
+        open_picture(saved(colours(), "GIF"), formats=("PNG", "JPEG"))
 
 
 def test_files_that_are_not_there(tmp_path):
