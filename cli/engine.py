@@ -56,7 +56,7 @@ def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
     """
     from pure.experts import transformed
 
-    pipeline = open_pipeline(job.model, job.precision, screen)
+    pipeline = open_pipeline(job.model, job.precision, screen, job.flags.get("variant"))
     kind = pipeline.defaults
     if job.options.get("guidance_scale") is not None and kind.guidance_scale is None:
         screen.note(_idle(job), "warning")

@@ -26,6 +26,13 @@ def _model() -> tuple[Flag, ...]:
         _flag(group, "--revision", metavar="NAME", help="Revision of a hub id."),
         _flag(
             group,
+            "--variant",
+            metavar="NAME",
+            help="Variant of the checkpoint's files, such as fp16 for *.fp16.safetensors; without it the files without "
+            "a variant, or the only variant there is.",
+        ),
+        _flag(
+            group,
             "--backend",
             type=click.Choice(["auto", "sglang", "diffusers"]),
             default="auto",

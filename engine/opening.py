@@ -105,8 +105,14 @@ def base_of(pipeline: Pipeline, compiling: bool) -> Model:
     return transformed(pipeline.denoiser, compiled()) if compiling else pipeline.denoiser
 
 
-def open_pipeline(model: str | None, precision: str | None, screen: Screen) -> Pipeline:
+def open_pipeline(model: str | None, precision: str | None, screen: Screen, variant: str | None = None) -> Pipeline:
     """Load a checkpoint onto the device; None is the one that comes with the package.
+
+    Args:
+        model: folder or hub id.
+        precision: of `DTYPES`; None: fp32 on a CPU, as stored elsewhere.
+        screen: where it is said that this takes a while.
+        variant: of the files, as `load_pipeline` takes it.
 
     Raises:
         Misuse: it is missing, damaged, or not supported.
@@ -119,6 +125,7 @@ def open_pipeline(model: str | None, precision: str | None, screen: Screen) -> P
     waiting = screen.notes.status("loading the checkpoint ...") if screen.notes.is_terminal else None
     try:
         with waiting or contextlib.nullcontext():
-            return load_pipeline(embedded() if model is None else model, dtype=dtype, device=device)
+            source = embedded() if model is None else model
+            return load_pipeline(source, variant=variant, dtype=dtype, device=device)
     except CheckpointError as error:
         raise Misuse(str(error)) from error

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_video import read
-from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, wan_pipelines
+from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
 
 SMALL = ("--num-inference-steps", "4", "--height", "32", "--width", "32")
 VIDEO = ("--num-inference-steps", "4", "--height", "32", "--width", "64", "--num-frames", "5")
@@ -132,6 +132,16 @@ def test_a_picture_is_turned_and_what_it_loses_is_told(puredit, folders, tmp_pat
         assert (f"{path}: the picture has transparent parts" in err.replace("\n", " ")) is (path == photo)
         made.append(Image.open(output).tobytes())
     assert made[0] == made[1]
+
+
+def test_a_variant_of_the_files(puredit, tmp_path):
+    tiny.pipeline().save_pretrained(tmp_path / "fp16", variant="fp16")
+    words = ("--prompt", "a", "--num-inference-steps", "1", "--max-sequence-length", "8")
+    for variant in ((), ("--variant", "fp16")):
+        code, _, err = puredit("generate", *words, *variant, model=tmp_path / "fp16")
+        assert code == 0, err
+    code, out, err = puredit("generate", *words, "--variant", "bf16", model=tmp_path / "fp16")
+    assert (code, out) == (2, "") and "has no weights of the variant 'bf16'; it has fp16" in err
 
 
 def test_frames_that_do_not_fit(puredit, folders):

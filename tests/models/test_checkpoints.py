@@ -372,9 +372,7 @@ def test_a_gguf_file_in_a_component(folder, light):
 def test_a_class_that_the_library_does_not_have(folder, monkeypatch):
     older = types.SimpleNamespace(__name__="transformers", __version__="4.1.0")
     monkeypatch.setattr(loading, "importlib", types.SimpleNamespace(import_module=lambda name: older))
-    with pytest.raises(
-        CheckpointError, match=r"vae needs AutoencoderKL, which transformers 4.1.0 does not have; inst"
-    ):
+    with pytest.raises(CheckpointError, match=r"vae needs AutoencoderKL, which transformers 4.1.0 does not have; inst"):
         load_pipeline(folder)
 
 
