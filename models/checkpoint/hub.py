@@ -11,7 +11,7 @@ from pure.models.errors import CheckpointError
 __all__ = ["DESCRIPTION", "EVERYTHING", "embedded", "locate"]
 
 INDEX = "model_index.json"
-DESCRIPTION = (INDEX, "*/*.json")
+DESCRIPTION = (INDEX, "*/*.json")  # what `describe` reads
 # Pickles and the single-file checkpoints beside model_index.json stay where they are.
 EVERYTHING = (*DESCRIPTION, "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
 CACHED = "models--"  # how folders begin in the cache of the hub
