@@ -108,17 +108,19 @@ class Whole(Kind):
 
 @attrs.frozen
 class Real(Kind):
-    """A finite number, of at least or more than `least`."""
+    """A finite number, of at least or more than `least`, and at most `most`."""
 
     least: float = -math.inf
     open: bool = False
+    most: float = math.inf
 
     @property
     def allowed(self) -> str:
         """The range."""
         if self.least == -math.inf:
             return "a finite number"
-        return f"a finite number {'above' if self.open else 'of at least'} {self.least:g}"
+        upper = f" and at most {self.most:g}" if self.most < math.inf else ""
+        return f"a finite number {'above' if self.open else 'of at least'} {self.least:g}{upper}"
 
     def parse(self, value: Any) -> float:
         """Check type and range."""
@@ -130,6 +132,8 @@ class Real(Kind):
             number = float(value)
         except OverflowError:
             raise Wrong from None
+        if number > self.most:
+            raise Wrong
         if not math.isfinite(number) or number < self.least or (self.open and number == self.least):
             raise Wrong("leave the key out for no limit" if self.open else "")
         return number
@@ -190,19 +194,24 @@ class Choice(Kind):
 
 @attrs.frozen
 class Text(Kind):
-    """Text that is not empty."""
+    """Text, of at most `most` characters, that is not empty unless `empty` allows it."""
+
+    empty: bool = False
+    most: int | None = None
 
     @property
     def allowed(self) -> str:
-        """Say so."""
-        return "text"
+        """The length."""
+        return "text" if self.most is None else f"text of at most {self.most} characters"
 
     def parse(self, value: Any) -> str:
         """Check the type."""
         if not isinstance(value, str):
             raise Wrong(f'write "{value}"' if isinstance(value, int | float) else "")
-        if not value.strip():
+        if not value.strip() and not self.empty:
             raise Wrong("it is empty; leave the key out")
+        if self.most is not None and len(value) > self.most:
+            raise Wrong(f"it has {len(value)} characters")
         return value
 
 
@@ -218,7 +227,7 @@ class Names(Kind):
     def parse(self, value: Any) -> tuple[str, ...]:
         """Check every entry."""
         if isinstance(value, str):
-            raise Wrong(f'write ["{value}"]')
+            raise Wrong(f'write ["{value[:60]}"]')
         if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
             raise Wrong
         return tuple(value)
@@ -241,7 +250,7 @@ class Entries(Kind):
     def parse(self, value: Any) -> tuple[int, ...]:
         """Check every entry."""
         if isinstance(value, str):
-            raise Wrong(f"write [{value}]")
+            raise Wrong(f"write [{value[:60]}]")
         if not isinstance(value, list | tuple) or (not value and not self.empty):
             raise Wrong
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= self.least for n in value):
@@ -334,8 +343,10 @@ def _or(words: tuple[str, ...]) -> str:
 def _quotes(text: str) -> str:
     """Say how to write a number that was written as text."""
     try:
-        number = float(text)
+        number = float(text[:60])
     except ValueError:
+        return ""
+    if len(text) > 60:
         return ""
     if "e" in text.lower() and math.isfinite(number):
         mantissa, _, power = text.lower().partition("e")

@@ -139,6 +139,17 @@ class Studio:
         """The least and the largest number of input pictures."""
         return self.pipeline.image_count
 
+    def check_pictures(self, count: int) -> None:
+        """Check the number of input pictures.
+
+        Raises:
+            Misuse: the model reads another number.
+        """
+        least, most = self.pictures
+        if not least <= count <= most:
+            wanted = "no" if not most else f"{least}" if least == most else f"{least} to {most}"
+            raise Misuse(f"a {self.found.kind.pipeline} reads {wanted} input pictures; this request has {count}")
+
     def recipe(self, asked: Asked, environ: Mapping[str, str]) -> Recipe:
         """Check a request against model and configuration.
 
@@ -167,11 +178,7 @@ class Studio:
 
     def _fits(self, asked: Asked) -> None:
         """Refuse what this model has no place for."""
-        kind = self.found.kind
-        least, most = self.pictures
-        if not least <= len(asked.images) <= most:
-            wanted = "none" if not most else f"{least}" if least == most else f"{least} to {most}"
-            raise Misuse(f"a {kind.pipeline} reads {wanted} input pictures, this request has {len(asked.images)}")
+        self.check_pictures(len(asked.images))
         if asked.options.get("guidance_scale_2") is not None and models.experts(self.found) == 1:
             raise Misuse(
                 "guidance_scale_2 is for the second expert of a model, and this one has one; leave it out",

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pure.engine.errors import Misuse
 from pure.engine.loaded import Asked
-from pure.serving.http.fields import QUALITIES
+from pure.serving.http.fields import QUALITIES, SEEDS
 from pure.serving.jobs import Form
 
 if TYPE_CHECKING:
     from pure.models import Picture
 
-__all__ = ["asked", "image_form", "seeds"]
+__all__ = ["asked", "field_of", "image_form", "seeds"]
 
 SEED = 42
 OPTIONS = {
@@ -50,6 +50,16 @@ def asked(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Asked:
     )
 
 
+def field_of(message: str) -> str | None:
+    """Return the field that an error of the library is about: such messages begin with an option and its value.
+
+    >>> field_of("frames=6 is not possible")
+    'num_frames'
+    """
+    option = message.partition("=")[0]
+    return next((field for field, name in OPTIONS.items() if name == option), None)
+
+
 def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
     """Return a seed for every result: those given, or from the one given (42) upwards.
 
@@ -57,21 +67,23 @@ def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
     (7, 8)
 
     Raises:
-        Misuse: there are several, and not as many as results.
+        Misuse: there are several, and not as many as results, or the last would be too large.
     """
     count, given = fields.get("n"), fields.get("seed", (SEED,))
     if "num_outputs_per_prompt" in fields:
         if count not in (None, fields["num_outputs_per_prompt"]):
-            raise Misuse("n and num_outputs_per_prompt say different things; send one of them", field="n")
+            raise Misuse("n: n and num_outputs_per_prompt say different things; send one of them", field="n")
         count = fields["num_outputs_per_prompt"]
     if len(given) > 1:
-        if count not in (None, len(given)) or len(given) > 10:
-            raise Misuse(f"{len(given)} seeds for {count or 'at most 10'} results; send one, or one each", field="seed")
+        if count not in (None, len(given)):
+            raise Misuse(f"seed: {len(given)} seeds for {count} results; send one, or one each", field="seed")
         return tuple(given)
+    if given[0] + (count or 1) - 1 > SEEDS:
+        raise Misuse(f"seed: {count} results from {given[0]} upwards go beyond the largest seed, {SEEDS}", field="seed")
     return tuple(given[0] + number for number in range(count or 1))
 
 
-def image_form(fields: Mapping[str, Any], keep: bool) -> Form:
+def image_form(fields: Mapping[str, Any]) -> Form:
     """Return the format of images.
 
     Raises:
@@ -81,10 +93,13 @@ def image_form(fields: Mapping[str, Any], keep: bool) -> Form:
     named = QUALITIES.get(fields.get("output_quality", "default"))
     quality = fields.get("output_compression", named)
     if named is not None and quality != named:
-        raise Misuse("output_compression and output_quality say different things; send one", field="output_compression")
-    if encoding == "PNG" and quality not in (None, 100):
         raise Misuse(
-            f"output_compression {quality}: PNG loses nothing; ask for output_format jpeg or webp",
+            "output_compression: output_compression and output_quality say different things; send one",
             field="output_compression",
         )
-    return Form(kind="image", encoding=encoding, quality=quality, suffix=suffix, keep=keep)
+    if encoding == "PNG" and quality not in (None, 100):
+        raise Misuse(
+            f"output_compression: found {quality}; PNG loses nothing; ask for output_format jpeg or webp",
+            field="output_compression",
+        )
+    return Form(kind="image", encoding=encoding, quality=quality, suffix=suffix)

@@ -1,182 +1,234 @@
-"""The fields of a request's body: known ones, those that ask for what is not there, and unknown ones."""
+"""The fields of requests: what each route reads, and every mistake of a request at once."""
 
-import difflib
-import json
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+from fastapi import Request
 
+from pure.configs import ConfigError, read_request
+from pure.configs.kinds import Choice, Flag, Kind, Real, Text, Whole, Wrong, show
+from pure.configs.report import nearest
 from pure.engine.errors import Misuse
-from pure.serving.http.forms import FLAG, OBJECT, SIZE, TEXT, Kind, many, number, one_of, whole
+from pure.engine.unavailable import FIELDS
+from pure.serving.http.bodies import Body
+from pure.serving.http.forms import Many, Params, Size, read_value
+from pure.serving.http.strict_json import Invalid, parse_json
 
-__all__ = ["EDIT", "IMAGE", "VIDEO", "read_fields"]
+__all__ = ["EDIT", "IMAGE", "QUALITIES", "SEEDS", "VIDEO", "Fields", "read_fields", "read_query"]
 
 QUALITIES = {"maximum": 100, "high": 90, "medium": 55, "low": 35}
+SEEDS = 2**63 - 1
+"""The largest seed."""
+SIDE = 16_384
+"""Most pixels on a side; `State.recipe` limits their product."""
 EXTRAS = ("extra_body", "extra_json", "extra_args", "extra_params")
 """Objects whose fields count as if they stood at the top."""
+PICTURES = ("image", "images", "image_url", "init_image", "input_image", "input_reference", "picture", "reference_url")
+"""What clients call a picture."""
 
+TEXT, SCALE, SIDES, RESULTS = Text(empty=True, most=32_000), Real(0, most=1000), Whole(1, SIDE), Whole(1, 10)
 COMMON: Mapping[str, Kind] = {
     "prompt": TEXT,
     "negative_prompt": TEXT,
     "model": TEXT,
-    "size": SIZE,
-    "width": whole(),
-    "height": whole(),
-    "n": whole(1, 10),
-    "seed": many(whole(0)),
-    "num_inference_steps": whole(),
-    "guidance_scale": number(),
-    "guidance_scale_2": number(),
-    "true_cfg_scale": number(),
-    "max_sequence_length": whole(),
-    "enable_cache_dit": FLAG,
-    # What it holds is checked with everything else that configures the cache.
-    "cache_dit_params": Kind(lambda value: value, "an object"),
+    "size": Size(SIDE),
+    "width": SIDES,
+    "height": SIDES,
+    "n": RESULTS,
+    "seed": Many(Whole(0, SEEDS), 10),
+    "num_inference_steps": Whole(1, 10_000),
+    "guidance_scale": SCALE,
+    "guidance_scale_2": SCALE,
+    "true_cfg_scale": SCALE,
+    "max_sequence_length": Whole(1, 100_000),
+    "enable_cache_dit": Flag(),
+    "cache_dit_params": Params(),
     "user": TEXT,
 }
-IMAGE: Mapping[str, Kind] = {
-    **COMMON,
-    "response_format": one_of("url", "b64_json"),
-    "output_format": one_of("png", "jpeg", "jpg", "webp"),
-    "output_compression": whole(0, 100),
-    "output_quality": one_of("default", *QUALITIES),
-}
-"""Fields of `POST /v1/images/generations`."""
-EDIT: Mapping[str, Kind] = {**IMAGE, "url": many(TEXT)}
-"""Fields of `POST /v1/images/edits` that are not files."""
-VIDEO: Mapping[str, Kind] = {
-    **COMMON,
-    "num_outputs_per_prompt": whole(1, 10),
-    "num_frames": whole(),
-    "fps": whole(),
-    "seconds": number(),
-    "input_reference": OBJECT,
-    "reference_url": TEXT,
-}
-"""Fields of `POST /v1/videos` that are not files."""
-
-
-@attrs.frozen
-class Later:
-    """Why a field is refused, and the values of it that ask for nothing."""
-
-    reason: str
-    nothing: tuple = (False,)
-
-
-UPSCALING = "there is no upscaling in this version"
-PROFILING = "there is no profiler in this version; the response says where the time went"
-LATER: Mapping[str, Later] = {
-    "mask": Later("masks are not supported: an edit changes the whole picture", ("",)),
-    "background": Later("these models draw opaque pictures", ("auto", "opaque")),
-    "quality": Later("there is one quality; ask for more num_inference_steps", ("auto", "standard", "lossless")),
-    "style": Later("the model has one style; say it in the prompt", ("vivid",)),
-    "moderation": Later("nothing is filtered here", ("auto", "low")),
-    "stream": Later("responses are sent whole"),
-    "partial_images": Later("responses are sent whole", (0,)),
-    "input_fidelity": Later("pictures are read as the model reads them", ("high", "low")),
-    "generator_device": Later("starting noise is the same on every device", ("cpu", "cuda", "musa")),
-    "enhance_prompt": Later("prompts are taken as they are"),
-    "task_type": Later("the checkpoint has one task", ()),
-    "enable_teacache": Later("TeaCache is not in this version; use enable_cache_dit"),
-    "enable_spectrum": Later("Spectrum is not in this version; use enable_cache_dit"),
-    "cfg_gate_step": Later("guidance runs in every step", (1, 1.0)),
-    "guidance_rescale": Later("guidance is not rescaled", (0, 0.0)),
-    "cfg_normalization": Later("guidance is normalised as the model wants it", (0, 0.0)),
-    "attention_backend_override": Later("PyTorch's attention is used", ("native", "torch_sdpa")),
-    "skip_softmax_params": Later("attention is computed whole", ({},)),
-    "flow_shift": Later("the shift is the checkpoint's", ()),
-    "boundary_ratio": Later("the boundary of the experts is the checkpoint's", ()),
-    "enable_upscaling": Later(UPSCALING),
-    "upscaling_model_path": Later(UPSCALING, ("",)),
-    "upscaling_scale": Later(UPSCALING, (1, 4)),
-    "enable_frame_interpolation": Later("there is no frame interpolation in this version"),
-    "frame_interpolation_exp": Later("there is no frame interpolation in this version", (1,)),
-    "frame_interpolation_scale": Later("there is no frame interpolation in this version", (1, 1.0)),
-    "diffusers_kwargs": Later("no diffusers pipeline is called", ({}, "{}", "")),
-    "perf_dump_path": Later("a request writes no file of its own; the response has times and decisions", ("",)),
-    "output_path": Later("--output-path of the server says where files go", ("",)),
-    "profile": Later(PROFILING),
-    "num_profiled_timesteps": Later(PROFILING, (5,)),
-    "profile_all_stages": Later(PROFILING),
-    "progressive_mode": Later("every step is taken at full size", ("fullres",)),
-    "progressive_levels": Later("every step is taken at full size", (1,)),
-    "progressive_delta": Later("every step is taken at full size", (0.01,)),
-    "return_frames": Later("videos are sent as files"),
-    "video_path": Later("no model of this version reads videos", ("",)),
-    "video_url": Later("no model of this version reads videos", ("",)),
-    "lora_path": Later("LoRA is not in this version; merge the weights into the checkpoint", ("",)),
-    "lora_scale": Later("LoRA is not in this version", ()),
+OUTPUT: Mapping[str, Kind] = {
+    "response_format": Choice(("url", "b64_json")),
+    "output_format": Choice(("png", "jpeg", "jpg", "webp")),
+    "output_compression": Whole(0, 100),
+    "output_quality": Choice(("default", *QUALITIES)),
 }
 
 
-def read_fields(body: Any, known: Mapping[str, Kind]) -> dict[str, Any]:
-    """Return the fields of a body that say something, each as its kind reads it.
+@attrs.frozen(kw_only=True)
+class Fields:
+    """What a route reads.
+
+    Attributes:
+        kinds: of fields that are not files, by name.
+        files: fields of pictures as files.
+        urls: fields of pictures as `data:` URLs.
+        advice: how to send a picture to this route.
+    """
+
+    kinds: Mapping[str, Kind]
+    files: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    advice: str
+
+
+def _advice(field: str, url: str) -> str:
+    return (
+        f"send the picture as a file of a multipart form (curl -F {field}=@picture.png), or in {url} as a data: URL "
+        "(data:image/png;base64,...)"
+    )
+
+
+IMAGE = Fields(
+    kinds={**COMMON, **OUTPUT},
+    advice="this route reads no pictures; a model that reads them takes them at /v1/images/edits",
+)
+"""Of `POST /v1/images/generations`."""
+EDIT = Fields(
+    # A data: URL is as long as its picture, which the limit of the body bounds.
+    kinds={**COMMON, **OUTPUT, "url": Many(Text(), 64)},
+    files=("image",),
+    urls=("url",),
+    advice=_advice("image", "url"),
+)
+"""Of `POST /v1/images/edits`."""
+VIDEO = Fields(
+    kinds={
+        **COMMON,
+        "num_outputs_per_prompt": RESULTS,
+        "num_frames": Whole(1, 10_000),
+        "fps": Whole(1, 240),
+        "seconds": Real(0, open=True, most=3600),
+        "input_reference": Params(),
+        "reference_url": Text(),
+    },
+    files=("input_reference",),
+    urls=("reference_url", "input_reference"),
+    advice=_advice("input_reference", "reference_url"),
+)
+"""Of `POST /v1/videos`."""
+
+
+def read_fields(body: Body, route: Fields, *checks: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:
+    """Return the fields of a body that are set, each as its kind reads it.
+
+    Args:
+        body: of the request.
+        route: what is read.
+        checks: of fields that depend on each other; they raise `Misuse`.
 
     Raises:
-        Misuse: lists every field that is unknown, wrong, or asks for what is not there.
+        Misuse: lists every field that is unknown, wrong, or asks for what is not available.
     """
-    if not isinstance(body, Mapping):
-        raise Misuse(f"the body is {_show(body)}; a JSON object with a prompt is wanted")
+    if not isinstance(body.fields, Mapping):
+        raise Misuse(f"the body is {show(body.fields)}; send a JSON object with a prompt", code="invalid_json")
     found: dict[str, Any] = {}
-    wrong: dict[str, str] = {}
-    for name, value in _flat(body).items():
+    wrong: dict[str, Misuse] = {}
+    for name, value in _flat(body.fields).items():
         if value is None:
             continue
-        if name not in known:
-            if message := _foreign(name, value, known):
-                wrong[name] = message
-            continue
         try:
-            found[name] = known[name].read(value)
-        except (ValueError, TypeError, OverflowError):
-            wrong[name] = f"{name}: found {_show(value)}; allowed: {known[name].allowed}"
+            if name in route.kinds:
+                found[name] = read_value(route.kinds[name], value)
+            else:
+                _refuse(name, value, route)
+        except Wrong as error:
+            hint = f"; {error}" if str(error) else ""
+            message = f"{name}: found {show(value)}; allowed: {route.kinds[name].allowed}{hint}"
+            wrong[name] = Misuse(message, field=name)
+        except Misuse as error:
+            wrong[name] = error
     if "prompt" not in found and "prompt" not in wrong:
-        wrong["prompt"] = 'prompt: it is missing; allowed: a text, like "a red apple"'
+        wrong["prompt"] = Misuse('prompt: it is missing; allowed: text, like "a red apple"', field="prompt")
+    for check in (_files(body, route), _cache, *checks):
+        try:
+            check(found)
+        except Misuse as error:
+            wrong.setdefault(error.field or "", error)
     if wrong:
-        raise Misuse("; ".join(wrong.values()), field=next(iter(wrong)))
+        first = next(iter(wrong.values()))
+        raise Misuse("\n".join(error.message for error in wrong.values()), field=first.field, code=first.code)
     return found
+
+
+def _files(body: Body, route: Fields) -> Callable[[Mapping[str, Any]], None]:
+    """Return a check that every file is in a field where one is read."""
+
+    def check(_: Mapping[str, Any]) -> None:
+        for field in dict.fromkeys(upload.field for upload in body.uploads):
+            if field == "mask":
+                raise Misuse(f"mask {FIELDS['mask']}", field=field)
+            if field not in route.files:
+                raise Misuse(f"{field[:80]}: there is no such file field here; {route.advice}", field=field[:80])
+
+    return check
+
+
+def _cache(found: Mapping[str, Any]) -> None:
+    try:
+        read_request(found.get("cache_dit_params"), found.get("enable_cache_dit"))
+    except ConfigError as error:
+        raise Misuse(str(error), field="cache_dit_params", code="invalid_cache_config") from error
 
 
 def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
     """Put the fields of `extra_body` and its likes at the top; what stands there already wins."""
-    found = {name: value for name, value in body.items() if name not in EXTRAS}
+    found = {name.removesuffix("[]"): value for name, value in body.items() if name not in EXTRAS}
     for name in EXTRAS:
         value = body.get(name)
         if isinstance(value, str):
             try:
-                value = json.loads(value) if value.strip() else None
-            except ValueError as error:
+                value = parse_json(value) if value.strip() else None
+            except Invalid as error:
                 raise Misuse(f"{name} is not JSON: {error}", field=name) from error
         if value is None:
             continue
         if not isinstance(value, Mapping):
-            raise Misuse(f"{name}: found {_show(value)}; allowed: an object, or one as JSON text", field=name)
+            raise Misuse(f"{name}: found {show(value)}; allowed: an object, or one as JSON text", field=name)
         for inner, entry in _flat(value).items():
             found.setdefault(inner, entry)
     return found
 
 
-def _foreign(name: str, value: Any, known: Mapping[str, Kind]) -> str | None:
-    """Return why a field that is not known is refused; None if it asks for nothing."""
-    later = LATER.get(name)
-    if later is None:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
-        return f"{name}: there is no such field here; {hint}"
-    asks = value not in later.nothing and not (isinstance(value, str) and _plain(value) in later.nothing)
-    return f"{name}={_show(value)} is not available: {later.reason}; leave it out" if asks else None
+def _refuse(name: str, value: Any, route: Fields) -> None:
+    """Refuse a field that is not read here, unless it asks for nothing."""
+    later = FIELDS.get(name)
+    if later is not None:
+        if later.asked(value) and not (isinstance(value, str) and not later.asked(_plain(value))):
+            raise Misuse(f"{name}: found {show(value)}; it {later}", field=name)
+        return
+    if name in PICTURES:
+        raise Misuse(f"{name}: found {show(value)}; {route.advice}", field=name)
+    hint = nearest(name, route.kinds) or f"there are: {', '.join(sorted(route.kinds))}"
+    raise Misuse(f"{name[:80]}: there is no such field here; {hint}", field=name[:80])
 
 
 def _plain(text: str) -> Any:
-    """Return what a form's text says."""
+    """Return what the text of a form says."""
     try:
-        return json.loads(text.lower())
-    except ValueError:
+        return parse_json(text.lower())
+    except Invalid:
         return text
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def read_query(request: Request, kinds: Mapping[str, Kind], **defaults: Any) -> dict[str, Any]:
+    """Return the parameters of an address, each as its kind reads it, or its default.
+
+    Raises:
+        Misuse: one is unknown, wrong, or there twice.
+    """
+    found = dict(defaults)
+    for name in request.query_params:
+        values = request.query_params.getlist(name)
+        if name not in kinds:
+            hint = nearest(name, kinds) or f"there are: {', '.join(kinds)}"
+            raise Misuse(f"{name[:80]}: there is no such parameter here; {hint}", field=name[:80])
+        if len(values) > 1:
+            raise Misuse(f"{name}: it is there {len(values)} times", field=name)
+        try:
+            found[name] = read_value(kinds[name], values[0])
+        except Wrong as error:
+            message = f"{name}: found {show(values[0])}; allowed: {kinds[name].allowed}"
+            raise Misuse(message, field=name) from error
+    return found

@@ -7,19 +7,22 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from pure.configs.kinds import Whole
 from pure.engine.caching import recipe as recipe_text
 from pure.engine.errors import Misuse
 from pure.serving.http.asking import asked, image_form, seeds
-from pure.serving.http.bodies import pictures, read_body
+from pure.serving.http.bodies import Upload, read_body
 from pure.serving.http.errors import HttpError
-from pure.serving.http.fields import EDIT, IMAGE, read_fields
+from pure.serving.http.fields import EDIT, IMAGE, SEEDS, read_fields, read_query
+from pure.serving.http.pictures import urls
 from pure.serving.http.state import State, memory, state_of
 from pure.serving.jobs import Entry, Job
 
-__all__ = ["router", "statistics"]
+__all__ = ["router", "statistics", "variant"]
 
 router = APIRouter()
 """The routes under /v1/images."""
@@ -29,38 +32,29 @@ MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 @router.post("/v1/images/generations")
 async def generations(request: Request) -> dict[str, Any]:
     """Make images from a prompt."""
-    state, body = state_of(request), await read_body(request)
+    state = state_of(request)
+    body = await read_body(request)
+    pipeline = state.studio.found.kind.pipeline
     _makes_images(state)
     if state.studio.pictures[0]:
-        raise Misuse(f"a {state.studio.found.kind.pipeline} edits pictures; send them to /v1/images/edits")
-    pictures(body, (), ())
-    return await _made(request, read_fields(body.fields, IMAGE), (), "url")
+        raise Misuse(f"a {pipeline} edits pictures; send them to /v1/images/edits")
+    return await _made(request, read_fields(body, IMAGE, seeds, image_form), (), "url")
 
 
 @router.post("/v1/images/edits")
 async def edits(request: Request) -> dict[str, Any]:
     """Edit pictures, which come as files `image` or `image[]`, or as data: URLs in `url`."""
-    state, body = state_of(request), await read_body(request)
+    state = state_of(request)
+    body = await read_body(request)
+    pipeline = state.studio.found.kind.pipeline
     _makes_images(state)
     if not state.studio.pictures[1]:
-        raise Misuse(
-            f"a {state.studio.found.kind.pipeline} reads no pictures; send the prompt to /v1/images/generations"
-        )
-    found = read_fields(_renamed(body.fields), EDIT)
-    masks = [upload for upload in body.uploads if upload.field == "mask"]
-    if masks:
-        raise Misuse("mask is not available: masks are not supported: an edit changes the whole picture", field="mask")
-    sent = pictures(body, [("url", url) for url in found.get("url", ())], ("image",))
+        raise Misuse(f"a {pipeline} reads no pictures; send the prompt to /v1/images/generations")
+    fields = read_fields(body, EDIT, seeds, image_form)
+    sent = [*body.uploads, *urls(fields, EDIT.urls)]
     if not sent:
-        raise Misuse("Field 'image' or 'url' is required", field="image")
-    return await _made(request, found, sent, "b64_json")
-
-
-def _renamed(fields: Any) -> Any:
-    """Let `url[]` of JSON be `url`, as it is in forms."""
-    if not isinstance(fields, Mapping):
-        return fields
-    return {"url" if name == "url[]" else name: value for name, value in fields.items()}
+        raise Misuse(f"Field 'image' or 'url' is required: {EDIT.advice}", field="image")
+    return await _made(request, fields, sent, "b64_json")
 
 
 def _makes_images(state: State) -> None:
@@ -68,23 +62,21 @@ def _makes_images(state: State) -> None:
         raise Misuse(f"a {state.studio.found.kind.pipeline} makes videos; send the prompt to /v1/videos")
 
 
-async def _made(
-    request: Request, fields: Mapping[str, Any], sent: Sequence[tuple[str, bytes]], usual: str
-) -> dict[str, Any]:
-    """Make the images of a request and return the response."""
+async def _made(request: Request, fields: Mapping[str, Any], sent: Sequence[Upload], usual: str) -> dict[str, Any]:
+    """Make the images of a request and return the response; `usual` is the default of `response_format`."""
     state, response = state_of(request), fields.get("response_format", usual)
     if state.files.folder is None and response == "url":
         if "response_format" in fields or usual != "url":
             raise Misuse(
-                "response_format url: this server keeps no files (--output-path ''); ask for b64_json",
+                "response_format: found url, and this server keeps no files (--output-path ''); ask for b64_json",
                 field="response_format",
             )
         response = "b64_json"
-    read = await state.pictures(sent)
-    recipe = await state.recipe(asked(fields, [opened for opened, _ in read]), fields.get("model"))
-    form = image_form(fields, state.files.folder is not None)
+    pictures = await state.pictures(sent)
+    recipe = await state.recipe(asked(fields, pictures), fields.get("model"))
+    form = attrs.evolve(image_form(fields), keep=state.files.folder is not None)
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
-    await state.keep(job, read)
+    await state.keep(job, pictures, sent)
     return await _response(state, await state.done(request, job), response)
 
 
@@ -130,15 +122,15 @@ def statistics(state: State, entry: Entry) -> dict[str, Any]:
 @router.get("/v1/images/{id}/content")
 async def content(request: Request, id: str) -> Response:
     """Send an image that was made."""
-    state = state_of(request)
+    state, number = state_of(request), variant(request)
     entry = state.engine.jobs.get(id, "image")
     if entry is None or (entry.over and entry.status != "completed"):
         raise HttpError("Image not found", 404, code="image_not_found")
     if not entry.over:
         raise HttpError("Image is still being generated", 404, code="image_not_ready")
-    output = entry.outputs.get(variant(request))
+    output = entry.outputs.get(number)
     if output is None:
-        raise HttpError(f"Image variant {request.query_params['variant']} not found", 404, field="variant")
+        raise HttpError(f"Image variant {number} not found", 404, field="variant")
     try:
         data = await asyncio.to_thread(state.files.content, output)
     except OSError as error:
@@ -150,11 +142,7 @@ def variant(request: Request) -> int:
     """Return the number of the result that is asked for, from 0.
 
     Raises:
-        Misuse: it is no number.
+        Misuse: it is not a number, or another parameter is there.
     """
-    text = request.query_params.get("variant", "0")
-    if text == "video":  # what OpenAI's client calls the whole of it
-        return 0
-    if not text.isdecimal():
-        raise Misuse(f"variant {text!r} is not available; it is the number of a result, from 0", field="variant")
-    return int(text)
+    number = read_query(request, {"variant": Whole(0, SEEDS, words=("video",))}, variant=0)["variant"]
+    return 0 if number == "video" else number  # what OpenAI's client calls the whole of it

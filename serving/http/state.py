@@ -10,17 +10,24 @@ from typing import Any
 import attrs
 from fastapi import Request
 
-from pure.engine.errors import Stopping
+from pure.engine.errors import Misuse, Stopping
 from pure.engine.loaded import Asked, Recipe, Studio
 from pure.engine.report import peak_memory
 from pure.models import Picture
 from pure.serving.engine import Engine
 from pure.serving.files import Files
-from pure.serving.http.bodies import SUFFIXES, picture
+from pure.serving.http.asking import field_of
+from pure.serving.http.bodies import Upload
 from pure.serving.http.errors import HttpError
+from pure.serving.http.pictures import SUFFIXES, opened
 from pure.serving.jobs import Entry, Job
 
 __all__ = ["State", "memory", "state_of"]
+
+PIXELS = 2**24
+"""Most pixels of an image or a frame: 4096x4096."""
+VIDEO_PIXELS = 2**28
+"""Most pixels of all frames of a video: some 290 of 1280x720."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -56,35 +63,41 @@ class State:
     environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
 
     async def recipe(self, asked: Asked, model: str | None) -> Recipe:
-        """Check what is asked for, away from the event loop.
+        """Check a request against model and configuration, away from the event loop.
 
         Raises:
             Misuse: it is wrong; nothing has been done.
         """
-        recipe = await asyncio.to_thread(self.studio.recipe, asked, self.environ)
+        try:
+            recipe = await asyncio.to_thread(self.studio.recipe, asked, self.environ)
+        except Misuse as error:
+            raise error if error.field else Misuse(error.message, field=field_of(error.message)) from error
+        _bounded(recipe)
         if model in (None, *self.names):
             return recipe
-        note = f"model {model!r} was asked for; this server has {self.names[0]!r} only, which made this"
+        note = f"the request names the model {model[:80]!r}; this server has {self.names[0]!r} only, which made this"
         return attrs.evolve(recipe, notes=(*recipe.notes, note))
 
-    async def pictures(self, sent: Sequence[tuple[str, bytes]]) -> list[tuple[Picture, bytes]]:
-        """Open everything that was sent; return each picture with the bytes of its file.
+    async def pictures(self, sent: Sequence[Upload]) -> list[Picture]:
+        """Open the input pictures, away from the event loop and only if the model takes so many.
 
         Raises:
-            Misuse: one cannot be read.
+            Misuse: there are too many or too few, or one cannot be read.
         """
-        return await asyncio.to_thread(lambda: [(picture(content, param), content) for param, content in sent])
+        self.studio.check_pictures(len(sent))
+        return await asyncio.to_thread(lambda: [opened(one) for one in sent])
 
-    async def keep(self, job: Job, pictures: Sequence[tuple[Picture, bytes]]) -> None:
-        """Keep the input pictures of a job, if that is asked for."""
-        for number, (opened, content) in enumerate(pictures):
-            await asyncio.to_thread(self.files.keep, f"{job.id}-{number}{SUFFIXES[opened.format]}", content)
+    async def keep(self, job: Job, pictures: Sequence[Picture], sent: Sequence[Upload]) -> None:
+        """Write the files of a job's input pictures, if the server keeps them."""
+        for number, (picture, upload) in enumerate(zip(pictures, sent, strict=True)):
+            name = f"{job.id}-{number}{SUFFIXES[picture.format]}"
+            await asyncio.to_thread(self.files.keep, name, upload.content)
 
     async def done(self, request: Request, job: Job) -> Entry:
         """Submit a job and wait for it; cancel it if the client goes away.
 
         Raises:
-            Misuse: it failed, or the server stops.
+            EngineError: it failed, the client left, or the server stops.
         """
         future = asyncio.wrap_future(self.engine.submit(job))
         leaving = asyncio.create_task(_gone(request))
@@ -102,6 +115,26 @@ class State:
         if entry.status != "completed":
             raise Stopping()
         return entry
+
+
+def _bounded(recipe: Recipe) -> None:
+    """Check that the pixels of one result are not too many, before memory is taken for them.
+
+    Raises:
+        Misuse: they are.
+    """
+    wanted = recipe.request
+    pixels = wanted.height * wanted.width
+    if pixels > PIXELS:
+        raise Misuse(
+            f"size: {wanted.width}x{wanted.height} is {pixels} pixels; allowed: at most {PIXELS}", field="size"
+        )
+    if pixels * wanted.frames > VIDEO_PIXELS:
+        raise Misuse(
+            f"num_frames: {wanted.frames} frames of {wanted.width}x{wanted.height} are {pixels * wanted.frames} "
+            f"pixels; allowed: at most {VIDEO_PIXELS}",
+            field="num_frames",
+        )
 
 
 async def _gone(request: Request) -> None:

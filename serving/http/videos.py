@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
+from pure.configs.kinds import Choice, Text, Whole
 from pure.engine.errors import Misuse
 from pure.serving.http.asking import asked, seeds
-from pure.serving.http.bodies import pictures, read_body
+from pure.serving.http.bodies import read_body
 from pure.serving.http.errors import HttpError
-from pure.serving.http.fields import VIDEO, read_fields
+from pure.serving.http.fields import VIDEO, read_fields, read_query
 from pure.serving.http.images import statistics, variant
+from pure.serving.http.pictures import urls
 from pure.serving.http.state import State, memory, state_of
 from pure.serving.jobs import Entry, Form, Job
 
@@ -28,63 +29,46 @@ router = APIRouter()
 @router.post("/v1/videos")
 async def create(request: Request) -> dict[str, Any]:
     """Begin a video; the picture it begins with is `input_reference` or `reference_url`."""
-    state, body = state_of(request), await read_body(request)
+    state = state_of(request)
+    body = await read_body(request)
     if not state.studio.video:
         raise Misuse(f"a {state.studio.found.kind.pipeline} makes images; send the prompt to /v1/images/generations")
     if state.files.folder is None:
-        raise Misuse(
-            "this server keeps no files (--output-path ''), and videos are sent as such; start it with a folder"
-        )
-    fields = read_fields(body.fields, VIDEO)
-    read = await state.pictures(pictures(body, _references(fields), ("input_reference",)))
-    recipe = await state.recipe(asked(fields, [opened for opened, _ in read]), fields.get("model"))
+        raise Misuse("this server keeps no files (--output-path ''), which videos need; start it with a folder")
+    fields = read_fields(body, VIDEO, seeds)
+    sent = [*body.uploads, *urls(fields, VIDEO.urls)]
+    pictures = await state.pictures(sent)
+    recipe = await state.recipe(asked(fields, pictures), fields.get("model"))
     height, width = recipe.request.height, recipe.request.width
     if height % 2 or width % 2:
-        raise Misuse(f"{width}x{height} cannot be written as a video; choose even sizes", field="size")
+        raise Misuse(f"size: {width}x{height} cannot be written as a video; choose even sizes", field="size")
     form = Form(kind="video", suffix=".mp4")
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
-    await state.keep(job, read)
+    await state.keep(job, pictures, sent)
     state.engine.submit(job)
     return _shown(state, _entry(state, job.id))
 
 
-def _references(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the pictures that are named by address, with their fields."""
-    found = [("reference_url", fields["reference_url"])] if "reference_url" in fields else []
-    reference = fields.get("input_reference")
-    if isinstance(reference, Mapping):
-        if set(reference) != {"image_url"} or not isinstance(reference["image_url"], str):
-            raise Misuse(
-                f"input_reference: found an object with {sorted(reference)}; allowed: a file, a data: URL, or "
-                '{"image_url": "data:..."}',
-                field="input_reference",
-            )
-        reference = reference["image_url"]
-    return found + ([("input_reference", reference)] if reference is not None else [])
+PAGE = {"limit": Whole(1, 100), "order": Choice(("asc", "desc")), "after": Text()}
 
 
 @router.get("/v1/videos")
 async def listed(request: Request) -> dict[str, Any]:
     """List videos, newest first; `after` an id, `limit` 1 to 100, `order` asc or desc."""
-    state, query = state_of(request), request.query_params
-    limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 100:
-        raise Misuse(f"limit: found {limit!r}; allowed: 1 to 100", field="limit")
-    if order not in ("asc", "desc"):
-        raise Misuse(f"order: found {order!r}; allowed: asc, desc", field="order")
-    entries = state.engine.jobs.all("video")[:: 1 if order == "asc" else -1]
-    if after is not None:
+    state, page = state_of(request), read_query(request, PAGE, limit=20, order="desc", after=None)
+    entries = state.engine.jobs.all("video")[:: 1 if page["order"] == "asc" else -1]
+    if page["after"] is not None:
         ids = [entry.job.id for entry in entries]
-        if after not in ids:
-            raise Misuse(f"after: there is no video {after!r}", field="after")
-        entries = entries[ids.index(after) + 1 :]
-    page = [_shown(state, entry) for entry in entries[: int(limit)]]
+        if page["after"] not in ids:
+            raise Misuse(f"after: there is no video {page['after'][:80]!r}", field="after")
+        entries = entries[ids.index(page["after"]) + 1 :]
+    shown = [_shown(state, entry) for entry in entries[: page["limit"]]]
     return {
         "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(entries) > int(limit),
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": len(entries) > page["limit"],
     }
 
 
@@ -110,14 +94,14 @@ async def delete(request: Request, id: str) -> dict[str, Any]:
 @router.get("/v1/videos/{id}/content")
 async def content(request: Request, id: str) -> FileResponse:
     """Send a video that was made."""
-    entry = _entry(state_of(request), id)
+    entry, number = _entry(state_of(request), id), variant(request)
     if not entry.over:
         raise HttpError("Generation is still in-progress", 404, code="video_not_ready")
     if entry.error is not None:
         raise HttpError(f"there is no video: {entry.error.message}", 404, code="video_failed")
-    output = entry.outputs.get(variant(request))
+    output = entry.outputs.get(number)
     if output is None or output.path is None:
-        raise HttpError(f"Video variant {variant(request)} not found", 404, field="variant")
+        raise HttpError(f"Video variant {number} not found", 404, field="variant")
     if not Path(output.path).is_file():
         raise HttpError("the video's file is gone", 404, code="video_not_found")
     return FileResponse(output.path, media_type="video/mp4", filename=Path(output.path).name)

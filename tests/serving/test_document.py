@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pure.cli.commands import serve
+from pure.engine.unavailable import FIELDS
 from pure.serving.http import about, images, videos
 from pure.serving.http.about import ABSENT
-from pure.serving.http.fields import IMAGE, LATER, VIDEO
+from pure.serving.http.fields import EDIT, IMAGE, VIDEO
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -57,4 +58,4 @@ def test_flags_are_in_the_table():
 
 
 def test_no_field_is_known_and_refused():
-    assert not set(LATER) & {*IMAGE, *VIDEO}
+    assert not set(FIELDS) & {name for route in (IMAGE, EDIT, VIDEO) for name in route.kinds}

@@ -59,7 +59,11 @@ def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
         ({}, {"image": ("x", b"no picture")}, "image: it is no picture we can read"),
         ({}, {"image": ("x", encoded("PNG")[:3000])}, "image: it is damaged or cut off"),
         ({}, {"image": ("x", b"")}, "image: it is empty"),
-        ({}, {"picture": ("x", encoded())}, "picture: there is no such file field here; files go into image"),
+        (
+            {},
+            {"picture": ("x", encoded())},
+            "picture: there is no such file field here; send the picture as a file of a multipart form (curl -F image=",
+        ),
         ({}, {"image": ("x", encoded()), "mask": ("m", encoded())}, "masks are not supported"),
         ({"url": "http://127.0.0.1/x.png"}, None, "is not fetched: this server opens no addresses"),
         ({"url": "file:///etc/passwd"}, None, "is not fetched"),
@@ -106,7 +110,7 @@ def test_the_double_file_of_a_camera(here):
 def test_no_picture_at_all_and_too_many_pixels(here, monkeypatch):
     app = here("klein")
     answer = app.client.post("/v1/images/edits", data=FEW)
-    assert answer.status_code == 400 and answer.json()["detail"] == "Field 'image' or 'url' is required"
+    assert answer.status_code == 400 and answer.json()["detail"].startswith("Field 'image' or 'url' is required: send")
     monkeypatch.setattr("pure.serving.http.bodies.PIXELS", 64)
     answer = app.client.post("/v1/images/edits", data=FEW, files={"image": encoded()})
     assert "64 x 64 pixels are too many" in answer.json()["detail"]

@@ -120,18 +120,18 @@ def test_a_server_that_keeps_nothing(here, tmp_path):
 
 
 WRONG = {
-    "n": (11, "n: found 11; allowed: a whole number of at least 1 and at most 10"),
-    "size": ("big", "size: found 'big'; allowed: positive WIDTHxHEIGHT"),
-    "width": (-1, "width: found -1"),
-    "height": (2.5, "height: found 2.5"),
-    "seed": (-1, "seed: found -1"),
-    "num_inference_steps": (0, "num_inference_steps: found 0"),
-    "guidance_scale": ("much", "guidance_scale: found 'much'; allowed: a number of at least 0"),
-    "prompt": (7, "prompt: found 7; allowed: a text"),
+    "n": (11, "n: found the number 11; allowed: a whole number from 1 to 10"),
+    "size": ("big", "size: found text 'big'; allowed: WIDTHxHEIGHT"),
+    "width": (-1, "width: found the number -1"),
+    "height": (2.5, "height: found the number 2.5"),
+    "seed": (-1, "seed: found the number -1"),
+    "num_inference_steps": (0, "num_inference_steps: found the number 0"),
+    "guidance_scale": ("much", "guidance_scale: found text 'much'; allowed: a finite number of at least 0"),
+    "prompt": (7, "prompt: found the number 7; allowed: text"),
     "response_format": ("file", "allowed: one of url, b64_json"),
     "output_format": ("gif", "allowed: one of png"),
     "enable_cache_dit": ("maybe", "allowed: true or false"),
-    "max_sequence_length": (10**6, "max_sequence_length=1000000 should be in 1 to"),
+    "max_sequence_length": (10**4, "max_sequence_length=10000 should be in 1 to"),
     "prompts": ("a cat", "did you mean prompt?"),
     "num_inference_step": (4, "did you mean num_inference_steps?"),
     "fps": (4, "there is no such field here"),
@@ -151,7 +151,9 @@ def test_a_wrong_field_is_named(here, name):
 
 def test_all_wrong_fields_are_named_at_once(here):
     error = here("flux").refused(n=0, sed=1, prompt=None)
-    assert all(part in error["message"] for part in ("n: found 0", "did you mean seed?", "prompt: it is missing"))
+    assert all(
+        part in error["message"] for part in ("n: found the number 0", "did you mean seed?", "prompt: it is missing")
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_fields_for_what_is_not_there_may_ask_for_nothing(here, field, nothing, 
     ("content", "kind", "status", "message"),
     [
         (b"{", "application/json", 400, "the body is not JSON"),
-        (b"[1]", "application/json", 400, "a JSON object with a prompt is wanted"),
+        (b"[1]", "application/json", 400, "send a JSON object with a prompt"),
         (b"\xff", "application/json", 400, "the body is not JSON"),
         (b"a cat", "text/plain", 415, "Content-Type text/plain is not read"),
         (b"nothing", "multipart/form-data", 400, "the form cannot be read"),
@@ -219,7 +221,7 @@ def test_another_models_name_is_noted(here):
     app = here("flux")
     assert app.post(**FEW, model="tiny")["puredit"]["notes"] == app.post(**FEW, model="flux")["puredit"]["notes"] == []
     (note,) = app.post(**FEW, model="dall-e-3")["puredit"]["notes"]
-    assert "'dall-e-3' was asked for; this server has 'tiny' only" in note
+    assert "names the model 'dall-e-3'; this server has 'tiny' only" in note
 
 
 @pytest.mark.parametrize("path", ["../secret", "..%2f..%2fsecret", "%2e%2e/secret", "x" * 3000])
@@ -242,4 +244,4 @@ def test_other_routes_of_a_model_that_makes_images(here):
     assert "makes images; send the prompt to /v1/images/generations" in app.refused("/v1/videos")["message"]
     assert "reads no pictures" in app.refused("/v1/images/edits")["message"]
     answer = app.client.post("/v1/images/generations", data={"prompt": "a"}, files={"image": b"x"})
-    assert answer.status_code == 400 and "this route takes no files" in answer.json()["detail"]
+    assert answer.status_code == 400 and "this route reads no pictures" in answer.json()["detail"]

@@ -118,14 +118,14 @@ def test_a_video_from_a_picture(here):
     answer = app.client.post("/v1/videos", data=form, files={"input_reference": ("p.png", file.getvalue())})
     assert answer.status_code == 200, answer.text
     assert finished(app, answer.json()["id"])["status"] == "completed"
-    assert "reads 1 to 2 input pictures, this request has 0" in create(app, 400)["detail"]
+    assert "reads 1 to 2 input pictures; this request has 0" in create(app, 400)["detail"]
     http = {"input_reference": {"image_url": "https://example.org/x.png"}}
     assert "is not fetched" in create(app, 400, **http)["detail"]
 
 
 def test_what_cannot_be_a_video(here):
     app = here("wan")
-    assert "num_frames: found 0" in create(app, 400, num_frames=0)["detail"]
+    assert "num_frames: found the number 0" in create(app, 400, num_frames=0)["detail"]
     assert "frames=6 is not" in create(app, 400, num_frames=6)["detail"]
     assert "makes videos; send the prompt to /v1/videos" in app.refused()["message"]
     assert "unknown key" in create(app, 400, cache_dit_params={"x": 1})["detail"]
