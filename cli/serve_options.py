@@ -3,20 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import click
 
 from pure.cli.options import FLAGS
 from pure.cli.parsing import Boolean, Flag, FlagCommand, Number, Whole
 from pure.cli.refusals import refuse
 from pure.engine.errors import Misuse
+from pure.engine.unavailable import FLAGS as UNAVAILABLE
+from pure.engine.unavailable import Later
 
 __all__ = ["SERVE_FLAGS", "ServeCommand", "apply_serve_flags", "refuse_for_server"]
 
-PARALLEL = (
-    *("num_gpus", "tp_size", "sp_degree", "ulysses_degree", "ring_degree", "cfg_parallel_size", "dp_size"),
-    "enable_cfg_parallel",
+ONE_PROCESS = Later(
+    "serve runs one process", "start one server per GPU with CUDA_VISIBLE_DEVICES and a --port of its own", (False, 1)
 )
-"""Flags for several processes; the server is one."""
+PARALLEL = ("num_gpus", "tp_size", "sp_degree", "ulysses_degree", "ring_degree", "cfg_parallel_size", "dp_size")
+FLAGS_OF_SERVER: Mapping[str, Later] = {
+    **UNAVAILABLE,
+    **dict.fromkeys(PARALLEL, ONE_PROCESS),
+    "enable_cfg_parallel": attrs.evolve(ONE_PROCESS, nothing=(False,)),
+}
+"""Flags that are not supported; the first ones are for several processes, and the server is one."""
 NOT_SHARED = ("Image", "Output")
 """Groups of `puredit generate` that a request says, not the server."""
 OWN = ("--output-path", "--warmup", "--warmup-mode", "--warmup-steps", "--log-level", "--return-frames", "--profile")
@@ -101,16 +109,9 @@ def apply_serve_flags(command: Any) -> Any:
 
 
 def refuse_for_server(values: Mapping[str, Any]) -> None:
-    """Check the flags that ask for what a server does not do.
+    """Check the flags that a server does not support.
 
     Raises:
-        Misuse: one asks for something that would not happen.
+        Misuse: lists every flag that asks for something that would not happen.
     """
-    for name in PARALLEL:
-        value = values.get(name)
-        if value not in (None, False, 1) or value is True:
-            raise Misuse(
-                f"--{name.replace('_', '-')} {value} is not available: serve runs one process; start one server "
-                "per GPU with CUDA_VISIBLE_DEVICES and a --port of its own"
-            )
-    refuse({name: value for name, value in values.items() if name not in (*PARALLEL, "warmup_mode")})
+    refuse(values, {name: later for name, later in FLAGS_OF_SERVER.items() if name != "warmup_mode"})

@@ -20,6 +20,7 @@ from pure.serving.http.strict_json import Invalid, parse_json
 __all__ = ["EDIT", "IMAGE", "QUALITIES", "SEEDS", "VIDEO", "Fields", "read_fields", "read_query"]
 
 QUALITIES = {"maximum": 100, "high": 90, "medium": 55, "low": 35}
+"""Words of `output_quality`, as `output_compression`."""
 SEEDS = 2**63 - 1
 """The largest seed."""
 SIDE = 16_384

@@ -202,3 +202,9 @@ def test_control_c_in_a_process_of_its_own(checkpoint, tmp_path):
     for name in listed:
         with Image.open(tmp_path / name) as image:
             image.load()
+
+
+def test_all_flags_that_are_not_supported_are_told_at_once(puredit, unloaded):
+    code, _, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--enable-teacache", "--revision", "fp16")
+    assert code == 2
+    assert all(flag in err for flag in ("--vae-tiling is", "--enable-teacache is", "--revision fp16 is"))

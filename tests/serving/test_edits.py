@@ -111,7 +111,7 @@ def test_no_picture_at_all_and_too_many_pixels(here, monkeypatch):
     app = here("klein")
     answer = app.client.post("/v1/images/edits", data=FEW)
     assert answer.status_code == 400 and answer.json()["detail"].startswith("Field 'image' or 'url' is required: send")
-    monkeypatch.setattr("pure.serving.http.bodies.PIXELS", 64)
+    monkeypatch.setattr("pure.serving.http.pictures.PIXELS", 64)
     answer = app.client.post("/v1/images/edits", data=FEW, files={"image": encoded()})
     assert "64 x 64 pixels are too many" in answer.json()["detail"]
 

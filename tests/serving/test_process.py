@@ -125,3 +125,16 @@ def test_flags_and_file_count_below_the_request_and_ctrl_c_is_an_interruption(se
 
 def post(server, **fields):
     return httpx2.post(f"{server.url}/v1/images/generations", json={**LONG, **fields}, timeout=60)
+
+
+def test_all_flags_that_a_server_does_not_support_are_told_at_once(typed, unloaded):
+    code, err = typed("--tp-size", 2, "--vae-tiling", "--enable-cfg-parallel", "--num-gpus", 1, "--lora-path", "x")
+    assert code == 2
+    for words in (
+        "--tp-size 2 is not available",
+        "--vae-tiling is not",
+        "--enable-cfg-parallel is not",
+        "--lora-path x",
+    ):
+        assert words in err
+    assert "--num-gpus" not in err
