@@ -4,19 +4,19 @@ import os
 from typing import Any
 
 import click
-import rich.box
-import rich.table
 import rich.text
 
 from pure.cli.cache_flags import settle
 from pure.cli.job import facts_of
 from pure.cli.screen import console
+from pure.cli.tables import print_table
 from pure.configs import ConfigError, describe, reference_table
 from pure.engine.errors import Misuse
 from pure.engine.opening import look
 
 __all__ = ["execute"]
 
+HEAD = ("setting", "value", "origin")
 SOURCES: dict[click.core.ParameterSource | None, str] = {
     click.core.ParameterSource.COMMANDLINE: "flag {flag}",
     click.core.ParameterSource.DEFAULT_MAP: "file {file}",
@@ -43,8 +43,8 @@ def execute(ctx: click.Context, reference: bool, show: bool, values: dict[str, A
     screen = console()
     rows = [(row.key, row.value, row.origin) for row in describe(effective)]
     rows.sort(key=lambda row: row[2].startswith("library default"))  # what somebody said comes first
-    _print(screen, "cache, parallelism, quantisation", rows)
-    _print(screen, "flags", _flags(ctx, values, facts.steps))
+    print_table(screen, HEAD, rows, "cache, parallelism, quantisation")
+    print_table(screen, HEAD, _flags(ctx, values, facts.steps), "flags")
     for note in effective.notes:
         screen.print(rich.text.Text(f"note: {note}"), soft_wrap=True)
     for problem in effective.refusals:
@@ -62,12 +62,3 @@ def _flags(ctx: click.Context, values: dict[str, Any], steps: int | None) -> lis
         origin = source.format(**words) if source else "model default" if name == "num_inference_steps" else "default"
         rows.append((name, " ".join(map(str, value)) if isinstance(value, tuple) else str(value), origin))
     return sorted(rows, key=lambda row: (row[2] in ("default", "model default"), row[0]))
-
-
-def _print(screen: rich.console.Console, title: str, rows: list[tuple[str, str, str]]) -> None:
-    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("setting", "value", "origin"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(rich.text.Text(cell) for cell in row))
-    screen.print(table)

@@ -22,7 +22,8 @@ from pure.cli.progress import Progress
 from pure.cli.results import Made
 from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
-from pure.cli.summary import never_skipped, print_summary, summary
+from pure.cli.summary import never_skipped, summary
+from pure.cli.tables import print_table
 from pure.engine.caching import recipe, threshold_of
 from pure.engine.errors import Interrupted, Misuse
 from pure.engine.make import make, take_part, warm_up
@@ -175,7 +176,7 @@ def _tell(job: Job, engine: Engine | None, made: Sequence[Made], files: Sequence
     if not made:
         return
     if not job.quiet:
-        print_summary(screen.out, summary(made, threshold_of(engine.cached) if engine else None))
+        print_table(screen.out, ("", ""), summary(made, threshold_of(engine.cached) if engine else None))
         for line in files:
             screen.line(line)
     if job.caching.asked and never_skipped(made):

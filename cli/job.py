@@ -15,6 +15,7 @@ import torch
 from pure.cli.cache_flags import choose
 from pure.cli.comparing import require_plot_extra, require_video_extra
 from pure.cli.naming import Output, plan, suffix_of
+from pure.cli.prompts import read_prompts
 from pure.cli.refusals import refuse
 from pure.configs import Facts, Parallel, parallel
 from pure.engine import opening as models
@@ -94,7 +95,7 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
     """
     refuse(values)
     when, model = when or datetime.now(), values["model_path"]
-    prompts = _prompts(values)
+    prompts = read_prompts(values)
     warmup, warmup_sizes = _warmup(values), tuple(read_size(text) for text in values["warmup_resolutions"])
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
     found = models.look(model)
@@ -220,24 +221,6 @@ def _place(values: Mapping[str, Any], video: bool) -> tuple[str, str | None]:
         raise Misuse(f"--output-file-path {path!r} ends in a folder; add a file name, or use --output-path {path}")
     suffix_of(os.path.basename(path), "--output-file-path", video)
     return os.path.dirname(path) or ".", os.path.basename(path)
-
-
-def _prompts(values: Mapping[str, Any]) -> Sequence[str]:
-    prompts = list(values["prompt"])
-    file = values["prompt_file_path"]
-    if file is not None:
-        try:
-            lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise Misuse(f"--prompt-file-path {file} cannot be read: {reason}") from error
-        found = [line.strip() for line in lines if line.strip()]
-        if not found:
-            raise Misuse(f"--prompt-file-path {file} holds no prompt; write one per line")
-        prompts += found
-    if not prompts:
-        raise Misuse('there is nothing to draw; give --prompt "a red apple" or --prompt-file-path FILE')
-    return prompts
 
 
 def _plot(path: str | None) -> Path | None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
-import rich.box
-import rich.table
 import rich.text
 
 import pure
 from pure.cli.screen import console
+from pure.cli.tables import print_table
 from pure.engine.opening import look, stack
+from pure.links import document
 
 if TYPE_CHECKING:
     from pure.models.family import Description
@@ -35,16 +35,17 @@ def execute(model_path: str | None, as_json: bool) -> None:
         return
     screen = console()
     if model_path is not None:
-        _print(screen, ("", ""), [(name, str(value)) for name, value in found.items()])
+        print_table(screen, ("", ""), [(name, str(value)) for name, value in found.items()])
         return
-    names = ("family", "pipeline", "task", "guidance", *COLUMNS)
+    names = ("pipeline", "family", "task", "guidance", *COLUMNS)
     lines = [tuple(str(row[name]).replace("classifier-free", "CFG") for name in names) for row in found]
-    _print(screen, ("family", "pipeline", "task", "guidance", "cache", "CP", "TP"), lines)
+    print_table(screen, ("pipeline", "family", "task", "guidance", "cache", "CP", "TP"), lines)
     screen.print(
         rich.text.Text("CFG: classifier-free guidance; CP, TP: context and tensor parallelism."), soft_wrap=True
     )
     screen.print(
-        rich.text.Text("Every other diffusers transformer: see pure.accelerate and docs/accelerate.md."), soft_wrap=True
+        rich.text.Text(f"Every other diffusers transformer: see pure.accelerate, {document('accelerate.md')}"),
+        soft_wrap=True,
     )
 
 
@@ -94,12 +95,3 @@ def described(found: Description) -> dict[str, Any]:
         **capabilities(found.family.denoiser(found.transformer)),
         **{f"default {name.replace('_', ' ')}": value for name, value in usual.items()},
     }
-
-
-def _print(screen: Any, head: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_header=any(head), pad_edge=False)
-    for name in head:
-        table.add_column(name, overflow="fold", no_wrap=name == "pipeline")
-    for line in lines:
-        table.add_row(*(rich.text.Text(cell) for cell in line))
-    screen.print(table)

@@ -5,15 +5,10 @@ import operator
 from collections import Counter
 from collections.abc import Sequence
 
-import rich.box
-import rich.console
-import rich.table
-import rich.text
-
 from pure.cli.results import Made
 from pure.engine.statistics import Tally, quantiles
 
-__all__ = ["never_skipped", "print_summary", "summary"]
+__all__ = ["never_skipped", "summary"]
 
 
 def summary(made: Sequence[Made], threshold: float | None = None) -> list[tuple[str, str]]:
@@ -81,13 +76,3 @@ def _comparison(made: Sequence[Made]) -> list[tuple[str, str]]:
 def never_skipped(made: Sequence[Made]) -> bool:
     """Whether no step of any image was skipped."""
     return not any(counts.skipped for entry in made for counts in entry.result.branches.values())
-
-
-def print_summary(console: rich.console.Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Print the rows as a table."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, rich.text.Text(value))
-    console.print(table)

@@ -17,7 +17,7 @@ EVERYTHING = (*DESCRIPTION, "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinj
 CACHED = "models--"  # how folders begin in the cache of the hub
 SINGLE = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 WHOLE = f"a checkpoint is a folder as diffusers' save_pretrained writes it: {INDEX} beside a folder for each component"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def embedded() -> Path:
@@ -41,11 +41,13 @@ def locate(source: str | os.PathLike[str], patterns: tuple[str, ...] = EVERYTHIN
     Raises:
         CheckpointError: there is no such folder, or the hub does not give it.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if folder.is_dir():
         return _pipeline_folder(folder)
     if folder.exists():
         raise CheckpointError(f"{folder} is a file; {_of_file(folder)}")
+    if _is_path(source):
+        raise CheckpointError(f"there is no folder {str(source)!r}; pass a folder that exists, or a hub id owner/name")
     if not HUB_ID.fullmatch(str(source)):
         raise CheckpointError(f"there is no folder {str(source)!r}, and a hub id has the form owner/name")
     from huggingface_hub import snapshot_download
@@ -115,3 +117,13 @@ def _of_file(file: Path) -> str:
     if file.suffix in SINGLE:
         return f"single-file checkpoints are not read: load it with diffusers' from_single_file; {WHOLE}"
     return f"pass the folder that holds {INDEX}; {WHOLE}"
+
+
+def _is_path(source: str | os.PathLike[str]) -> bool:
+    """Whether a source can only be meant as a path, so that it is never looked up at the hub.
+
+    >>> [_is_path(source) for source in ("./flux", "../flux", "~/flux", "/flux", "flux/", "owner/flux")]
+    [True, True, True, True, True, False]
+    """
+    text = os.fspath(source)
+    return not isinstance(source, str) or text.startswith((".", "~", os.sep)) or text.endswith((os.sep, "/"))

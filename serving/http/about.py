@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 import pure
+from pure.links import document
 from pure.serving.http.errors import HttpError
 from pure.serving.http.state import State, state_of
 
@@ -143,4 +144,4 @@ def absent(path: str) -> HttpError:
     for beginning, reason in ABSENT.items():
         if path.startswith(beginning):
             return HttpError(f"there is no {path} here: {reason}", 404, code="not_found")
-    return HttpError(f"there is no {path}; docs/serving.md lists the routes", 404, code="not_found")
+    return HttpError(f"there is no {path}; the routes are listed at {document('serving.md')}", 404, code="not_found")

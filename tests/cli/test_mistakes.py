@@ -80,6 +80,32 @@ def test_what_is_not_there_yet_is_refused_before_loading(puredit, unloaded, word
     assert words[0] in err and reason in err and "Traceback" not in err
 
 
+def test_all_that_is_refused_is_told_at_once(puredit, unloaded):
+    code, out, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--lora-path", "x", "--dp-size", "2")
+    assert (code, out) == (2, "")
+    assert [line.split(" is not available")[0] for line in err.splitlines()] == [
+        "error: --dp-size 2",
+        "--vae-tiling",
+        "--lora-path x",
+    ]
+
+
+def test_a_server_is_told_all_at_once_too(puredit, unloaded):
+    code, _, err = puredit("serve", "--num-gpus", "2", "--vae-tiling", "--tp-size", "2")
+    assert code == 2 and len(err.splitlines()) == 3
+    assert all(flag in err for flag in ("--num-gpus 2", "--tp-size 2", "--vae-tiling"))
+
+
+@pytest.mark.parametrize("model", ["./nothere", "../not/there", "/not/there", "~/nothere", "owner/name/", "nothere/."])
+def test_a_path_is_never_looked_up_at_the_hub(puredit, unloaded, monkeypatch, model):
+    def download(*_, **__):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    code, out, err = puredit("generate", "--prompt", "a", model=model)
+    assert (code, out) == (2, "") and f"there is no folder {model!r}" in err
+
+
 def test_what_asks_for_nothing_is_accepted(puredit):
     off = "dit-cpu-offload text-encoder-cpu-offload vae-cpu-offload enable-teacache trust-remote-code warmup".split()
     one = "num-gpus tp-size sp-degree ulysses-degree ring-degree dp-size num-frames".split()

@@ -16,7 +16,8 @@ from pure.cli.perf import report, write_report
 from pure.cli.plotting import amplification, write_plot
 from pure.cli.progress import Progress
 from pure.cli.results import Made
-from pure.cli.summary import never_skipped, print_summary, summary
+from pure.cli.summary import never_skipped, summary
+from pure.cli.tables import print_table
 from pure.engine.result import Result
 from pure.engine.statistics import tally
 
@@ -77,7 +78,7 @@ def test_the_table_adds_up_several_images():
 
 def test_the_table_is_printed_as_it_is():
     file = io.StringIO()
-    print_summary(rich.console.Console(file=file, width=100), [("name", "[red]1[/red] :smile:")])
+    print_table(rich.console.Console(file=file, width=100), ("", ""), [("name", "[red]1[/red] :smile:")])
     assert "[red]1[/red] :smile:" in file.getvalue()
 
 
