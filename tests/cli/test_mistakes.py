@@ -83,11 +83,8 @@ def test_what_is_not_there_yet_is_refused_before_loading(puredit, unloaded, word
 def test_all_that_is_refused_is_told_at_once(puredit, unloaded):
     code, out, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--lora-path", "x", "--dp-size", "2")
     assert (code, out) == (2, "")
-    assert [line.split(" is not available")[0] for line in err.splitlines()] == [
-        "error: --dp-size 2",
-        "--vae-tiling",
-        "--lora-path x",
-    ]
+    told = {line.removeprefix("error: ").split(" is ")[0] for line in err.splitlines()}
+    assert told == {"--dp-size 2", "--vae-tiling", "--lora-path x"}
 
 
 def test_a_server_is_told_all_at_once_too(puredit, unloaded):
