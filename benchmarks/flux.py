@@ -77,7 +77,7 @@ def bench(module: FluxTransformer2DModel, side: int, text: int, seed: int = 1) -
     first, settings, tokens = next(iter(params.values())), module.config, side * side
     generator = torch.Generator(first.device).manual_seed(seed)
     draw = {"generator": generator, "device": first.device, "dtype": first.dtype}
-    solver = pure.FlowMatchEuler(dynamic=True)
+    solver = pure.FlowMatchEuler(pure.Schedule(dynamic=True))
     return Bench(
         module=module,
         denoiser=flux(dict(settings)),

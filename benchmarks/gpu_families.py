@@ -61,7 +61,7 @@ def runs(found: Published, device: str) -> dict[str, Callable[[], torch.Tensor]]
             conditioning, latents = filled(found.request(), generator)
     finally:
         torch.set_default_dtype(torch.float32)
-    solver = pure.FlowMatchEuler(shift=3.0)
+    solver = pure.FlowMatchEuler(pure.Schedule(shift=3.0))
     steps = tuple(attrs.evolve(step, timestep=step.timestep.to(device)) for step in solver.schedule(STEPS, 1))
 
     def run(plan: pure.Transform) -> Callable[[], torch.Tensor]:

@@ -26,6 +26,7 @@ if _typing.TYPE_CHECKING:
     from pure.rules import Rule
     from pure.runnable import Runnable
     from pure.saving import load_state, save_state
+    from pure.schedule import Schedule
     from pure.solver import Solver
     from pure.step import Inputs, Step, Where
     from pure.tokens import PerToken
@@ -62,6 +63,7 @@ __all__ = [
     "Rule",
     "Run",
     "Runnable",
+    "Schedule",
     "Shared",
     "Solver",
     "Span",
@@ -107,6 +109,7 @@ _MODULES = {
     "rules": "Rule",
     "runnable": "Runnable",
     "saving": "load_state save_state",
+    "schedule": "Schedule",
     "solver": "Solver",
     "step": "Inputs Step Where",
     "tokens": "PerToken",

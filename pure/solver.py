@@ -1,7 +1,13 @@
-"""The protocol of solvers."""
+"""Solvers: pure functions from a prediction to the next latents.
+
+A solver's memory is its carry. `init(latents)` makes it, `step(carry, prediction, step)`
+returns the next, `latents(carry)` reads the latents. Of a one-step method the carry *is*
+the latents.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -12,8 +18,9 @@ from pure.step import Step
 class Solver(Protocol):
     """The protocol of solvers: frozen records."""
 
-    def schedule(self, count: int, tokens: int, dtype: torch.dtype = torch.float32) -> tuple[Step, ...]:
-        """Return `count` steps for an image of `tokens` tokens and a model of type `dtype`."""
+    @property
+    def schedule(self) -> Callable[[int, int, torch.dtype], tuple[Step, ...]]:
+        """From a number of steps, image tokens and the model's type to the steps; usually a `Schedule`."""
         ...
 
     def init(self, latents: torch.Tensor) -> Any:
@@ -27,3 +34,14 @@ class Solver(Protocol):
     def latents(self, carry: Any) -> torch.Tensor:
         """Return the latents (B, ...) of a carry."""
         ...
+
+
+def levels_of(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the noise levels before and after a step, each of shape () or (B,).
+
+    Raises:
+        ValueError: the step has none.
+    """
+    if step.sigma is None or step.sigma_next is None:
+        raise ValueError("this step has no sigma; take steps from the solver's schedule")
+    return step.sigma, step.sigma_next

@@ -17,11 +17,10 @@ Reference: Zhao et al., arXiv:2302.04867, equations 3, 9 and 10, with $B(h) = e^
 import attrs
 import torch
 
+from pure.schedule import BACK_OFF, Schedule
+from pure.solver import levels_of
 from pure.step import Step
 from pure.tree import join, state, take
-
-# Where a shifted level is as high as 1 its log would be infinite; the reference backs off by this.
-BACK_OFF = 1e-6
 
 
 @state
@@ -36,7 +35,7 @@ class Carry:
     taken: torch.Tensor  # (B,) int64 on the CPU: steps taken so far
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class UniPC:
     """UniPC of order 2, as diffusers' `UniPCMultistepScheduler` runs for Wan.
 
@@ -46,50 +45,11 @@ class UniPC:
     scheduler's to the last bit, in every type. Each sample of a batch has a history of its own.
 
     Attributes:
-        shift: of the noise levels, `flow_shift` in diffusers; 3 for videos of 480 rows, 5 for 720.
-        train_timesteps: the model's time unit; timesteps are whole numbers of it.
+        schedule: which noise levels are visited; called, it returns the steps. By default UniPC's own,
+            without a shift. For videos Wan shifts by 3 at 480 rows and by 5 at 720.
     """
 
-    shift: float = 1.0
-    train_timesteps: int = 1000
-
-    def levels(self, count: int) -> list[float]:
-        """Return `count` noise levels from high to low, in double precision and without the final 0.
-
-        Raises:
-            ValueError: `count` is below 1.
-
-        >>> [round(level, 4) for level in UniPC(shift=3.0).levels(2)]
-        [1.0, 0.7504]
-        """
-        if count < 1:
-            raise ValueError(f"a schedule needs at least 1 step, got {count}")
-        last = 1 / self.train_timesteps
-        even = [i * ((last - 1) / count) + 1 for i in range(count)]
-        found = [self.shift * level / (1 + (self.shift - 1) * level) for level in even]
-        if abs(found[0] - 1) < BACK_OFF:
-            found[0] -= BACK_OFF
-        return found
-
-    def sigmas(self, count: int) -> torch.Tensor:
-        """Return count + 1 noise levels from high to 0, fp32; see `levels`."""
-        return torch.tensor([*self.levels(count), 0.0], dtype=torch.float32)
-
-    def timesteps(self, count: int) -> torch.Tensor:
-        """Return what the model sees, (count,) fp32: whole numbers, because diffusers cuts the rest off.
-
-        >>> UniPC(shift=3.0).timesteps(3)
-        tensor([999., 857., 600.])
-        """
-        return torch.tensor([int(level * self.train_timesteps) for level in self.levels(count)], dtype=torch.float32)
-
-    def schedule(self, count: int, tokens: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Step, ...]:
-        """Return `count` steps; the number of tokens and the type of the model change nothing."""
-        sigmas, timesteps = self.sigmas(count), self.timesteps(count)
-        return tuple(
-            Step(index=i, count=count, timestep=timesteps[i], sigma=sigmas[i], sigma_next=sigmas[i + 1])
-            for i in range(count)
-        )
+    schedule: Schedule = attrs.field(factory=lambda: Schedule(spacing="whole", unit=1))
 
     def init(self, latents: torch.Tensor) -> Carry:
         """Return the carry before the first step."""
@@ -109,10 +69,9 @@ class UniPC:
         Raises:
             ValueError: the step has no noise levels.
         """
-        if step.sigma is None or step.sigma_next is None:
-            raise ValueError("this step has no sigma; take steps from the solver's schedule")
         batch = prediction.shape[0]
-        now, after = step.sigma.expand(batch).cpu(), step.sigma_next.expand(batch).cpu()
+        # Of another schedule the first level may be 1, where the log of the signal is infinite.
+        now, after = (level.expand(batch).cpu().clamp(max=1 - BACK_OFF) for level in levels_of(step))
         places = torch.cat([carry.sigmas, carry.taken.unsqueeze(1), now.unsqueeze(1), after.unsqueeze(1)], dim=1)
         if (places == places[0]).all():
             return _advance(carry, prediction, now[0], after[0])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pure import FlowMatchEuler, UniPC
+from pure import FlowMatchEuler, Schedule, UniPC
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
 
@@ -51,7 +51,8 @@ def flow_match(found: Description, **settings: Any) -> FlowMatchEuler:
         wrong.append(f"time_shift_type={config['time_shift_type']!r}")
     if wrong:
         raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to false, null or the default")
-    return FlowMatchEuler(**{field: config[key] for key, field in FIELDS.items() if key in config}, **settings)
+    given = {field: config[key] for key, field in FIELDS.items() if key in config}
+    return FlowMatchEuler(Schedule(**given, **settings))
 
 
 def unipc(found: Description) -> UniPC:
@@ -69,9 +70,8 @@ def unipc(found: Description) -> UniPC:
     known = dict.fromkeys((*UNIPC_FIXED, *UNIPC_UNREAD, "flow_shift", "num_train_timesteps"))
     if wrong := other + unknown(config, known):
         raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to what is supported or off")
-    return UniPC(
-        shift=float(config.get("flow_shift", 1.0)), train_timesteps=int(config.get("num_train_timesteps", 1000))
-    )
+    shift, timesteps = float(config.get("flow_shift", 1.0)), int(config.get("num_train_timesteps", 1000))
+    return UniPC(Schedule(shift=shift, spacing="whole", train_timesteps=timesteps, unit=1))
 
 
 def scheduler(found: Description, classes: tuple[str, ...]) -> tuple[str, Mapping[str, Any]]:

@@ -168,7 +168,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
 def _solver(found: Description) -> Solver:
     solver = flow_match(found, spacing="open", unit=1)
-    if solver.dynamic:
+    if solver.schedule.dynamic:
         raise CheckpointError(
             f"{found.folder / 'scheduler' / 'scheduler_config.json'} sets use_dynamic_shifting, which HunyuanVideo "
             "has no rule for; set it to false"

@@ -1,5 +1,6 @@
-"""Law 16: a solver's trajectory is that of the diffusers scheduler it stands for."""
+"""Law 16: Euler's trajectory is that of diffusers' scheduler, and every solver takes every schedule."""
 
+import re
 from typing import Any, cast
 
 import diffusers
@@ -10,18 +11,18 @@ import torch
 from hypothesis import strategies as st
 
 import pure
-from pure import FlowMatchEuler, Step
+from pure import FlowMatchEuler, Schedule, Step
 
 SOLVERS = {
     "static": (FlowMatchEuler(), {}),
-    "shift-3": (FlowMatchEuler(shift=3.0), {"shift": 3.0}),
-    "dynamic": (FlowMatchEuler(dynamic=True), {"use_dynamic_shifting": True}),
+    "shift-3": (FlowMatchEuler(Schedule(shift=3.0)), {"shift": 3.0}),
+    "dynamic": (FlowMatchEuler(Schedule(dynamic=True)), {"use_dynamic_shifting": True}),
     "dynamic-linear": (
-        FlowMatchEuler(dynamic=True, time_shift="linear"),
+        FlowMatchEuler(Schedule(dynamic=True, time_shift="linear")),
         {"use_dynamic_shifting": True, "time_shift_type": "linear"},
     ),
     "dynamic-flux": (
-        FlowMatchEuler(dynamic=True, shift=3.0),
+        FlowMatchEuler(Schedule(dynamic=True, shift=3.0)),
         {"use_dynamic_shifting": True, "shift": 3.0, "base_image_seq_len": 256, "max_image_seq_len": 4096},
     ),
 }
@@ -54,19 +55,30 @@ def test_trajectory_is_the_schedulers(name: str, count: int, tokens: int, seed: 
         assert torch.equal(solver.latents(carry), theirs)
 
 
-def test_bfloat16_predictions_are_integrated_in_fp32() -> None:
-    solver, scheduler = FlowMatchEuler(), scheduler_of({}, 4, 16)
-    ours = theirs = pure.gaussian((1, 4, 3), 0, dtype=torch.bfloat16)
-    for step, timestep in zip(solver.schedule(4, 16), scheduler.timesteps, strict=True):
-        ours = solver.step(ours, ours, step)
-        theirs = scheduler.step(theirs, timestep, theirs, return_dict=False)[0]
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_integrated_in_fp32_and_rounded_once(dtype: torch.dtype) -> None:
+    """Of the same latents diffusers, which rounds the product too, makes the same but for one rounding."""
+    solver, scheduler = FlowMatchEuler(), scheduler_of({}, 28, 16)
+    latents = pure.gaussian((1, 64, 16), 0).to(dtype)
+    for step, timestep in zip(solver.schedule(28, 16), scheduler.timesteps, strict=True):
+        velocity = pure.gaussian((1, 64, 16), step.rows(1)[0].index).to(dtype)
+        ours = solver.step(latents, velocity, step)
+        theirs = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        assert step.sigma is not None and step.sigma_next is not None
+        exact = latents.double() + (step.sigma_next - step.sigma).double() * velocity.double()
+        assert ours.dtype == theirs.dtype == dtype
+        eps = torch.finfo(dtype).eps
+        # Half a unit in the last place, and what the sum in fp32 can add to it.
+        assert bool(((ours.double() - exact).abs() <= exact.abs() * (eps / 2 + 1e-6) + 1e-7).all())
+        assert bool(((ours.double() - theirs.double()).abs() <= eps * (exact.abs() + velocity.double().abs())).all())
+        latents = ours
 
 
-def test_samples_of_a_batch_may_stand_at_different_steps() -> None:
-    solver = FlowMatchEuler(shift=3.0)
-    steps, latents = solver.schedule(5, 16), pure.gaussian((3, 4, 2), [1, 2, 3])
-    velocity, places = pure.gaussian((3, 4, 2), [4, 5, 6]), (0, 2, 4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_samples_of_a_batch_may_stand_at_different_steps(dtype: torch.dtype) -> None:
+    solver = FlowMatchEuler(Schedule(shift=3.0))
+    steps, latents = solver.schedule(5, 16), pure.gaussian((3, 64, 16), [1, 2, 3]).to(dtype)
+    velocity, places = pure.gaussian((3, 64, 16), [4, 5, 6]).to(dtype), (0, 2, 4)
 
     def column(name: str) -> torch.Tensor:
         return torch.stack([getattr(steps[i], name) for i in places])
@@ -90,5 +102,52 @@ def test_a_step_without_sigma_is_refused() -> None:
 
 
 def test_a_schedule_of_no_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        FlowMatchEuler().schedule(0, 16)
+    for count in (0, -1, 10**9, True, 2.5):
+        with pytest.raises(ValueError, match=re.escape(f"a run takes 1 to 10000 steps, got {count!r}")):
+            FlowMatchEuler().schedule(cast(Any, count), 16)
+
+
+def test_a_shift_beyond_all_numbers_is_refused() -> None:
+    solver = FlowMatchEuler(Schedule(dynamic=True))
+    with pytest.raises(ValueError, match="39062500 tokens are too many: their shift is no finite number"):
+        solver.schedule(4, (100_000 // 16) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"spacing": "even"}, r"Schedule\(spacing='even'\): choose one of \['count', 'open', 'train', 'whole'\]"),
+        ({"time_shift": "cubic"}, r"Schedule\(time_shift='cubic'\): choose one of"),
+        ({"shift": 0.0}, r"Schedule\(shift=0.0\): a finite number above 0"),
+        ({"shift": float("nan")}, r"Schedule\(shift=nan\): a finite number above 0"),
+        ({"unit": -1}, r"Schedule\(unit=-1\): a finite number above 0"),
+        ({"terminal": 1.0}, r"Schedule\(terminal=1.0\): a noise level of at least 0 and below 1"),
+    ],
+)
+def test_a_schedule_refuses_values_out_of_range(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(**values)
+
+
+@pytest.mark.parametrize("solver", [FlowMatchEuler, pure.UniPC])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule(),
+        Schedule(shift=3.0, spacing="open", unit=1),
+        Schedule(shift=7.0, spacing="train", unit=1),
+        Schedule(shift=5.0, spacing="whole", unit=1),
+        Schedule(dynamic=True, terminal=0.02),
+        Schedule(dynamic=True, empirical=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_every_solver_takes_every_schedule(solver: Any, schedule: Schedule, count: int) -> None:
+    """On a straight path from clean to noise every method is exact, at whatever levels it stops."""
+    made = solver(schedule)
+    clean, noise = pure.gaussian((1, 4, 3), 0), pure.gaussian((1, 4, 3), 1)
+    carry = made.init(noise)
+    for step in made.schedule(count, 1024):
+        carry = made.step(carry, noise - clean, step)
+    assert torch.allclose(made.latents(carry), clean, atol=1e-4)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 import pure
-from pure import Step
+from pure import Schedule, Step
 from pure.tree import signature
 from pure.unipc import UniPC
 from tests.support.situation import Situation
@@ -28,17 +28,22 @@ def scheduler_of(shift: float, count: int) -> Any:
     return scheduler
 
 
+def of(shift: float) -> UniPC:
+    """The solver of a Wan checkpoint."""
+    return UniPC(Schedule(shift=shift, spacing="whole", unit=1))
+
+
 def velocity(latents: torch.Tensor, seed: int, dtype: torch.dtype) -> torch.Tensor:
     return (0.3 * latents.float() + pure.gaussian(latents.shape, seed)).to(dtype)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 7.3, 12.0])
 def test_the_schedule_is_the_schedulers(shift: float) -> None:
-    solver = UniPC(shift=shift)
+    solver = of(shift)
     for count in (*range(1, 61), 100, 333, 999, 1000):
         scheduler = scheduler_of(shift, count)
-        assert torch.equal(solver.sigmas(count), scheduler.sigmas)
-        assert solver.timesteps(count).tolist() == scheduler.timesteps.tolist()
+        assert torch.equal(solver.schedule.sigmas(count), scheduler.sigmas)
+        assert [float(step.timestep) for step in solver.schedule(count)] == scheduler.timesteps.tolist()
     steps = solver.schedule(20, 16)
     assert [step.index for step in steps] == list(range(20)) and {step.count for step in steps} == {20}
     assert all(one.sigma_next is not None and one.sigma_next == two.sigma for one, two in itertools.pairwise(steps))
@@ -60,7 +65,7 @@ TYPES = [
 @hypothesis.settings(max_examples=3)
 @hypothesis.given(shift=st.sampled_from((1.0, 3.0, 5.0, 12.0)), seed=st.integers(0, 99), batch=st.integers(1, 2))
 def test_trajectory_is_the_schedulers(count: int, types: Any, shift: float, seed: int, batch: int) -> None:
-    solver, scheduler = UniPC(shift=shift), scheduler_of(shift, count)
+    solver, scheduler = of(shift), scheduler_of(shift, count)
     theirs = latents = pure.gaussian((batch, *SHAPE), seed).to(types[0])
     carry = solver.init(latents)
     for step, timestep in zip(solver.schedule(count), scheduler.timesteps, strict=True):
@@ -72,7 +77,7 @@ def test_trajectory_is_the_schedulers(count: int, types: Any, shift: float, seed
 
 
 def test_the_carry_keeps_its_structure_and_is_never_changed() -> None:
-    solver = UniPC(shift=5.0)
+    solver = of(5.0)
     carry = solver.init(pure.gaussian((2, *SHAPE), 0))
     expected = signature(carry)
     for step in solver.schedule(4):
@@ -87,7 +92,7 @@ def test_the_carry_keeps_its_structure_and_is_never_changed() -> None:
 
 def test_samples_of_a_batch_may_stand_at_different_steps() -> None:
     """Also where requests that began at different times were joined: each sample has a history of its own."""
-    solver, starts = UniPC(shift=3.0), (0, 1, 3)
+    solver, starts = of(3.0), (0, 1, 3)
     steps = solver.schedule(6)
     alone = [_walked(solver, row, start) for row, start in enumerate(starts)]
     together = pure.join(*alone)
@@ -121,7 +126,7 @@ def _column(steps: tuple[Step, ...], name: str, places: tuple[int, ...]) -> torc
 
 def test_the_names_of_steps_change_nothing() -> None:
     """Experts count their own steps; the solver goes by noise levels."""
-    solver = UniPC(shift=12.0)
+    solver = of(12.0)
     latents = pure.gaussian((1, *SHAPE), 3)
     plain = named = solver.init(latents)
     for i, step in enumerate(solver.schedule(5)):
@@ -133,7 +138,7 @@ def test_the_names_of_steps_change_nothing() -> None:
 
 
 def test_a_run_can_be_saved_and_resumed(tmp_path: Any) -> None:
-    solver, steps = UniPC(shift=3.0), UniPC(shift=3.0).schedule(6)
+    solver, steps = of(3.0), of(3.0).schedule(6)
     carry = _walked(solver, 1, 3)
     pure.save_state(carry, tmp_path / "carry.safetensors")
     resumed = pure.load_state(tmp_path / "carry.safetensors", like=solver.init(pure.gaussian((1, *SHAPE), 9)))
@@ -145,7 +150,7 @@ def test_a_run_can_be_saved_and_resumed(tmp_path: Any) -> None:
 
 def test_the_loop_of_the_library_takes_it() -> None:
     case = Situation(model=WAN_T2V, transform=pure.identity, seeds=(1, 2), count=4)
-    solver, scheduler = UniPC(shift=3.0), scheduler_of(3.0, 4)
+    solver, scheduler = of(3.0), scheduler_of(3.0, 4)
     steps = solver.schedule(4)
     latents, conditioning = case.latents(), case.conditioning()
     run = pure.sample(case.single, case.model.params, conditioning, latents, steps, solver)
@@ -163,5 +168,5 @@ def test_a_step_without_sigma_is_refused() -> None:
 
 
 def test_a_schedule_of_no_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+    with pytest.raises(ValueError, match="a run takes 1 to 10000 steps, got 0"):
         UniPC().schedule(0)

@@ -89,7 +89,7 @@ def test_stored_types_are_kept(tmp_path):
 def test_the_solver_is_that_of_the_checkpoint(original):
     solver = load_pipeline(original).solver
     assert isinstance(solver, FlowMatchEuler)
-    assert (solver.shift, solver.dynamic, solver.max_tokens) == (3.0, True, 4096)
+    assert (solver.schedule.shift, solver.schedule.dynamic, solver.schedule.max_tokens) == (3.0, True, 4096)
 
 
 def test_all_misfits_are_in_one_error(folder, light):

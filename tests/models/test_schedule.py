@@ -9,31 +9,31 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
-from pure import FlowMatchEuler
+from pure import FlowMatchEuler, Schedule
 
 COUNTS = [*range(1, 51), 100, 1000]
 CASES = {
     "schnell": ({"shift": 1.0}, FlowMatchEuler()),
-    "static": ({"shift": 3.0}, FlowMatchEuler(shift=3.0)),
-    "dev": ({"shift": 3.0, "use_dynamic_shifting": True}, FlowMatchEuler(shift=3.0, dynamic=True)),
+    "static": ({"shift": 3.0}, FlowMatchEuler(Schedule(shift=3.0))),
+    "dev": ({"shift": 3.0, "use_dynamic_shifting": True}, FlowMatchEuler(Schedule(shift=3.0, dynamic=True))),
     "linear": (
         {"use_dynamic_shifting": True, "time_shift_type": "linear", "max_shift": 2.0, "base_image_seq_len": 64},
-        FlowMatchEuler(dynamic=True, time_shift="linear", max_shift=2.0, base_tokens=64),
+        FlowMatchEuler(Schedule(dynamic=True, time_shift="linear", max_shift=2.0, base_tokens=64)),
     ),
 }
 
 
 SPACED = {
-    "wan": ({"shift": 7.0}, FlowMatchEuler(shift=7.0, spacing="train", unit=1), None),
-    "flow sigmas": ({"shift": 3.0}, FlowMatchEuler(shift=3.0, spacing="train"), None),
+    "wan": ({"shift": 7.0}, FlowMatchEuler(Schedule(shift=7.0, spacing="train", unit=1)), None),
+    "flow sigmas": ({"shift": 3.0}, FlowMatchEuler(Schedule(shift=3.0, spacing="train")), None),
     "hunyuan": (
         {"shift": 7.0},
-        FlowMatchEuler(shift=7.0, spacing="open", unit=1),
+        FlowMatchEuler(Schedule(shift=7.0, spacing="open", unit=1)),
         lambda n: np.linspace(1.0, 0.0, n + 1)[:-1],
     ),
     "qwen": (
         {"use_dynamic_shifting": True, "shift_terminal": 0.02, "max_shift": 0.9, "max_image_seq_len": 8192},
-        FlowMatchEuler(dynamic=True, terminal=0.02, max_shift=0.9, max_tokens=8192),
+        FlowMatchEuler(Schedule(dynamic=True, terminal=0.02, max_shift=0.9, max_tokens=8192)),
         lambda n: np.linspace(1.0, 1 / n, n),
     ),
 }
@@ -44,21 +44,22 @@ def test_other_spacings_are_equal_bit_for_bit(case):
     options, solver, sigmas = SPACED[case]
     scheduler: Any = FlowMatchEulerDiscreteScheduler(**options)
     for count in range(2, 51):
-        mu = solver.exponent(count, 1024) if solver.dynamic else None
+        mu = solver.schedule.exponent(count, 1024) if solver.schedule.dynamic else None
         if sigmas is None:
             scheduler.set_timesteps(count, mu=mu)
         else:
             scheduler.set_timesteps(sigmas=sigmas(count), mu=mu)
-        assert torch.equal(solver.sigmas(count, 1024), scheduler.sigmas)
+        assert torch.equal(solver.schedule.sigmas(count, 1024), scheduler.sigmas)
         timesteps = torch.stack([step.timestep for step in solver.schedule(count, 1024)])
-        assert torch.equal(timesteps * solver.unit, scheduler.timesteps / solver.unit * solver.unit)
+        unit = solver.schedule.unit
+        assert torch.equal(timesteps * unit, scheduler.timesteps / unit * unit)
 
 
 @pytest.mark.parametrize("tokens", [16, 1024, 4300, 4301, 16384])
 def test_the_exponent_of_flux2(tokens):
-    solver = FlowMatchEuler(dynamic=True, empirical=True)
+    solver = FlowMatchEuler(Schedule(dynamic=True, empirical=True))
     for count in (1, 4, 28, 50, 200):
-        assert solver.exponent(count, tokens) == compute_empirical_mu(tokens, count)
+        assert solver.schedule.exponent(count, tokens) == compute_empirical_mu(tokens, count)
 
 
 def prepared(scheduler: Any, count: int, tokens: int) -> Any:
@@ -87,15 +88,15 @@ def test_schedules_are_equal_bit_for_bit(case, tokens):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_trajectories_are_equal_bit_for_bit(case, dtype):
+def test_trajectories_are_equal_bit_for_bit(case):
+    """In half precision diffusers rounds once more a step: tests/laws/test_euler.py."""
     options, solver = CASES[case]
     scheduler = prepared(FlowMatchEulerDiscreteScheduler(**options), 9, 1024)
     generator = torch.Generator().manual_seed(0)
-    theirs = torch.randn(2, 5, 4, generator=generator).to(dtype)
+    theirs = torch.randn(2, 5, 4, generator=generator)
     carry = solver.init(theirs)
     for step, timestep in zip(solver.schedule(9, 1024), scheduler.timesteps, strict=True):
-        prediction = torch.randn(2, 5, 4, generator=generator).to(dtype)
+        prediction = torch.randn(2, 5, 4, generator=generator)
         carry = solver.step(carry, prediction, step)
         theirs = scheduler.step(prediction, timestep, theirs, return_dict=False)[0]
         assert torch.equal(solver.latents(carry), theirs)

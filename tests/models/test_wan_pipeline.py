@@ -14,7 +14,7 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from safetensors.torch import load_file, save_file
 
 import pure
-from pure import Branches, Experts, FlowMatchEuler, UniPC
+from pure import Branches, Experts, FlowMatchEuler, Schedule, UniPC
 from pure.models import CheckpointError, Pipeline, load_pipeline
 from pure.models.checkpoint.description import describe
 from pure.models.request import Defaults
@@ -278,8 +278,8 @@ def test_sizes_of_wan_2_1(folder: Path, tmp_path: Path, shift, layers, image, sc
 
 
 def test_solvers_are_told_from_the_files(folder: Path) -> None:
-    assert loaded(folder, "t2v-2.1").solver == UniPC(shift=5.0)
-    assert loaded(folder, "t2v-2.1", True).solver == FlowMatchEuler(shift=7.0, spacing="train", unit=1)
+    assert loaded(folder, "t2v-2.1").solver == UniPC(Schedule(shift=5.0, spacing="whole", unit=1))
+    assert loaded(folder, "t2v-2.1", True).solver == FlowMatchEuler(Schedule(shift=7.0, spacing="train", unit=1))
 
 
 def copied(folder: Path, kind: str, tmp_path: Path) -> Path:
