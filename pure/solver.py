@@ -19,8 +19,8 @@ class Solver(Protocol):
     """The protocol of solvers: frozen records."""
 
     @property
-    def schedule(self) -> Callable[[int, int, torch.dtype], tuple[Step, ...]]:
-        """From a number of steps, image tokens and the model's type to the steps; usually a `Schedule`."""
+    def schedule(self) -> Callable[..., tuple[Step, ...]]:
+        """`(count, tokens, dtype) -> steps`, such as a `Schedule`; `dtype` may be left out."""
         ...
 
     def init(self, latents: torch.Tensor) -> Any:
