@@ -145,7 +145,7 @@ class Engine:
         while samples := self.queue.take(self.settings.batch, self.settings.delay):
             waiting = [samples]
             while waiting:
-                waiting += self._attempt(waiting.pop(0))
+                self._attempt(waiting.pop(0), waiting)
 
     def _warm(self, recipe: Recipe) -> None:
         """Take the first steps of such a run; a server that cannot is a slow first request, not a dead server."""
@@ -157,15 +157,17 @@ class Engine:
         except Exception as error:
             self._log(f"the warm-up failed: {error}", "warning")
 
-    def _attempt(self, samples: list[Sample]) -> list[list[Sample]]:
-        """Make samples; whatever goes wrong ends their jobs, not the thread. Return what has to be made separately."""
+    def _attempt(self, samples: list[Sample], waiting: list[list[Sample]]) -> None:
+        """Make samples; whatever goes wrong ends their jobs, not the thread.
+
+        What has to be made separately is put into `waiting` at once, so that it is not lost if a step fails.
+        """
         try:
-            return self._make(samples)
+            self._make(samples, waiting)
         except Exception as error:
             affected = {*samples, *self._times}
             self._times.clear()
             self._failed(affected, error)
-            return []
         finally:
             self._times.clear()
 
@@ -175,20 +177,20 @@ class Engine:
         for sample in samples:
             self.jobs.fail(sample.job.id, Failure(f"the work failed: {message}", code="generation_failed"))
 
-    def _make(self, samples: list[Sample]) -> list[list[Sample]]:
+    def _make(self, samples: list[Sample], waiting: list[list[Sample]]) -> None:
         recipe = samples[0].job.recipe
         if self._cold:
             self._cold = False
             self._warm(recipe)
         batch, apart = self._begin(recipe, samples)
+        waiting += apart
         while batch is not None:
             batch = self._without_unwanted(batch)
             if batch is None or self._stopping.is_set():
                 break
             batch, late = self._with_newcomers(batch, recipe)
-            apart += late
+            waiting += late
             batch = self._finish(self._step(batch))
-        return apart
 
     def _begin(self, recipe: Recipe, samples: Sequence[Sample]) -> tuple[Batch | None, list[list[Sample]]]:
         """Start a batch; where prompts do not fit into one, start the first and return the others."""

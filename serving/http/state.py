@@ -26,8 +26,6 @@ __all__ = ["State", "memory", "state_of"]
 
 PIXELS = 2**24
 """Most pixels of an image or a frame: 4096x4096."""
-VIDEO_PIXELS = 2**28
-"""Most pixels of all frames of a video: some 290 of 1280x720."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -118,22 +116,15 @@ class State:
 
 
 def _bounded(recipe: Recipe) -> None:
-    """Check that the pixels of one result are not too many, before memory is taken for them.
+    """Check that an image or a frame has not too many pixels; the library limits the latents.
 
     Raises:
-        Misuse: they are.
+        Misuse: it has.
     """
-    wanted = recipe.request
-    pixels = wanted.height * wanted.width
-    if pixels > PIXELS:
+    width, height = recipe.request.width, recipe.request.height
+    if width * height > PIXELS:
         raise Misuse(
-            f"size: {wanted.width}x{wanted.height} is {pixels} pixels; allowed: at most {PIXELS}", field="size"
-        )
-    if pixels * wanted.frames > VIDEO_PIXELS:
-        raise Misuse(
-            f"num_frames: {wanted.frames} frames of {wanted.width}x{wanted.height} are {pixels * wanted.frames} "
-            f"pixels; allowed: at most {VIDEO_PIXELS}",
-            field="num_frames",
+            f"size: {width}x{height} is {width * height} pixels; allowed: at most {PIXELS} (4096x4096)", field="size"
         )
 
 

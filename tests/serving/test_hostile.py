@@ -117,7 +117,8 @@ def test_every_number_and_length_is_bounded(servers, name, value):
     ],
 )
 def test_every_number_of_a_video_is_bounded(servers, name, value):
-    assert refused(servers, "wan", text_of(**{"size": "32x16", name: value}), JSON)["param"] == name
+    error = refused(servers, "wan", text_of(**{"size": "32x16", name: value}), JSON)
+    assert error["param"] in ((name, "height") if name == "size" else (name,))
 
 
 @pytest.mark.parametrize(
@@ -129,8 +130,8 @@ def test_the_pixels_of_a_result_are_bounded(servers, fields, name):
 
 
 def test_the_pixels_of_all_frames_are_bounded(servers):
-    error = refused(servers, "wan", text_of(size="1280x720", num_frames=401), JSON)
-    assert error["param"] == "num_frames" and "at most 268435456" in error["message"]
+    error = refused(servers, "wan", text_of(size="1920x1072", num_frames=137), JSON)
+    assert error["param"] == "height" and "137 frames" in error["message"]
 
 
 def test_the_last_of_several_seeds_is_bounded(servers):
