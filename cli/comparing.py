@@ -19,11 +19,13 @@ class Comparison:
         psnr: peak signal-to-noise ratio in dB, infinite for equal images.
         ssim: structural similarity, 1 for equal images.
         ratio: seconds of the denoising loop without the cache / with it.
+        frame: index of the frame of a video where the two differ most; 0 of an image.
     """
 
     psnr: float
     ssim: float
     ratio: float
+    frame: int = 0
 
 
 def require_plot_extra(flag: str) -> None:
@@ -66,4 +68,9 @@ def compare(plain: np.ndarray, cached: np.ndarray, plain_seconds: float, cached_
         structural_similarity(before, after, data_range=1.0, channel_axis=2, win_size=size)
         for before, after in zip(plain, cached, strict=True)
     ]
-    return Comparison(psnr=psnr, ssim=float(np.mean(similar)), ratio=plain_seconds / cached_seconds)
+    return Comparison(
+        psnr=psnr,
+        ssim=float(np.mean(similar)),
+        ratio=plain_seconds / cached_seconds,
+        frame=int(np.square(plain - cached).mean(axis=(1, 2, 3)).argmax()),
+    )

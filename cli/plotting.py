@@ -93,16 +93,24 @@ def _title(figure: Figure, made: Made, recipe: str) -> None:
     figure.text(0.09, 0.897, small, fontsize=7.5, color=FAINT, va="center", family="monospace", parse_math=False)
 
 
-def _images(axes: list[Axes], made: Made) -> None:
-    assert made.plain is not None
-    difference = np.abs(made.plain.pixels - made.result.pixels)
+def panels(made: Made) -> list[tuple[str, np.ndarray]]:
+    """Return title and pixels of the three pictures; of a video the frame where the two differ most."""
+    assert made.plain is not None and made.comparison is not None
+    at, count = made.comparison.frame, len(made.result.frames)
+    where = f", frame {at + 1} of {count}" if count > 1 else ""
+    plain, cached = made.plain.frames[at], made.result.frames[at]
+    difference = np.abs(plain - cached)
     factor = amplification(difference)
-    shown = (
-        ("without cache", made.plain.pixels),
-        ("with cache", made.result.pixels),
-        (f"difference, amplified {factor}x" if factor > 1 else "difference", np.clip(difference * factor, 0, 1)),
-    )
-    for ax, (name, pixels) in zip(axes, shown, strict=True):
+    named = "largest difference" if where else "difference"
+    return [
+        (f"without cache{where}", plain),
+        (f"with cache{where}", cached),
+        (f"{named}, amplified {factor}x" if factor > 1 else named, np.clip(difference * factor, 0, 1)),
+    ]
+
+
+def _images(axes: list[Axes], made: Made) -> None:
+    for ax, (name, pixels) in zip(axes, panels(made), strict=True):
         ax.imshow(pixels, interpolation="nearest")
         ax.set_title(name, fontsize=11, color=INK)
         ax.set_xticks([])
@@ -124,11 +132,13 @@ def _changes(ax: Axes, infos: tuple[Info, ...], threshold: float | None) -> None
     rows = _rows(infos)
     for number, decisions in enumerate(rows.values()):
         measured = [(at, d, d.change) for at, d in decisions if d.change is not None and math.isfinite(d.change)]
-        steps, changes = [at for at, _, _ in measured], [change for _, _, change in measured]
+        # Branches often measure the same: side by side, none hides the other.
+        shift = 0.0 if len(rows) == 1 else 0.36 * number / (len(rows) - 1) - 0.18
+        steps, changes = [at + shift for at, _, _ in measured], [change for _, _, change in measured]
         ax.vlines(steps, 0, changes, color="#d5d9de", linewidth=1.2, zorder=1)
         ax.scatter(
             steps, changes, c=[colour(decision) for _, decision, _ in measured],
-            s=52, marker="os"[number % 2], edgecolors=INK, linewidths=0.6, zorder=3,
+            s=52 if len(rows) == 1 else 34, marker="os"[number % 2], edgecolors=INK, linewidths=0.6, zorder=3,
         )  # fmt: skip
     if threshold is not None and 0 < threshold < 1:
         ax.axhline(threshold, color="#c1121f", linewidth=1.3, linestyle="--", zorder=2)

@@ -160,3 +160,16 @@ def test_completion(typed, expected):
 def test_the_script_of_a_shell(shell):
     done = command(_PUREDIT_COMPLETE=f"{shell}_source")
     assert "_PUREDIT_COMPLETE" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("words", [["config", "--reference"], ["models", "--json"]])
+def test_a_broken_pipe_is_no_success(words):
+    """Whoever reads the output goes away before it comes."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "pure", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr

@@ -10,10 +10,11 @@ import rich.console
 from PIL import Image
 
 from pure import Decision, Info
+from pure.cli import plotting
 from pure.cli.comparing import Comparison, compare
 from pure.cli.naming import Output
 from pure.cli.perf import report, write_report
-from pure.cli.plotting import amplification, write_plot
+from pure.cli.plotting import amplification, panels, write_plot
 from pure.cli.progress import Progress
 from pure.cli.results import Made
 from pure.cli.summary import never_skipped, summary
@@ -141,6 +142,43 @@ def test_the_plot_is_a_picture(tmp_path, threshold):
     with Image.open(tmp_path / "plot.png") as image:
         assert image.format == "PNG" and min(image.size) > 1000
         assert np.asarray(image.convert("L")).std() > 10
+
+
+def video(shades):
+    """A video of flat frames."""
+    frames = np.stack([np.full((16, 16, 3), shade, dtype=np.float32) for shade in shades])
+    return Result(frames=frames, infos=INFOS, step_seconds=(0.2, 0.1, 0.2))
+
+
+def test_the_plot_of_a_video_shows_the_frame_that_differs_most():
+    plain, cached = video([0.2, 0.3, 0.4, 0.5]), video([0.2, 0.3, 0.4, 0.5 + 17 / 255])
+    found = compare(plain.frames, cached.frames, 1.0, 1.0)
+    assert found.frame == 3
+    shown = panels(Made(output=Output("a", 1), result=cached, plain=plain, comparison=found))
+    names = [name for name, _ in shown]
+    assert names == ["without cache, frame 4 of 4", "with cache, frame 4 of 4", "largest difference, amplified 8x"]
+    assert np.array_equal(shown[0][1], plain.frames[3]) and np.array_equal(shown[1][1], cached.frames[3])
+    assert shown[2][1] == pytest.approx(8 * 17 / 255, abs=1e-5)
+
+
+def test_the_plot_of_an_image_names_no_frame():
+    assert [name for name, _ in panels(made(shade=0.4))] == [
+        "without cache", "with cache", "difference, amplified 8x",
+    ]  # fmt: skip
+
+
+def test_branches_that_measured_the_same_are_drawn_side_by_side():
+    from matplotlib.figure import Figure
+
+    same = tuple(
+        Info((decision(i, False, "threshold", 0.1), decision(i, False, "threshold", 0.1, "unconditional")))
+        for i in range(3)
+    )
+    ax = Figure().subplots()
+    plotting._changes(ax, same, None)
+    first, second = (np.asarray(each.get_offsets()) for each in ax.collections if each.get_offsets().shape[0] == 3)
+    assert np.array_equal(first[:, 1], second[:, 1]) and (second[:, 0] - first[:, 0] > 0.3).all()
+    assert (np.abs(first[:, 0] - range(3)) < 0.25).all()
 
 
 def test_the_report_is_json(tmp_path):
