@@ -26,6 +26,9 @@ hypothesis.settings.register_profile(
     "puredit",
     deadline=None,  # the first example pays for imports and compilation
     max_examples=25,
-    derandomize=bool(os.environ.get("CI")),  # the same examples on every run there
+    derandomize=True,  # the same examples on every run
+    database=None,
 )
+# `python -m tests.explore` chooses this one, with a seed.
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=10, derandomize=False, database=None)
 hypothesis.settings.load_profile("puredit")

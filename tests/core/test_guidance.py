@@ -5,23 +5,15 @@ import torch
 
 from pure import Guidance
 from pure.guidance import combine
+from tests.laws.oracle import guide
 from tests.support.toys import normal
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def expected(guidance: Guidance, prediction: torch.Tensor) -> torch.Tensor:
-    """The definition, a row at a time, in fp64."""
-    made = []
-    for row in range(0, len(prediction), 2):
-        positive, negative = prediction[row].double(), prediction[row + 1].double()
-        guided = (1 - guidance.scale) * negative + guidance.scale * positive
-        if guidance.normalize == "token":
-            guided = torch.stack([g / g.norm() * p.norm() for g, p in zip(guided, positive, strict=True)])
-        if guidance.normalize == "sample" and guided.norm() > guidance.cap * positive.norm():
-            guided = guided / guided.norm() * guidance.cap * positive.norm()
-        made.append(guided)
-    return torch.stack(made)
+    """The definition, in fp64."""
+    return guide(guidance, prediction[0::2].double(), prediction[1::2].double())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

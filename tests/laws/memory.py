@@ -13,22 +13,23 @@ import torch.utils._pytree as pytree
 import pure
 from pure import Denoiser, Experts
 from pure.tree import signature
-from tests.support.situation import SOLVER, Situation, caches, same, tensors
+from tests.support.situation import Situation, caches, same, tensors
 
 
 def apply_is_pure(situation: Situation) -> None:
     """Law 3: the same arguments twice give the same answers; nothing passed in changes."""
     denoiser, params = situation.denoiser, situation.model.params
-    conditioning, latents = situation.conditioning(), situation.latents()
+    conditioning, carry = situation.conditioning(), situation.carry()
     modules = {name: dict(vars(module)) for name, module in sys.modules.items() if name.split(".")[0] == "pure"}
     generator, state = torch.get_rng_state(), situation.start()
-    witnesses = [_witness((params, conditioning, latents))]
+    witnesses = [_witness((params, conditioning, carry))]
     for step in situation.schedule():
-        witnesses.append(_witness((state, latents, step.timestep, step.sigma)))
+        latents = situation.solver.latents(carry)
+        witnesses.append(_witness((state, carry, step.timestep, step.sigma)))
         first = situation.apply(state, latents, step)
         again = situation.apply(state, latents, step)
         assert same(first[:2], again[:2]) and first[2] == again[2], f"step {step.index} is not a function"
-        state, latents = first[1], SOLVER.step(latents, first[0], step)
+        state, carry = first[1], situation.solver.step(carry, first[0], step)
     for witness in witnesses:
         _assert_untouched(witness)
     assert torch.equal(torch.get_rng_state(), generator), "the global generator was advanced"
@@ -60,7 +61,7 @@ def structure_is_invariant(situation: Situation) -> None:
     """Law 4: same tree, shapes, strides, dtypes from `init` on; every leaf owns exactly its memory."""
     state = situation.start()
     expected = signature(state)
-    for frame in situation.unroll(state, situation.latents(), situation.schedule()):
+    for frame in situation.unroll(state, situation.carry(), situation.schedule()):
         assert signature(frame.state) == expected
         for cache in caches(frame.state):
             leaves = tensors(cache)
@@ -149,16 +150,16 @@ def saving_changes_nothing(situation: Situation) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for stop, entry in enumerate(entries):
             path = Path(folder) / f"{stop}.safetensors"
-            pure.save_state((entry.before, entry.latents), path)
-            fresh = (situation.start(seeds=tuple(700 + seed for seed in situation.seeds)), situation.latents())
-            state, latents = pure.load_state(path, like=fresh)
+            pure.save_state((entry.before, entry.carry), path)
+            fresh = (situation.start(seeds=tuple(700 + seed for seed in situation.seeds)), situation.carry())
+            state, carry = pure.load_state(path, like=fresh)
             assert signature(state) == signature(entry.before)
-            assert same((state, latents), (entry.before, entry.latents))
-            frames = list(situation.unroll(state, latents, steps[stop:]))
+            assert same((state, carry), (entry.before, entry.carry))
+            frames = list(situation.unroll(state, carry, steps[stop:]))
             for frame, then in zip(frames, entries[stop:], strict=True):
                 assert same(frame.state, then.after) and frame.info == then.info
             last = entries[-1]
-            assert torch.equal(frames[-1].latents, SOLVER.step(last.latents, last.prediction, last.step))
+            assert same(frames[-1].carry, situation.solver.step(last.carry, last.prediction, last.step))
 
 
 class Interrupted(Exception):
@@ -181,7 +182,7 @@ def failure_leaves_nothing(situation: Situation) -> None:
     for entry, expected in zip(situation.trace(denoiser), fresh, strict=True):
         assert same((entry.prediction, entry.after), (expected.prediction, expected.after))
         assert entry.info == expected.info
-    frames = situation.unroll(situation.start(denoiser), situation.latents(), situation.schedule(), denoiser)
+    frames = situation.unroll(situation.start(denoiser), situation.carry(), situation.schedule(), denoiser)
     for _ in range(random.Random(situation.seed).randrange(1, situation.count + 1)):
         next(frames)
     frames.close()

@@ -9,10 +9,32 @@ from typing import Any
 import attrs
 import torch
 
+import pure
 from tests.support import toys
 from tests.support.situation import Situation
 
 NEAR = 1e-5  # a change this close to a limit may be decided either way
+
+
+def guide(guidance: Any, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """Return the guided prediction of each sample, (B, ..., D), from its definition, in fp64 and then rounded."""
+    made = []
+    for plus, minus in zip(positive.double(), negative.double(), strict=True):
+        one = (1 - guidance.scale) * minus + guidance.scale * plus
+        if guidance.normalize == "token":
+            one = one / one.norm(dim=-1, keepdim=True) * plus.norm(dim=-1, keepdim=True)
+        if guidance.normalize == "sample" and one.norm() > guidance.cap * plus.norm():
+            one = one / one.norm() * guidance.cap * plus.norm()
+        made.append(one)
+    return torch.stack(made).to(positive.dtype)
+
+
+def is_guided(guidance: Any, step: pure.Step) -> bool:
+    """Return whether guidance acts at a step: in its interval, and where there is noise enough."""
+    where = step.rows(1)[0]
+    inside = guidance.start <= where.index / where.count < guidance.stop
+    assert step.sigma is not None
+    return inside and float(step.sigma) >= guidance.lowest_sigma
 
 
 @attrs.define

@@ -7,9 +7,8 @@ import torch
 
 from pure.models.adapt.adapt import Adapted, adapt
 from tests.laws.laws import LAWS, Case, Law, speaks_of
-from tests.laws.test_laws import BRIEFLY, hold
+from tests.laws.test_laws import ONCE, hold
 from tests.support.generic import NAMED
-from tests.support.recipes import RECIPES
 from tests.support.situation import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
@@ -59,6 +58,6 @@ MODELS: dict[str, Model] = {}
 def test_law(name: str, recipe: str, law: Law) -> None:
     if name not in MODELS:
         MODELS[name] = model(name)
-    case = Case(name=f"{name}-{recipe}", model=MODELS[name], recipe=RECIPES[recipe], quick=True)
+    case = Case(name=f"{name}-{recipe}", model=MODELS[name], recipe=recipe, quick=True)
     if speaks_of(law, case):
-        hold(law, case.situations(), BRIEFLY)
+        hold(law, case, ONCE)

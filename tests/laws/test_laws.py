@@ -3,7 +3,6 @@
 import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase
-from hypothesis.strategies import SearchStrategy
 
 from tests.laws.laws import CASES, FAMILIES, LAWS, Case, Law, speaks_of
 from tests.support.situation import Situation
@@ -23,20 +22,27 @@ CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 
 # No search for a smaller one: what fails prints itself.
-BRIEFLY = hypothesis.settings(max_examples=2, phases=[Phase.generate], suppress_health_check=CHECKS, database=None)
-ONCE = hypothesis.settings(BRIEFLY, max_examples=1)
-AT_LENGTH = hypothesis.settings(max_examples=3, suppress_health_check=CHECKS, database=None)
+ONCE = hypothesis.settings(max_examples=1, phases=[Phase.generate], suppress_health_check=CHECKS, database=None)
+AT_LENGTH = hypothesis.settings(ONCE, max_examples=3)
+EXPLORING = not hypothesis.settings().derandomize  # `python -m tests.explore`
 
 
-def hold(law: Law, situations: SearchStrategy[Situation], settings: hypothesis.settings) -> None:
-    """Try a law on drawn situations.
+def hold(law: Law, case: Case, settings: hypothesis.settings) -> None:
+    """Try a law on what was chosen for a case, the same every time, and on drawn situations.
 
     A function of its own for every pair: the settings of one that runs a thousand times
     grow into a chain that hypothesis follows to the recursion limit.
     """
+    for situation in case.directed():
+        law(situation)
+    try_drawn(law, case, settings)
 
-    @settings
-    @hypothesis.given(situation=situations)
+
+def try_drawn(law: Law, case: Case, settings: hypothesis.settings) -> None:
+    """Try a law on drawn situations, the same every time unless exploring."""
+
+    @(hypothesis.settings(ONCE, max_examples=hypothesis.settings().max_examples) if EXPLORING else settings)
+    @hypothesis.given(situation=case.situations(most_steps=12, most_samples=4))
     def holds(situation: Situation) -> None:
         law(situation)
 
@@ -45,26 +51,19 @@ def hold(law: Law, situations: SearchStrategy[Situation], settings: hypothesis.s
 
 @pytest.mark.parametrize(("case", "law"), product(QUICK))
 def test_law(case: Case, law: Law) -> None:
-    hold(law, case.situations(most_steps=12, most_samples=4), BRIEFLY)
+    hold(law, case, ONCE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "law"), product(REST))
 def test_law_of_the_rest(case: Case, law: Law) -> None:
-    settings = ONCE if case.model in FAMILIES else AT_LENGTH
-    hold(law, case.situations(most_steps=12, most_samples=4), settings)
+    hold(law, case, ONCE if case.model in FAMILIES else AT_LENGTH)
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in QUICK if not case.name.endswith(("-plain", "-guided"))], ids=lambda case: case.name
-)
-def test_cases_skip(case: Case) -> None:
-    """The laws would say little of caches that never skip: of every case some situation does."""
-    found = hypothesis.find(
-        case.situations(),
-        lambda situation: any(not all(entry.info.computed) for entry in situation.trace()),
-        settings=hypothesis.settings(
-            max_examples=200, database=None, phases=[Phase.generate], suppress_health_check=CHECKS
-        ),
-    )
-    assert found.count > 1
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
+def test_cases_compute_and_skip(case: Case) -> None:
+    """The laws would say little of caches that never skip: what is tried every time does, and not always."""
+    for situation in case.directed():
+        decisions = {computed for entry in situation.trace() for computed in entry.info.computed}
+        uncached = situation.dbcache is None and situation.scm is None
+        assert decisions == ({True} if uncached else {True, False}), situation.transform

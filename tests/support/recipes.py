@@ -1,14 +1,15 @@
-"""What hypothesis draws: transforms of every kind, that fit a model and a number of steps."""
+"""What the laws try: transforms of every kind that fit a model and a number of steps; chosen ones, and drawn ones."""
 
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import strategies as st
 
 import pure
 from pure import Transform
-from pure.transforms import dbcache, guided, scm, taylorseer
+from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
@@ -128,6 +129,25 @@ def guided_interval(model: Model, count: int) -> Strategy:
     return st.builds(pure.compose, _dbcache(model, count), guide(interval=True), taylor_only())
 
 
+def guided_options(model: Model, count: int) -> Strategy:
+    """Norms that are kept, and an end at a noise level."""
+    keep = st.sampled_from((("token", 1.0), ("sample", 1.0), ("sample", 0.5), ("none", 1.0)))
+    ends = st.sampled_from(((0.0, 1.0, 0.4), (0.3, 1.0, 0.2), (0.0, 0.8, 0.0), (0.0, 1.0, 0.0)))
+
+    def of(keep, ends):
+        (normalize, cap), (start, stop, lowest) = keep, ends
+        return guided(scale=2.5, start=start, stop=stop, lowest_sigma=lowest, normalize=normalize, cap=cap)
+
+    return st.builds(pure.compose, st.builds(of, keep, ends), _dbcache(model, count))
+
+
+def compiled_steps(model: Model, count: int) -> Strategy:
+    """Pieces that dynamo traced; what a backend makes of them is its own affair."""
+    regional = st.booleans()
+    made = st.builds(functools.partial(compiled, backend="eager"), regional=regional)
+    return st.builds(pure.compose, _dbcache(model, count), taylor_only(), made)
+
+
 def taylor_only() -> Strategy:
     return st.builds(taylorseer, order=st.integers(0, 3), on=st.sampled_from(("residual", "hidden")))
 
@@ -166,5 +186,71 @@ RECIPES: dict[str, Recipe] = {
     "guided": guided_plain,
     "guided-dbcache": guided_dbcache,
     "guided-interval": guided_interval,
+    "guided-options": guided_options,
+    "compiled": compiled_steps,
     "everything": everything,
 }
+
+
+# What is tried every time, beside what is drawn: chosen so that some steps are computed and some skipped, late
+# enough for every derivative to exist, and differently for each sample.
+
+
+def _some(**options: Any) -> Transform:
+    return dbcache(**{"front": 1, "threshold": 0.5, "warmup": 1, **options})
+
+
+def _entries(entries: str, count: int) -> tuple[int, ...]:
+    return tuple(int(entry) for entry in (entries * (1 + count // len(entries)))[:count])
+
+
+def _examples(count: int) -> dict[str, list[Transform]]:
+    late, alternating = _entries("11110100", count), _entries("10011010", count)
+    often = _some(threshold=0.9, warmup=4, max_continuous=2)
+    part = guided(scale=2.5, start=0.3, stop=0.8)
+    return {
+        "plain": [pure.identity],
+        "dbcache": [_some(back=1), _some(front=2, threshold=0.4)],
+        "dbcache-warmup": [_some(threshold=0.9, warmup=5, warmup_interval=2)],
+        "dbcache-limits": [
+            _some(threshold=0.9, max_cached=3, max_continuous=1),
+            _some(threshold=1.0, max_cached=2, max_continuous=None),
+        ],
+        "dbcache-accumulated": [_some(threshold=0.9, max_accumulated=0.3, max_continuous=None)],
+        "dbcache-probe": [_some(importance=0.1, downsample=2), _some(importance=0.3, back=1)],
+        "dbcache-always": [_some(front=0, back=1, threshold=1.0, max_continuous=2)],
+        "scm-static": [scm(mask=alternating, policy="static")],
+        "scm-static-dbcache": [pure.compose(_some(back=1), scm(mask=alternating, policy="static"))],
+        "scm-dynamic": [pure.compose(scm(mask=_entries("11010010", count)), _some(threshold=0.9, warmup=2))],
+        "scm-preset": [pure.compose(_some(), scm(preset="fast", policy="static"))],
+        "scm-bins": [pure.compose(_some(), scm(compute_bins=[2, 1], cache_bins=[1, 2], policy="static"))],
+        "taylorseer-residual": [
+            pure.compose(scm(mask=late, policy="static"), taylorseer(order=2, streams="all")),
+            pure.compose(often, taylorseer(order=1)),
+        ],
+        "taylorseer-hidden": [
+            pure.compose(often, taylorseer(order=1, on="hidden", streams="all")),
+            pure.compose(scm(mask=late, policy="static"), _some(back=1), taylorseer(order=3, on="hidden")),
+        ],
+        "guided": [guided(scale=2.5), part],
+        "guided-dbcache": [pure.compose(guided(scale=2.5), _some(follow=who)) for who in ("own", "conditional")],
+        "guided-interval": [pure.compose(_some(back=1), part, taylorseer(order=1, on="hidden"))],
+        "guided-options": [
+            pure.compose(guided(scale=2.5, normalize="token", lowest_sigma=0.4), _some()),
+            pure.compose(guided(scale=2.5, start=0.2, normalize="sample", cap=0.5), _some(back=1)),
+        ],
+        "compiled": [pure.compose(_some(back=1), taylorseer(order=1), compiled(backend="eager", regional=True))],
+        "everything": [
+            pure.compose(
+                part,
+                _some(threshold=0.9, max_cached=5, max_accumulated=2.0, max_continuous=2, follow="conditional"),
+                scm(mask=_entries("11110010", count)),
+                taylorseer(order=1, on="hidden"),
+            )
+        ],
+    }
+
+
+def examples(name: str, count: int) -> list[Transform]:
+    """Return the transforms of a recipe that are tried every time, for a run of `count` steps."""
+    return _examples(count)[name]

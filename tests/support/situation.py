@@ -2,7 +2,7 @@
 
 import functools
 import random
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -38,6 +38,8 @@ class Model:
     params: Mapping[str, Any]
     conditioning: Callable[[tuple[int, ...]], Any]
     latents: Callable[[tuple[int, ...]], torch.Tensor]
+    solver: pure.Solver = SOLVER
+    rounding: float = 0.0  # relative: what one rounding in another direction makes of a prediction
 
     def __repr__(self) -> str:
         return self.name
@@ -62,6 +64,7 @@ class Entry:
     """One step of a run, with everything that went in and came out."""
 
     step: pure.Step
+    carry: Any  # of the solver
     latents: torch.Tensor
     before: Any
     prediction: torch.Tensor
@@ -120,6 +123,14 @@ class Situation:
         return transformed(self.model, self.guidance or pure.identity)
 
     @property
+    def solver(self) -> pure.Solver:
+        return self.model.solver
+
+    def slack(self, tolerance: float) -> float:
+        """A tolerance for numbers of fp32, or what the narrower numbers of the model need."""
+        return max(tolerance, self.model.rounding)
+
+    @property
     def rows(self) -> int:
         """Rows of the state: samples, times branches."""
         return len(self.seeds) * (2 if self.guidance else 1)
@@ -138,7 +149,7 @@ class Situation:
         return Branches(conditional=positive, unconditional=self.model.conditioning(tuple(500 + s for s in seeds)))
 
     def schedule(self, count: int | None = None) -> tuple[pure.Step, ...]:
-        steps = SOLVER.schedule(self.count if count is None else count, tokens=16)
+        steps = self.solver.schedule(self.count if count is None else count, tokens=16)
         if not isinstance(self.model.denoiser, Experts):
             return steps
         high = (len(steps) + 1) // 2
@@ -163,23 +174,38 @@ class Situation:
 
     def trace(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None, steps: Any = None) -> list[Entry]:
         """Run all steps and keep everything."""
-        state, latents, entries = self.start(denoiser, seeds), self.latents(seeds), []
+        state, carry, entries = self.start(denoiser, seeds), self.carry(seeds), []
         for step in self.schedule() if steps is None else steps:
+            latents = self.solver.latents(carry)
             prediction, new, info = self.apply(state, latents, step, denoiser)
-            entries.append(Entry(step, latents, state, prediction, new, info))
-            state, latents = new, SOLVER.step(latents, prediction, step)
+            entries.append(Entry(step, carry, latents, state, prediction, new, info))
+            state, carry = new, self.solver.step(carry, prediction, step)
         return entries
 
-    def unroll(
-        self, state: Any, latents: torch.Tensor, steps: Any, denoiser: Any = None
-    ) -> Generator[pure.Frame, None, None]:
+    def carry(self, seeds: tuple[int, ...] | None = None) -> Any:
+        """Return what the solver begins with."""
+        return self.solver.init(self.latents(seeds))
+
+    def unroll(self, state: Any, carry: Any, steps: Any, denoiser: Any = None) -> Generator[pure.Frame, None, None]:
         """Run steps in the loop of the library."""
-        return pure.unroll(denoiser or self.denoiser, self.model.params, state, latents, steps, SOLVER)
+        return pure.unroll(denoiser or self.denoiser, self.model.params, state, carry, steps, self.solver)
 
 
 def tensors(tree: Any) -> dict[str, torch.Tensor]:
-    """The tensors of a tree by their paths."""
-    return {path: leaf for path, leaf in leaves_with_paths(tree) if isinstance(leaf, torch.Tensor)}
+    """The tensors of a tree by their paths; of quantised ones the parts."""
+    found = {path: leaf for path, leaf in leaves_with_paths(tree) if isinstance(leaf, torch.Tensor)}
+    return {name: part for path, leaf in found.items() for name, part in _parts(path, leaf)}
+
+
+def _parts(path: str, leaf: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    flatten = getattr(leaf, "__tensor_flatten__", None)
+    if flatten is None:
+        yield path, leaf
+        return
+    for name in flatten()[0]:
+        part = getattr(leaf, name)
+        # Nothing compares numbers of float8.
+        yield f"{path}.{name}", part.view(torch.uint8) if part.dtype.itemsize == 1 else part
 
 
 def same(a: Any, b: Any) -> bool:

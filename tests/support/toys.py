@@ -136,7 +136,7 @@ def streams_prepare(params, conditioning):
 
 
 def streams_embed(params, prepared, latents, timestep):
-    context = {"time": timestep[:, None], "places": prepared["places"]}
+    context = {"time": timestep[:, None].to(latents.dtype), "places": prepared["places"]}
     return Pair(image=latents @ params["in"], text=prepared["text"]), context
 
 

@@ -135,11 +135,11 @@ SMALL = {
 }
 
 
-def _model(name: str, *, image: bool = False, beside: bool = False, first: bool = False) -> Model:
+def _model(name: str, *, image: bool = False, beside: bool = False, first: bool = False, last: bool = False) -> Model:
     """A model of the law suite: two frames of 1 x 2 tokens, three text tokens, four blocks."""
     config: dict[str, Any] = {**SMALL, "cross_attn_norm": not first}
     if image:
-        config |= {"image_dim": 5, "added_kv_proj_dim": 16}
+        config |= {"image_dim": 5, "added_kv_proj_dim": 16, **({"pos_embed_seq_len": 4} if last else {})}
     if beside:
         config["in_channels"] = 5
     params = toys.drawn(WanConfig.read(config), 0.3)
@@ -147,7 +147,7 @@ def _model(name: str, *, image: bool = False, beside: bool = False, first: bool 
     def conditioning(seeds: tuple[int, ...]) -> Conditioning:
         return Conditioning(
             text=toys.rows((3, 6), 1000)(seeds),
-            image=toys.rows((2, 5), 2000)(seeds) if image else None,
+            image=toys.rows((4 if last else 2, 5), 2000)(seeds) if image else None,
             beside=toys.rows((3, 2, 2, 4), 3000)(seeds) if beside else None,
             first=toys.rows((2, 1, 2, 4), 4000)(seeds) if first else None,
             grid=(2, 1, 2),
@@ -167,10 +167,18 @@ WAN_I2V = _model("wan-i2v", image=True, beside=True)
 WAN_TI2V = _model("wan-ti2v", first=True)
 MODELS = (WAN_T2V, WAN_I2V, WAN_TI2V)
 # Wan 2.2: two transformers of one shape, each with weights of its own.
-WAN_EXPERTS = Model(
-    name="wan-experts",
-    denoiser=Experts({"high": WAN_T2V.first, "low": WAN_T2V.first}),
-    params={"high": WAN_T2V.params, "low": {name: 1.1 * tensor for name, tensor in WAN_T2V.params.items()}},
-    conditioning=WAN_T2V.conditioning,
-    latents=WAN_T2V.latents,
-)
+
+
+def _experts(name: str, one: Model) -> Model:
+    return Model(
+        name=name,
+        denoiser=Experts({"high": one.first, "low": one.first}),
+        params={"high": one.params, "low": {name: 1.1 * tensor for name, tensor in one.params.items()}},
+        conditioning=one.conditioning,
+        latents=one.latents,
+    )
+
+
+WAN_EXPERTS = _experts("wan-experts", WAN_T2V)
+WAN_FLF = _model("wan-flf", image=True, beside=True, last=True)  # a first and a last frame
+WAN_I2V_EXPERTS = _experts("wan-i2v-experts", _model("wan-i2v-2.2", beside=True))
