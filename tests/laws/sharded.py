@@ -4,7 +4,7 @@ from pure.distributed import Sizes
 from pure.tree import signature
 from tests.laws import rows
 from tests.support import ranks
-from tests.support.sharded import difference, report, same_reports, shard
+from tests.support.sharded import Way, difference, report, same_reports, shard
 from tests.support.situation import Situation
 
 RANKS = 4
@@ -40,6 +40,42 @@ def run_alike(situation: Situation, layouts: tuple[Sizes, ...], first: float, la
             apart = difference(prediction, expected.prediction)
             limit = later if expected.step.index else first
             assert apart <= limit, f"{apart:.1e} apart under {layout}, {decisions}"
+
+
+# Every option of the transforms that divide, and axes of different sizes above 1.
+WAYS: dict[str, Way] = {
+    "ring 3, ulysses 2": Way(sizes=Sizes(ring=3, ulysses=2)),
+    "ring 2, ulysses 3": Way(sizes=Sizes(ring=2, ulysses=3)),
+    "allgather": Way(sizes=Sizes(ring=4), options={"rotate": "allgather"}),
+    "allgather and ulysses": Way(sizes=Sizes(ring=2, ulysses=2), options={"rotate": "allgather"}),
+    "ring without fp32": Way(sizes=Sizes(ring=4), options={"fp32": False}),
+    "overlap": Way(sizes=Sizes(ulysses=4), options={"overlap": True}),
+    "overlap and ring": Way(sizes=Sizes(ring=2, ulysses=2), options={"overlap": True, "rotate": "allgather"}),
+    "parameters": Way(sizes=Sizes(tp=2), parameters=True),
+    "parameters and ring": Way(sizes=Sizes(tp=2, ring=2), parameters=True),
+    "parameters and ulysses": Way(sizes=Sizes(tp=2, ulysses=2), parameters=True),
+    # Four numbers of 3 bits to a product of attention, in every block of every step.
+    "float8": Way(sizes=Sizes(ulysses=2), options={"float8": True}, error=0.2),
+    "float8, overlap and ring": Way(
+        sizes=Sizes(ring=2, ulysses=2), options={"float8": True, "overlap": True}, error=0.2
+    ),
+}
+
+
+def every_way_is_one_process(situation: Situation, way: Way, first: float = 2e-6, later: float = 2e-5) -> None:
+    """Law 13: as `sharded_is_unsharded`, of one way to divide; with numbers of 8 bits only near it."""
+    alone = situation.trace()
+    reports = ranks.run(_divided, way.sizes.total, situation, way)
+    assert all(same_reports(reports[0], each) for each in reports), "ranks differ"
+    for (prediction, decisions), expected in zip(reports[0], alone, strict=True):
+        if way.error is None and not rows._agree(situation, decisions, expected):
+            break
+        apart, limit = difference(prediction, expected.prediction), later if expected.step.index else first
+        assert apart <= (limit if way.error is None else way.error), f"{apart:.1e} apart, {decisions}"
+
+
+def _divided(situation: Situation, way: Way) -> list:
+    return report(shard(situation, way.sizes, way.parameters, **way.options))
 
 
 def _reports(situation: Situation, layouts: tuple[Sizes, ...]) -> list:

@@ -2,6 +2,7 @@
 
 import hypothesis
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase
 
 from tests.laws.laws import CASES, FAMILIES, LAWS, Case, Law, speaks_of
@@ -33,9 +34,12 @@ def hold(law: Law, case: Case, settings: hypothesis.settings) -> None:
     A function of its own for every pair: the settings of one that runs a thousand times
     grow into a chain that hypothesis follows to the recursion limit.
     """
+    if case.recipe == "compiled":
+        torch._dynamo.reset()  # or the limit of recompilations is that of all tests together
     for situation in case.directed():
         law(situation)
-    try_drawn(law, case, settings)
+    if case.recipe != "compiled" or EXPLORING:  # every drawn one is compiled anew
+        try_drawn(law, case, settings)
 
 
 def try_drawn(law: Law, case: Case, settings: hypothesis.settings) -> None:

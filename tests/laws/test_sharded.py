@@ -38,6 +38,14 @@ def test_many_ranks_are_one_process(model: Model) -> None:
     sharded.run_alike(situation, layouts, first=2e-6, later=5e-6)
 
 
+@pytest.mark.parametrize("way", sharded.WAYS)
+@pytest.mark.parametrize("model", [FLUX_DEV, WAN_EXPERTS, HUNYUAN_REPLACE], ids=str)
+def test_every_way_to_divide(model: Model, way: str) -> None:
+
+    situation = Situation(model=model, transform=CACHED, seeds=SEEDS, count=6)
+    sharded.every_way_is_one_process(situation, sharded.WAYS[way])
+
+
 @pytest.mark.parametrize("case", [case for case in EVERYTHING if case.model in DIFFERENT], ids=lambda case: case.name)
 def test_law(case: Case) -> None:
     try_drawn(sharded.sharded_is_unsharded, case, ONCE)

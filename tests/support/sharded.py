@@ -1,6 +1,7 @@
 """Situations on many ranks, and what a rank reports of them."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pure
 from pure import Shared
 from pure.attention import attend
-from pure.distributed import Sizes, context_parallel, make_mesh
+from pure.distributed import Sizes, context_parallel, make_mesh, tensor_agreement, tensor_parallel
 from pure.tree import map_samples
 from tests.support import toys
 from tests.support.situation import Model, Situation
@@ -18,10 +19,33 @@ from tests.support.situation import Model, Situation
 Report = list[tuple[torch.Tensor, tuple[pure.Decision, ...]]]
 
 
-def shard(situation: Situation, sizes: Sizes, **options: Any) -> Situation:
-    """The situation on this rank, with its tokens divided."""
-    parallel = context_parallel(make_mesh(sizes), **options)
-    return attrs.evolve(situation, transform=pure.compose(situation.transform, parallel))
+@attrs.frozen(kw_only=True)
+class Way:
+    """A way to divide a run among ranks.
+
+    Attributes:
+        sizes: of the mesh.
+        options: of `context_parallel`.
+        parameters: divide them too, along axis "tp", and let the first of that axis decide.
+        error: how far a prediction may be from that of one process, relative to its size; None where only
+            rounding moves it. The decisions are then those of one process, too.
+    """
+
+    sizes: Sizes
+    options: Mapping[str, Any] = {}
+    parameters: bool = False
+    error: float | None = None
+
+
+def shard(situation: Situation, sizes: Sizes, parameters: bool = False, **options: Any) -> Situation:
+    """The situation on this rank, with its tokens divided, and its parameters if asked for."""
+    mesh = make_mesh(sizes)
+    transform = pure.compose(situation.transform, context_parallel(mesh, **options))
+    if not parameters:
+        return attrs.evolve(situation, transform=transform)
+    model = situation.model
+    part = attrs.evolve(model, params=tensor_parallel(model.params, model.denoiser, mesh))
+    return attrs.evolve(situation, model=part, transform=pure.compose(transform, tensor_agreement(mesh)))
 
 
 def report(situation: Situation) -> Report:
