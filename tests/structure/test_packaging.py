@@ -1,7 +1,9 @@
 """What is installed is what is here: requirements, pins, wheel and source distribution."""
 
+import email
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.structure.source import NOT_SOURCE, ROOT, modules, package_files
+from pure.links import REPOSITORY
+from tests.structure.source import NOT_SOURCE, ROOT, modules, package_files, python_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -75,8 +78,43 @@ def built(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("build")
     leave = shutil.ignore_patterns(*NOT_SOURCE, ".git", ".venv", ".*_cache", ".hypothesis", "*.egg-info")
     shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=leave)
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "out", ".", folder=folder / "tree")
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "out", ".")
+    (folder / "log").write_text(run(*command, folder=folder / "tree"), encoding="utf-8")
     return folder / "out"
+
+
+@pytest.mark.slow
+def test_building_warns_of_nothing(built):
+    lines = (built.parent / "log").read_text(encoding="utf-8").splitlines()
+    told = [line for line in lines if re.search("warn|deprecat", line, re.IGNORECASE)]
+    assert not [line for line in told if "byte-compiling is disabled" not in line]  # as the environment asks for
+
+
+@pytest.mark.slow
+def test_the_long_description_reads_outside_the_repository(built):
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    metadata = email.message_from_string(text)
+    body, readme = metadata.get_payload(), (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]*)\)", str(body))
+    assert len(links) == len(re.findall(r"\]\(([^)#]*)\)", readme)) > 10
+    assert all(link.startswith("https://") for link in links), links
+    assert f"({REPOSITORY}/raw/main/docs/demo.png)" in str(body)
+    assert metadata["Author"] == "puredit contributors"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+
+
+def test_addresses_come_from_one_constant():
+    assert all(address.startswith(REPOSITORY) for address in PROJECT["urls"].values())
+    files = [path for path in python_files() if path.name != "links.py" and "tests" not in path.parts]
+    assert not [path for path in files if REPOSITORY in path.read_text(encoding="utf-8")]
+
+
+def test_every_tested_python_is_classified():
+    tested = f"Programming Language :: Python :: {sys.version_info.major}.{sys.version_info.minor}"
+    assert tested in PROJECT["classifiers"]
 
 
 @pytest.mark.slow
