@@ -1,4 +1,4 @@
-"""Finished pixels to files, and uploaded pictures kept where that is asked for. Names are ours, never a client's."""
+"""Files of results, and of uploaded pictures where the server keeps them. Clients never choose their names."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ class Files:
                 Path(output.path).unlink(missing_ok=True)
 
     def keep(self, name: str, content: bytes) -> None:
-        """Keep an uploaded picture, if that is asked for."""
+        """Write an uploaded picture, if the server keeps them."""
         if self.uploads is not None:
             write_whole(self.uploads / name, content)

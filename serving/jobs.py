@@ -1,7 +1,6 @@
-"""Jobs: what is asked, how far it is, and what came of it.
+"""Jobs: a request, its progress and its results.
 
-A job is a frozen record; so is its entry in the store. The store, which replaces entries, is
-what changes.
+A job and its entry are frozen records; the store replaces the entry when something changes.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from pure.engine.loaded import Recipe
 __all__ = ["Entry", "Form", "Job", "Output", "Sample", "Store"]
 
 KEPT = 1000
-"""Finished jobs that are remembered; the files of older ones stay, their entries go."""
+"""Most finished jobs with an entry; the files of older ones stay."""
 
 
 @attrs.frozen(kw_only=True)
 class Form:
-    """How the result is wanted.
+    """The format of the results.
 
     Attributes:
         kind: "image" or "video".
         encoding: Pillow's format of images: PNG, JPEG or WEBP.
-        quality: 0 to 100; None for the usual one.
+        quality: 0 to 100; None for the default of the format.
         suffix: ending of files.
         keep: whether it goes to the disk.
     """
@@ -93,14 +92,14 @@ class Entry:
     """How far a job is.
 
     Attributes:
-        job: what is asked.
+        job: the request.
         status: queued, in_progress, completed, failed or cancelled.
         steps: steps taken, of all samples.
-        outputs: what is finished, by number.
-        notes: what came up on the way, such as a prompt that is too long.
+        outputs: finished results, by number.
+        notes: such as a prompt that is too long.
         error: why it failed.
         started: when work began.
-        ended: when it was over.
+        ended: when it was over, whatever its outcome.
     """
 
     job: Job
@@ -141,7 +140,7 @@ class Store:
         self._watch, self._kept = watch, kept
 
     def add(self, job: Job) -> Future[Entry]:
-        """Remember a job; the future has its entry once it is over."""
+        """Add a job; the future has its entry once it is over."""
         with self._lock:
             self._entries[job.id] = Entry(job=job)
             future = self._futures[job.id] = Future()
@@ -163,13 +162,13 @@ class Store:
             return [entry for entry in self._entries.values() if entry.job.form.kind == kind]
 
     def wanted(self, id: str) -> bool:
-        """Whether work for this job still has a purpose."""
+        """Whether a job is known and not over."""
         with self._lock:
             entry = self._entries.get(id)
             return entry is not None and not entry.over
 
     def begin(self, id: str, notes: Iterable[str] = ()) -> None:
-        """Note that work begins, if it has not, and what came up with it."""
+        """Mark a job as in progress, if it is not yet, and add notes."""
 
         def begun(entry: Entry) -> Entry:
             told = tuple(dict.fromkeys((*entry.notes, *notes)))
@@ -178,11 +177,11 @@ class Store:
         self._change(id, begun)
 
     def step(self, id: str) -> None:
-        """Note that one sample took a step."""
+        """Count a step of one sample."""
         self._change(id, lambda e: attrs.evolve(e, steps=e.steps + 1))
 
     def finish(self, sample: Sample, output: Output) -> bool:
-        """Note a finished sample, with the last one the job is completed; False if nobody wants it any more."""
+        """Add a finished result; the last one completes the job. Return False if the job was over already."""
 
         def done(entry: Entry) -> Entry:
             outputs = {**entry.outputs, sample.number: output}
@@ -196,11 +195,11 @@ class Store:
         return self._change(sample.job.id, done)
 
     def fail(self, id: str, error: EngineError) -> None:
-        """Note that a job failed, if it is not over."""
+        """End a job as failed, if it is not over."""
         self._change(id, lambda e: attrs.evolve(e, status="failed", error=error, ended=time.time()))
 
     def cancel(self, id: str) -> None:
-        """Note that nobody wants a job any more, if it is not over."""
+        """End a job as cancelled, if it is not over."""
         self._change(id, lambda e: attrs.evolve(e, status="cancelled", ended=time.time()))
 
     def forget(self, id: str) -> Entry | None:

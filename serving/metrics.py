@@ -1,4 +1,4 @@
-"""What the server did, counted; `/stats` as JSON and `/metrics` for Prometheus."""
+"""Counters of the server: `/stats` as JSON and `/metrics` for Prometheus."""
 
 import threading
 import time

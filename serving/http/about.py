@@ -1,4 +1,4 @@
-"""What the server says of itself: health, models, statistics; and what it does not have."""
+"""Health, models and statistics of the server, and answers for routes that it does not have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pure.serving.http.state import State, state_of
 __all__ = ["HEALTH", "absent", "router"]
 
 router = APIRouter()
-"""Routes that ask about the server."""
+"""Routes about the server."""
 HEALTH = ("/health", "/health_generate", "/liveness")
 """Paths that answer at once, also while the server warms up."""
 OUTPUTS = {True: "video", False: "image"}
@@ -31,20 +31,20 @@ ABSENT = {
     "/release_memory": "the model stays on its device",
     "/resume_memory": "the model stays on its device",
 }
-"""Beginnings of paths that SGLang has and this server does not, with what to do."""
+"""Beginnings of paths that SGLang has and this server does not, with the reason or the cure."""
 LORA = ("/v1/set_lora", "/v1/merge_lora_weights", "/v1/unmerge_lora_weights", "/v1/list_loras")
 
 
 @router.get("/liveness")
 async def liveness() -> dict[str, str]:
-    """Say that the process lives."""
+    """Answer as long as the process runs."""
     return {"status": "ok"}
 
 
 @router.get("/health_generate")
 @router.get("/health")
 async def health(request: Request) -> Any:
-    """Say whether requests are taken: 503 until the warm-up is done."""
+    """Return 200 if requests are taken, 503 until the warm-up is done and after the end."""
     engine = state_of(request).engine
     if not engine.alive:
         return JSONResponse({"status": "unhealthy", "error": "the engine has stopped"}, 503)
@@ -92,7 +92,7 @@ def _card(state: State) -> dict[str, Any]:
 @router.get("/v1/model_info")
 @router.get("/model_info")
 async def model_info(request: Request) -> dict[str, Any]:
-    """Say what the model does."""
+    """Return the task and the defaults of the model."""
     state = state_of(request)
     found = state.studio.found
     output = OUTPUTS[state.studio.video]
@@ -113,21 +113,21 @@ async def model_info(request: Request) -> dict[str, Any]:
 
 @router.get("/server_info")
 async def server_info(request: Request) -> dict[str, Any]:
-    """Say how the server was started."""
+    """Return the flags that the server was started with."""
     state = state_of(request)
     return {"version": pure.__version__, **state.about, "ready": state.engine.ready.is_set()}
 
 
 @router.get("/stats")
 async def stats(request: Request) -> dict[str, Any]:
-    """Count what was done."""
+    """Return the counters as JSON."""
     engine = state_of(request).engine
     return engine.metrics.stats(queue_length=len(engine.queue), running=engine.running)
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
-    """Count what was done, for Prometheus."""
+    """Return the counters for Prometheus."""
     state = state_of(request)
     if not state.metrics:
         raise HttpError("there are no metrics: start the server with --enable-metrics, or see /stats", 404)
@@ -136,7 +136,7 @@ async def metrics(request: Request) -> PlainTextResponse:
 
 
 def absent(path: str) -> HttpError:
-    """Return why nothing is at a path."""
+    """Return the error of a path without a route."""
     if path.startswith(LORA):
         return HttpError(
             "LoRA is not in this version; merge the weights into the checkpoint", 501, code="not_implemented"

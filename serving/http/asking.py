@@ -30,7 +30,7 @@ ENCODINGS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "jpg": ("JPEG", "
 
 
 def asked(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Asked:
-    """Return what the fields ask of the model; `width` and `height` win over `size`.
+    """Return the fields as a request to the model; `width` and `height` win over `size`.
 
     >>> asked({"prompt": "a cat", "size": (64, 32), "height": 48}).options
     {'width': 64, 'height': 48}
@@ -72,7 +72,7 @@ def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
     count, given = fields.get("n"), fields.get("seed", (SEED,))
     if "num_outputs_per_prompt" in fields:
         if count not in (None, fields["num_outputs_per_prompt"]):
-            raise Misuse("n: n and num_outputs_per_prompt say different things; send one of them", field="n")
+            raise Misuse("n: it and num_outputs_per_prompt differ; send one of them", field="n")
         count = fields["num_outputs_per_prompt"]
     if len(given) > 1:
         if count not in (None, len(given)):
@@ -87,14 +87,14 @@ def image_form(fields: Mapping[str, Any]) -> Form:
     """Return the format of images.
 
     Raises:
-        Misuse: PNG is asked to lose something, or quality is said twice.
+        Misuse: a quality is given for PNG, or two that differ.
     """
     encoding, suffix = ENCODINGS[fields.get("output_format", "png")]
     named = QUALITIES.get(fields.get("output_quality", "default"))
     quality = fields.get("output_compression", named)
     if named is not None and quality != named:
         raise Misuse(
-            "output_compression: output_compression and output_quality say different things; send one",
+            "output_compression: it and output_quality differ; send one of them",
             field="output_compression",
         )
     if encoding == "PNG" and quality not in (None, 100):

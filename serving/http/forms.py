@@ -89,7 +89,7 @@ class Params(Kind):
 
     @property
     def allowed(self) -> str:
-        """Say so."""
+        """The two forms."""
         return "an object, or one as JSON text"
 
     def parse(self, value: Any) -> Any:

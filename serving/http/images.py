@@ -62,11 +62,11 @@ def _makes_images(state: State) -> None:
         raise Misuse(f"a {state.studio.found.kind.pipeline} makes videos; send the prompt to /v1/videos")
 
 
-async def _made(request: Request, fields: Mapping[str, Any], sent: Sequence[Upload], usual: str) -> dict[str, Any]:
-    """Make the images of a request and return the response; `usual` is the default of `response_format`."""
-    state, response = state_of(request), fields.get("response_format", usual)
+async def _made(request: Request, fields: Mapping[str, Any], sent: Sequence[Upload], default: str) -> dict[str, Any]:
+    """Make the images of a request and return the response; `default` is that of `response_format`."""
+    state, response = state_of(request), fields.get("response_format", default)
     if state.files.folder is None and response == "url":
-        if "response_format" in fields or usual != "url":
+        if "response_format" in fields or default != "url":
             raise Misuse(
                 "response_format: found url, and this server keeps no files (--output-path ''); ask for b64_json",
                 field="response_format",
@@ -139,7 +139,7 @@ async def content(request: Request, id: str) -> Response:
 
 
 def variant(request: Request) -> int:
-    """Return the number of the result that is asked for, from 0.
+    """Return the number of a result in the address, from 0.
 
     Raises:
         Misuse: it is not a number, or another parameter is there.

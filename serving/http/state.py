@@ -1,4 +1,4 @@
-"""What all routes need: the engine and the server's settings; and waiting for a job as long as its client does."""
+"""What all routes share: the engine, the settings of the server, and waiting for a job while its client does."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class State:
         studio: model and settings.
         engine: does the work.
         files: where files are.
-        names: what the model is called: the first is shown, all are understood.
-        path: what was given as the model.
+        names: of the model; responses show the first, requests may give any.
+        path: of the model, as it was given.
         precision: of the model, as a word.
         about: the server's flags, for `/server_info`.
         metrics: whether `/metrics` is there.
         origins: origins whose pages may read responses.
-        log: says a line to the person at the server, a "note" or a "warning".
-        requests: whether every request is a line.
+        log: writes a line, a "note" or a "warning".
+        requests: whether every request is logged.
         environ: read when a request starts.
     """
 

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, with limits: what is said twice, is no number, or is too large is refused by name."""
+"""Strict JSON with limits: names that repeat, NaN, and values that are too large or too deep are refused by name."""
 
 import json
 import math
@@ -32,7 +32,7 @@ class Invalid(ValueError):
 
 
 def parse_json(text: bytes | str) -> Any:
-    """Return what a JSON text says.
+    """Parse a JSON text.
 
     >>> parse_json('{"n": 2}')
     {'n': 2}

@@ -1,4 +1,4 @@
-"""Videos: jobs that go on while clients ask how far they are."""
+"""Videos: jobs that clients poll."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def listed(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/videos/{id}")
 async def retrieve(request: Request, id: str) -> dict[str, Any]:
-    """Say how far a video is."""
+    """Return status and progress of a video."""
     state = state_of(request)
     return _shown(state, _entry(state, id))
 

@@ -118,6 +118,7 @@ def test_metrics_are_there_only_if_asked_for(here):
 def test_what_is_not_there(app, method, path, status, message):
     answer = app.client.request(method, path)
     assert answer.status_code == status and message in answer.json()["error"]["message"]
+    assert answer.json()["error"]["type"] == ("not_implemented_error" if status == 501 else "invalid_request_error")
     assert answer.json()["detail"] == answer.json()["error"]["message"]
 
 

@@ -51,6 +51,9 @@ def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
     app = here("klein", files=Files(None, tmp_path / "uploads"))
     made = edit(app, files={"image": ("../../first.png", encoded("JPEG"))})
     assert [file.name for file in (tmp_path / "uploads").iterdir()] == [f"{made['id']}-0.jpg"]
+    files = [("image", ("a", encoded("JPEG"))), ("image", ("b", encoded("PNG")))]
+    made = edit(app, files=files)
+    assert {f"{made['id']}-0.jpg", f"{made['id']}-1.png"} < {file.name for file in (tmp_path / "uploads").iterdir()}
 
 
 @pytest.mark.parametrize(

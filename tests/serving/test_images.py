@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pure.engine.loaded import Asked
 from pure.serving.http.bodies import LIMIT
+from pure.serving.jobs import Form, Job
 
 FEW = {"num_inference_steps": 2}
 
@@ -245,3 +247,33 @@ def test_other_routes_of_a_model_that_makes_images(here):
     assert "reads no pictures" in app.refused("/v1/images/edits")["message"]
     answer = app.client.post("/v1/images/generations", data={"prompt": "a"}, files={"image": b"x"})
     assert answer.status_code == 400 and "this route reads no pictures" in answer.json()["detail"]
+
+
+def test_results_on_the_disk_are_not_kept_in_memory_too(here):
+    app = here("flux")
+    made = app.post(**FEW)
+    assert isinstance(made["created"], int)
+    (output,) = app.engine.jobs.get(made["id"], "image").outputs.values()
+    assert output.content == b"" and output.path == made["data"][0]["file_path"]
+
+
+def test_a_request_may_have_nearly_fifty_megabytes(here):
+    content = b" " * (LIMIT - 1000) + b'{"prompt": 1}'
+    answer = here("flux").client.post(
+        "/v1/images/generations", content=content, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"
+
+
+def test_an_image_that_is_not_there_yet(here):
+    app = here("flux", start=False)
+    recipe = app.state.studio.recipe(Asked(options={"steps": 2}), {})
+    job = Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Form(kind="image"))
+    app.engine.jobs.add(job)
+    app.engine.ready.set()
+    app.engine.start()
+    answer = app.client.get(f"/v1/images/{job.id}/content")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "image_not_ready")
+    app.engine.jobs.cancel(job.id)
+    assert app.client.get(f"/v1/images/{job.id}/content").json()["error"]["code"] == "image_not_found"
+    assert app.client.get(f"/v1/videos/{job.id}").json()["error"]["code"] == "video_not_found"

@@ -66,6 +66,8 @@ def test_progress_and_order(here):
     assert [one["id"] for one in page["data"]] == ids[:0:-1] and page["has_more"] and page["last_id"] == ids[1]
     rest = app.client.get(f"/v1/videos?limit=2&after={ids[1]}").json()
     assert [one["id"] for one in rest["data"]] == ids[:1] and not rest["has_more"]
+    exact = app.client.get(f"/v1/videos?limit=1&after={ids[1]}").json()
+    assert (exact["first_id"], exact["last_id"], exact["has_more"]) == (ids[0], ids[0], False)
     upwards = app.client.get("/v1/videos?order=asc").json()["data"]
     assert [one["id"] for one in upwards] == ids and {one["status"] for one in upwards} == {"queued"}
     assert "in-progress" in app.client.get(f"/v1/videos/{ids[0]}/content").json()["detail"]
