@@ -51,14 +51,14 @@ class Step:
         index: step index within the expert's own schedule, from 0; one for all samples or
             one per sample.
         count: number of steps of that schedule, likewise.
-        timestep: what the model sees; shape () or (B,).
+        timestep: what the model sees; shape () or (B,), or (B, ...) for a model that takes one per token.
         sigma: noise level before the step; shape () or (B,).
         sigma_next: noise level after it.
         expert: name of the expert; empty where there is one only.
         branch: name of the guidance branch.
 
     Raises:
-        ValueError: an index is not in 0 to count - 1, or a tensor has another shape than () or (B,).
+        ValueError: an index is not in 0 to count - 1, or a noise level has another shape than () or (B,).
         TypeError: an index or a count is not a whole number, or a level is no tensor.
     """
 
@@ -86,7 +86,7 @@ class Step:
                 continue
             if not isinstance(level, torch.Tensor):
                 raise TypeError(f"Step.{name} is {level!r}; give a tensor of shape () or (B,)")
-            if level.ndim > 1:
+            if level.ndim > 1 and name != "timestep":
                 raise ValueError(f"Step.{name} has shape {tuple(level.shape)}; give a tensor of shape () or (B,)")
 
     def rows(self, batch: int) -> tuple[Where, ...]:

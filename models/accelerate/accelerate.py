@@ -118,7 +118,7 @@ def _watched(cls: type, session: Session) -> type:
         finally:
             CURRENT.reset(token)
             session.report.calls.append(current.finished())
-        warn(session.report.last.notes, stacklevel=3)
+        warn((note for note in session.report.last.notes if note.kind == "warning"), stacklevel=3)
         return result
 
     return type(cls)(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__})

@@ -14,10 +14,10 @@ from pure.models.accelerate.checks import check_module
 from pure.models.accelerate.components import Model, ModelOutput, model_of
 from pure.models.accelerate.proxy import CONTEXT, Proxy
 from pure.models.accelerate.report import CallReport, Report, finite_rows, notes_of
-from pure.models.adapt.adapt import TIMES
+from pure.models.adapt.forward import TIMES
 from pure.models.adapt.structure import fingerprint, parameters
 from pure.models.errors import CheckpointError
-from pure.notes import warn
+from pure.notes import Note, warn
 from pure.rules import can_skip
 from pure.step import Inputs, Step
 from pure.tree import put, take
@@ -111,8 +111,10 @@ class PipelineCall:
             counts,
             tuple(reason for each in components for reason in each.plain),
         )
+        notes = {branch.model.note: None for branch in branches.values() if branch.model.note}
         could = any(can_skip(b.model.denoiser.plan.rules, counts[name]) for name, b in branches.items())
-        return attrs.evolve(report, notes=notes_of(report, could, {name: b.finite for name, b in branches.items()}))
+        said = notes_of(report, could, {name: b.finite for name, b in branches.items()})
+        return attrs.evolve(report, notes=(*said, *(Note(text, kind="note") for text in notes)))
 
 
 def steps_of(pipe: Any) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.components import in_one_piece, one_piece
 from pure.models.accelerate.proxy import Proxy
+from pure.models.adapt.forward import TIMES, arguments_of
 from pure.models.adapt.structure import check_unpatched
 from pure.models.errors import CheckpointError
 
@@ -105,6 +106,8 @@ def check_module(module: torch.nn.Module, transform: Transform) -> None:
         check_unguided(transform.edit(one_piece(module)))
         return
     check_unpatched(module)
+    if not set(TIMES) & set(arguments_of(module)):
+        raise CheckpointError(f"{type(module).__name__} takes no timestep, so it has no steps that could be skipped")
     try:
         edited = transform.edit(_ANY)
     except ValueError:  # it may fit the transformer, which has other blocks and streams

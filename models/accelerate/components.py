@@ -11,9 +11,9 @@ from diffusers.utils import BaseOutput
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.proxy import bare
-from pure.models.adapt.adapt import Request, adapt, forward_of, sorted_request
+from pure.models.adapt.adapt import adapt
 from pure.models.adapt.arguments import Arguments
-from pure.models.adapt.pieces import Forward, Prediction, prediction_of
+from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_of, prediction_of, sorted_call
 from pure.models.adapt.whole import whole
 from pure.models.errors import CheckpointError
 
@@ -26,15 +26,19 @@ class Model:
         denoiser: the transformed denoiser.
         forward: how the component is called.
         functional: whether its parameters are an argument; a U-Net keeps its own.
+        shared: names of arguments that all samples share.
         second: names of arguments whose second dimension is the sample.
         stamp: fingerprint of the component when it was adapted.
+        note: why it runs in one piece though it is a transformer; empty otherwise.
     """
 
     denoiser: Denoiser
     forward: Forward
     functional: bool
+    shared: frozenset[str] = frozenset()
     second: frozenset[str] = frozenset()
     stamp: tuple = ()
+    note: str = ""
 
     @property
     def timestep(self) -> str:
@@ -46,13 +50,13 @@ class Model:
         """Whether latents and predictions are lists."""
         return self.forward.listed
 
-    def request(self, kwargs: Mapping[str, Any]) -> Request:
+    def request(self, kwargs: Mapping[str, Any]) -> ForwardCall:
         """Sort the arguments of a call."""
-        return sorted_request(kwargs, self.forward, (), self.second)
+        return sorted_call(kwargs, self.forward, self.shared, self.second)
 
 
 # Their blocks read what blocks long before them returned, so that there is no middle that could be left out.
-ONE_PIECE = frozenset(("HunyuanDiT2DModel",))
+ONE_PIECE = frozenset(("HunyuanDiT2DModel", "LatteTransformer3DModel", "WanAnimateTransformer3DModel"))
 
 
 def in_one_piece(module: torch.nn.Module) -> bool:
@@ -75,11 +79,11 @@ class Called:
         return found
 
 
-def one_piece(module: torch.nn.Module, forward: Forward | None = None, channels: int | None = None) -> Denoiser:
+def one_piece(module: torch.nn.Module, forward: Forward | None = None) -> Denoiser:
     """Return a component as a denoiser of one block; without `forward` only to look at, not to call."""
     inner = bare(module)
     own = vars(inner).get("out_channels") or getattr(getattr(inner, "config", None), "out_channels", None)
-    return whole(Called(module, forward or Forward("sample", "timestep")), own or channels)
+    return whole(Called(module, forward or Forward("sample", "timestep")), own)
 
 
 def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:
@@ -90,12 +94,35 @@ def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Tran
         ValueError: the transform does not fit.
     """
     if in_one_piece(module):
-        forward = forward_of(bare(module), kwargs)
-        plain, functional, second = one_piece(module, forward), False, frozenset()
-    else:
+        return _whole(module, kwargs, transform, stamp)
+    try:
         adapted = adapt(module, example=kwargs, check=1, several=True)
-        forward, plain, functional, second = adapted.forward, adapted.denoiser, True, adapted.second
-    return Model(transform(plain), forward, functional, second, stamp)
+    except CheckpointError as error:
+        return _uncut(module, kwargs, transform, stamp, error)
+    denoiser = transform(adapted.denoiser)
+    return Model(denoiser, adapted.forward, True, adapted.shared, adapted.second, stamp)
+
+
+def _whole(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:
+    forward = forward_of(bare(module), kwargs)
+    return Model(transform(one_piece(module, forward)), forward, functional=False, stamp=stamp)
+
+
+def _uncut(
+    module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple, error: CheckpointError
+) -> Model:
+    """Run in one piece what cannot be cut, if the transform only says which steps to skip.
+
+    Raises:
+        CheckpointError: the transform measures changes.
+    """
+    try:
+        model = _whole(module, kwargs, transform, stamp)
+    except ValueError:
+        raise CheckpointError(
+            f"{error}; a step mask can skip the model in one piece: scm(mask=..., policy='static')"
+        ) from error
+    return attrs.evolve(model, note=f"{type(module).__name__} runs in one piece: {error}")
 
 
 @dataclasses.dataclass

@@ -2,11 +2,12 @@
 
 import contextlib
 import contextvars
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
+from pure.models.adapt.forward import arguments_of
 
 CONTEXT: contextvars.ContextVar[str] = contextvars.ContextVar("name of the cache context", default="")
 
@@ -46,8 +47,7 @@ class Proxy:
         module, step = vars(self)["_module"], vars(self)["_step"]()
         if step is None:
             return module(*args, **kwargs)
-        names = [name for name in inspect.signature(type(bare(module)).forward).parameters if name != "self"]
-        return step({**dict(zip(names, args, strict=False)), **kwargs})
+        return step({**dict(zip(arguments_of(bare(module)), args, strict=False)), **kwargs})
 
     @contextlib.contextmanager
     def cache_context(self, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:

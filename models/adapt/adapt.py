@@ -8,7 +8,6 @@ structure; the model itself is never written.
 Shapes: B samples, N tokens, D width.
 """
 
-import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -18,27 +17,18 @@ import torch
 from pure.attention import attend
 from pure.block import Block
 from pure.denoiser import Denoiser
-from pure.models.adapt.arguments import Arguments, outline_of, pack
+from pure.models.adapt.arguments import Arguments, outline_of
 from pure.models.adapt.cut import STREAMS, BlockRun, Hidden, alike, hidden_of, streams_of, tensor_of
-from pure.models.adapt.pieces import Embed, Forward, Head, Prediction, Samples, prediction_of
+from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_of, prediction_of, sorted_call, times_of
+from pure.models.adapt.pieces import Embed, Head, Samples
+from pure.models.adapt.samples import find_samples
 from pure.models.adapt.search import Cut, discover, search
 from pure.models.adapt.structure import Template, check_unpatched, parameters
 from pure.models.adapt.tape import Untraceable
 from pure.models.adapt.walk import outline
 from pure.models.errors import CheckpointError
-from pure.tree import take
 
 Params = Mapping[str, torch.Tensor]
-TIMES = ("timestep", "timesteps", "t", "time")
-
-
-@attrs.frozen(eq=False)
-class Request:
-    """The arguments of one call of a forward, sorted."""
-
-    latents: torch.Tensor  # (B, ...)
-    timestep: torch.Tensor  # () or (B, ...)
-    conditioning: Arguments
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -62,13 +52,13 @@ class Adapted:
     shared: frozenset[str] = frozenset()
     second: frozenset[str] = frozenset()
 
-    def request(self, kwargs: Mapping[str, Any]) -> Request:
+    def request(self, kwargs: Mapping[str, Any]) -> ForwardCall:
         """Sort the keyword arguments of one call of the model's forward.
 
         Raises:
             CheckpointError: an argument cannot be part of a state, or samples differ in what they must share.
         """
-        return sorted_request(kwargs, self.forward, self.shared, self.second)
+        return sorted_call(kwargs, self.forward, self.shared, self.second)
 
     def __repr__(self) -> str:
         """Say where the model is cut."""
@@ -107,45 +97,52 @@ def adapt(
     check_unpatched(module)
     forward = attrs.evolve(forward_of(module, example, latents, timestep), several=several)
     _check_scale(module, example)
-    request = sorted_request(example, forward, shared)
-    kwargs = forward.arguments(request.conditioning, request.latents, _times(request))
+    request = sorted_call(example, forward, shared)
+    kwargs = forward.arguments(request.conditioning, request.latents, times_of(request))
     with torch.no_grad():
         calls, raw = discover(module, kwargs)
-        cut = search(module, kwargs, calls, request.latents.device)
-        adapted = Adapted(_denoiser(module, forward, cut, request), parameters(module), forward, cut, frozenset(shared))
-        adapted = _separated(module, adapted, example)
-        adapted = attrs.evolve(adapted, denoiser=attrs.evolve(adapted.denoiser, reads=_reads(adapted, request)))
-        if check > 0:
-            _compare(module, adapted, request, prediction_of(raw, several))
-        if check > 1:
-            noise = torch.randn(request.latents.shape, generator=torch.Generator().manual_seed(0))
-            other = attrs.evolve(request, latents=noise.to(request.latents))
-            kwargs = forward.arguments(other.conditioning, other.latents, _times(other))
-            _compare(module, adapted, other, prediction_of(module(**kwargs), several))
-    return adapted
+        expected, first = prediction_of(raw, several), None
+        for cut in search(module, kwargs, calls, request.latents.device):
+            try:
+                adapted = _adapted(module, forward, cut, example, frozenset(shared))
+                if check > 0:
+                    _compare(module, adapted, adapted.request(example), expected)
+            except (CheckpointError, Untraceable, KeyError) as error:  # a shorter run of other blocks may do
+                first = first or error
+                continue
+            if check > 1:
+                _compare_other(module, adapted, adapted.request(example))
+            return adapted
+    assert first is not None  # search returns at least one
+    raise first if isinstance(first, CheckpointError) else CheckpointError(str(first)) from first
 
 
-def forward_of(
-    module: torch.nn.Module, example: Mapping[str, Any], latents: str | None = None, timestep: str | None = None
-) -> Forward:
-    """Find out how a module is called; the arguments are those of `adapt`.
+def _adapted(
+    module: torch.nn.Module, forward: Forward, cut: Cut, example: Mapping[str, Any], shared: frozenset[str]
+) -> Adapted:
+    """Return the model with one choice of blocks.
 
     Raises:
-        CheckpointError: the example has no latents or no timestep.
+        CheckpointError: the samples of a batch cannot be told apart, or the head reads more than the streams.
     """
-    known = inspect.signature(type(module).forward).parameters
-    names = [name for name in known if name != "self"]
-    latents = latents or names[0]
-    timestep = timestep or next((name for name in TIMES if name in names), None)
-    missing = [name for name in (latents, timestep) if name is None or name not in example]
-    if missing:
-        raise CheckpointError(
-            f"the example for {type(module).__name__} has no {' and no '.join(map(str, missing))}; it has "
-            f"{sorted(example)} (say with latents= and timestep= which arguments these are)"
-        )
-    assert timestep is not None
-    plain = (("return_dict", False),) if "return_dict" in names else ()
-    return Forward(latents, timestep, isinstance(example[latents], list | tuple), plain)
+    request = sorted_call(example, forward, shared)
+    denoiser, params = _denoiser(module, forward, cut, request), parameters(module)
+    embed = denoiser.embed
+    assert isinstance(embed, Embed)
+    samples, shared, second = find_samples(embed, params, example, shared)
+    request = sorted_call(example, forward, shared, second)
+    outline = outline_of(request.conditioning)
+    denoiser = attrs.evolve(denoiser, embed=attrs.evolve(embed, samples=samples, shape=outline))
+    adapted = Adapted(denoiser, params, forward, cut, shared, second)
+    return attrs.evolve(adapted, denoiser=attrs.evolve(denoiser, reads=_reads(adapted, request)))
+
+
+def _compare_other(module: torch.nn.Module, adapted: Adapted, request: ForwardCall) -> None:
+    """Compare the pieces with the model on random latents."""
+    noise = torch.randn(request.latents.shape, generator=torch.Generator().manual_seed(0))
+    other, forward = attrs.evolve(request, latents=noise.to(request.latents)), adapted.forward
+    kwargs = forward.arguments(other.conditioning, other.latents, times_of(other))
+    _compare(module, adapted, other, prediction_of(module(**kwargs), forward.several))
 
 
 def _check_scale(module: torch.nn.Module, example: Mapping[str, Any]) -> None:
@@ -159,28 +156,7 @@ def _check_scale(module: torch.nn.Module, example: Mapping[str, Any]) -> None:
             )
 
 
-def sorted_request(
-    kwargs: Mapping[str, Any], forward: Forward, shared: Collection[str] = (), second: Collection[str] = ()
-) -> Request:
-    """Sort the keyword arguments of a call; see `Adapted.request`."""
-    others = {key: value for key, value in kwargs.items() if key not in (forward.latents, forward.timestep)}
-    others = {key: value for key, value in others.items() if key not in dict(forward.plain)}
-    latents, timestep = kwargs[forward.latents], kwargs[forward.timestep]
-    if forward.listed:
-        if len({(tuple(each.shape), each.dtype) for each in latents}) != 1:
-            raise CheckpointError(f"the tensors of {forward.latents} differ in shape; run samples of each size apart")
-        latents = torch.stack(list(latents))
-    if not isinstance(timestep, torch.Tensor):
-        timestep = torch.tensor(timestep, device=latents.device)
-    return Request(latents, timestep, pack(others, latents.shape[0], shared, second))
-
-
-def _times(request: Request) -> torch.Tensor:
-    """Return the timestep of every sample, as a step gives it."""
-    return request.timestep.expand(request.latents.shape[0]) if request.timestep.ndim == 0 else request.timestep
-
-
-def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: Request) -> Denoiser:
+def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: ForwardCall) -> Denoiser:
     model = outline(module, cut.blocks, list(parameters(module)))
     blocks = tuple(
         Block(BlockRun(Template(module.get_submodule(name)), alike(wiring)), f"{name}.")
@@ -188,9 +164,9 @@ def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: Requ
     )
     return Denoiser(
         prepare=as_it_is,
-        embed=Embed(model, forward, cut, Samples(), outline_of(request.conditioning)),
+        embed=Embed(model, forward, cut, Samples(), outline_of(request.conditioning), times_of(request).shape[1:]),
         blocks=blocks,
-        head=Head(model, forward, cut),
+        head=Head(model, forward, cut),  # type: ignore[arg-type]  # a tuple where the model makes several things
         attend=attend,
         probe=first_stream,
         streams=STREAMS[: len(cut.streams)],
@@ -209,93 +185,10 @@ def first_stream(hidden: Hidden) -> torch.Tensor:
     return hidden.image.contiguous().view(-1).view(hidden.image.shape)
 
 
-def _separated(module: torch.nn.Module, adapted: Adapted, example: Mapping[str, Any]) -> Adapted:
-    """Find out where the samples are in streams and constants, and which arguments have them second.
-
-    Raises:
-        CheckpointError: something is neither shared nor one row per sample, in a batch of several.
-    """
-    batch, reasons = len(example[adapted.forward.latents]), []
-    for second in dict.fromkeys((frozenset(), _seconds(adapted, example, batch))):
-        tried = attrs.evolve(adapted, second=second)
-        try:
-            samples = _samples(tried, tried.request(example), batch)
-        except (CheckpointError, Untraceable, RuntimeError, ValueError, IndexError) as error:
-            reasons.append(error)
-            continue
-        embed = attrs.evolve(adapted.denoiser.embed, samples=samples)
-        return attrs.evolve(tried, denoiser=attrs.evolve(adapted.denoiser, embed=embed))
-    if batch == 1:
-        return adapted  # there is nothing to tell apart
-    raise CheckpointError(
-        f"the samples of a batch of {type(module).__name__} cannot be told apart ({reasons[0]}); run one sample at "
-        "a time, or name the arguments that all samples share (shared=...)"
-    ) from reasons[0]
-
-
-def _seconds(adapted: Adapted, example: Mapping[str, Any], batch: int) -> frozenset[str]:
-    others = example.keys() - adapted.shared - {adapted.forward.latents, adapted.forward.timestep}
-    tensors = {name: example[name] for name in others if isinstance(example[name], torch.Tensor)}
-    return frozenset(n for n, t in tensors.items() if t.ndim > 2 and t.shape[1] == batch != t.shape[0])
-
-
-def _samples(adapted: Adapted, request: Request, batch: int) -> Samples:
-    """Say where the samples are: what grows when there is one sample more (the first one again).
-
-    Raises:
-        CheckpointError: a stream has no sample dimension, or a constant is neither shared nor one row per sample.
-    """
-    more = torch.tensor([*range(batch), 0])
-    times = take(request.timestep, more) if request.timestep.ndim else request.timestep
-    larger = Request(take(request.latents, more), times, take(request.conditioning, more))
-    before, after = _walked(adapted, request), _walked(adapted, larger)
-    streams = [_sample_dim(a, b, more) for a, b in zip(before[0], after[0], strict=True)]
-    if None in streams:
-        raise CheckpointError("a stream has no sample dimension")
-    constants = tuple(_sample_dim(a, b, more) for a, b in zip(before[1], after[1], strict=True))
-    return Samples(tuple(dim for dim in streams if dim is not None), constants)
-
-
-def _walked(adapted: Adapted, request: Request) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    kwargs = adapted.forward.arguments(request.conditioning, request.latents, _times(request))
-    embed = adapted.denoiser.embed
-    assert isinstance(embed, Embed)
-    _, streams, constants = embed.walk(adapted.params, kwargs, request.latents.device)
-    return streams, constants
-
-
-def _sample_dim(before: torch.Tensor, after: torch.Tensor, more: torch.Tensor) -> int | None:
-    """Return which dimension is the sample; None if the tensor is the same for all.
-
-    Raises:
-        CheckpointError: none is, and it is not the same.
-    """
-    if _agree(before, after):
-        return None
-    for dim, (size, larger) in enumerate(zip(before.shape, after.shape, strict=False)):
-        if size == len(more) - 1 and larger == len(more) and _agree(before.index_select(dim, more), after):
-            return dim
-    raise CheckpointError(
-        f"a block is given a tensor of shape {tuple(before.shape)} for {len(more) - 1} and of shape "
-        f"{tuple(after.shape)} for {len(more)} samples, or the samples of a batch influence each other"
-    )
-
-
-def _agree(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether tensors are the same but for the rounding of a batch of another size."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if not (a.is_floating_point() or a.is_complex()):
-        return torch.equal(a, b)
-    coarse = 1e-3 if torch.finfo(a.dtype).bits > 16 else 5e-2
-    scale = float(b.abs().nan_to_num(posinf=0.0, neginf=0.0).max()) if b.numel() else 0.0
-    return torch.allclose(a, b, rtol=0.0, atol=coarse * (scale + 1e-6), equal_nan=True)
-
-
-def _reads(adapted: Adapted, request: Request) -> tuple[str, ...]:
+def _reads(adapted: Adapted, request: ForwardCall) -> tuple[str, ...]:
     """Find out which streams the head reads: those whose loss it notices."""
     denoiser, params = adapted.denoiser, adapted.params
-    hidden, context = denoiser.embed(params, request.conditioning, request.latents, _times(request))
+    hidden, context = denoiser.embed(params, request.conditioning, request.latents, times_of(request))
     whole, streams = denoiser.head(params, hidden, context), streams_of(hidden)
     found = []
     for number, name in enumerate(denoiser.streams):
@@ -310,7 +203,7 @@ def _all(prediction: Prediction) -> tuple[torch.Tensor, ...]:
     return prediction if isinstance(prediction, tuple) else (prediction,)
 
 
-def _compare(module: torch.nn.Module, adapted: Adapted, request: Request, expected: Prediction) -> None:
+def _compare(module: torch.nn.Module, adapted: Adapted, request: ForwardCall, expected: Prediction) -> None:
     predictions, blocks = _all(in_pieces(adapted, request)), adapted.cut.blocks
     start = f"{type(module).__name__} cut at {blocks[0]} to {blocks[-1]} is not the model: "
     for found, wanted in zip(predictions, _all(expected), strict=True):
@@ -335,14 +228,14 @@ def _equal_with_nan(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(((found == expected) | (found.isnan() & expected.isnan())).all())
 
 
-def in_pieces(adapted: Adapted, request: Request) -> Prediction:
+def in_pieces(adapted: Adapted, request: ForwardCall) -> Prediction:
     """Return the prediction of one call, taken through the pieces.
 
     Raises:
         CheckpointError: a block writes into its arguments.
     """
     denoiser, params = adapted.denoiser, adapted.params
-    hidden, context = denoiser.embed(params, request.conditioning, request.latents, _times(request))
+    hidden, context = denoiser.embed(params, request.conditioning, request.latents, times_of(request))
     for name, block, group in zip(adapted.cut.blocks, denoiser.blocks, denoiser.bind(params).blocks, strict=True):
         watched = [leaf for leaf in [*streams_of(hidden), *_tensors(context)] if not leaf.is_inference()]
         versions = [leaf._version for leaf in watched]

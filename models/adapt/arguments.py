@@ -87,6 +87,15 @@ def pack(
     )
 
 
+def has_samples(value: Any, batch: int) -> bool:
+    """Whether the rule of this module gives each of `batch` samples a part of an argument."""
+    flat = pytree.tree_leaves(value, is_leaf=lambda node: _one_each(node, batch))
+    return any(
+        leaf.ndim > 0 and leaf.shape[0] == batch if isinstance(leaf, torch.Tensor) else isinstance(leaf, list | tuple)
+        for leaf in flat
+    )
+
+
 def _one_each(node: Any, batch: int | None) -> bool:
     """Whether a container has one entry for each sample, so that it is one leaf."""
     if batch is None or not isinstance(node, list | tuple) or len(node) != batch:

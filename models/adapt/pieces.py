@@ -11,8 +11,9 @@ import attrs
 import torch
 import torch.utils._pytree as pytree
 
-from pure.models.adapt.arguments import Arguments, outline_of, thaw, unpack
+from pure.models.adapt.arguments import Arguments, outline_of
 from pure.models.adapt.cut import Context, Form, Hidden, Moved, Registry, entry_link, hidden_of, link, streams_of
+from pure.models.adapt.forward import Forward, Prediction, prediction_of
 from pure.models.adapt.search import Cut
 from pure.models.adapt.tape import Tape
 from pure.models.adapt.walk import Model, Reading, Walk, symbolic
@@ -20,59 +21,6 @@ from pure.models.errors import CheckpointError
 from pure.tree import Shared
 
 Params = Mapping[str, torch.Tensor]
-Prediction = torch.Tensor | tuple[torch.Tensor, ...]
-
-
-@attrs.frozen
-class Forward:
-    """How a forward is called and what it returns.
-
-    Attributes:
-        latents: name of the argument that is denoised.
-        timestep: name of the timestep.
-        listed: whether latents are a list of tensors, one per sample.
-        plain: arguments that are passed every time, hashable.
-        several: whether it may return several tensors (picture and sound), which are then one prediction.
-    """
-
-    latents: str
-    timestep: str
-    listed: bool = False
-    plain: tuple[tuple[str, Any], ...] = ()
-    several: bool = False
-
-    def arguments(self, conditioning: Arguments, latents: torch.Tensor, timestep: torch.Tensor) -> dict[str, Any]:
-        """Return the keyword arguments of a call."""
-        given: Any = list(latents.unbind(0)) if self.listed else latents
-        plain = {name: thaw(value) for name, value in self.plain}
-        return {**unpack(conditioning, latents.shape[0]), **plain, self.latents: given, self.timestep: timestep}
-
-
-def prediction_of(raw: Any, several: bool = False) -> Prediction:
-    """Return the prediction (B, ...) that a forward has returned as a tuple, a list or an output record.
-
-    Args:
-        raw: what the forward returned.
-        several: whether a tuple of tensors may be a prediction.
-
-    Raises:
-        CheckpointError: it returned none, or several things.
-    """
-    found = raw.sample if hasattr(raw, "sample") and not isinstance(raw, torch.Tensor) else raw
-    if several and isinstance(found, tuple) and len(found) > 1:
-        return tuple(prediction_of(entry) for entry in found)
-    if isinstance(found, tuple):
-        if len(found) != 1:
-            raise CheckpointError(
-                f"the model returns {len(found)} things, such as picture and sound; adapt takes those that return one "
-                "(pure.accelerate takes them)"
-            )
-        found = found[0]
-    if isinstance(found, list) and found and all(isinstance(entry, torch.Tensor) for entry in found):
-        found = torch.stack(found)
-    if not isinstance(found, torch.Tensor):
-        raise CheckpointError(f"the model returns a {type(found).__name__} where a tensor is expected")
-    return found
 
 
 @attrs.define(eq=False)
@@ -157,6 +105,7 @@ class Embed:
     cut: Cut
     samples: Samples
     shape: tuple
+    times: tuple[int, ...] = ()  # sizes of the timestep after the sample, where it has several dimensions
 
     def __call__(
         self, params: Params, prepared: Arguments, latents: torch.Tensor, timestep: torch.Tensor
@@ -169,6 +118,8 @@ class Embed:
         """
         if outline_of(prepared) != self.shape:
             raise CheckpointError(changed(type(self.model.module).__name__, "is called with other arguments"))
+        if timestep.ndim == 1 and self.times:  # `init` gives one number per sample, only for the shapes
+            timestep = timestep.view(-1, *(1 for _ in self.times)).expand(-1, *self.times)
         kwargs = self.forward.arguments(prepared, latents, timestep)
         walk, streams, constants = self.walk(params, kwargs, latents.device)
         placed = self.samples.placed(constants, latents.shape[0])

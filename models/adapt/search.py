@@ -85,8 +85,10 @@ def _on_meta(leaf: Any) -> Any:
     return torch.empty_like(leaf, device="meta") if isinstance(leaf, torch.Tensor) else leaf
 
 
-def search(module: torch.nn.Module, kwargs: Mapping[str, Any], calls: Sequence[Call], device: torch.device) -> Cut:
-    """Return the longest run of blocks that pass on nothing but streams.
+def search(
+    module: torch.nn.Module, kwargs: Mapping[str, Any], calls: Sequence[Call], device: torch.device
+) -> list[Cut]:
+    """Return the runs of two or more blocks that pass on nothing but streams, the longest first.
 
     Raises:
         CheckpointError: there is none, with the reason.
@@ -103,14 +105,14 @@ def search(module: torch.nn.Module, kwargs: Mapping[str, Any], calls: Sequence[C
         raise CheckpointError(
             f"{type(module).__name__} cannot be cut into blocks with streams between them; {'; '.join(reasons)}"
         )
-    longest = max(found, key=lambda cut: len(cut.blocks))
-    if len(longest.blocks) < 2:
+    found.sort(key=lambda cut: len(cut.blocks), reverse=True)
+    if len(found[0].blocks) < 2:
         raise CheckpointError(
-            f"{type(module).__name__} passes nothing but streams only before and after {longest.blocks[0]}"
-            f"{f' ({longest.why})' if longest.why else ''}, which leaves no two blocks to skip one of; "
+            f"{type(module).__name__} passes nothing but streams only before and after {found[0].blocks[0]}"
+            f"{f' ({found[0].why})' if found[0].why else ''}, which leaves no two blocks to skip one of; "
             "pure.models.adapt.whole.whole takes it in one piece"
         )
-    return longest
+    return [cut for cut in found if len(cut.blocks) > 1]
 
 
 def _starts(calls: Sequence[Call]) -> list[int]:

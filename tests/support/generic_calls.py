@@ -13,16 +13,16 @@ class Draw:
         return torch.randn(*shape, generator=self.generator)
 
 
-def _times(batch: int, most: float = 1000.0) -> torch.Tensor:
+def times(batch: int, most: float = 1000.0) -> torch.Tensor:
     return torch.linspace(0.9, 0.4, batch) * most
 
 
-def _mask(batch: int, tokens: int) -> torch.Tensor:
+def mask(batch: int, tokens: int) -> torch.Tensor:
     """All tokens of the first sample, one less of each that follows."""
     return (torch.arange(tokens)[None] < tokens - torch.arange(batch)[:, None]).long()
 
 
-def _grid(rows: int, columns: int, axes: int = 3) -> torch.Tensor:
+def grid(rows: int, columns: int, axes: int = 3) -> torch.Tensor:
     ids = torch.zeros(rows, columns, axes)
     ids[..., 1] += torch.arange(rows)[:, None]
     ids[..., 2] += torch.arange(columns)[None]
@@ -34,7 +34,7 @@ def sd3(draw: Draw, batch: int) -> dict:
         "hidden_states": draw(batch, 4, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 32),
         "pooled_projections": draw(batch, 16),
-        "timestep": _times(batch),
+        "timestep": times(batch),
     }
 
 
@@ -42,8 +42,8 @@ def pixart(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 4, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 32),
-        "encoder_attention_mask": _mask(batch, 7),
-        "timestep": _times(batch),
+        "encoder_attention_mask": mask(batch, 7),
+        "timestep": times(batch),
         "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
     }
 
@@ -52,8 +52,8 @@ def sana(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 4, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 8),
-        "encoder_attention_mask": _mask(batch, 7),
-        "timestep": _times(batch),
+        "encoder_attention_mask": mask(batch, 7),
+        "timestep": times(batch),
     }
 
 
@@ -62,36 +62,41 @@ def flux(draw: Draw, batch: int) -> dict:
         "hidden_states": draw(batch, 16, 4),
         "encoder_hidden_states": draw(batch, 7, 32),
         "pooled_projections": draw(batch, 32),
-        "timestep": _times(batch, 1.0),
-        "img_ids": _grid(4, 4),
+        "timestep": times(batch, 1.0),
+        "img_ids": grid(4, 4),
         "txt_ids": torch.zeros(7, 3),
         "guidance": torch.full((batch,), 3.5),
     }
+
+
+def flux_plain(draw: Draw, batch: int) -> dict:
+    call = flux(draw, batch)
+    del call["pooled_projections"], call["guidance"]
+    return call
 
 
 def flux2(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 16, 4),
         "encoder_hidden_states": draw(batch, 7, 32),
-        "timestep": _times(batch, 1.0),
-        "img_ids": _grid(4, 4, 4),
+        "timestep": times(batch, 1.0),
+        "img_ids": grid(4, 4, 4),
         "txt_ids": torch.zeros(7, 4),
         "guidance": torch.full((batch,), 4.0),
     }
 
 
 def chroma(draw: Draw, batch: int) -> dict:
-    call = flux(draw, batch)
-    del call["pooled_projections"], call["guidance"]
-    mask = torch.cat([_mask(batch, 7), torch.ones(batch, 16)], dim=1).bool()
-    return {**call, "attention_mask": mask}
+    call = flux_plain(draw, batch)
+    whole = torch.cat([mask(batch, 7), torch.ones(batch, 16)], dim=1).bool()
+    return {**call, "attention_mask": whole}
 
 
 def auraflow(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 4, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 32),
-        "timestep": _times(batch, 1.0),
+        "timestep": times(batch, 1.0),
     }
 
 
@@ -99,8 +104,8 @@ def lumina2(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 4, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 32),
-        "encoder_attention_mask": _mask(batch, 7).bool(),
-        "timestep": _times(batch, 1.0),
+        "encoder_attention_mask": mask(batch, 7).bool(),
+        "timestep": times(batch, 1.0),
     }
 
 
@@ -110,7 +115,7 @@ def hidream(draw: Draw, batch: int) -> dict:
         "encoder_hidden_states_t5": draw(batch, 5, 8),
         "encoder_hidden_states_llama3": draw(4, batch, 5, 8),
         "pooled_embeds": draw(batch, 8),
-        "timesteps": _times(batch),
+        "timesteps": times(batch),
     }
 
 
@@ -121,7 +126,7 @@ def cogview4(draw: Draw, batch: int) -> dict:
         "original_size": torch.tensor([[64.0, 64.0]] * batch),
         "target_size": torch.tensor([[64.0, 64.0]] * batch),
         "crop_coords": torch.zeros(batch, 2),
-        "timestep": _times(batch),
+        "timestep": times(batch),
     }
 
 
@@ -129,7 +134,7 @@ def cogvideox(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 2, 4, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 16),
-        "timestep": _times(batch),
+        "timestep": times(batch),
     }
 
 
@@ -137,8 +142,8 @@ def ltx(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 2 * 4 * 4, 4),
         "encoder_hidden_states": draw(batch, 7, 16),
-        "encoder_attention_mask": _mask(batch, 7).bool(),
-        "timestep": _times(batch),
+        "encoder_attention_mask": mask(batch, 7).bool(),
+        "timestep": times(batch),
         "num_frames": 2,
         "height": 4,
         "width": 4,
@@ -149,8 +154,8 @@ def mochi(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 4, 2, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 16),
-        "encoder_attention_mask": _mask(batch, 7).bool(),
-        "timestep": _times(batch),
+        "encoder_attention_mask": mask(batch, 7).bool(),
+        "timestep": times(batch),
     }
 
 
@@ -158,7 +163,7 @@ def wan(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 4, 2, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 16),
-        "timestep": _times(batch).round(),
+        "timestep": times(batch).round(),
     }
 
 
@@ -166,8 +171,8 @@ def qwen(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 16, 16),
         "encoder_hidden_states": draw(batch, 7, 32),
-        "encoder_hidden_states_mask": _mask(batch, 7),
-        "timestep": _times(batch, 1.0),
+        "encoder_hidden_states_mask": mask(batch, 7),
+        "timestep": times(batch, 1.0),
         "img_shapes": [[(1, 4, 4)]] * batch,
     }
 
@@ -176,9 +181,9 @@ def hunyuan(draw: Draw, batch: int) -> dict:
     return {
         "hidden_states": draw(batch, 4, 2, 8, 8),
         "encoder_hidden_states": draw(batch, 7, 32),
-        "encoder_attention_mask": _mask(batch, 7),
+        "encoder_attention_mask": mask(batch, 7),
         "pooled_projections": draw(batch, 32),
-        "timestep": _times(batch).round(),
+        "timestep": times(batch).round(),
         "guidance": torch.full((batch,), 6016.0),
     }
 
@@ -186,6 +191,6 @@ def hunyuan(draw: Draw, batch: int) -> dict:
 def z_image(draw: Draw, batch: int) -> dict:
     return {
         "x": [draw(16, 1, 8, 8) for _ in range(batch)],
-        "t": 1.0 - _times(batch, 1.0),
+        "t": 1.0 - times(batch, 1.0),
         "cap_feats": [draw(5 + 3 * sample, 32) for sample in range(batch)],
     }

@@ -1,0 +1,51 @@
+"""A pipeline in miniature around any transformer: its scheduler, its loop, and nothing else."""
+
+from typing import Any
+
+import diffusers
+import torch
+
+from pure.models.adapt.forward import forward_of
+from tests.support.generic import FAMILIES, Family
+from tests.support.generic_images import IMAGES
+from tests.support.generic_videos import VIDEOS
+
+EVERY = [*FAMILIES, *IMAGES, *VIDEOS]
+
+
+class Mini:
+    """Denoises what `call` gives as a diffusers pipeline would; returns the latents of all its outputs."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer
+        self.scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler()
+        self.config: dict = {}
+
+    @torch.no_grad()
+    def __call__(self, call: dict, steps: int = 6, between: Any = None) -> list[torch.Tensor]:
+        forward = forward_of(self.transformer, call)
+        self.scheduler.set_timesteps(steps)
+        latents, found = call[forward.latents], []
+        for index, time in enumerate(self.scheduler.timesteps):
+            now = call[forward.timestep] * time / 1000
+            arguments = {**call, forward.latents: latents, forward.timestep: now.to(call[forward.timestep])}
+            if between is not None:
+                arguments = between(index, arguments)
+            found = self.transformer(**arguments, return_dict=False)
+            latents = _moved(latents, found[0])
+            self.scheduler.step(torch.zeros(1), time, torch.zeros(1))  # so that it counts
+        return [torch.stack(each) if isinstance(each, list) else each for each in found]
+
+
+def _moved(latents: Any, prediction: Any) -> Any:
+    if isinstance(latents, list):
+        return [0.9 * x + 0.1 * y for x, y in zip(latents, prediction, strict=True)]
+    return 0.9 * latents + 0.1 * prediction if latents.shape == prediction.shape else 0.9 * latents
+
+
+def mini(family: Family, batch: int = 1) -> tuple[Mini, dict]:
+    """A pipeline around a family's transformer, and the arguments of one call."""
+    return Mini(family.build()), family.example(batch)
+
+
+__all__ = ["EVERY", "Mini", "mini"]
