@@ -67,6 +67,10 @@ class Branch:
     infos: list[Info] = attrs.field(factory=list)
     finite: list[torch.Tensor] = attrs.field(factory=list)
 
+    def renew(self, model: Model, given: Marks) -> None:
+        """Forget what is remembered and go on through another model, with the samples of this call."""
+        self.model, self.marks, self.state = model, given, None
+
 
 def find(
     branches: Sequence[Branch], context: str, given: Marks, taken: set[int]
@@ -81,7 +85,7 @@ def find(
     """
     of_kind = [b for b in branches if b.context == context and b.marks.kind == given.kind]
     if context:
-        return (of_kind[0], None) if of_kind else (None, None)
+        return (of_kind[0], _among(of_kind[0].marks, given)) if of_kind else (None, None)
     for branch in of_kind:
         if _identical(branch.marks, given):
             return branch, None
@@ -111,15 +115,36 @@ def _equal(known: Marks, given: Marks) -> bool:
 
 
 def _among(known: Marks, given: Marks) -> tuple[int, ...] | None:
-    """Return where the samples of a smaller batch are among those of a branch; None if they are not."""
-    if known.tensors or given.tensors or not given.samples or len(known.samples) != len(given.samples):
+    """Return where the samples of a smaller batch are among those of a branch; None if they are not.
+
+    Rows of tensors are compared by value, entries of lists by identity: pipelines batch the former anew at every
+    step. Samples with equal conditioning are taken in their order.
+    """
+    rows, some = _by_sample(known), _by_sample(given)
+    if rows is None or some is None or not 0 < len(some) < len(rows):
         return None
-    found = set()
-    for all_of_them, some in zip(known.samples, given.samples, strict=True):
-        places = [next((n for n, t in enumerate(all_of_them) if t is each), -1) for each in some]
-        found.add(tuple(places))
-    rows = found.pop()
-    return rows if not found and -1 not in rows and len(set(rows)) == len(rows) else None
+    found: list[int] = []
+    for sample in some:
+        same = (n for n, row in enumerate(rows) if n not in found and _same_sample(row, sample))
+        place = next(same, None)
+        if place is None:
+            return None
+        found.append(place)
+    return tuple(found)
+
+
+def _by_sample(given: Marks) -> list[tuple[torch.Tensor, ...]] | None:
+    """Return the conditioning of every sample; None if its parts have different numbers of samples."""
+    parts = [*given.tensors, *given.samples]
+    if not parts or any(isinstance(part, torch.Tensor) and part.ndim == 0 for part in parts):
+        return None
+    if len({len(part) for part in parts}) != 1:
+        return None
+    return list(zip(*parts, strict=True))
+
+
+def _same_sample(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
+    return all(x is y or (x.shape == y.shape and torch.equal(x, y)) for x, y in zip(a, b, strict=True))
 
 
 @attrs.define(eq=False)

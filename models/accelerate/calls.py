@@ -17,7 +17,7 @@ from pure.models.accelerate.report import CallReport, Report, finite_rows, notes
 from pure.models.adapt.forward import TIMES
 from pure.models.adapt.structure import fingerprint, parameters
 from pure.models.errors import CheckpointError
-from pure.notes import Note, warn
+from pure.notes import Note
 from pure.rules import can_skip
 from pure.step import Inputs, Step
 from pure.tree import put, take
@@ -111,10 +111,12 @@ class PipelineCall:
             counts,
             tuple(reason for each in components for reason in each.plain),
         )
-        notes = {branch.model.note: None for branch in branches.values() if branch.model.note}
-        could = any(can_skip(b.model.denoiser.plan.rules, counts[name]) for name, b in branches.items())
+        ran = {name: branch for name, branch in branches.items() if branch.infos}
+        plans = [note for name, b in ran.items() for note in b.model.denoiser.notes(counts[name])]
+        pieces = [Note(b.model.note, kind="note") for b in branches.values() if b.model.note]
+        could = any(can_skip(b.model.denoiser.plan.rules, counts[name]) for name, b in ran.items())
         said = notes_of(report, could, {name: b.finite for name, b in branches.items()})
-        return attrs.evolve(report, notes=(*said, *(Note(text, kind="note") for text in notes)))
+        return attrs.evolve(report, notes=tuple(dict.fromkeys((*said, *plans, *pieces))))
 
 
 def steps_of(pipe: Any) -> dict[str, int]:
@@ -175,10 +177,10 @@ class ComponentCall:
         try:
             prediction = self._advance(branch, rows, index, kwargs)
         except CheckpointError:  # of other sizes than those it was adapted to
-            branch.model = self.session.model(self.name, self.module, kwargs, self.stamp, renew=True)
-            branch.state = None
+            model = self.session.model(self.name, self.module, kwargs, self.stamp, renew=True)
+            branch.renew(model, marks(kwargs, shape_of_call(kwargs)))
             prediction = self._advance(branch, None, index, kwargs)
-        return ModelOutput.of(prediction, model.listed, kwargs.get("return_dict", True))
+        return ModelOutput.of(prediction, model.forward, kwargs.get("return_dict", True))
 
     def _model(self, kwargs: Mapping[str, Any]) -> Model:
         """Return the denoiser of a call; forget what was made of the module if it has changed."""
@@ -196,7 +198,8 @@ class ComponentCall:
             branch = Branch(self._label(), CONTEXT.get(), given, model)
             self.branches.append(branch)
         elif branch.model.stamp != self.stamp:
-            branch.model, branch.state, rows = model, None, None
+            branch.renew(model, given)
+            rows = None
         return branch, rows
 
     def _label(self) -> str:
@@ -215,7 +218,6 @@ class ComponentCall:
         with torch.no_grad():
             if branch.state is None or (rows is None and branch.sizes != request.latents.shape):
                 branch.state = denoiser.init(params, request.conditioning, request.latents, self.count)
-                warn(denoiser.notes(self.count, request.conditioning), stacklevel=3)
                 branch.sizes, rows = request.latents.shape, None
             state, some = branch.state, None
             if rows is not None:

@@ -9,7 +9,7 @@ from pure.attention import attend
 from pure.block import Block
 from pure.composition import Transform
 from pure.denoiser import Denoiser
-from pure.models.accelerate.components import in_one_piece, one_piece
+from pure.models.accelerate.components import in_one_piece, in_whole, one_piece
 from pure.models.accelerate.proxy import Proxy
 from pure.models.adapt.forward import TIMES, arguments_of
 from pure.models.adapt.structure import check_unpatched
@@ -103,7 +103,7 @@ def check_module(module: torch.nn.Module, transform: Transform) -> None:
         ValueError: the transform guides, or measures a change where there is none.
     """
     if in_one_piece(module):
-        check_unguided(transform.edit(one_piece(module)))
+        check_unguided(in_whole(transform, one_piece(module)))
         return
     check_unpatched(module)
     if not set(TIMES) & set(arguments_of(module)):

@@ -45,11 +45,6 @@ class Model:
         """Name of the timestep among the arguments."""
         return self.forward.timestep
 
-    @property
-    def listed(self) -> bool:
-        """Whether latents and predictions are lists."""
-        return self.forward.listed
-
     def request(self, kwargs: Mapping[str, Any]) -> ForwardCall:
         """Sort the arguments of a call."""
         return sorted_call(kwargs, self.forward, self.shared, self.second)
@@ -79,11 +74,33 @@ class Called:
         return found
 
 
-def one_piece(module: torch.nn.Module, forward: Forward | None = None) -> Denoiser:
-    """Return a component as a denoiser of one block; without `forward` only to look at, not to call."""
+def one_piece(module: torch.nn.Module, forward: Forward | None = None, axes: int = 4) -> Denoiser:
+    """Return a component as a denoiser of one block.
+
+    Args:
+        module: the component.
+        forward: how it is called; None: only to look at, not to call.
+        axes: number of dimensions of the latents; of more than three the second one is the channel.
+    """
     inner = bare(module)
     own = vars(inner).get("out_channels") or getattr(getattr(inner, "config", None), "out_channels", None)
-    return whole(Called(module, forward or Forward("sample", "timestep")), own)
+    return whole(Called(module, forward or Forward("sample", "timestep")), own if axes > 3 else None)
+
+
+def in_whole(transform: Transform, plain: Denoiser) -> Denoiser:
+    """Apply a transform to a denoiser of one block.
+
+    Raises:
+        ValueError: it measures a change where there is none, or always runs the only block.
+    """
+    denoiser = transform(plain)
+    front, stop = denoiser.pieces.span
+    if front >= stop:
+        raise ValueError(
+            "a model in one piece has no front block whose change could be measured: the only one would always run; "
+            "choose the steps with scm(mask=..., policy='static')"
+        )
+    return denoiser
 
 
 def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:
@@ -105,7 +122,9 @@ def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Tran
 
 def _whole(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:
     forward = forward_of(bare(module), kwargs)
-    return Model(transform(one_piece(module, forward)), forward, functional=False, stamp=stamp)
+    latents = kwargs[forward.latents]
+    axes = latents.ndim if isinstance(latents, torch.Tensor) else 0
+    return Model(in_whole(transform, one_piece(module, forward, axes)), forward, functional=False, stamp=stamp)
 
 
 def _uncut(
@@ -132,15 +151,23 @@ class ModelOutput(BaseOutput):
     sample: Any
 
     @classmethod
-    def of(cls, prediction: Prediction, listed: bool, record: bool) -> Any:
+    def of(cls, prediction: Prediction, forward: Forward, record: bool) -> Any:
         """Return a prediction as the component itself would.
+
+        Args:
+            prediction: what its pieces predict.
+            forward: how it is called.
+            record: whether the pipeline asks for a record.
 
         Raises:
             CheckpointError: a record of several things is asked for, whose fields only the component knows.
         """
+        record = record and bool(forward.plain)  # without the argument it has one way to answer
         if isinstance(prediction, tuple):
             if record:
                 raise CheckpointError("a model that returns several things can be accelerated with return_dict=False")
             return prediction
-        sample = list(prediction.unbind(0)) if listed else prediction
-        return cls(sample=sample) if record else (sample,)
+        sample = list(prediction.unbind(0)) if forward.listed else prediction
+        if record:
+            return cls(sample=sample)
+        return sample if forward.bare else (sample,)

@@ -101,6 +101,7 @@ def adapt(
     kwargs = forward.arguments(request.conditioning, request.latents, times_of(request))
     with torch.no_grad():
         calls, raw = discover(module, kwargs)
+        forward = attrs.evolve(forward, bare=isinstance(raw, torch.Tensor))
         expected, first = prediction_of(raw, several), None
         for cut in search(module, kwargs, calls, request.latents.device):
             try:

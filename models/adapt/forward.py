@@ -36,6 +36,7 @@ class Forward:
         listed: whether latents are a list of tensors, one per sample.
         plain: arguments that are passed every time, hashable.
         several: whether it may return several tensors (picture and sound), which are then one prediction.
+        bare: whether it returns a tensor that is in no tuple and no record.
     """
 
     latents: str
@@ -43,6 +44,7 @@ class Forward:
     listed: bool = False
     plain: tuple[tuple[str, Any], ...] = ()
     several: bool = False
+    bare: bool = False
 
     def arguments(self, conditioning: Arguments, latents: torch.Tensor, timestep: torch.Tensor) -> dict[str, Any]:
         """Return the keyword arguments of a call."""
@@ -110,7 +112,7 @@ def forward_of(
 
 def arguments_of(module: torch.nn.Module) -> list[str]:
     """Return the names of the arguments of a module's forward."""
-    return [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+    return [name for name in inspect.signature(module.__class__.forward).parameters if name != "self"]
 
 
 def sorted_call(

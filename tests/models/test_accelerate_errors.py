@@ -150,7 +150,7 @@ def test_guiding_twice_is_refused_before_the_run(name):
 
 def test_a_threshold_on_a_unet_is_refused_before_the_run():
     pipe, _ = make("unet")
-    with pytest.raises(ValueError, match=r"no front block whose change .*; say which steps to skip: scm"):
+    with pytest.raises(ValueError, match=r"no front block whose change .*; choose the steps with scm"):
         pure.accelerate(pipe, dbcache(threshold=0.2))
 
 

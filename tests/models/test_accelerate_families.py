@@ -12,11 +12,13 @@ import pure
 from pure.models import CheckpointError
 from pure.transforms import dbcache, guided, scm
 from tests.support.generic import Family
-from tests.support.mini import EVERY, Mini, mini
+from tests.support.mini import EVERY, Mini, mini, narrowed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 ALTERNATE = dbcache(front=1, threshold=1e9, warmup=2, max_continuous=1)
 MASK = scm(mask="110101", policy="static")
@@ -53,7 +55,7 @@ def test_the_same_bits_without_a_skip_and_true_skips_with_a_mask(family: Family,
 def test_a_threshold_on_blocks_or_a_refusal_by_name_before_the_run(family: Family, batch: int):
     pipe, call = mini(family, batch)
     if not family.blocks:
-        with pytest.raises(ValueError, match=r"no front block whose change .* say which steps to skip: scm\(mask"):
+        with pytest.raises(ValueError, match=r"no front block whose change .* choose the steps with scm\(mask"):
             pure.accelerate(pipe, ALTERNATE)
         return
     with pure.accelerate(pipe, ALTERNATE) as report:
@@ -61,6 +63,34 @@ def test_a_threshold_on_blocks_or_a_refusal_by_name_before_the_run(family: Famil
     assert [info.computed for info in report.last.branches["transformer/0"]] == [
         (index < 2 or index % 2 == 1,) * batch for index in range(6)
     ]
+
+
+LEFT = [[2], [0], [1, 2], [2, 0]]
+
+
+@pytest.mark.filterwarnings("ignore:no step of this call was skipped")
+@pytest.mark.parametrize("left", LEFT, ids=str)
+@pytest.mark.parametrize("name", ["sd3", "ltx2", "ernie", "hunyuandit"])
+def test_samples_that_go_on_are_known_by_their_conditioning(name: str, left: list[int]):
+    """Three samples, of which some go on: each predicts and decides as it does alone."""
+    family = NAMED[name]
+    cache = MASK if not family.blocks else dbcache(front=1, threshold=0.6, warmup=1)
+    pipe, call = mini(family, 3)
+    alone, decided = [], []
+    for row in range(3):
+        with pure.accelerate(pipe, cache) as report:
+            one = {name: narrowed(value, 3, [row]) for name, value in call.items()}
+            alone.append(pipe(one))
+        decided.append([info.computed[0] for info in report.last.branches["transformer/0"]])
+    with pure.accelerate(pipe, cache) as report:
+        found = pipe(call, rows=lambda index: left if index == 3 else None)
+    (infos,) = report.last.branches.values()
+    assert [len(info.decisions) for info in infos] == [3, 3, 3, *(len(left),) * 3]
+    assert any(not all(row) for row in decided)
+    for place, row in enumerate(left):
+        assert [info.computed[place] for info in infos[3:]] == decided[row][3:]
+        for mine, theirs in zip(found, alone[row], strict=True):
+            torch.testing.assert_close(mine[place], theirs[0], rtol=0, atol=1e-4)
 
 
 def test_samples_that_cannot_be_told_apart_are_refused_by_name():
@@ -98,7 +128,7 @@ def test_what_is_not_known_to_be_uncuttable_runs_in_one_piece_with_a_mask_and_sa
     pipe = Mini(Winding().eval().requires_grad_(False))
     call = {"hidden_states": torch.ones(2, 4), "timestep": torch.ones(2)}
     expected = pipe(call)
-    with pure.accelerate(pipe, scm(mask="111111", policy="static")):
+    with pure.accelerate(pipe, pure.identity):
         assert equal(pipe(call), expected)
     with pure.accelerate(pipe, MASK) as report:
         pipe(call)
@@ -113,17 +143,14 @@ def test_what_is_not_known_to_be_uncuttable_runs_in_one_piece_with_a_mask_and_sa
 
 def test_several_outputs_cannot_be_a_record():
     pipe, call = mini(NAMED["ltx2"])
-    del pipe
 
-    class Record(Mini):
-        def __call__(self, call: dict) -> Any:
-            self.scheduler.set_timesteps(2)
-            return self.transformer(**call)
+    def record(index: int, arguments: dict) -> dict:
+        pipe.transformer(**arguments)
+        return arguments
 
-    record = Record(NAMED["ltx2"].build())
     with pytest.raises(CheckpointError, match="returns several things can be accelerated with return_dict=False"):
-        with pure.accelerate(record, pure.identity):
-            record(call)
+        with pure.accelerate(pipe, pure.identity):
+            pipe(call, between=record)
 
 
 def test_a_pipeline_of_ernie_image_without_guidance_and_with():

@@ -108,5 +108,5 @@ def test_predictions_of_other_channels():
 
 @pytest.mark.parametrize("front", [0, 1])
 def test_a_threshold_has_nothing_to_measure(front):
-    with pytest.raises(ValueError, match=r"no front block whose change .* say which steps to skip: scm\(mask"):
+    with pytest.raises(ValueError, match=r"no front block whose change .* choose the steps with scm\(mask"):
         dbcache(front=front, threshold=0.2)(whole(Calls(unet())))

@@ -22,11 +22,17 @@ class Mini:
         self.config: dict = {}
 
     @torch.no_grad()
-    def __call__(self, call: dict, steps: int = 6, between: Any = None) -> list[torch.Tensor]:
+    def __call__(self, call: dict, steps: int = 6, between: Any = None, rows: Any = None) -> list[torch.Tensor]:
+        """Denoise; `between(step, arguments)` may change arguments, `rows(step)` says which samples are left."""
         forward = forward_of(self.transformer, call)
         self.scheduler.set_timesteps(steps)
         latents, found = call[forward.latents], []
         for index, time in enumerate(self.scheduler.timesteps):
+            if rows is not None and (left := rows(index)) is not None:
+                call, latents = (
+                    {name: narrowed(value, len(latents), left) for name, value in call.items()},
+                    latents[left],
+                )
             now = call[forward.timestep] * time / 1000
             arguments = {**call, forward.latents: latents, forward.timestep: now.to(call[forward.timestep])}
             if between is not None:
@@ -37,10 +43,19 @@ class Mini:
         return [torch.stack(each) if isinstance(each, list) else each for each in found]
 
 
+def narrowed(value: Any, batch: int, left: list[int]) -> Any:
+    """What is left of an argument when only some samples are."""
+    if isinstance(value, torch.Tensor) and value.ndim and len(value) == batch:
+        return value[left]
+    return value
+
+
 def _moved(latents: Any, prediction: Any) -> Any:
     if isinstance(latents, list):
         return [0.9 * x + 0.1 * y for x, y in zip(latents, prediction, strict=True)]
-    return 0.9 * latents + 0.1 * prediction if latents.shape == prediction.shape else 0.9 * latents
+    if latents.shape != prediction.shape:  # a model that predicts variances, too
+        prediction = prediction.flatten(1).mean(1).view(-1, *(1 for _ in latents.shape[1:]))
+    return 0.9 * latents + 0.1 * prediction
 
 
 def mini(family: Family, batch: int = 1) -> tuple[Mini, dict]:
