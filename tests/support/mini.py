@@ -37,7 +37,8 @@ class Mini:
             arguments = {**call, forward.latents: latents, forward.timestep: now.to(call[forward.timestep])}
             if between is not None:
                 arguments = between(index, arguments)
-            found = self.transformer(**arguments, return_dict=False)
+            answer = self.transformer(**arguments, return_dict=False)
+            found = [answer] if isinstance(answer, torch.Tensor) else answer
             latents = _moved(latents, found[0])
             self.scheduler.step(torch.zeros(1), time, torch.zeros(1))  # so that it counts
         return [torch.stack(each) if isinstance(each, list) else each for each in found]
