@@ -21,6 +21,7 @@ is 2. `configure` is `read_request`, `read_flags`, `load_config`, `read_environm
 keys are in `schema.py`.
 """
 
+import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
 from pure.configs.build import Parallel, build, parallel, quantizations, translate
 from pure.configs.configure import configure
 from pure.configs.effective import Effective

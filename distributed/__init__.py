@@ -1,5 +1,6 @@
 """Meshes, transforms that run one denoiser on many ranks, and the processes that are those ranks."""
 
+import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
 from pure.distributed.context_parallel import context_parallel
 from pure.distributed.launch import run
 from pure.distributed.mesh import Sizes, make_mesh

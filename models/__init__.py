@@ -1,5 +1,6 @@
 """Model families as pure functions: one family per folder, with its parallel plan."""
 
+import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
 from pure.models.checkpoint.convert import convert_pickles
 from pure.models.checkpoint.hub import embedded
 from pure.models.checkpoint.loading import load_pipeline

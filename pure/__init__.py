@@ -5,7 +5,10 @@ caching, guidance and compilation are transforms of the denoiser that compose.
 """
 
 import importlib as _importlib
+import os as _os
 import typing as _typing
+
+from pure.intact import check_links as _check_links
 
 if _typing.TYPE_CHECKING:
     from pure.block import Block, Bound, Ending, Params, Weights, bind
@@ -118,6 +121,9 @@ _MODULES = {
     "models.accelerate.accelerate": "accelerate",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+_check_links(_os.path.dirname(__file__))
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,6 @@
 """Transforms of denoisers, one per file; the file has the transform's name."""
 
+import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
 from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
 from pure.transforms.guided import guided
