@@ -10,5 +10,6 @@ _FOUND = sys.modules["pure"]
 if getattr(_FOUND, "_MODULES", None) is None:
     raise ImportError(
         "another package named `pure` was installed over puredit: "
-        f"{getattr(_FOUND, '__file__', 'pure')} is not puredit's; run: pip uninstall --yes pure puredit && pip install puredit"
+        f"{getattr(_FOUND, '__file__', 'pure')} is not puredit's; "
+        "run: pip uninstall --yes pure puredit && pip install puredit"
     )
