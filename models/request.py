@@ -3,7 +3,7 @@
 import difflib
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import attrs
@@ -76,6 +76,7 @@ class Request:
         prompts: P texts.
         negative_prompts: as many; None: without classifier-free guidance.
         notes: settings that have no effect.
+        memo: what `once` has computed; requests evolved from this one share it.
     """
 
     prompts: tuple[str, ...]
@@ -91,6 +92,17 @@ class Request:
     images_per_prompt: int = 1
     max_sequence_length: int = 512
     notes: tuple[Note, ...] = attrs.field(default=(), eq=False, repr=False)
+    memo: dict[Any, Any] = attrs.field(factory=dict, eq=False, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns, computed once for this key and these pictures.
+
+        Encoding a picture is slow, and conditioning, noise and decoding may all need it.
+        """
+        whole = key, tuple(map(id, self.images))
+        if whole not in self.memo:
+            self.memo[whole] = self.images, make()  # with the pictures, or another could get the id of one
+        return self.memo[whole][1]
 
     @property
     def batch(self) -> int:

@@ -216,6 +216,7 @@ class Store:
             entry = self._entries[id] = change(entry)
             future = self._futures.pop(id) if entry.over else None
         if future is not None:
+            entry.job.recipe.request.memo.clear()  # finished jobs are remembered, their encoded pictures are not
             self._watch(entry)
             future.set_result(entry)
         return True

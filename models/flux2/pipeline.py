@@ -65,7 +65,7 @@ class Flux2Pipeline(ImagePipeline):
         assert isinstance(found, Conditioning | Branches)
         if not request.images:
             return found
-        tokens = torch.cat([pack(self.codec.encode(picture)) for picture in request.images], dim=1)
+        tokens = request.once("reference", lambda: self._reference(request))
         tokens = tokens.to(self.device, self.dtype).expand(request.batch, -1, -1)
         if isinstance(found, Branches):
             return Branches(
@@ -73,6 +73,9 @@ class Flux2Pipeline(ImagePipeline):
                 unconditional=attrs.evolve(found.unconditional, reference=tokens),
             )
         return attrs.evolve(found, reference=tokens)
+
+    def _reference(self, request: Request) -> torch.Tensor:
+        return torch.cat([pack(self.codec.encode(picture)) for picture in request.images], dim=1)
 
     def shape(self, request: Request) -> tuple[int, ...]:
         """Return the shape of unpacked latents, tokens being channels already."""

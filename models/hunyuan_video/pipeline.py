@@ -133,7 +133,8 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     def first(self, request: Request) -> torch.Tensor:
         """Return latents (1, C, 1, h, w) of the picture."""
-        return self.codec.encode(self._picture(request), request)
+        picture, size = self._picture(request), (request.height, request.width)
+        return request.once(("first", *size), lambda: self.codec.encode(picture, request))
 
     def _picture(self, request: Request) -> Image.Image:
         if len(request.images) != 1:

@@ -154,8 +154,11 @@ class QwenImageEditPipeline(QwenImagePipeline):
 
     def reference(self, request: Request) -> torch.Tensor:
         """Return tokens (1, R, C) of the reference pictures."""
+        return request.once("reference", lambda: self._reference(request)).to(self.device, self.dtype)
+
+    def _reference(self, request: Request) -> torch.Tensor:
         encoded = [self.codec.encode(each, *fitted(each, self.area)) for each in _colours(request)]
-        return torch.cat([image.pack(each) for each in encoded], dim=1).to(self.device, self.dtype)
+        return torch.cat([image.pack(each) for each in encoded], dim=1)
 
 
 @attrs.frozen(kw_only=True, eq=False)

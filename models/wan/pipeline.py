@@ -8,7 +8,6 @@ from typing import Any
 
 import attrs
 import torch
-from PIL import Image
 
 from pure import Branches, Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
@@ -136,8 +135,10 @@ class WanImageToVideoPipeline(WanPipeline):
     def given(self, request: Request) -> dict[str, torch.Tensor]:
         """Return the fields of `Conditioning` that pictures fill, one row each."""
         size = request.frames, request.height, request.width
-        fields = {"beside": self.codec.beside(request.images, *size)}
-        return fields if self.pictures is None else fields | {"image": self.pictures(request.images).to(self.dtype)}
+        fields = {"beside": request.once(("beside", *size), lambda: self.codec.beside(request.images, *size))}
+        if (read := self.pictures) is None:
+            return fields
+        return fields | {"image": request.once("image", lambda: read(request.images)).to(self.dtype)}
 
 
 def _completed(branch: Conditioning, given: Mapping[str, torch.Tensor]) -> Conditioning:
@@ -167,21 +168,22 @@ class WanFirstFramePipeline(WanImageToVideoPipeline):
 
     def given(self, request: Request) -> dict[str, torch.Tensor]:
         """Return latents of the first frame, if it is given."""
-        return {"first": self._first_frame(request.images[0], request)} if request.images else {}
+        return {"first": self._first_frame(request)} if request.images else {}
 
     def finished(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Return the latents with the first frame that was given, of which the run kept only the noise."""
         if not request.images:
             return latents
-        first = self._first_frame(request.images[0], request).to(latents.device, latents.dtype)
+        first = self._first_frame(request).to(latents.device, latents.dtype)
         return torch.cat([first.expand(len(latents), *first.shape[1:]), latents[:, :, 1:]], dim=2)
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents, finished or not, to pixels."""
         return super().decoded(self.finished(latents, request), request)
 
-    def _first_frame(self, picture: Image.Image, request: Request) -> torch.Tensor:
-        return self.codec.first(picture, request.height, request.width)
+    def _first_frame(self, request: Request) -> torch.Tensor:
+        size = request.height, request.width
+        return request.once(("first", *size), lambda: self.codec.first(request.images[0], *size))
 
 
 @attrs.frozen(kw_only=True, eq=False)
