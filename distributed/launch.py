@@ -28,7 +28,7 @@ from pure.distributed.rank import SIGNALS, Answer, Setting, be_rank
 __all__ = ["run"]
 
 LOADING = 1800.0  # seconds that ranks may be apart: one may load a checkpoint for long
-AGREE = 0.5  # seconds after a first error in which a better witness may report
+AGREE = 1.0  # seconds after a first error in which the death that caused it may be noticed
 STOP = 15.0  # seconds that rank 0 has to finish its step and say what is done, when interrupted
 LEAVE = 10.0  # seconds that ranks have to leave once all are done
 
@@ -170,18 +170,19 @@ class _Death(RuntimeError):
 
 
 def _blamed(ranks: Sequence[Rank], answers: dict[int, Answer], first: int) -> BaseException:
-    """Return the error to tell: of a rank that died, else the first; but rank 0's where it says the same."""
-    error: Any = answers[first].error
+    """Return the error to raise: a rank's death, whenever it is noticed, else the first; rank 0's if it is the same."""
     until = time.monotonic() + AGREE
-    while (left := until - time.monotonic()) > 0 and len(answers) < len(ranks) and not isinstance(error, _Death):
+    while (left := until - time.monotonic()) > 0 and len(answers) < len(ranks) and not _deaths(answers):
         answers = answers | _collect(ranks, answers, left)
-        errors = {number: answer.error for number, answer in answers.items() if answer.error is not None}
-        dead = next((one for one in errors.values() if isinstance(one, _Death)), None)
-        same = [one for number, one in errors.items() if number == 0 and str(one) == str(error)]
-        error = dead or (same[0] if same else error)
-        if same:
-            break
-    return RuntimeError(str(error)) if isinstance(error, _Death) else error
+    if deaths := _deaths(answers):
+        return RuntimeError(str(deaths[0]))
+    error: Any = answers[first].error
+    leading = answers[0].error if 0 in answers else None
+    return leading if leading is not None and str(leading) == str(error) else error
+
+
+def _deaths(answers: dict[int, Answer]) -> list[BaseException]:
+    return [answer.error for answer in answers.values() if isinstance(answer.error, _Death)]
 
 
 def _stopped(ranks: Sequence[Rank], answers: dict[int, Answer]) -> dict[int, Answer]:

@@ -9,6 +9,7 @@ list of what is tried every time (tests/support/recipes.py).
 
 import argparse
 import secrets
+import shlex
 import sys
 
 import pytest
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of an earlier run; else a new one")
     options, given = parser.parse_known_args(arguments)
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    again = " ".join(["python -m tests.explore", f"--seed {seed}", *given])
+    again = shlex.join(["python", "-m", "tests.explore", "--seed", str(seed), *given])
     print(f"seed {seed}", flush=True)
     code = pytest.main(["--hypothesis-profile=explore", f"--hypothesis-seed={seed}", *(given or ["tests/laws"])])
     print(f"to repeat it: {again}")

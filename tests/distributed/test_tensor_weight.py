@@ -1,11 +1,14 @@
 """Products with parts of weights, eager and compiled, in every type."""
 
+from typing import Any
+
 import attrs
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pure.distributed import Sizes, make_mesh, tensor_parallel
+from pure.distributed.mesh import axis
 from pure.sharding import Kind, Part, Placement, Sharding
 from tests.support import ranks, toys
 
@@ -62,6 +65,38 @@ def test_products_agree_with_those_of_the_whole(count, dtype):
     assert all(torch.equal(first, other) for other in others)
     # Sums are taken in parts, and each part is rounded.
     assert (first - expected).abs().max() <= 8 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+EPS = 1e-6
+
+
+def _norm_of_parts(dtype: torch.dtype, size: float) -> torch.Tensor:
+    """The norm of this rank's features; the scale is a part of one."""
+    denoiser = attrs.evolve(
+        toys.random_denoiser(), sharding=Sharding(2, (Placement("norm", Kind.NORM, (Part(5, 2),)),))
+    )
+    along = axis(make_mesh(Sizes(tp=2)), "tp")
+    scale = 1 + toys.normal(WIDTH, seed=1).to(dtype)
+    part: Any = tensor_parallel({"norm.weight": scale}, denoiser, make_mesh(Sizes(tp=2)))["norm.weight"]
+    width = part.shape[0]
+    begin = 0 if along.index == 0 else WIDTH - width
+    x = (size * toys.normal(3, 7, WIDTH, seed=2)).to(dtype)[..., begin : begin + width]
+    return F.rms_norm(x, (width,), part, EPS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_norm_of_parts_is_that_of_fp64(dtype, size):
+    """Also where squares have no place in half precision: they are above 65504, or below the smallest number."""
+    scale, x = 1 + toys.normal(WIDTH, seed=1).to(dtype), (size * toys.normal(3, 7, WIDTH, seed=2)).to(dtype)
+    exact = F.rms_norm(x.double(), (WIDTH,), scale.double(), EPS)
+    parts = ranks.run(_norm_of_parts, 2, dtype, size)
+    assert [part.shape[-1] for part in parts] == [6, 4], "whole heads of two features, the first rank one more"
+    found = torch.cat(parts, dim=-1)
+    assert found.dtype == dtype
+    # Rounded once at the end; in fp32 and wider a few times on the way.
+    error = (found.double() - exact).abs() / exact.abs().clamp(min=1e-3)
+    assert float(error.max()) <= torch.finfo(dtype).eps * (1 if dtype.itemsize == 2 else 8)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
