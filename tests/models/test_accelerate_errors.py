@@ -12,6 +12,7 @@ from pure.models import CheckpointError
 from pure.transforms import compiled, dbcache, guided, scm
 from tests.support.pipelines import make, picture
 
+NEVER = dbcache(threshold=0.5, warmup=1)
 CACHE = dbcache(front=1, threshold=1.0, warmup=2, max_continuous=1)
 
 
@@ -212,7 +213,9 @@ def spoiled(value: float) -> tuple[Any, dict]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("transform", [pure.identity, dbcache(threshold=1.0, warmup=1)], ids=["plain", "cache"])
+@pytest.mark.parametrize(
+    "transform", [pure.identity, dbcache(threshold=1.0, warmup=1), NEVER], ids=["plain", "cache", "no skip"]
+)
 def test_numbers_that_are_not_finite_are_told_as_such(value, transform):
     pipe, call = spoiled(value)
     expected = picture(pipe, call)
