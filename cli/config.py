@@ -42,7 +42,7 @@ def execute(ctx: click.Context, reference: bool, show: bool, values: dict[str, A
         raise Misuse(str(error)) from error
     screen = console()
     rows = [(row.key, row.value, row.origin) for row in describe(effective)]
-    rows.sort(key=lambda row: row[2].startswith("library default"))  # what somebody said comes first
+    rows.sort(key=lambda row: row[2].startswith("library default"))  # settings from a source come first
     print_table(screen, HEAD, rows, "cache, parallelism, quantisation")
     print_table(screen, HEAD, _flags(ctx, values, facts.steps), "flags")
     for note in effective.notes:

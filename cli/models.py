@@ -70,7 +70,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def capabilities(denoiser: pure.Denoiser) -> dict[str, str]:
-    """Return what transforms can do with a denoiser, by what it says of itself.
+    """Return which transforms a denoiser supports, from its own fields.
 
     >>> from pure.models.flux import flux
     >>> capabilities(flux({}))
@@ -82,7 +82,7 @@ def capabilities(denoiser: pure.Denoiser) -> dict[str, str]:
 
 def described(found: Description) -> dict[str, Any]:
     """Return what a checkpoint's files say of it."""
-    usual = {name: value for name, value in attrs.asdict(found.defaults).items() if value is not None}
+    defaults = {name: value for name, value in attrs.asdict(found.defaults).items() if value is not None}
     return {
         "family": found.family.name,
         "pipeline": found.kind.pipeline,
@@ -93,5 +93,5 @@ def described(found: Description) -> dict[str, Any]:
         "guidance": ", ".join(found.kind.guidance),
         "solver": type(found.solver).__name__,
         **capabilities(found.family.denoiser(found.transformer)),
-        **{f"default {name.replace('_', ' ')}": value for name, value in usual.items()},
+        **{f"default {name.replace('_', ' ')}": value for name, value in defaults.items()},
     }

@@ -38,7 +38,7 @@ def automatic(prompt: str, when: datetime, identity: str) -> str:
 
 
 def suffix_of(name: str, flag: str, video: bool = False) -> str:
-    """Return the ending of a file name if such an output is written under it, the usual one if it has none.
+    """Return the ending of a file name if such an output is written under it, the default if it has none.
 
     Raises:
         Misuse: nothing of the kind is written under this ending.

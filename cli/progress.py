@@ -1,4 +1,4 @@
-"""A live line of computed and skipped steps; a plain line at the end where nobody watches."""
+"""A live line of computed and skipped steps on a terminal; elsewhere one line at the end."""
 
 from collections.abc import Sequence
 
@@ -68,7 +68,7 @@ class Progress:
         line.append(f"{self.title} ", "bold")
         shown = marks(self.infos, self.plain)
         room = max(10, self.console.width - len(self.title) - REST) if self._live is not None else self.count
-        if self.count > room:  # the newest steps are those that somebody watches
+        if self.count > room:  # show the newest steps
             line.append("..." if len(shown) > room else "", "dim")
             shown = shown[-room:]
         for mark, style in shown:

@@ -1,4 +1,4 @@
-"""Where things are said: results on standard output, progress and notes on standard error."""
+"""The two streams of a command: results on standard output, progress and notes on standard error."""
 
 import logging
 import os
@@ -32,12 +32,12 @@ class Screen:
     quiet: bool = False
 
     def note(self, text: str, kind: str = "note") -> None:
-        """Say something that is no result."""
+        """Print a note or a warning on standard error."""
         if not (self.quiet and kind == "note"):
             self.notes.print(rich.text.Text.assemble((f"{kind}: ", STYLES[kind]), text), soft_wrap=True)
 
     def line(self, text: str) -> None:
-        """Say a result that scripts may read: one line, as it is."""
+        """Print a line of a result on standard output, for scripts to read."""
         # Not through rich: interrupted between writing and emptying its buffer, it would say the line again.
         print(text, file=self.out.file, flush=True)
 
@@ -65,7 +65,7 @@ def show_warnings() -> None:
 
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", UserWarning)
-    # Of torchao's tensors under torch.compile; it costs a cache on disk, and nobody here can help it.
+    # Of torchao's tensors under torch.compile; it costs a cache on disk, and users cannot change it.
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
     warnings.showwarning = show
 

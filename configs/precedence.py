@@ -1,8 +1,8 @@
 """Which source wins: request > flag > file > environment > model default > library default.
 
-This file is the one place that says so. Within a source, what is said of the second expert
-wins over what is said of both. The mask, given by a preset, a list or bins, is one value:
-the first source that says any of it says all of it.
+This file is the one place that says so. Within a source, settings of the second
+expert win over settings of both. The mask, given by a preset, a list or bins, is one value: the
+first source that sets any of it sets all of it.
 """
 
 from collections.abc import Mapping, Set

@@ -1,4 +1,4 @@
-"""`quantize_config`: what of it cannot be done here, and its translation into settings of `quantize`."""
+"""`quantize_config`: settings that are not supported here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Reason = tuple[str, str, str]  # key, why it cannot be, what would do
 
 
 def refusals(settings: Mapping[str, Setting], facts: Facts) -> list[Problem]:
-    """Say what of a `quantize_config` cannot be done here.
+    """Return the settings of a `quantize_config` that are not supported here.
 
     Args:
         settings: by path, none of them None; those without a source are defaults.
@@ -52,7 +52,7 @@ def refusals(settings: Mapping[str, Setting], facts: Facts) -> list[Problem]:
     reasons = [*_keys(values), *_kinds(values), *_components(values, facts), *_device(values, facts)]
     if importlib.util.find_spec("torchao") is None:
         reasons = [(paths[0].removeprefix(PREFIX), "torchao is not installed", "pip install 'puredit[quant]'")]
-    # A default that is refused is said of the first key that a source gives.
+    # A default that is refused is reported at the first key that a source gives.
     return [
         Problem(place=settings[path].place, path=path, found=why, allowed="", hint=cure)
         for key, why, cure in reasons

@@ -126,7 +126,7 @@ class CacheConfig:
         False, Flag(), "Extrapolate every stream; false: those the head reads (FLUX: image, not text)."
     )
     taylorseer_cache_type: str = _key("residual", RESIDUAL, "Extrapolate what the middle blocks add, or their output.")
-    taylorseer_order: int = _key(1, Whole(0, 3), "Highest derivative; 1 or 2 are usual, 0 repeats.")
+    taylorseer_order: int = _key(1, Whole(0, 3), "Highest derivative; 1 or 2 are common, 0 repeats.")
     enable_dmd: bool = _key(False, Flag(), "true is refused: DMD is not implemented.")
     enable_encoder_dmd: bool | None = _key(None, Flag(), DMD)
     dmd_history: int = _key(6, Whole(4), DMD, "computed steps")
@@ -149,9 +149,8 @@ class ParallelismConfig:
     backend: str = _key("auto", Choice(("auto", "native_diffuser", "native_pytorch", "none")),
                         "cache-dit's engine; accepted without effect, there is one.")  # fmt: skip
     ulysses_size: int | str | None = _key(
-        None, Whole(1, words=("auto",)), "Processes that share the heads; auto: those the other sizes leave over. "
-        "At most one size is auto; the product is the number of processes. Where nobody gives it, what the others "
-        "leave over.", "processes", ("ulysses",))  # fmt: skip
+        None, Whole(1, words=("auto",)), "Processes that share the heads; auto, the default: the number of processes "
+        "divided by the other sizes. At most one size is auto; the product is the number of processes.", "processes", ("ulysses",))  # fmt: skip
     ring_size: int | str | None = _key(
         None,
         Whole(1, words=("auto",)),

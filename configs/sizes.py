@@ -1,6 +1,6 @@
-"""How many processes share what: sizes from every source, `auto` and what nobody says filled in.
+"""The sizes of a mesh from all sources; `auto` and missing sizes are filled in.
 
-The product of the sizes is the number of processes. Who names none of them gets `ulysses`.
+The product of the sizes is the number of processes. Without any size all of them are `ulysses`.
 """
 
 import math
@@ -34,7 +34,7 @@ def settle_sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], 
         facts: the number of processes, and of those that share the sequence where that is asked for.
 
     Returns:
-        The sizes that were filled in; notes on them; what cannot be.
+        The sizes that were filled in; notes on them; problems.
     """
     given = {path: settings[path] for path in (ULYSSES, RING, TP) if path in settings}
     sizes = {path: setting.value for path, setting in given.items() if setting.value != "auto"}
