@@ -179,7 +179,7 @@ class Pipeline(abc.ABC):
             raise ValueError(f"{size}: latents of {math.prod(self.shape(request)):,} numbers, the most are {LARGEST:,}")
         try:
             (step,) = self.solver.schedule(1, self.tokens(request))
-        except OverflowError:
+        except ValueError:  # their shift is no finite number
             step = None
         if step is None or step.sigma is None or not bool(step.sigma.isfinite()):
             raise ValueError(f"{size}: the schedule of this checkpoint is not made for {self.tokens(request)} tokens")

@@ -4,6 +4,40 @@ from collections.abc import Sequence
 
 import torch
 
+LARGEST_SEED = 2**63 - 1
+"""The largest seed: what a signed 64-bit integer of a file or a request can hold."""
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        TypeError: it is no whole number; a bool is none.
+        ValueError: it is not in 0 to `LARGEST_SEED`.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"a seed is a whole number of 0 to 2**63 - 1, got {seed!r:.80}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"a seed is a whole number of 0 to 2**63 - 1, got {seed}")
+
+
+def consecutive_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Return `count` seeds from `seed` on.
+
+    Raises:
+        TypeError: see `check_seed`.
+        ValueError: the first or the last of them is out of range.
+
+    >>> consecutive_seeds(7, 3)
+    (7, 8, 9)
+    """
+    check_seed(seed)
+    if seed + count - 1 > LARGEST_SEED:
+        raise ValueError(
+            f"{count} seeds from {seed} on go beyond 2**63 - 1; begin at {LARGEST_SEED - count + 1} or below"
+        )
+    return tuple(range(seed, seed + count))
+
 
 def gaussian(
     shape: Sequence[int], seed: int | Sequence[int], *, dtype: torch.dtype = torch.float32, device: str = "cpu"
@@ -18,11 +52,14 @@ def gaussian(
         device: of the result.
 
     Raises:
-        ValueError: the number of seeds is not B.
+        ValueError: the number of seeds is not B, or a seed is not in 0 to 2**63 - 1.
+        TypeError: a seed is no whole number.
 
     >>> bool((gaussian((2, 3), [7, 8])[1] == gaussian((1, 3), 8)[0]).all())
     True
     """
+    for each in seed if isinstance(seed, Sequence) else (seed,):
+        check_seed(each)
     if isinstance(seed, int):
         drawn = torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=dtype)
         return drawn.to(device)

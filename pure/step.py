@@ -82,7 +82,7 @@ class Step:
             _check_places(self.index, self.count)
         for name in ("timestep", "sigma", "sigma_next"):
             level = getattr(self, name)
-            if level is None and name != "timestep":
+            if level is None:
                 continue
             if not isinstance(level, torch.Tensor):
                 raise TypeError(f"Step.{name} is {level!r}; give a tensor of shape () or (B,)")
@@ -120,6 +120,8 @@ class Step:
 
 
 def _at_least_1d(timestep: torch.Tensor) -> torch.Tensor:
+    if not isinstance(timestep, torch.Tensor):
+        raise TypeError(f"Step.timestep is {timestep!r}; give a tensor of shape () or (B,)")
     return timestep.reshape(1) if timestep.ndim == 0 else timestep
 
 

@@ -71,14 +71,19 @@ def _plain_init(cls: type, fields: Sequence[attrs.Attribute]) -> Callable[..., N
     scope: dict[str, Any] = {"_object": object}
     arguments = []
     for field in fields:
-        if field.default is attrs.NOTHING:
-            arguments.append(field.name)
+        if field.default is attrs.NOTHING:  # with a default of its own all mistakes get one message
+            arguments.append(f"{field.name}=...")
         else:
             scope[f"_default_{field.name}"] = field.default
             arguments.append(f"{field.name}=_default_{field.name}")
     lines = [f"  _object.__setattr__(self, {f.name!r}, {f.name})" for f in fields] or ["  pass"]
-    signature = f"self, *, {', '.join(arguments)}" if arguments else "self"
-    source = f"def make({', '.join(scope)}):\n def __init__({signature}):\n" + "\n".join(lines) + "\n return __init__"
+    shown = ", ".join(f"{field.name}=..." for field in fields)
+    scope["_by_name"] = f"{cls.__name__} takes its fields by name: {cls.__name__}({shown})"
+    signature = ", ".join(("self", "*_positional", *arguments))
+    missing = [f"{field.name} is ..." for field in fields if field.default is attrs.NOTHING]
+    refusal = f"  if {' or '.join(['_positional', *missing])}:\n   raise TypeError(_by_name)\n"
+    body = refusal + "\n".join(lines)
+    source = f"def make({', '.join(scope)}):\n def __init__({signature}):\n{body}\n return __init__"
     made: dict[str, Any] = {}
     exec(source, sys.modules[cls.__module__].__dict__, made)
     return made["make"](**scope)
@@ -149,22 +154,75 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def take(tree: Tree, index: torch.Tensor) -> Tree:
-    """Select samples `index` (I, int64, on the CPU) of every tensor of a tree, as new tensors."""
-    return map_samples(lambda leaf: leaf.index_select(0, send(index, leaf.device)), tree)
+    """Select samples `index` (I, int64, on the CPU) of every tensor of a tree, as new tensors.
+
+    Raises:
+        TypeError: `index` is no such tensor.
+        ValueError: there is no sample of that number.
+    """
+    most = _last("take", index)
+
+    def select(leaf: torch.Tensor) -> torch.Tensor:
+        if most >= leaf.shape[0]:
+            raise ValueError(_no_sample("take", most, leaf))
+        return leaf.index_select(0, send(index, leaf.device))
+
+    return map_samples(select, tree)
 
 
 def put(tree: Tree, index: torch.Tensor, part: Tree) -> Tree:
-    """Replace samples `index` (I, int64, on the CPU) of a tree by those of `part`, out of place."""
-    return map_samples(lambda leaf, new: leaf.index_copy(0, send(index, leaf.device), new), tree, part)
+    """Replace samples `index` (I, int64, on the CPU) of a tree by those of `part`, out of place.
+
+    Raises:
+        TypeError: `index` is no such tensor.
+        ValueError: there is no sample of that number, or `part` is built differently or has other sizes.
+    """
+    most = _last("put", index)
+
+    def replace(leaf: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        if most >= leaf.shape[0]:
+            raise ValueError(_no_sample("put", most, leaf))
+        if new.shape[0] != len(index) or new.shape[1:] != leaf.shape[1:] or new.dtype != leaf.dtype:
+            raise ValueError(
+                f"put takes a part of {len(index)} samples of {tuple(leaf.shape[1:])} {leaf.dtype}, "
+                f"got {tuple(new.shape)} {new.dtype}"
+            )
+        return leaf.index_copy(0, send(index, leaf.device), new)
+
+    try:
+        return map_samples(replace, tree, part)
+    except (AttributeError, KeyError, TypeError) as error:
+        if pytree.tree_structure(tree) == pytree.tree_structure(part):
+            raise
+        raise ValueError("put takes a part that is built like the tree, such as take(tree, index)") from error
+
+
+def _last(name: str, index: Any) -> int:
+    """Return the largest entry of an index of samples, -1 of none."""
+    tensor = isinstance(index, torch.Tensor)
+    if not tensor or index.dtype != torch.int64 or index.ndim != 1 or index.device.type != "cpu":
+        got = f"a tensor of {tuple(index.shape)} {index.dtype}" if tensor else repr(index)[:80]
+        raise TypeError(f"{name} takes the numbers of samples as an int64 tensor (I,) on the CPU, got {got}")
+    entries = index.tolist()
+    if entries and min(entries) < 0:
+        raise ValueError(f"{name} counts samples from 0, got {min(entries)}")
+    return max(entries, default=-1)
+
+
+def _no_sample(name: str, most: int, leaf: torch.Tensor) -> str:
+    return f"{name} was given sample {most} of a batch of {leaf.shape[0]}; samples are counted from 0"
 
 
 def join(*trees: Tree) -> Tree:
     """Concatenate the samples of equally built trees.
 
     Raises:
-        ValueError: the trees are built differently (by other plans, with and without guidance),
+        TypeError: something is no tree of `@state` records, tuples, dicts and tensors.
+        ValueError: there is none, or the trees are built differently (by other plans, with and without guidance),
             or differ in a `Shared` value (another resolution, say), so that no batch can hold them.
     """
+    if not trees:
+        raise ValueError("join takes at least one tree")
     structure = pytree.tree_structure(trees[0])
     if any(pytree.tree_structure(other) != structure for other in trees[1:]):
         raise ValueError(

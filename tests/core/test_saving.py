@@ -84,3 +84,10 @@ def test_no_file_and_no_safetensors(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ValueError, match="text is not a safetensors file: "):
         pure.load_state(tmp_path / "text", like=state())
+
+
+def test_another_type_is_refused(tmp_path: Path) -> None:
+    pure.save_state({"a": torch.zeros(2), "b": torch.zeros(1)}, tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match=r"\['a'\] is \(2,\) torch.float32, expected \(2,\) torch.bfloat16"):
+        like = {"a": torch.zeros(2, dtype=torch.bfloat16), "b": torch.zeros(1)}
+        pure.load_state(tmp_path / "state.safetensors", like=like)

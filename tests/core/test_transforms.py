@@ -8,6 +8,7 @@ import pytest
 
 import pure
 from pure import Plan, Probe, Span, transforms
+from pure.experts import transformed
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.support.situation import CLOSED, FLUX_DEV, RANDOM, STREAMS, Situation
 
@@ -246,6 +247,45 @@ def test_compose_takes_transforms_only() -> None:
         pure.compose(cast(Any, dbcache), taylorseer())
     with pytest.raises(TypeError, match="Transform does not say how it edits a denoiser; override edit"):
         pure.Transform()(DENOISER)
+
+
+def test_a_transform_takes_denoisers_only() -> None:
+    @attrs.frozen
+    class HasOne:
+        denoiser: pure.Denoiser
+
+    for given, message in (
+        (HasOne(DENOISER), r"dbcache\(front=1.*\) transforms a Denoiser or Experts, got HasOne; pass its .denoiser"),
+        (
+            3,
+            r"dbcache\(front=1.*\) transforms a Denoiser or Experts, got int; for a diffusers pipeline",
+        ),
+        (dbcache, r"dbcache\(front=1.*\) transforms a Denoiser or Experts, got type"),
+        (None, r"got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            dbcache()(cast(Any, given))
+
+    class forgets(pure.Transform):
+        def edit(self, denoiser: pure.Denoiser) -> Any:
+            return None
+
+    with pytest.raises(TypeError, match=r"forgets.edit must return a Denoiser, got NoneType"):
+        forgets()(DENOISER)
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (dbcache, r"a transform is a record such as dbcache\(\), got <class .*; call it: dbcache\(...\)"),
+        (3, r"a transform is a record such as dbcache\(\), got 3"),
+        ([dbcache()], r"a transform is a record such as dbcache\(\), got \[dbcache"),
+        (None, r"a transform is a record such as dbcache\(\), got None"),
+    ],
+)
+def test_what_is_no_transform_is_not_applied(transform: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        transformed(DENOISER, transform)
 
 
 def test_transforms_are_immutable_values() -> None:

@@ -37,9 +37,9 @@ def test_records_are_frozen_keyword_only_and_slotted() -> None:
     leafy = Leafy(value=torch.zeros(1))
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         cast(Any, leafy).value = torch.ones(1)
-    with pytest.raises(TypeError, match="positional argument"):
+    with pytest.raises(TypeError, match="takes its fields by name"):
         cast(Any, Leafy)(torch.zeros(1))
-    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'value'"):
+    with pytest.raises(TypeError, match=r"Leafy takes its fields by name: Leafy\(value=..., other=..., name=...\)"):
         cast(Any, Leafy)()
     assert not hasattr(leafy, "__dict__")
 
@@ -137,3 +137,43 @@ def test_signatures_see_structure_and_metadata() -> None:
 
 def _tensors(tree: object) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[0, 1], 0, None, torch.tensor([True, False]), torch.tensor([0.0]), torch.tensor(0), torch.tensor([[0]])],
+    ids=str,
+)
+def test_samples_are_named_by_a_list_of_whole_numbers(index: Any) -> None:
+    rows = torch.zeros(3, 2)
+    for name, call in (("take", lambda: pure.take(rows, index)), ("put", lambda: pure.put(rows, index, rows))):
+        with pytest.raises(TypeError, match=rf"{name} takes the numbers of samples as an int64 tensor \(I,\) on the"):
+            call()
+
+
+@pytest.mark.parametrize(("index", "message"), [([0, 3], "sample 3 of a batch of 3"), ([-1], "from 0, got -1")])
+def test_samples_that_are_not_there_are_refused(index: list, message: str) -> None:
+    rows, numbers = torch.zeros(3, 2), torch.tensor(index)
+    with pytest.raises(ValueError, match=message):
+        pure.take(rows, numbers)
+    with pytest.raises(ValueError, match=message):
+        pure.put(rows, numbers, torch.zeros(len(index), 2))
+
+
+@pytest.mark.parametrize("part", [torch.zeros(1, 2), torch.zeros(2, 3), torch.zeros(2, 2).double()], ids=str)
+def test_a_part_of_other_sizes_is_not_put(part: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"put takes a part of 2 samples of \(2,\) torch.float32, got"):
+        pure.put(torch.zeros(3, 2), torch.tensor([0, 1]), part)
+
+
+@pytest.mark.parametrize("part", [None, {"b": torch.zeros(1, 2)}, torch.zeros(1, 2)], ids=str)
+def test_a_part_that_is_built_differently_is_not_put(part: Any) -> None:
+    with pytest.raises(ValueError, match=r"put takes a part that is built like the tree, such as take\(tree, index\)"):
+        pure.put({"a": torch.zeros(3, 2)}, torch.tensor([0]), part)
+
+
+def test_join_takes_trees() -> None:
+    with pytest.raises(ValueError, match="join takes at least one tree"):
+        pure.join()
+    with pytest.raises(TypeError, match=r"int is not a pytree record; decorate it with @pure.state"):
+        pure.join(3, 4)

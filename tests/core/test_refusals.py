@@ -1,0 +1,179 @@
+"""What the core refuses of its arguments, of predictors and of seeds; what a fill is in half precision."""
+
+import math
+import re
+from typing import Any, cast
+
+import attrs
+import pytest
+import torch
+
+import pure
+from pure import Inputs, Step
+from pure.noise import consecutive_seeds
+from pure.pieces import Fill, Kept
+from pure.transforms import dbcache, scm, taylorseer
+from pure.tree import leaves_with_paths
+from tests.support.situation import EXPERTS, RANDOM, STREAMS, Situation, same
+from tests.support.toys import Single
+
+CACHE = dbcache(front=1, threshold=0.5, warmup=1)
+
+
+def situation(transform: pure.Transform = pure.identity) -> Situation:
+    return Situation(model=RANDOM, transform=transform, seeds=(0, 1), count=4)
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "error", "message"),
+    [
+        (40, 12, ValueError, r"Step(index=40, count=12): an index is in 0 to count - 1"),
+        (12, 12, ValueError, r"Step(index=12, count=12): an index is in 0 to count - 1"),
+        (-1, 12, ValueError, r"Step(index=-1, count=12): an index is in 0 to count - 1"),
+        (0, 0, ValueError, r"Step(index=0, count=0): an index is in 0 to count - 1"),
+        ((0, 4), 4, ValueError, r"Step(index=(0, 4), count=4): an index is in 0 to count - 1"),
+        (1, (4, 1), ValueError, r"Step(index=1, count=(4, 1)): an index is in 0 to count - 1"),
+        (
+            (0, 1),
+            (4, 4, 4),
+            ValueError,
+            r"Step(index=(0, 1), count=(4, 4, 4)): give both for the same number of samples",
+        ),
+        (True, 4, TypeError, r"Step.index is True; give a whole number, or a tuple of one per sample"),
+        (0, True, TypeError, r"Step.count is True; give a whole number"),
+        (1.0, 4, TypeError, r"Step.index is 1.0; give a whole number"),
+        ((0, True), 4, TypeError, r"Step.index is (0, True); give a whole number"),
+        ([0, 1], 4, TypeError, r"Step.index is [0, 1]; give a whole number"),
+        (None, 4, TypeError, r"Step.index is None; give a whole number"),
+    ],
+)
+def test_a_step_stands_within_its_schedule(index: Any, count: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        Step(index=index, count=count, timestep=torch.zeros(()))
+
+
+def test_a_step_has_tensors_of_one_level_each() -> None:
+    with pytest.raises(TypeError, match=r"Step.timestep is 0.5; give a tensor of shape \(\) or \(B,\)"):
+        Step(index=0, count=1, timestep=cast(Any, 0.5))
+    with pytest.raises(ValueError, match=r"Step.sigma has shape \(2, 1\); give a tensor of shape"):
+        Step(index=0, count=1, timestep=torch.zeros(2), sigma=torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"Step.timestep has 2 entries for a batch of 3 samples; give one per sample"):
+        Step(index=0, count=1, timestep=torch.zeros(2)).times(3)
+
+
+def test_arguments_of_another_kind_are_named() -> None:
+    case = situation(CACHE)
+    state, latents, step = case.start(), case.latents(), case.schedule()[0]
+    apply = cast(Any, case.single.apply)
+    with pytest.raises(TypeError, match=r"apply takes pure.Inputs\(latents, step\) as its third argument, got Tensor"):
+        apply(RANDOM.params, state, latents)
+    with pytest.raises(TypeError, match=r"apply takes the State that init or apply returned .*, got NoneType"):
+        apply(RANDOM.params, None, Inputs(latents, step))
+    with pytest.raises(TypeError, match=r"Inputs takes latents, .* and a Step; got Step, Tensor"):
+        Inputs(cast(Any, step), cast(Any, latents))
+    with pytest.raises(TypeError, match=r"params is a dict of tensors by name, got Linear; pass dict\(module"):
+        apply(torch.nn.Linear(1, 1), state, Inputs(latents, step))
+    experts = Situation(model=EXPERTS, transform=pure.identity, seeds=(1,), count=4)
+    with pytest.raises(TypeError, match=r"apply takes the dict of states that init or apply returned"):
+        cast(Any, experts.denoiser).apply(EXPERTS.params, state, Inputs(experts.latents(), experts.schedule()[0]))
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        (pure.identity, CACHE),
+        (CACHE, pure.identity),
+        (CACHE, pure.compose(CACHE, taylorseer(order=1))),
+        (pure.compose(CACHE, taylorseer(order=2)), pure.compose(CACHE, taylorseer(order=1))),
+        (CACHE, scm(mask="1101", policy="static")),
+    ],
+)
+def test_the_state_of_another_plan_is_refused(own: pure.Transform, other: pure.Transform) -> None:
+    with pytest.raises(ValueError, match=r"this state was initialised by another plan: it remembers .*, this denoiser"):
+        situation(own).apply(situation(other).start(), situation().latents(), situation().schedule()[0])
+
+
+@attrs.frozen
+class Weighing:
+    """A predictor that gives whatever it holds."""
+
+    given: Any
+    history: int = 2
+    on: str = "residual"
+    streams: str = "all"
+
+    def weights(self, times: Any, target: int, first: int) -> Any:
+        return self.given
+
+
+def weighing(predictor: Weighing) -> Situation:
+    @attrs.frozen
+    class predicted(pure.Transform):
+        def edit(self, denoiser: pure.Denoiser) -> pure.Denoiser:
+            return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=predictor))
+
+    return situation(pure.compose(scm(mask="1100", policy="static"), predicted()))
+
+
+@pytest.mark.parametrize(
+    "given", [(), (1.0,), (1.0, 0.0, 0.0), (math.nan, 1.0), (1.0, math.inf), None, 1.0, ("a", "b"), ((1.0,), (0.0,))]
+)
+def test_weights_that_are_none_name_the_predictor(given: Any) -> None:
+    message = re.escape(
+        f"gave the weights {given!r} for step 2; a predictor that looks back to 2 computed steps gives 2"
+    )
+    with pytest.raises(ValueError, match=rf"Weighing.*{message} finite numbers"):
+        weighing(Weighing(given)).trace()
+
+
+def test_a_predictor_of_one_step_is_asked_for_its_weight() -> None:
+    whole, none = (weighing(Weighing((weight,), history=1)).trace() for weight in (1.0, 0.0))
+    held = situation(scm(mask="1100", policy="static")).trace()
+    assert same(whole[2].prediction, held[2].prediction) and not same(none[2].prediction, held[2].prediction)
+
+
+@pytest.mark.parametrize("on", ["residual", "hidden"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_fill_in_half_precision_is_the_sum_in_fp32(dtype: torch.dtype, on: str) -> None:
+    stream = Kept("image", cast(Any, Weighing(None, history=3, on=on)))
+    now, *past = (pure.gaussian((2, 5, 4), seed).to(dtype) for seed in range(4))
+    weights = torch.tensor([[2.5, -2.0, 0.5], [1.75, -1.0, 0.25]])
+    found = Fill((stream,))(Single(image=now), (tuple(past),), (weights,)).image
+    total = torch.zeros(2, 5, 4) if on == "hidden" else now.float()
+    for k, residual in enumerate(past):
+        total = total + weights[:, k].view(2, 1, 1) * residual.float()
+    # Equal but where the sum of fp32, in whatever order, is at the middle between two numbers of the type.
+    assert found.dtype == dtype
+    apart = (found.double() - total.double()).abs()
+    assert bool((apart <= total.double().abs() * (torch.finfo(dtype).eps / 2 + 1e-6) + 1e-6).all())
+
+
+@pytest.mark.parametrize("mask", ["1111", "1000", "1010"])
+@pytest.mark.parametrize("on", ["residual", "hidden"])
+def test_a_prediction_shares_no_memory_with_the_state(mask: str, on: str) -> None:
+    recipe = pure.compose(dbcache(front=0, threshold=1.0), scm(mask=mask, policy="static"), taylorseer(on=on))
+    for model in (RANDOM, STREAMS):
+        for entry in Situation(model=model, transform=recipe, seeds=(1, 2), count=4).trace():
+            leaves = [leaf for _, leaf in leaves_with_paths((entry.before, entry.after))]
+            kept = {leaf.untyped_storage().data_ptr() for leaf in leaves if isinstance(leaf, torch.Tensor)}
+            assert entry.prediction.untyped_storage().data_ptr() not in kept
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 2**64 - 1])
+def test_seeds_out_of_range_are_refused(seed: int) -> None:
+    for given in (seed, [0, seed]):
+        with pytest.raises(ValueError, match=re.escape(f"a seed is a whole number of 0 to 2**63 - 1, got {seed}")):
+            pure.gaussian((2, 3), given)
+
+
+@pytest.mark.parametrize("seed", [True, 1.0, "7", None, [0, 1.5], [0, False]])
+def test_what_is_no_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(TypeError, match=r"a seed is a whole number of 0 to 2\*\*63 - 1, got"):
+        pure.gaussian((2, 3), seed)
+
+
+def test_consecutive_seeds_do_not_wrap() -> None:
+    assert consecutive_seeds(2**63 - 2, 2) == (2**63 - 2, 2**63 - 1)
+    assert pure.gaussian((1, 2), 2**63 - 1).isfinite().all()
+    with pytest.raises(ValueError, match=r"2 seeds from 9223372036854775807 on go beyond 2\*\*63 - 1; begin at"):
+        consecutive_seeds(2**63 - 1, 2)
