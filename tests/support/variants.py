@@ -32,8 +32,8 @@ def _quantised(model: Model, kind: str, rounding: float = 0.0) -> Model:
 
 
 MODELS = (
-    attrs.evolve(STREAMS, name="streams-unipc", solver=pure.UniPC(shift=3.0)),
-    attrs.evolve(WAN_T2V, name="wan-t2v-unipc", solver=pure.UniPC(shift=5.0)),
+    attrs.evolve(STREAMS, name="streams-unipc", solver=pure.UniPC(pure.Schedule(shift=3.0, spacing="whole", unit=1))),
+    attrs.evolve(WAN_T2V, name="wan-t2v-unipc", solver=pure.UniPC(pure.Schedule(shift=5.0, spacing="whole", unit=1))),
     _narrow(STREAMS, "streams-bf16", torch.bfloat16),
     _narrow(FLUX_DEV, "flux-dev-fp16", torch.float16),
     _quantised(FLUX_DEV, "int8_weight_only"),
