@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from pure.cli.job import Job
+from pure.cli.naming import Output
 from pure.cli.screen import Screen
 from pure.engine.caching import transforms_of
 from pure.engine.errors import Misuse
@@ -32,16 +34,23 @@ class Engine:
         cached: the denoiser with the cache.
         plain: the one without.
         template: the request of every output, but for its prompt.
+        told: whether something was said of a plan that does not do what it is for.
     """
 
     pipeline: Pipeline
     cached: Model
     plain: Model
     template: Request
+    told: bool = False
 
-    def request(self, prompt: str) -> Request:
-        """Return the request of one prompt."""
-        return attrs.evolve(self.template, prompts=(prompt,))
+    def batch(self, outputs: Sequence[Output]) -> Request:
+        """Return the request of a batch."""
+        negative = self.template.negative_prompts
+        return attrs.evolve(
+            self.template,
+            prompts=tuple(output.prompt for output in outputs),
+            negative_prompts=None if negative is None else negative[:1] * len(outputs),
+        )
 
     def sized(self, height: int, width: int) -> Request:
         """Return a request of another size."""
@@ -70,7 +79,10 @@ def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
         request = pipeline.request("", job.negative_prompt, **job.options)
         plain, template = pipeline.guide(base, request)
         cached = transformed(plain, transforms_of(job.caching, plain))
-        engine = Engine(pipeline=pipeline, plain=plain, cached=cached, template=template)
+        told = cached.notes(pipeline.schedule(template))
+        for note in (*template.notes, *told):
+            screen.note(note.text, note.kind)
+        engine = Engine(pipeline=pipeline, plain=plain, cached=cached, template=template, told=bool(told))
         for height, width in job.warmup_sizes:
             engine.sized(height, width)
         return engine

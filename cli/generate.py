@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-import pure
 from pure.cli.comparing import compare
 from pure.cli.engine import Engine, load
 from pure.cli.job import Job
@@ -25,11 +24,12 @@ from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
 from pure.engine.caching import recipe, threshold_of
-from pure.engine.errors import Interrupted, Misuse
-from pure.engine.make import make, take_part, warm_up
+from pure.engine.errors import Failure, Interrupted, Misuse
+from pure.engine.make import Denoised, batch_size, denoise, results, take_part, warm_up
 from pure.engine.ranks import spread
 from pure.engine.result import Result
 from pure.engine.saving import save_frames, save_image, save_video
+from pure.models import NotFiniteError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["execute"]
 
 PLAIN = "without-cache"
+T = TypeVar("T")
+Outputs = tuple[Output, ...]
 
 
 def execute(job: Job) -> None:
@@ -60,33 +62,61 @@ def perform(job: Job, mesh: DeviceMesh | None = None) -> None:
         screen.note(note)
     made: list[Made] = []
     files: list[str] = []
+    failed: list[str] = []
     engine: Engine | None = None
     try:
         engine = load(job, screen, mesh)
         _warm(job, engine)
-        for number, output in enumerate(job.outputs):
-            made.append(_make(job, engine, output, _title(job, number), screen))
-            files += _plot(job, engine, made[-1], number)
-        if job.perf is not None:
+        for group in _groups(job, engine):
+            for found in _make(job, engine, group, screen):
+                if isinstance(found, NotFiniteError):
+                    failed.append(str(found))
+                    continue
+                made.append(found)
+                files += _plot(job, engine, found, len(made) - 1)
+        if job.perf is not None and made:
             seconds = time.perf_counter() - began
             write_report(job.perf, report(made, settings(job, engine), seconds, when))
             files.append(f"report: {job.perf}")
+        if failed:
+            raise Failure("\n".join(failed))
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted after {len(made)} of {len(job.outputs)} images") from None
     finally:
-        _tell(job, engine, made, files, screen)
+        _tell(job, engine, made, files, screen, advise=not (failed or (engine and engine.told)))
 
 
 def follow(job: Job, mesh: DeviceMesh) -> None:
-    """Take part in every image without showing or saving anything: what the ranks after 0 do."""
+    """Take part in every batch without showing or saving anything: what the ranks after 0 do."""
     engine = load(job, blank(), mesh)
     _warm(job, engine)
-    for output in job.outputs:
+    for group in _groups(job, engine):
         for denoiser in (engine.cached, engine.plain) if job.compare else (engine.cached,):
-            try:
-                take_part(engine.pipeline, denoiser, engine.request(output.prompt), output.seed)
-            except ValueError as error:
-                raise Misuse(str(error)) from error
+
+            def share(some: Outputs, denoiser: Model = denoiser) -> None:
+                take_part(engine.pipeline, denoiser, engine.batch(some), [output.seed for output in some])
+
+            _fitting(group, share)
+
+
+def _groups(job: Job, engine: Engine) -> list[Outputs]:
+    """Return the outputs in batches, in order."""
+    size = job.batch or batch_size(engine.pipeline, engine.template)
+    return [job.outputs[start : start + size] for start in range(0, len(job.outputs), size)]
+
+
+def _fitting(group: Outputs, act: Callable[[Outputs], T]) -> list[T]:
+    """Do something with a batch; where its prompts do not fit into one, with each output alone.
+
+    Raises:
+        Misuse: it cannot be done with an output alone either.
+    """
+    try:
+        return [act(group)]
+    except ValueError as error:
+        if len(group) == 1:
+            raise Misuse(str(error)) from error
+    return [done for output in group for done in _fitting((output,), act)]
 
 
 def _warm(job: Job, engine: Engine) -> None:
@@ -101,33 +131,56 @@ def _warm(job: Job, engine: Engine) -> None:
             warm_up(engine.pipeline, denoiser, request, count)
 
 
-def _title(job: Job, number: int) -> str:
-    word = "video" if job.fps else "image"
-    return f"{word} {number + 1} of {len(job.outputs)}" if len(job.outputs) > 1 else word
+def _title(job: Job, group: Outputs) -> str:
+    word, count = "video" if job.fps else "image", len(job.outputs)
+    if count == 1:
+        return word
+    first, last = job.outputs.index(group[0]) + 1, job.outputs.index(group[-1]) + 1
+    return f"{word} {first} of {count}" if first == last else f"{word}s {first} to {last} of {count}"
 
 
-def _make(job: Job, engine: Engine, output: Output, title: str, screen: Screen) -> Made:
-    """Make one image, and where a comparison is asked for the one without a cache; save them as they come."""
-    result = _run(job, engine, engine.cached, output, title, screen)
-    _save(job, output.path, result, screen)
+def _make(job: Job, engine: Engine, group: Outputs, screen: Screen) -> Iterator[Made | NotFiniteError]:
+    """Make a batch, and where a comparison is asked for the one without a cache; save each as it comes."""
+    cached = _run(job, engine, engine.cached, group, _title(job, group), screen)
     if not job.compare:
-        return Made(output=output, result=result)
-    plain = _run(job, engine, engine.plain, output, "without cache", screen)
-    _save(job, beside(output.path, PLAIN) if output.path else None, plain, screen)
-    comparison = compare(plain.frames, result.frames, plain.seconds, result.seconds)
-    return Made(output=output, result=result, plain=plain, comparison=comparison)
+        for output, result in zip(group, cached, strict=True):
+            yield _kept(job, output, output.path, result, screen)
+        return
+    before = [_kept(job, output, output.path, result, screen) for output, result in zip(group, cached, strict=True)]
+    plain = _run(job, engine, engine.plain, group, "without cache", screen)
+    for output, found, result in zip(group, before, plain, strict=True):
+        path = beside(output.path, PLAIN) if output.path else None
+        other = _kept(job, output, path, result, screen)
+        if isinstance(found, NotFiniteError) or isinstance(other, NotFiniteError):
+            yield found if isinstance(found, NotFiniteError) else other
+            continue
+        one, two = found.result, other.result
+        comparison = compare(two.frames, one.frames, two.seconds, one.seconds)
+        yield attrs.evolve(found, plain=two, comparison=comparison)
 
 
-def _run(job: Job, engine: Engine, denoiser: Model, output: Output, title: str, screen: Screen) -> Result:
-    with Progress(screen.notes, title, job.steps, screen.quiet) as progress:
+def _kept(
+    job: Job, output: Output, path: Path | None, result: Result | NotFiniteError, screen: Screen
+) -> Made | NotFiniteError:
+    """Save a result, if there is one."""
+    if isinstance(result, NotFiniteError):
+        return result
+    _save(job, path, result, screen)
+    return Made(output=output, result=result)
 
-        def observe(frame: pure.Frame) -> None:
-            progress.update(frame.info)
 
-        try:
-            return make(engine.pipeline, denoiser, engine.request(output.prompt), output.seed, observe)
-        except ValueError as error:
-            raise Misuse(str(error)) from error
+def _run(
+    job: Job, engine: Engine, denoiser: Model, group: Outputs, title: str, screen: Screen
+) -> Iterator[Result | NotFiniteError]:
+    def run(some: Outputs) -> Denoised:
+        with Progress(screen.notes, title if some == group else _title(job, some), job.steps, screen.quiet) as progress:
+            seeds = [output.seed for output in some]
+            return denoise(
+                engine.pipeline, denoiser, engine.batch(some), seeds, lambda frame: progress.update(frame.info)
+            )
+
+    for done in _fitting(group, run):
+        yield from results(engine.pipeline, done)
 
 
 def _save(job: Job, path: Path | None, result: Result, screen: Screen) -> None:
@@ -171,15 +224,17 @@ def settings(job: Job, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _tell(job: Job, engine: Engine | None, made: Sequence[Made], files: Sequence[str], screen: Screen) -> None:
-    """Print the table of what was finished, and warn of a cache that never skipped."""
+def _tell(
+    job: Job, engine: Engine | None, made: Sequence[Made], files: Sequence[str], screen: Screen, advise: bool
+) -> None:
+    """Print the table of what was finished, and warn of a cache that never skipped, if `advise`."""
     if not made:
         return
     if not job.quiet:
         print_table(screen.out, ("", ""), summary(made, threshold_of(engine.cached) if engine else None))
         for line in files:
             screen.line(line)
-    if job.caching.asked and never_skipped(made):
+    if advise and job.caching.asked and never_skipped(made):
         screen.note(
             f"a cache was asked for and no step was skipped: {recipe(job.caching.transform)}; raise the threshold, "
             "lower the warm-up, or run more steps",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "facts_of", "make_job", "read_size", "warmup_mode"]
 
-SEED = 42
+SEED, LARGEST_SEED = 42, 2**63 - 1
 SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
 NUMBERS = {"num_inference_steps": "steps", "num_frames": "frames", "max_sequence_length": "max_sequence_length"}
 
@@ -51,6 +51,7 @@ class Job:
         save_frames: whether every frame of a video becomes a file too.
         outputs: the images or videos, in order.
         caching: the cache.
+        batch: samples that are run together; None: see `pure.engine.make.batch_size`.
         compare: whether each is made without the cache too.
         plot: where the plot goes.
         perf: where the report goes.
@@ -73,6 +74,7 @@ class Job:
     save_frames: bool
     outputs: tuple[Output, ...]
     caching: Caching
+    batch: int | None
     compare: bool
     plot: Path | None
     perf: Path | None
@@ -121,6 +123,7 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
         save_frames=bool(values["save_frames"]),
         outputs=outputs,
         caching=caching,
+        batch=values["batch_size"],
         compare=compare,
         plot=plot,
         perf=perf,
@@ -199,6 +202,11 @@ def _outputs(
     values: Mapping[str, Any], prompts: Sequence[str], when: datetime, identity: str, video: bool
 ) -> tuple[Output, ...]:
     seeds = values["seed"] or (SEED,)
+    for seed in seeds:
+        if seed + values["num_outputs_per_prompt"] - 1 > LARGEST_SEED:
+            count = values["num_outputs_per_prompt"]
+            several = f" with --num-outputs-per-prompt {count}" if count > 1 else ""
+            raise Misuse(f"--seed {seed}{several}: seeds go up to {LARGEST_SEED} (2**63 - 1)")
     pairs = [(text, seed + i) for text in prompts for seed in seeds for i in range(values["num_outputs_per_prompt"])]
     folder, fixed = _place(values, video)
     if not folder or not values["save_output"] or values["no_save_output"]:

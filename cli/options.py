@@ -113,6 +113,12 @@ def _image() -> tuple[Flag, ...]:
         ),
         _flag(
             group,
+            "--batch-size",
+            type=Whole(1),
+            help="Images that are made together, each as alone. [as many as fit into the memory of one large one]",
+        ),
+        _flag(
+            group,
             "--max-sequence-length",
             type=Whole(1),
             help="Tokens of the prompt that are read. [the model's]",

@@ -1,23 +1,34 @@
-"""Making one image or video: encode, denoise with every step timed, decode."""
+"""Making a batch of images or videos: encode, denoise with every step timed, decode each."""
 
 from __future__ import annotations
 
-import itertools
+import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+import attrs
 import torch
 
-import pure
 from pure.engine.result import Result
 from pure.loop import Observer
-from pure.notes import warn
+from pure.models import NotFiniteError
+from pure.models import batch as batches
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pure.models import Pipeline, Request
     from pure.models.pipeline import Model
 
-__all__ = ["make", "take_part", "warm_up"]
+__all__ = ["Denoised", "batch_size", "decode", "denoise", "results", "take_part", "warm_up"]
+
+POSITIONS = 128 * 128
+"""Latents of a picture of 1024 x 1024 pixels."""
+
+MOST_ON_CPU, MOST_ON_GPU = 4, 8
+
+K = TypeVar("K")
 
 
 class Clock:
@@ -41,39 +52,102 @@ class Clock:
         return self.laps[-1]
 
 
-def make(pipeline: Pipeline, denoiser: Model, request: Request, seed: int, observe: Observer | None = None) -> Result:
-    """Make what a request of one prompt asks for; `denoiser` is the pipeline's, transformed and guided."""
-    latents = pipeline.noise(request, [seed])
-    clock = Clock(latents.device)
-    conditioning = pipeline.conditioning(request)
-    encoded = clock.lap()
-    steps = pipeline.schedule(request)
-    laps: list[float] = []
+@attrs.frozen(kw_only=True, eq=False)
+class Denoised:
+    """A batch that took its last step.
 
-    def watch(frame: pure.Frame) -> None:
-        laps.append(clock.lap())
+    Attributes:
+        batch: its samples; their keys are their places among the prompts.
+        request: of the whole batch.
+        encode: seconds of reading the prompts, and
+        laps: of every step, each sample's share.
+    """
+
+    batch: batches.Batch[int]
+    request: Request
+    encode: float
+    laps: tuple[float, ...]
+
+
+def denoise(
+    pipeline: Pipeline, denoiser: Model, request: Request, seeds: Sequence[int], observe: Observer | None = None
+) -> Denoised:
+    """Run a batch: one sample for each prompt of the request and its seed.
+
+    Args:
+        pipeline: what was loaded.
+        denoiser: the pipeline's, transformed and guided.
+        request: of the whole batch.
+        seeds: one for each prompt.
+        observe: called with every `Frame`.
+
+    Raises:
+        ValueError: a prompt cannot be read, or prompts cannot be in one batch.
+    """
+    clock = Clock(pipeline.device)
+    batch = pipeline.begin(denoiser, request, seeds, range(len(seeds)))
+    encoded, laps = clock.lap(), []
+    for _ in batch.steps:
+        batch, frame = batches.advance(batch)
+        laps.append(clock.lap() / len(seeds))
         if observe is not None:
             observe(frame)
+    return Denoised(batch=attrs.evolve(batch, state={}), request=request, encode=encoded / len(seeds), laps=tuple(laps))
 
-    run = pure.sample(denoiser, pipeline.params, conditioning, latents, steps, pipeline.solver, watch)
-    warn(run.notes)
-    clock.lap()
-    pixels = pipeline.decoded(pipeline.finished(run.latents, request), request)[0]
-    decoded = clock.lap()
+
+def results(pipeline: Pipeline, done: Denoised) -> Iterator[Result | NotFiniteError]:
+    """Yield each sample as it is decoded, in the order of the prompts; or what is wrong with it."""
+    clock, batch = Clock(pipeline.device), done.batch
+    for row, member in enumerate(batch.members):
+        clock.lap()
+        try:
+            frames = decode(pipeline, batch, row, attrs.evolve(done.request, prompts=(member.prompt,)))
+        except NotFiniteError as error:
+            yield error
+            continue
+        yield Result(
+            frames=frames,
+            infos=member.infos,
+            step_seconds=done.laps,
+            encode_seconds=done.encode,
+            decode_seconds=clock.lap(),
+        )
+
+
+def decode(pipeline: Pipeline, batch: batches.Batch[K], row: int, request: Request) -> np.ndarray:
+    """Return the frames (F, H, W, 3) of one sample that took its last step, decoded alone.
+
+    Raises:
+        NotFiniteError: its latents or pixels are not finite.
+    """
+    with torch.no_grad():
+        pixels = pipeline.decoded(pipeline.finished(batches.latents(batch, row), request), request)[0]
+    if text := pipeline.fault(batch, row, request, pixels):
+        raise NotFiniteError({row: text})
     frames = pixels if pixels.ndim == 4 else pixels[None]
-    return Result(
-        frames=frames.permute(0, 2, 3, 1).to("cpu", torch.float32).numpy(),
-        infos=run.infos,
-        step_seconds=tuple(laps),
-        encode_seconds=encoded,
-        decode_seconds=decoded,
-    )
+    return frames.permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
 
 
-def take_part(pipeline: Pipeline, denoiser: Model, request: Request, seed: int) -> None:
-    """Take the same steps as `make` in a process that only computes, and leave the pixels to the one that saves."""
-    latents, conditioning = pipeline.noise(request, [seed]), pipeline.conditioning(request)
-    pure.sample(denoiser, pipeline.params, conditioning, latents, pipeline.schedule(request), pipeline.solver)
+def take_part(pipeline: Pipeline, denoiser: Model, request: Request, seeds: Sequence[int]) -> None:
+    """Take the same steps as `denoise` in a process that only computes, and leave the pixels to the one that saves."""
+    denoise(pipeline, denoiser, request, seeds)
+
+
+def batch_size(pipeline: Pipeline, request: Request) -> int:
+    """Return how many samples of a request are run together by default.
+
+    That is as many as together need no more memory than one picture of 1024 x 1024 pixels, and of larger ones one;
+    on a GPU four times as many. At most 4, on a GPU 8: more is hardly faster.
+
+    >>> from pure.models import embedded, load_pipeline
+    >>> pipeline = load_pipeline(embedded())
+    >>> batch_size(pipeline, pipeline.request("a red apple"))
+    4
+    """
+    positions = math.prod(pipeline.shape(request)[1:])  # latents of one sample, whatever their channels
+    room = POSITIONS if pipeline.device.type == "cpu" else 4 * POSITIONS
+    most = MOST_ON_CPU if pipeline.device.type == "cpu" else MOST_ON_GPU
+    return max(1, min(most, room // positions))
 
 
 def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -> None:
@@ -82,12 +156,8 @@ def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -
     They are the first steps of the real schedule, so that masks and warm-ups meet the step count
     they were made for.
     """
-    latents = pipeline.noise(request, [0])
-    conditioning = pipeline.conditioning(request)
-    steps = pipeline.schedule(request)
+    batch = pipeline.begin(denoiser, request, [0], (None,))
+    for _ in batch.steps[:count]:
+        batch, _ = batches.advance(batch)
     with torch.no_grad():
-        state = denoiser.init(pipeline.params, conditioning, latents, steps)
-    solver, carry = pipeline.solver, pipeline.solver.init(latents)
-    for frame in pure.unroll(denoiser, pipeline.params, state, carry, itertools.islice(steps, count), solver):
-        latents = frame.latents
-    pipeline.decoded(pipeline.finished(latents, request), request)
+        pipeline.decoded(pipeline.finished(batches.latents(batch, 0), request), request)

@@ -5,7 +5,7 @@ from pure.models.checkpoint.convert import convert_pickles
 from pure.models.checkpoint.hub import embedded
 from pure.models.checkpoint.loading import load_pipeline
 from pure.models.common.pictures import Picture, PictureError, open_picture
-from pure.models.errors import CheckpointError
+from pure.models.errors import CheckpointError, NotFiniteError
 from pure.models.pipeline import Generation, Pipeline
 from pure.models.request import Defaults, Options, Request
 
@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "Defaults",
     "Generation",
+    "NotFiniteError",
     "Options",
     "Picture",
     "PictureError",

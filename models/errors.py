@@ -1,5 +1,32 @@
-"""What is wrong with a checkpoint."""
+"""What can be wrong with a checkpoint, and with what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message says what is wrong with which file, and what helps."""
+
+
+class NotFiniteError(ArithmeticError):
+    """Samples whose latents or pixels are infinite or NaN: there is no picture to show.
+
+    Attributes:
+        samples: the index of every such sample, with what is wrong with it.
+        pixels: of all samples of the call, (B, ...); those of the named ones are meaningless.
+        latents: likewise.
+    """
+
+    def __init__(
+        self,
+        samples: Mapping[int, str],
+        pixels: torch.Tensor | None = None,
+        latents: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__("; ".join(samples.values()))
+        self.samples, self.pixels, self.latents = dict(samples), pixels, latents

@@ -9,7 +9,7 @@ Shapes: B samples, F frames, H x W pixels; latents have the family's own shape (
 import abc
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, TypeVar, Unpack
 
 import attrs
 import torch
@@ -19,12 +19,20 @@ import pure
 from pure import Branches, Denoiser, Experts, Guidance, Info, Solver, Step
 from pure.experts import Transforms, transformed
 from pure.loop import Observer
+from pure.models import batch as batches
+from pure.models.errors import NotFiniteError
+from pure.models.guidance import guidance_of, with_guidance
 from pure.models.pictures import Video, pictures
 from pure.models.request import Defaults, Options, Request, checked, negatives, prompts, seeds
 from pure.notes import Note, warn
 from pure.tree import map_samples
 
 Model = Denoiser | Experts
+
+K = TypeVar("K")
+
+HIGH_SCALE = 30.0
+"""Guidance above it is a likely cause of numbers that overflow."""
 
 LARGEST = 2**24
 """Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
@@ -205,7 +213,7 @@ class Pipeline(abc.ABC):
         Raises:
             ValueError: the denoiser is guided already, with another scale.
         """
-        own, wanted = _first(denoiser).guidance, self.guidance(request)
+        own, wanted = guidance_of(denoiser), self.guidance(request)
         scale, asked = getattr(request, self.cfg) if self.cfg else None, request.negative_prompts is not None
         if own is not None:
             first = next(iter(wanted.values())) if isinstance(wanted, Mapping) else wanted
@@ -216,7 +224,7 @@ class Pipeline(abc.ABC):
             return denoiser, attrs.evolve(request, negative_prompts=self._negatives(request))
         negative = self._negatives(request)
         if wanted is not None and negative is not None:
-            return _with(denoiser, wanted), attrs.evolve(request, negative_prompts=negative)
+            return with_guidance(denoiser, wanted), attrs.evolve(request, negative_prompts=negative)
         text = self.unguided(scale, asked)
         notes = (*request.notes, *([] if text is None else [Note(text)]))
         return denoiser, attrs.evolve(request, negative_prompts=None, notes=notes)
@@ -293,6 +301,43 @@ class Pipeline(abc.ABC):
         """Type that timesteps are rounded to."""
         return self.dtype
 
+    def begin(
+        self, denoiser: Model, request: Request, seed: int | Sequence[int], keys: Sequence[K]
+    ) -> batches.Batch[K]:
+        """Return a batch of the request's samples before its first step; see `pure.models.batch`.
+
+        Args:
+            denoiser: guided as the request says; see `guide`.
+            request: B samples.
+            seed: see `noise`.
+            keys: what the caller knows each of the B samples by.
+
+        Raises:
+            ValueError: see `encode`, `noise` and `Denoiser.init`; or prompts cannot be in one batch.
+        """
+        texts = [text for text in request.prompts for _ in range(request.images_per_prompt)]
+        each = [seed if len(texts) == 1 else None] * len(texts) if isinstance(seed, int) else seed
+        noise, conditioning, steps = self.noise(request, seed), self.conditioning(request), self.schedule(request)
+        members = [
+            batches.Member(key=key, prompt=text, seed=one) for key, text, one in zip(keys, texts, each, strict=True)
+        ]
+        return batches.begin(denoiser, self.params, self.solver, conditioning, noise, steps, members)
+
+    def fault(self, batch: batches.Batch[K], row: int, request: Request, pixels: torch.Tensor) -> str | None:
+        """Say of a sample whose latents or pixels are not finite where that began, and the likely cause; else None."""
+        step, member = batches.not_finite_from(batch, row), batch.members[row]
+        if step is None and bool(pixels.isfinite().all()):
+            return None
+        where = "in the decoder" if step is None else f"from step {step + 1} of {len(batch.steps)} on"
+        seed = "" if member.seed is None else f" with seed {member.seed}"
+        cause = "some weights are damaged, or a transform divides by zero"
+        guided = guidance_of(batch.denoiser)
+        if self.dtype == torch.float16:
+            cause = "float16 overflows beyond 65504: load the checkpoint in bf16 or fp32"
+        elif guided is not None and abs(guided.scale) > HIGH_SCALE:
+            cause = f"guidance by {guided.scale:g} is far too high: lower {self.cfg or 'the scale'}"
+        return f"{member.prompt!r}{seed} is not finite {where} (infinite or NaN), so there is no picture; {cause}"
+
     def pixels(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, ...) to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1.
 
@@ -338,24 +383,21 @@ class Pipeline(abc.ABC):
         Raises:
             TypeError: an argument has another type, or there is no such option.
             ValueError: an argument is out of range, or the transform sets another guidance scale.
+            NotFiniteError: latents or pixels of some samples are infinite or NaN; it has those of the others.
         """
         request = self.request(prompt, negative_prompt, **options)
         denoiser, request = self.guide(transformed(self.denoiser, transform), request)
-        conditioning, latents, steps = self.conditioning(request), self.noise(request, seed), self.schedule(request)
-        run = pure.sample(denoiser, self.params, conditioning, latents, steps, self.solver, observe)
-        notes = (*request.notes, *run.notes)
+        batch = self.begin(denoiser, request, seed, range(request.batch))
+        notes, infos = (*request.notes, *denoiser.notes(batch.steps)), []
         warn(notes, stacklevel=3)
-        latents = self.finished(run.latents, request)
-        return Generation(pixels=self.decoded(latents, request), latents=latents, infos=run.infos, notes=notes)
-
-
-def _first(denoiser: Model) -> Denoiser:
-    return next(iter(denoiser.denoisers.values())) if isinstance(denoiser, Experts) else denoiser
-
-
-def _with(denoiser: Model, guidance: Guidance | Mapping[str, Guidance]) -> Model:
-    if isinstance(denoiser, Experts):
-        each = guidance if isinstance(guidance, Mapping) else dict.fromkeys(denoiser.denoisers, guidance)
-        return Experts({name: attrs.evolve(one, guidance=each[name]) for name, one in denoiser.denoisers.items()})
-    assert isinstance(guidance, Guidance)
-    return attrs.evolve(denoiser, guidance=guidance)
+        for _ in batch.steps:
+            batch, frame = batches.advance(batch)
+            infos.append(frame.info)
+            if observe is not None:
+                observe(frame)
+        latents = self.finished(self.solver.latents(batch.carry), request)
+        pixels = self.decoded(latents, request)
+        wrong = {row: text for row in range(len(pixels)) if (text := self.fault(batch, row, request, pixels[row]))}
+        if wrong:
+            raise NotFiniteError(wrong, pixels, latents)
+        return Generation(pixels=pixels, latents=latents, infos=tuple(infos), notes=notes)

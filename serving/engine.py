@@ -11,16 +11,15 @@ from concurrent.futures import Future
 import attrs
 import torch
 
-from pure.engine import batch as batches
-from pure.engine.batch import Batch
 from pure.engine.errors import EngineError, Failure, Misuse, Stopping
 from pure.engine.loaded import Recipe, Studio
-from pure.engine.make import warm_up
+from pure.engine.make import decode, warm_up
 from pure.engine.notes import collected
 from pure.engine.report import finite, run_report
 from pure.engine.result import Result
+from pure.models import NotFiniteError
+from pure.models import batch as batches
 from pure.models.pipeline import Model
-from pure.models.request import Request
 from pure.serving.files import Files
 from pure.serving.jobs import Entry, Job, Sample, Store
 from pure.serving.metrics import Metrics
@@ -145,7 +144,7 @@ class Engine:
         while samples := self.queue.take(self.settings.batch, self.settings.delay):
             waiting = [samples]
             while waiting:
-                self._attempt(waiting.pop(0), waiting)
+                waiting += self._attempt(waiting.pop(0))
 
     def _warm(self, recipe: Recipe) -> None:
         """Take the first steps of such a run; a server that cannot is a slow first request, not a dead server."""
@@ -157,139 +156,142 @@ class Engine:
         except Exception as error:
             self._log(f"the warm-up failed: {error}", "warning")
 
-    def _attempt(self, samples: list[Sample], waiting: list[list[Sample]]) -> None:
-        """Make samples; whatever goes wrong ends their jobs, not the thread.
-
-        What has to be made separately is put into `waiting` at once, so that it is not lost if a step fails.
-        """
+    def _attempt(self, samples: list[Sample]) -> list[list[Sample]]:
+        """Make samples; whatever goes wrong ends their jobs, not the thread. Return what has to be made separately."""
+        taken, apart = list(samples), []  # what left the queue, and what of it waits for a batch of its own
         try:
-            self._make(samples, waiting)
+            self._make(taken, apart)
         except Exception as error:
-            affected = {*samples, *self._times}
+            waiting = {sample for group in apart for sample in group}
             self._times.clear()
-            self._failed(affected, error)
+            self._failed([sample for sample in taken if sample not in waiting], error)
         finally:
             self._times.clear()
+        return apart
 
     def _failed(self, samples: Iterable[Sample], error: Exception) -> None:
         self._log(f"{error}\n{traceback.format_exc()}", "warning")
-        message = error.message if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        said = error.message if isinstance(error, EngineError) else str(error)
+        message = said if isinstance(error, EngineError | NotFiniteError) else f"{type(error).__name__}: {said}"
         for sample in samples:
             self.jobs.fail(sample.job.id, Failure(f"the work failed: {message}", code="generation_failed"))
 
-    def _make(self, samples: list[Sample], waiting: list[list[Sample]]) -> None:
-        recipe = samples[0].job.recipe
+    def _make(self, taken: list[Sample], apart: list[list[Sample]]) -> None:
+        """Make samples of one recipe; add to `taken` those that join, and to `apart` those that need another batch."""
+        recipe = taken[0].job.recipe
         if self._cold:
             self._cold = False
             self._warm(recipe)
-        batch, apart = self._begin(recipe, samples)
-        waiting += apart
+        batch = self._begin(recipe, list(taken), apart)
         while batch is not None:
             batch = self._without_unwanted(batch)
             if batch is None or self._stopping.is_set():
                 break
-            batch, late = self._with_newcomers(batch, recipe)
-            waiting += late
-            batch = self._finish(self._step(batch))
+            batch = self._finish(self._step(self._with_newcomers(batch, recipe, taken, apart)))
 
-    def _begin(self, recipe: Recipe, samples: Sequence[Sample]) -> tuple[Batch | None, list[list[Sample]]]:
-        """Start a batch; where prompts do not fit into one, start the first and return the others."""
+    def _begin(
+        self, recipe: Recipe, samples: Sequence[Sample], apart: list[list[Sample]]
+    ) -> batches.Batch[Sample] | None:
+        """Start a batch; where prompts do not fit into one, each is to have its own."""
         wanted = [sample for sample in samples if self.jobs.wanted(sample.job.id)]
         if not wanted:
-            return None, []
-        began = time.perf_counter()
+            return None
+        began, negative = time.perf_counter(), recipe.request.negative_prompts
+        request = attrs.evolve(
+            recipe.request,
+            prompts=tuple(sample.job.prompt for sample in wanted),
+            negative_prompts=None if negative is None else negative[:1] * len(wanted),
+        )
         try:
             with collected() as warned:
-                batch = batches.begin(self.studio.pipeline, recipe.request, self._same(recipe.denoiser), wanted)
+                seeds = [sample.seed for sample in wanted]
+                batch = self.studio.pipeline.begin(self._same(recipe.denoiser), request, seeds, wanted)
         except (ValueError, TypeError) as error:
             if len(wanted) > 1:
-                return None, [[sample] for sample in wanted]
-            self.jobs.fail(wanted[0].job.id, Misuse(str(error)))
-            return None, []
+                apart += [[sample] for sample in wanted]
+            else:
+                self.jobs.fail(wanted[0].job.id, Misuse(str(error)))
+            return None
         seconds = self._lap(began)
         for sample in wanted:
             others = {repr(one.job.prompt) for one in wanted} - {repr(sample.job.prompt)}
             # A warning that quotes another prompt is not about this one.
             self.jobs.begin(sample.job.id, [text for text in warned if not any(one in text for one in others)])
             self._times[sample] = Timed(encode=seconds)
-        return batch, []
+        return batch
 
-    def _without_unwanted(self, batch: Batch) -> Batch | None:
+    def _without_unwanted(self, batch: batches.Batch[Sample]) -> batches.Batch[Sample] | None:
         """Drop the samples of cancelled jobs."""
-        slots = [i for i, member in enumerate(batch.members) if self.jobs.wanted(member.sample.job.id)]
-        for member in batch.members:
-            if not self.jobs.wanted(member.sample.job.id):
-                self._times.pop(member.sample, None)
-        if len(slots) == len(batch.members):
+        rows = [row for row, member in enumerate(batch.members) if self.jobs.wanted(member.key.job.id)]
+        for row, member in enumerate(batch.members):
+            if row not in rows:
+                self._times.pop(member.key, None)
+        if len(rows) == len(batch.members):
             return batch
-        return batches.stay(batch, slots) if slots else None
+        return batches.keep(batch, rows) if rows else None
 
-    def _with_newcomers(self, batch: Batch, recipe: Recipe) -> tuple[Batch, list[list[Sample]]]:
-        """Let samples that wait join between steps; return those that fit the recipe and not the batch."""
+    def _with_newcomers(
+        self, batch: batches.Batch[Sample], recipe: Recipe, taken: list[Sample], apart: list[list[Sample]]
+    ) -> batches.Batch[Sample]:
+        """Let samples that wait join between steps; those that fit the recipe and not the batch are set apart."""
         room = self.settings.batch - len(batch.members)
         if room < 1 or not batches.mixes(batch.denoiser) or not (new := self.queue.more(recipe, room)):
-            return batch, []
-        other, apart = self._begin(recipe, new)
+            return batch
+        taken += new
+        other = self._begin(recipe, new, apart)
         if other is None:
-            return batch, apart
+            return batch
         try:
-            return batches.joined(batch, other), apart
+            return batches.join(batch, other)
         except ValueError:  # prompts of another length: they are encoded once more, later
             for member in other.members:
-                self._times.pop(member.sample, None)
-            return batch, [*apart, [member.sample for member in other.members]]
+                self._times.pop(member.key, None)
+            apart.append([member.key for member in other.members])
+            return batch
 
-    def _step(self, batch: Batch) -> Batch:
+    def _step(self, batch: batches.Batch[Sample]) -> batches.Batch[Sample]:
         began = time.perf_counter()
-        batch = batches.taken(self.studio.pipeline, batch)
+        batch, _ = batches.advance(batch)
         seconds = self._lap(began)
         self.metrics.add("puredit_batches_total", samples=str(len(batch.members)))
         for member in batch.members:
-            times = self._times[member.sample]
-            self._times[member.sample] = attrs.evolve(times, laps=(*times.laps, seconds))
-            self.jobs.step(member.sample.job.id)
+            times = self._times[member.key]
+            self._times[member.key] = attrs.evolve(times, laps=(*times.laps, seconds))
+            self.jobs.step(member.key.job.id)
         return batch
 
-    def _finish(self, batch: Batch) -> Batch | None:
+    def _finish(self, batch: batches.Batch[Sample]) -> batches.Batch[Sample] | None:
         """Decode and hand over the samples that took their last step; return the others."""
-        done = [i for i, member in enumerate(batch.members) if member.place == len(batch.steps)]
-        if not done:
+        if not batch.done:
             return batch
-        latents = self.studio.pipeline.solver.latents(batch.carry)
-        for slot in done:
+        for row in batch.done:
+            sample = batch.members[row].key
             try:
-                self._hand_over(batch.members[slot], latents[slot : slot + 1])
-            except Exception as error:  # a full disk, for instance; the others go on
-                self._times.pop(batch.members[slot].sample, None)
-                self._failed([batch.members[slot].sample], error)
-        staying = [i for i in range(len(batch.members)) if i not in done]
-        return batches.stay(batch, staying) if staying else None
+                self._hand_over(batch, row)
+            except Exception as error:  # a full disk, or latents that are not finite; the others go on
+                self._times.pop(sample, None)
+                self._failed([sample], error)
+        staying = [row for row in range(len(batch.members)) if row not in batch.done]
+        return batches.keep(batch, staying) if staying else None
 
-    def _hand_over(self, member: batches.Member, latents: torch.Tensor) -> None:
-        """Decode one sample and put it where its job wants it."""
-        result = self._decoded(member.sample.job.recipe.request, latents, member)
-        report = finite({"seed": member.sample.seed, **run_report(result)})
-        # A job's own frames per second: samples of one batch may differ in them.
-        output = self._files.put(member.sample, result.frames, member.sample.job.recipe.fps, report)
-        self._times.pop(member.sample)
-        if not self.jobs.finish(member.sample, output):
-            self._files.remove([output])
-
-    def _decoded(self, request: Request, latents: torch.Tensor, member: batches.Member) -> Result:
-        """Decode one sample alone, whatever batch it was in."""
-        began, pipeline = time.perf_counter(), self.studio.pipeline
-        with torch.no_grad():
-            pixels = pipeline.decoded(pipeline.finished(latents, request), request)[0]
-        frames = pixels if pixels.ndim == 4 else pixels[None]
-        shown = frames.permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
-        times = self._times[member.sample]
-        return Result(
-            frames=shown,
+    def _hand_over(self, batch: batches.Batch[Sample], row: int) -> None:
+        """Decode one sample alone, whatever batch it was in, and put it where its job wants it."""
+        member, began = batch.members[row], time.perf_counter()
+        sample, times = member.key, self._times[member.key]
+        frames = decode(self.studio.pipeline, batch, row, sample.job.recipe.request)
+        result = Result(
+            frames=frames,
             infos=member.infos,
             step_seconds=times.laps,
             encode_seconds=times.encode,
             decode_seconds=self._lap(began),
         )
+        report = finite({"seed": sample.seed, **run_report(result)})
+        # A job's own frames per second: samples of one batch may differ in them.
+        output = self._files.put(sample, frames, sample.job.recipe.fps, report)
+        self._times.pop(sample)
+        if not self.jobs.finish(sample, output):
+            self._files.remove([output])
 
     def _same(self, denoiser: Model) -> Model:
         """Return an equal denoiser that was used before, which may be compiled already; else this one, remembered."""

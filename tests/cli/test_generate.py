@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import pure
 from pure.cli.main import run
-from pure.models import load_pipeline
+from pure.models import Pipeline, load_pipeline
 from pure.transforms import dbcache
 
 FEW = ("--num-inference-steps", "4", "--max-sequence-length", "8")
@@ -104,7 +105,69 @@ def test_a_comparison_without_a_cache_takes_the_default(puredit):
     code, _, err = puredit("generate", "--prompt", "a", *FEW, "--compare")
     assert code == 0
     assert "note: no cache was asked for, so --compare takes the default one: dbcache(front=1, threshold=0.24" in err
-    assert "warning: a cache was asked for and no step was skipped" in err
+    assert "warning: nothing will be skipped: warm-up computes every one of 4 steps" in err
+    assert "no step was skipped" not in err, "once is enough"
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_images_are_made_in_batches(puredit, tmp_path, size):
+    words = ("--prompt", "a", "bb", "--seed", "1", "2", *FEW, *SKIPPING)
+    code, out, err = puredit("generate", *words, "--batch-size", size, "--output-path", "batches")
+    assert code == 0, err
+    counts = {"image 1 of 4": 1, "image 4 of 4": 1, "images 1 to 3 of 4": 3, "images 1 to 4 of 4": 4}
+    titles = {1: ["image 1 of 4"], 3: ["images 1 to 3 of 4", "image 4 of 4"], 5: ["images 1 to 4 of 4"]}[size]
+    for title in titles:
+        assert f"{title} █░░░ 4/4  {counts[title]} computed  {3 * counts[title]} skipped" in err
+    assert err.count("4/4") == -(-4 // size) and "4 images" in out
+    for number, (prompt, seed) in enumerate([("a", 1), ("a", 2), ("bb", 1), ("bb", 2)]):
+        path = f"one-{number}.png"
+        assert (
+            puredit("generate", "--prompt", prompt, "--seed", seed, *FEW, *SKIPPING, "--output-file-path", path)[0] == 0
+        )
+        alone, (file,) = pixels(tmp_path / path), [out.splitlines()[number]]
+        # Matrices of other heights are rounded otherwise: 1e-5, which may be one level of 255.
+        assert np.abs(pixels(tmp_path / file).astype(int) - alone).max() <= 1
+
+
+def test_a_picture_that_is_not_finite_fails_and_the_others_are_saved(puredit, tmp_path, monkeypatch):
+    """Latents that overflow would be a black picture."""
+    real = Pipeline.noise
+
+    def noise(self, request, seed):
+        found = real(self, request, seed)
+        rows = [row for row, each in enumerate(seed) if each == 2]
+        return found.index_fill(0, torch.tensor(rows, dtype=torch.int64), float("inf"))
+
+    monkeypatch.setattr(Pipeline, "noise", noise)
+    words = ("--prompt", "a dog", "--seed", "1", "2", "3", *FEW, "--perf-dump-path", "perf.json")
+    for more in (("--batch-size", "3"), ("--batch-size", "1"), SKIPPING):
+        code, out, err = puredit("generate", *words, *more, "--output-path", more[1][-1])
+        assert code == 1
+        assert "error: 'a dog' with seed 2 is not finite from step 1 of 4 on (infinite or NaN)" in err
+        assert "raise the threshold" not in err and "Traceback" not in err
+        assert len(list((tmp_path / more[1][-1]).iterdir())) == 2 and "2 images" in out
+        images = json.loads((tmp_path / "perf.json").read_text())["images"]
+        assert [image["seed"] for image in images] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--seed", 2**63), f"'{2**63}' is not a whole number of at least 0 and at most {2**63 - 1}"),
+        (
+            ("--seed", 2**63 - 1, "--num-outputs", 2),
+            f"--seed {2**63 - 1} with --num-outputs-per-prompt 2: seeds go up to",
+        ),
+        (("--height", 100_000, "--width", 100_000), "height=100000, width=100000: latents of"),
+        (("--num-inference-steps", 10**9), "10000"),
+        (("--guidance-scale", "1e308"), "guidance_scale=1e+308 should be finite and at most 1000"),
+        (("--batch-size", 0), "--batch-size"),
+    ],
+)
+def test_numbers_out_of_range(puredit, tmp_path, words, message):
+    code, out, err = puredit("generate", "--prompt", "a", *words)
+    assert (code, out) == (2, "") and message in err and "Traceback" not in err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_the_environment_switches_the_cache_on(puredit, monkeypatch, tmp_path):

@@ -178,16 +178,16 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(puredit, full_disk, tmp_pat
 
 
 def test_an_interruption_keeps_what_is_finished(puredit, monkeypatch, tmp_path):
-    real, calls = pure.cli.generate.make, []
+    real, calls = pure.cli.generate.denoise, []
 
-    def make(*arguments):
+    def denoise(*arguments):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("pure.cli.generate.make", make)
-    code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", "3", *FEW)
+    monkeypatch.setattr("pure.cli.generate.denoise", denoise)
+    code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", "3", "--batch-size", "1", *FEW)
     assert code == 130 and "interrupted after 1 of 3 images" in err
     (file,) = (tmp_path / "outputs").iterdir()
     assert file.name in out

@@ -21,6 +21,8 @@ from pure.engine.errors import Misuse
 from tests.cli.test_parallel import FEW, pixels
 from tests.structure.source import ROOT
 
+THREE = ("--num-gpus", "3")
+
 
 @pytest.fixture(autouse=True)
 def nobody_is_left():
@@ -83,13 +85,15 @@ def test_a_killed_rank_ends_the_run_and_what_is_finished_stays(puredit, monkeypa
     real = pure.cli.generate.take_part
 
     def die(*arguments):
-        if arguments[-1] == 2 and dist.get_rank() == 1:  # the seed
+        if arguments[-1] == [2] and dist.get_rank() == 1:  # the seed
             time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
         real(*arguments)
 
     monkeypatch.setattr("pure.cli.generate.take_part", die)
-    code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", *FEW, "--num-gpus", "3")
+    code, out, err = puredit(
+        "generate", "--prompt", "a", "--seed", "1", "2", "--batch-size", "1", *FEW, "--num-gpus", "3"
+    )
     assert code == 1
     assert "error: RuntimeError: process 1 of 3 was killed by SIGKILL; the machine may be out of memory" in err
     assert err.count("error:") == 1 and "Traceback" not in err

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from PIL import Image
 
 import pure
-from pure.models import load_pipeline
+from pure.models import NotFiniteError, load_pipeline
 from pure.transforms import dbcache, scm, taylorseer
 from tests.structure.source import ROOT
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
@@ -91,3 +92,49 @@ def test_the_loop_of_the_readme(kind: str, tmp_path: Path, monkeypatch: pytest.M
     with Image.open(tmp_path / "apple.png") as picture:
         assert picture.size == (request.width, request.height)
         assert getattr(picture, "n_frames", 1) == (request.frames if made.pixels.ndim == 5 else 1)
+
+
+class Spoiled:
+    """Embeds, and spoils one row from a noise level on."""
+
+    def __init__(self, embed: Any, row: int, below: float) -> None:
+        self.embed, self.row, self.below = embed, row, below
+
+    def __call__(self, params: Any, prepared: Any, latents: torch.Tensor, timestep: torch.Tensor) -> Any:
+        rows = torch.arange(len(latents)) == self.row
+        bad = (rows & (timestep < self.below) & (timestep > 0)).view(-1, *[1] * (latents.ndim - 1))
+        return self.embed(params, prepared, torch.where(bad, float("nan"), latents), timestep)
+
+
+@pytest.mark.parametrize("transform", [pure.identity, dbcache(threshold=9.0, warmup=1)])
+def test_latents_that_are_not_finite_are_no_pictures(tmp_path: Path, transform: pure.Transform) -> None:
+    tiny.pipeline().save_pretrained(tmp_path)
+    options: dict[str, Any] = {"steps": 8, "seed": [1, 2], "max_sequence_length": 16}
+    pipeline = load_pipeline(tmp_path)
+    good = pipeline.generate(["a dog", "a cat"], transform=transform, **options)
+    levels = [float(step.timestep) for step in pipeline.schedule(pipeline.request("", steps=8))]
+
+    def spoiled(denoiser: pure.Denoiser) -> pure.Denoiser:
+        return attrs.evolve(transform(denoiser), embed=Spoiled(denoiser.embed, 1, (levels[2] + levels[3]) / 2))
+
+    with pytest.raises(
+        NotFiniteError, match=r"^'a cat' with seed 2 is not finite from step 4 of 8 on \(inf.*damaged"
+    ) as e:
+        pipeline.generate(["a dog", "a cat"], transform=spoiled, **options)
+    assert list(e.value.samples) == [1] and e.value.pixels is not None
+    assert torch.equal(e.value.pixels[0], good.pixels[0])
+
+
+def test_the_likely_cause_of_what_is_not_finite_is_named(tmp_path: Path) -> None:
+    tiny.pipeline().save_pretrained(tmp_path)
+
+    def spoiled(denoiser: pure.Denoiser) -> pure.Denoiser:
+        return attrs.evolve(denoiser, embed=Spoiled(denoiser.embed, 0, 2.0))
+
+    half = load_pipeline(tmp_path, dtype=torch.float16)
+    with pytest.raises(NotFiniteError, match=r"from step 1 of 2 on .*; float16 overflows beyond 65504: load"):
+        half.generate("a", transform=spoiled, steps=2, max_sequence_length=8)
+    with pytest.raises(NotFiniteError, match=r"guidance by 900 is far too high: lower true_cfg_scale"):
+        load_pipeline(tmp_path).generate(
+            "a", "b", transform=spoiled, steps=2, true_cfg_scale=900.0, max_sequence_length=8
+        )

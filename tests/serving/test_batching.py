@@ -5,6 +5,7 @@ import threading
 import attrs
 import numpy as np
 import pytest
+import torch
 
 from pure.engine.errors import Failure, Misuse
 from pure.engine.loaded import Asked, alike
@@ -175,6 +176,141 @@ def test_a_failure_in_a_step_ends_its_requests_and_not_the_engine(studio, monkey
     again = [opened.engine.submit(job).result(60) for job in jobs(opened, "flux")]
     assert [entry.status for entry in again] == ["completed"] * 4
     assert all(np.abs(pixels - frames[key]).max() < 1e-5 for key, pixels in alone.items())
+
+
+def test_what_waits_for_a_batch_of_its_own_outlives_a_failure(studio, monkeypatch):
+    """A prompt of another length is set aside; then a step of the running batch fails."""
+    opened, _ = studio("qwen", batch=2)
+    first, other = jobs(opened, "qwen", ("a dog", "a red apple on a table"))
+    solver = type(opened.state.studio.pipeline.solver)
+    step, calls, futures = solver.step, [], []
+
+    def breaking(self, carry, prediction, at):
+        calls.append(at)
+        if len(calls) == 1:
+            futures.append(opened.engine.submit(other))
+        if len(calls) == 3:
+            raise RuntimeError("the device is on fire")
+        return step(self, carry, prediction, at)
+
+    monkeypatch.setattr(solver, "step", breaking)
+    failed = opened.engine.submit(first)
+    opened.engine.start()
+    assert failed.result(60).status == "failed" and "on fire" in failed.result().error.message
+    assert futures[0].result(60).status == "completed" and opened.engine.running == 0
+    counts = opened.engine.metrics.stats()
+    assert counts["batches"] == {"1": 2 + 6}, "steps of the first before it failed, and all of the other"
+
+
+def test_newcomers_that_cannot_be_read_end_too(studio, monkeypatch):
+    """An error of another kind while newcomers are encoded: they and the running ones end."""
+    opened, _ = studio("flux", batch=2)
+    first, other = jobs(opened, "flux", ("a dog", "a cat"))
+    pipeline = type(opened.state.studio.pipeline)
+    read, futures = pipeline.condition, []
+
+    def reading(self, request, texts, negative):
+        if "a cat" in texts:
+            raise RuntimeError("out of memory")
+        return read(self, request, texts, negative)
+
+    monkeypatch.setattr(pipeline, "condition", reading)
+    begun = opened.engine.jobs.step
+
+    def after(id):
+        begun(id)
+        if not futures:
+            futures.append(opened.engine.submit(other))
+
+    opened.engine.jobs.step = after
+    failed = opened.engine.submit(first)
+    opened.engine.start()
+    assert failed.result(60).status == "failed" and futures[0].result(60).status == "failed"
+    assert "out of memory" in futures[0].result().error.message and opened.engine.running == 0
+
+
+def test_latents_that_are_not_finite_fail_alone(studio, monkeypatch):
+    opened, frames = studio("flux", batch=4)
+    pipeline = type(opened.state.studio.pipeline)
+    real = pipeline.noise
+
+    def noise(self, request, seed):
+        found = real(self, request, seed)
+        rows = [row for row, each in enumerate(seed) if each == 3]
+        return found.index_fill(0, torch.tensor(rows, dtype=torch.int64), float("nan"))
+
+    monkeypatch.setattr(pipeline, "noise", noise)
+    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
+    opened.engine.start()
+    *good, bad = [future.result(60) for future in futures]
+    assert [entry.status for entry in good] == ["completed"] * 3 and bad.status == "failed"
+    assert type(bad.error) is Failure
+    assert bad.error.message.startswith("the work failed: 'pear' with seed 3 is not finite from step 1 of 6 on")
+    assert len(frames) == 3 and all(np.isfinite(pixels).all() for pixels in frames.values())
+
+
+def test_progress_and_cancelling_with_two_results(studio, monkeypatch):
+    """Half of two results is half of the job; cancelled after the first, no file of it stays."""
+    opened, _ = studio("flux", batch=1)
+    (job,) = jobs(opened, "flux", PROMPTS[:1])
+    job, seen, removed = attrs.evolve(job, seeds=(1, 2)), [], []
+    engine = opened.engine
+    step = engine.jobs.step
+    monkeypatch.setattr(Kept, "remove", lambda self, outputs: removed.extend(outputs))
+
+    def after(id):
+        step(id)
+        seen.append(engine.jobs.get(id, "image").progress)
+        if len(seen) == 8:
+            engine.cancel(id)
+
+    engine.jobs.step = after
+    future = engine.submit(job)
+    engine.start()
+    entry = future.result(60)
+    assert entry.status == "cancelled" and len(entry.outputs) == 1
+    assert seen == [taken * 100 // 12 for taken in range(1, 9)]
+    assert removed == list(entry.outputs.values())
+
+
+def test_cancelled_while_it_is_decoded(studio, monkeypatch):
+    opened, frames = studio("flux", batch=1)
+    engine = opened.engine
+    (job,) = jobs(opened, "flux", PROMPTS[:1])
+    pipeline, removed = type(opened.state.studio.pipeline), []
+    decoded = pipeline.decoded
+    monkeypatch.setattr(Kept, "remove", lambda self, outputs: removed.extend(outputs))
+
+    def cancelling(self, latents, request):
+        engine.cancel(job.id)
+        return decoded(self, latents, request)
+
+    monkeypatch.setattr(pipeline, "decoded", cancelling)
+    future = engine.submit(job)
+    engine.start()
+    assert future.result(60).status == "cancelled"
+    engine.stop()
+    assert len(frames) == 1 and len(removed) == 1, "what was written is taken away"
+
+
+def test_running_videos_fail_at_shutdown(studio):
+    opened, frames = studio("wan", batch=2)
+    engine = opened.engine
+    found, running = jobs(opened, "wan", PROMPTS[:2]), threading.Event()
+    step = engine.jobs.step
+
+    def after(id):
+        step(id)
+        if not running.is_set():
+            running.set()
+            engine.halt()
+
+    engine.jobs.step = after
+    futures = [engine.submit(job) for job in found]
+    engine.start()
+    entries = [future.result(60) for future in futures]
+    engine.stop()
+    assert [entry.status for entry in entries] == ["failed"] * 2 and not frames and not engine.alive
 
 
 def test_a_result_that_cannot_be_saved_fails_alone(studio, monkeypatch):
