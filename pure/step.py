@@ -112,11 +112,11 @@ class Step:
         Raises:
             ValueError: there are timesteps for another number of samples.
         """
-        if len(self._times) == batch:
-            return self._times
-        if self.timestep.ndim:
+        if self.timestep.ndim == 0:
+            return self._times.expand(batch) if batch != 1 else self._times
+        if self.timestep.shape[0] != batch:
             _spread("timestep", tuple(self.timestep), batch)
-        return self._times.expand(batch)
+        return self._times
 
 
 def _at_least_1d(timestep: torch.Tensor) -> torch.Tensor:
