@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from pure.cli.parsing import Boolean, Flag, Json, Number, Params, Whole
+from pure.cli.parsing import Flag
+from pure.cli.values import Json, Params, boolean, number, whole
 
 __all__ = ["FLAGS", "apply_flags"]
 
@@ -44,7 +45,7 @@ def _model() -> tuple[Flag, ...]:
         _flag(
             group,
             "--enable-torch-compile",
-            type=Boolean(),
+            type=boolean(),
             default=False,
             help="Compile the denoiser; pays off from the second image on.",
         ),
@@ -66,25 +67,25 @@ def _image() -> tuple[Flag, ...]:
         _flag(
             group, "--negative-prompt", metavar="TEXT", help="What to avoid; needs classifier-free guidance above 1."
         ),
-        _flag(group, "--num-inference-steps", type=Whole(1), help="Denoising steps. [the model's]"),
+        _flag(group, "--num-inference-steps", type=whole(1), help="Denoising steps. [the model's]"),
         _flag(
             group,
             "--guidance-scale",
-            type=Number(0),
+            type=number(0),
             help="Guidance as the model takes it: an input it was trained with (FLUX, HunyuanVideo), or the scale of "
             "classifier-free guidance (Wan, Z-Image). [the model's]",
         ),
-        _flag(group, "--guidance-scale-2", type=Number(0), help="That of the second expert (Wan 2.2). [the model's]"),
+        _flag(group, "--guidance-scale-2", type=number(0), help="That of the second expert (Wan 2.2). [the model's]"),
         _flag(
             group,
             "--true-cfg-scale",
-            type=Number(0),
+            type=number(0),
             help="Classifier-free guidance, on above 1 and with a negative prompt.",
         ),
-        _flag(group, "--height", type=Whole(1), help="Pixels. [the model's]"),
-        _flag(group, "--width", type=Whole(1), help="Pixels. [the model's]"),
-        _flag(group, "--num-frames", type=Whole(1), help="Frames of a video. [the model's]"),
-        _flag(group, "--fps", type=Whole(1), help="Frames per second of a video. [the model's]"),
+        _flag(group, "--height", type=whole(1), help="Pixels. [the model's]"),
+        _flag(group, "--width", type=whole(1), help="Pixels. [the model's]"),
+        _flag(group, "--num-frames", type=whole(1), help="Frames of a video. [the model's]"),
+        _flag(group, "--fps", type=whole(1), help="Frames per second of a video. [the model's]"),
         _flag(
             group,
             "--image-path",
@@ -98,7 +99,7 @@ def _image() -> tuple[Flag, ...]:
             group,
             "--seed",
             multiple=True,
-            type=Whole(0),
+            type=whole(0),
             metavar="NUMBER ...",
             help="Starting noise; several make several images.  [default: 42]",
         ),
@@ -107,7 +108,7 @@ def _image() -> tuple[Flag, ...]:
             "--num-outputs-per-prompt",
             "--num-outputs",
             "num_outputs_per_prompt",
-            type=Whole(1),
+            type=whole(1),
             default=1,
             help="Images per prompt and seed, from seed, seed + 1, ...",
         ),
@@ -120,7 +121,7 @@ def _image() -> tuple[Flag, ...]:
         _flag(
             group,
             "--max-sequence-length",
-            type=Whole(1),
+            type=whole(1),
             help="Tokens of the prompt that are read. [the model's]",
         ),
     )
@@ -133,7 +134,7 @@ def _cache() -> tuple[Flag, ...]:
         _flag(
             group,
             "--enable-cache-dit",
-            type=Boolean(),
+            type=boolean(),
             help="Cache with the settings of the environment and the defaults; false turns every cache off.",
         ),
         _flag(
@@ -146,7 +147,7 @@ def _cache() -> tuple[Flag, ...]:
         _flag(
             group,
             "--lenient-config",
-            type=Boolean(),
+            type=boolean(),
             default=False,
             help="Unknown keys of cache settings are warnings, not errors.",
         ),
@@ -171,19 +172,19 @@ def _output() -> tuple[Flag, ...]:
             help="Name of the one output; .png, .jpg or .webp, of a video .mp4.",
         ),
         _flag(group, "--output-file-path", metavar="FILE", help="Folder and name in one."),
-        _flag(group, "--save-output", type=Boolean(), default=True, help="Save the images.  [default: true]"),
+        _flag(group, "--save-output", type=boolean(), default=True, help="Save the images.  [default: true]"),
         _flag(group, "--no-save-output", is_flag=True, help="Do not."),
         _flag(
             group,
             "--save-frames",
-            type=Boolean(),
+            type=boolean(),
             default=False,
             help="Write every frame of a video as a PNG too, into a folder beside it.",
         ),
         _flag(
             group,
             "--compare",
-            type=Boolean(),
+            type=boolean(),
             default=False,
             help="Run without the cache too; print time ratio, PSNR and SSIM.",
         ),
@@ -206,14 +207,14 @@ def _running() -> tuple[Flag, ...]:
             metavar="FILE",
             help="Flags from a flat .yaml or .json file, underscores for dashes; the command line wins.",
         ),
-        _flag(group, "--warmup", type=Boolean(), help="The same as --warmup-mode request."),
+        _flag(group, "--warmup", type=boolean(), help="The same as --warmup-mode request."),
         _flag(
             group,
             "--warmup-mode",
             type=click.Choice(["off", "request", "server"]),
             help="request: run once before, untimed.  [default: off]",
         ),
-        _flag(group, "--warmup-steps", type=Whole(1), default=1, show_default=True, help="Steps of that run."),
+        _flag(group, "--warmup-steps", type=whole(1), default=1, show_default=True, help="Steps of that run."),
         _flag(group, "--warmup-resolutions", multiple=True, metavar="WxH ...", help="Image sizes to warm up with."),
         _flag(
             group,
@@ -223,7 +224,7 @@ def _running() -> tuple[Flag, ...]:
             show_default=True,
             help="warning and error print the files only; debug shows tracebacks.",
         ),
-        _flag(group, "--debug", type=Boolean(), default=False, help="Show tracebacks."),
+        _flag(group, "--debug", type=boolean(), default=False, help="Show tracebacks."),
     )
 
 
@@ -239,11 +240,11 @@ def _processes() -> tuple[Flag, ...]:
         _flag(
             group,
             "--num-gpus",
-            type=Whole(1),
+            type=whole(1),
             metavar="COUNT",
             help="Processes: one for every GPU, or so many on the CPU where there is none.  [default: 1]",
         ),
-        *(_flag(group, name, type=Whole(1), metavar="COUNT", help=text) for name, text in sizes.items()),
+        *(_flag(group, name, type=whole(1), metavar="COUNT", help=text) for name, text in sizes.items()),
     )
 
 
@@ -256,10 +257,10 @@ def _later() -> tuple[Flag, ...]:
     ).split()
     counts = "cfg-parallel-size dp-size".split()
     return (
-        *(_flag(group, f"--{name}", type=Boolean()) for name in switches),
-        *(_flag(group, f"--{name}", type=Whole(1)) for name in counts),
+        *(_flag(group, f"--{name}", type=boolean()) for name in switches),
+        *(_flag(group, f"--{name}", type=whole(1)) for name in counts),
         _flag(group, "--lora-path", metavar="PATH"),
-        _flag(group, "--lora-scale", type=Number(0)),
+        _flag(group, "--lora-scale", type=number(0)),
         _flag(group, "--vae-precision", type=click.Choice(["fp32", "bf16", "fp16"])),
         _flag(group, "--diffusers-kwargs", type=Json(), metavar="JSON"),
     )

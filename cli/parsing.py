@@ -14,9 +14,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from pure.cli.spelling import unknown
+from pure.cli.values import Json, Params, Value
+from pure.configs import kinds
 from pure.engine.errors import Misuse, nearest
 
-__all__ = ["Boolean", "Context", "Flag", "FlagCommand", "Json", "Number", "Params", "Whole", "read_defaults", "rewrite"]
+__all__ = ["Context", "Flag", "FlagCommand", "read_defaults", "rewrite"]
 
 FROM_FILE = click.core.ParameterSource.DEFAULT_MAP
 NARROWEST, WIDEST = 30, 110  # columns of the help text
@@ -50,7 +52,7 @@ class Flag(click.Option):
     @property
     def boolean(self) -> bool:
         """Whether a bare flag means true."""
-        return isinstance(self.type, Boolean)
+        return isinstance(self.type, Value) and isinstance(self.type.kind, kinds.Flag)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Return what a shell may complete: paths, the packaged files of cache settings, choices."""
@@ -60,90 +62,6 @@ class Flag(click.Option):
             found += [CompletionItem(name) for name in names]
         kind = PATHS.get(str(self.metavar))
         return [*found, CompletionItem(incomplete, type=kind)] if kind else found
-
-
-class Boolean(click.ParamType):
-    """`true` or `false` in any case; the flag alone means true."""
-
-    name = "true|false"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
-        """Return the value as a bool."""
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        self.fail(f"{value!r} is neither 'true' nor 'false'; the flag alone means true", param, ctx)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the two words."""
-        return [CompletionItem(word) for word in ("true", "false") if word.startswith(incomplete)]
-
-
-class Whole(click.ParamType):
-    """A whole number of at least `least`."""
-
-    name = "number"
-
-    def __init__(self, least: int = 1, most: int = 2**63 - 1) -> None:
-        self.least, self.most = least, most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the value as an int; 3.5 and true are not whole numbers."""
-        try:
-            number = value if type(value) is int else int(str(value))
-        except ValueError:
-            number = self.least - 1
-        if not self.least <= number <= self.most:
-            upper = f" and at most {self.most}" if number > self.most else ""
-            self.fail(f"{value!r} is not a whole number of at least {self.least}{upper}", param, ctx)
-        return number
-
-
-class Number(click.ParamType):
-    """A finite number of at least `least`."""
-
-    name = "number"
-
-    def __init__(self, least: float = 0.0) -> None:
-        self.least = least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the value as a float."""
-        try:
-            number = float("nan") if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not self.least <= number < float("inf"):
-            self.fail(f"{value!r} is not a number of at least {self.least:g}", param, ctx)
-        return number
-
-
-class Json(click.ParamType):
-    """A JSON object on the command line, a mapping in a file."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict:
-        """Return the value as a dict."""
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError as error:
-                self.fail(f"{value!r} is not JSON ({error}); put it in single quotes: '{{\"key\": 1}}'", param, ctx)
-        if not isinstance(value, dict):
-            self.fail(f"{value!r} is {type(value).__name__}; a JSON object {{...}} is wanted", param, ctx)
-        return value
-
-
-class Params(click.ParamType):
-    """An object that `pure.configs` checks: JSON text on the command line, a mapping in a file."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value as it is."""
-        return value
 
 
 class FlagCommand(click.Command):

@@ -7,8 +7,9 @@ import attrs
 import click
 
 from pure.cli.options import FLAGS
-from pure.cli.parsing import Boolean, Flag, FlagCommand, Number, Whole
+from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.refusals import refuse
+from pure.cli.values import boolean, number, whole
 from pure.engine.errors import Misuse
 from pure.engine.unavailable import FLAGS as UNAVAILABLE
 from pure.engine.unavailable import Later
@@ -37,7 +38,7 @@ def _own(*names: str, group: str = "Server", **options: Any) -> Flag:
 def _server() -> tuple[Flag, ...]:
     return (
         _own("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all."),
-        _own("--port", type=Whole(0, 65535), default=30000, show_default=True, help="Port; 0 takes a free one."),
+        _own("--port", type=whole(0, 65535), default=30000, show_default=True, help="Port; 0 takes a free one."),
         _own("--served-model-name", metavar="NAME", help="What clients call the model. [its path]"),
         _own("--model-id", metavar="NAME", help="Another name that clients may use."),
         _own(
@@ -48,19 +49,19 @@ def _server() -> tuple[Flag, ...]:
             help="Where results go; '' keeps none and sends images as b64_json only.",
         ),
         _own("--input-save-path", metavar="FOLDER", help="Where uploaded pictures are kept. [nowhere]"),
-        _own("--batching-max-size", type=Whole(1), default=1, show_default=True, help="Most results made together."),
+        _own("--batching-max-size", type=whole(1), default=1, show_default=True, help="Most results made together."),
         _own(
             "--batching-delay-ms",
-            type=Number(0),
+            type=number(0),
             default=0.0,
             help="How long the first waits for others of its kind; later ones join between steps.  [default: 0]",
         ),
-        _own("--enable-metrics", type=Boolean(), default=False, help="Offer /metrics for Prometheus."),
-        _own("--log-requests", type=Boolean(), default=False, help="Write a line for every request."),
+        _own("--enable-metrics", type=boolean(), default=False, help="Offer /metrics for Prometheus."),
+        _own("--log-requests", type=boolean(), default=False, help="Write a line for every request."),
         _own("--allow-origin", multiple=True, metavar="ORIGIN ...", help="Web pages that may use it; * for all."),
         _own(
             "--http-graceful-shutdown-timeout",
-            type=Number(0),
+            type=number(0),
             default=10.0,
             show_default=True,
             help="Seconds that running requests have to finish when the server is stopped.",
@@ -70,8 +71,8 @@ def _server() -> tuple[Flag, ...]:
             type=click.Choice(["off", "request", "server"]),
             help="server: before any request; request: before the first one.  [default: server]",
         ),
-        _own("--warmup", type=Boolean(), help="The same as --warmup-mode request; false: off."),
-        _own("--warmup-steps", type=Whole(1), default=1, show_default=True, help="Steps of a warm-up."),
+        _own("--warmup", type=boolean(), help="The same as --warmup-mode request; false: off."),
+        _own("--warmup-steps", type=whole(1), default=1, show_default=True, help="Steps of a warm-up."),
         _own(
             "--log-level",
             type=click.Choice(["debug", "info", "warning", "error"]),

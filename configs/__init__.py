@@ -21,19 +21,24 @@ is 2. `configure` is `read_request`, `read_flags`, `load_config`, `read_environm
 keys are in `schema.py`.
 """
 
+import importlib as _importlib
+import typing as _typing
+
 import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
-from pure.configs.build import Parallel, build, parallel, quantizations, translate
-from pure.configs.configure import configure
-from pure.configs.effective import Effective
-from pure.configs.environment import read_environment
-from pure.configs.layer import Layer, Setting
-from pure.configs.load import dump, load_config, load_text, names
-from pure.configs.precedence import read_flags, read_model_defaults, resolve
-from pure.configs.reference import Reference, Row, describe, reference, reference_table
-from pure.configs.report import ConfigError, Problem
-from pure.configs.request import REQUEST_KEYS, read_request
-from pure.configs.schema import CacheConfig, ParallelismConfig, QuantizeConfig
-from pure.configs.support import Facts
+
+if _typing.TYPE_CHECKING:
+    from pure.configs.build import Parallel, build, parallel, quantizations, translate
+    from pure.configs.configure import configure
+    from pure.configs.effective import Effective
+    from pure.configs.environment import read_environment
+    from pure.configs.layer import Layer, Setting
+    from pure.configs.load import dump, load_config, load_text, names
+    from pure.configs.precedence import read_flags, read_model_defaults, resolve
+    from pure.configs.reference import Reference, Row, describe, reference, reference_table
+    from pure.configs.report import ConfigError, Problem
+    from pure.configs.request import REQUEST_KEYS, read_request
+    from pure.configs.schema import CacheConfig, ParallelismConfig, QuantizeConfig
+    from pure.configs.support import Facts
 
 __all__ = [
     "REQUEST_KEYS",
@@ -67,3 +72,31 @@ __all__ = [
     "resolve",
     "translate",
 ]
+
+# Imported where they are first read, as in `pure`: flags are read by the kinds of this package, and need no torch.
+_MODULES = {
+    "build": "Parallel build parallel quantizations translate",
+    "configure": "configure",
+    "effective": "Effective",
+    "environment": "read_environment",
+    "layer": "Layer Setting",
+    "load": "dump load_config load_text names",
+    "precedence": "read_flags read_model_defaults resolve",
+    "reference": "Reference Row describe reference reference_table",
+    "report": "ConfigError Problem",
+    "request": "REQUEST_KEYS read_request",
+    "schema": "CacheConfig ParallelismConfig QuantizeConfig",
+    "support": "Facts",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(_importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

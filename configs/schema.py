@@ -150,7 +150,8 @@ class ParallelismConfig:
                         "cache-dit's engine; accepted without effect, there is one.")  # fmt: skip
     ulysses_size: int | str | None = _key(
         None, Whole(1, words=("auto",)), "Processes that share the heads; auto, the default: the number of processes "
-        "divided by the other sizes. At most one size is auto; the product is the number of processes.", "processes", ("ulysses",))  # fmt: skip
+        "divided by the other sizes. At most one size is auto; the product is the number of processes.",
+        "processes", ("ulysses",))  # fmt: skip
     ring_size: int | str | None = _key(
         None,
         Whole(1, words=("auto",)),

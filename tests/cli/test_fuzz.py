@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from pure.cli.main import run
 from pure.cli.options import FLAGS
-from pure.cli.parsing import Boolean, Flag, Json, Number, Params, Whole
+from pure.cli.parsing import Flag
+from pure.cli.values import Json, Params, Value
+from pure.configs import kinds
 from pure.configs.environment import PREFIX, VARIABLES
 from pure.configs.request import REQUEST_KEYS
 
@@ -35,11 +37,12 @@ params = st.dictionaries(st.sampled_from(sorted(REQUEST_KEYS)) | st.text(max_siz
 
 def right(flag: Flag) -> st.SearchStrategy[str]:
     """Values that fit the flag's grammar; whether they make sense together is another matter."""
-    if isinstance(flag.type, Boolean):
+    kind = flag.type.kind if isinstance(flag.type, Value) else None
+    if isinstance(kind, kinds.Flag):
         return st.sampled_from(["true", "false", "True", "FALSE"])
-    if isinstance(flag.type, Whole):
+    if isinstance(kind, kinds.Whole):
         return st.integers(flag.type.least, 40).map(str)
-    if isinstance(flag.type, Number):
+    if isinstance(kind, kinds.Real):
         return st.floats(flag.type.least, 20, allow_nan=False).map(str)
     if isinstance(flag.type, Json | Params):
         return params.map(json.dumps)

@@ -6,7 +6,8 @@ import click
 import pytest
 
 from pure.cli.options import FLAGS
-from pure.cli.parsing import Boolean, Json, Number, Whole, read_defaults, rewrite
+from pure.cli.parsing import read_defaults, rewrite
+from pure.cli.values import Json, boolean, number, whole
 from pure.engine.errors import Misuse
 
 KNOWN = {name: flag for flag in FLAGS for name in flag.opts}
@@ -60,12 +61,12 @@ def test_wrong_words_are_named(typed, message):
 @pytest.mark.parametrize(
     ("kind", "given", "value"),
     [
-        (Boolean(), "True", True),
-        (Boolean(), False, False),
-        (Whole(1), "28", 28),
-        (Whole(0), 0, 0),
-        (Number(), "3.5", 3.5),
-        (Number(), 4, 4.0),
+        (boolean(), "True", True),
+        (boolean(), False, False),
+        (whole(1), "28", 28),
+        (whole(0), 0, 0),
+        (number(), "3.5", 3.5),
+        (number(), 4, 4.0),
         (Json(), '{"a": [1]}', {"a": [1]}),
         (Json(), {"a": 1}, {"a": 1}),
     ],
@@ -78,14 +79,14 @@ def test_values_are_converted(kind, given, value):
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
-        (Boolean(), "yes", "'yes' is neither 'true' nor 'false'"),
-        (Whole(1), "0", "'0' is not a whole number of at least 1"),
-        (Whole(1), 3.7, "3.7 is not a whole number"),
-        (Whole(1), True, "True is not a whole number"),
-        (Whole(0), str(2**70), "at most"),
-        (Number(), "nan", "'nan' is not a number of at least 0"),
-        (Number(), "inf", "'inf' is not a number"),
-        (Number(), True, "True is not a number"),
+        (boolean(), "maybe", "'maybe' is not true or false"),
+        (whole(1), "0", "'0' is not a whole number of at least 1"),
+        (whole(1), 3.7, "3.7 is not a whole number"),
+        (whole(1), True, "True is not a whole number"),
+        (whole(0), str(2**70), "at most"),
+        (number(), "nan", "'nan' is not a finite number of at least 0"),
+        (number(), "inf", "'inf' is not a finite number"),
+        (number(), True, "True is not a finite number"),
         (Json(), "{a: 1}", "is not JSON"),
         (Json(), "[1]", "a JSON object"),
     ],

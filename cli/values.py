@@ -1,0 +1,83 @@
+"""Values of flags: the kinds of `pure.configs.kinds`, as click takes them."""
+
+import json
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from pure.configs.kinds import Flag, Kind, Real, Whole, Wrong
+
+__all__ = ["Json", "Params", "Value", "boolean", "number", "whole"]
+
+LARGEST = 2**63 - 1
+
+
+class Value(click.ParamType):
+    """A value of one kind: text on the command line, already of its type in a file of flags.
+
+    Attributes:
+        kind: says what is allowed.
+        name: stands for the value in the help text.
+    """
+
+    def __init__(self, kind: Kind, name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value in its type."""
+        try:
+            found = self.kind.parse(self.kind.read(value) if isinstance(value, str) else value)
+        except Wrong as wrong:
+            hint = f"; {wrong}" if str(wrong) and not isinstance(value, str) else ""
+            self.fail(f"{value!r} is not {self.kind.allowed}{hint}", param, ctx)
+        if isinstance(found, int) and found > LARGEST:
+            self.fail(f"{value!r} is too large: at most {LARGEST}", param, ctx)
+        return found
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the words of a boolean."""
+        words = ("true", "false") if isinstance(self.kind, Flag) else ()
+        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+def boolean() -> Value:
+    """Return the type of a switch that takes a value; the flag alone means true."""
+    return Value(Flag(), "true|false")
+
+
+def whole(least: int = 1, most: int | None = None) -> Value:
+    """Return the type of a whole number from `least` to `most`."""
+    return Value(Whole(least, most), "number")
+
+
+def number(least: float = 0.0) -> Value:
+    """Return the type of a finite number of at least `least`."""
+    return Value(Real(least), "number")
+
+
+class Json(click.ParamType):
+    """A JSON object on the command line, a mapping in a file."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict:
+        """Return the value as a dict."""
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                self.fail(f"{value!r} is not JSON ({error}); put it in single quotes: '{{\"key\": 1}}'", param, ctx)
+        if not isinstance(value, dict):
+            self.fail(f"{value!r} is {type(value).__name__}; a JSON object {{...}} is wanted", param, ctx)
+        return value
+
+
+class Params(click.ParamType):
+    """An object that `pure.configs` checks: JSON text on the command line, a mapping in a file."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value unchanged."""
+        return value
