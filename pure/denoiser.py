@@ -116,7 +116,7 @@ class Denoiser:
         return apply(self, bind(self.blocks, params), state, inputs)
 
     def notes(self, steps: Sequence[Step] | int, conditioning: Tree = None) -> tuple[Note, ...]:
-        """Return what a run of these steps will not do although it was asked for.
+        """Return what a run of these steps was set to do and will not do.
 
         That is a plan that cannot skip, a mask that is off or cut, guidance that has no effect.
 

@@ -20,7 +20,7 @@ class Decision:
     """What was decided for one sample at one step, and why.
 
     `change` is the measured relative change of the front residual, None where no rule
-    asked for it; `blocks` counts the blocks run for this sample.
+    measured it; `blocks` counts the blocks run for this sample.
     """
 
     index: int

@@ -46,7 +46,7 @@ class Run:
         latents: (B, ...) after the last step.
         state: after the last step.
         infos: of every step.
-        notes: what the run did not do although it was asked for; see `Denoiser.notes`.
+        notes: settings that had no effect in this run; see `Denoiser.notes`.
     """
 
     latents: torch.Tensor

@@ -45,7 +45,7 @@ def sums(probe: Probe, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 def moved(probe: Probe, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Return the numerator of `sums` alone, shape (B,)."""
     apart, dims = (_thinned(probe, old) - _thinned(probe, new)).abs(), tuple(range(1, old.ndim))
-    if apart.dtype == torch.float32:  # the usual case, without what it does not need
+    if apart.dtype == torch.float32:  # the common case, without a promotion it does not need
         return apart.sum(dims)
     return apart.sum(dims, dtype=torch.promote_types(apart.dtype, torch.float32))
 

@@ -23,7 +23,7 @@ class Memory:
         computed: steps computed so far.
         first: index of the first computed step, -1 before it.
         accumulated: sum of the changes accepted since the last computed step.
-        size: sum of the absolute front residual at the last computed step, -1 where nothing has asked for it.
+        size: sum of the absolute front residual at the last computed step, -1 while it is not known.
         times: indices of the last K computed steps, newest first, -1 where there is none yet.
     """
 

@@ -79,7 +79,7 @@ def ending(stack: Stack) -> Stack:
 
 @attrs.frozen
 class Front:
-    """Embedding and the front blocks; returns hidden, context and, if asked for, the probe residual."""
+    """Embedding and the front blocks; returns hidden, context and the probe residual, None if there is no probe."""
 
     embed: Callable
     stack: Stack

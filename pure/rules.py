@@ -84,7 +84,7 @@ class MaskSource(Protocol):
         ...
 
     def notes(self, count: int) -> tuple[Note, ...]:
-        """Return how the mask of a run of `count` steps departs from what was asked for."""
+        """Return how the mask of a run of `count` steps differs from what was set."""
         ...
 
 
@@ -314,7 +314,7 @@ def judge(rules: Rules, change: float) -> tuple[Answer, str]:
     """Return the threshold's answer to a measured change."""
     threshold = find(rules, Threshold)
     if not isinstance(threshold, Threshold):
-        raise AssertionError("a change was measured although no threshold asked for it")
+        raise AssertionError("a change was measured without a threshold")
     return threshold.judge(change), threshold.name
 
 

@@ -24,7 +24,7 @@ class Runnable(Protocol):
         ...
 
     def notes(self, steps: Sequence[Step], conditioning: Any = None) -> tuple[Note, ...]:
-        """Return what a run of these steps will not do although it was asked for; see `Denoiser.notes`."""
+        """Return what a run of these steps was set to do and will not do; see `Denoiser.notes`."""
         ...
 
     def apply(self, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, States, Info]:

@@ -1,4 +1,4 @@
-r"""Schedules: which noise levels a run visits, and what the model is told of them.
+r"""Schedules: which noise levels a run visits, and the timesteps that the model sees.
 
 A schedule is a value of its own, and every solver takes every schedule.
 """

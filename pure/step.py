@@ -9,7 +9,7 @@ import attrs
 import torch
 
 MOST_STEPS = 10_000
-"""Most steps of a schedule: what is made for every step stays small whatever is asked for."""
+"""Most steps of a schedule: bounds what is allocated per step."""
 
 
 def check_count(count: object) -> None:

@@ -13,7 +13,7 @@ class PerToken:
 
     Attributes:
         tables: names of fields with one entry per token, each with the streams whose tokens these
-            are, in order. A tensor or a tuple of such, along dimension 0 in a `Shared` node, else 1.
+            are, in order. A tensor or a tuple of tensors, along dimension 0 in a `Shared` node, else 1.
         masks: names of masks of keys (B, 1, 1, tokens), or None, likewise; the streams stand in the
             order in which blocks put them together.
         counts: names of static fields that say how many tokens at the beginning of a stream are special.

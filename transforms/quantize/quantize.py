@@ -75,7 +75,7 @@ class Layer:
         expert: name of the expert it belongs to; empty where there is one denoiser.
         name: of the layer; its weight is called so, with ".weight" behind.
         kind: what its weight becomes; empty if it stays as it is.
-        reason: why it stays, or becomes another kind than was asked for; else empty.
+        reason: why it stays, or becomes another kind than the one set; else empty.
     """
 
     expert: str
@@ -88,7 +88,7 @@ def quantize(params: Params, denoiser: Denoiser | Experts, settings: Settings = 
     """Return the parameters with the weights of linear layers quantised; all others are shared with `params`.
 
     Args:
-        params: of the denoiser; of experts a dict of such. Nothing in it is changed.
+        params: of the denoiser; of experts a dict of dicts. Nothing in it is changed.
         denoiser: what they belong to; it says where the blocks are.
         settings: which weights become what; for experts also a mapping by name, and those
             left out stay as they are.
@@ -143,7 +143,7 @@ def _layers(expert: str, params: Params, denoiser: Denoiser, settings: Quantizat
 
 
 def _choice(layer: str, weight: torch.Tensor, settings: Quantization) -> tuple[str, str]:
-    """Return what the weight of a layer becomes, and why it is not what was asked for."""
+    """Return what the weight of a layer becomes, and why it differs from the setting."""
     if part := next((part for part in settings.exclude if part in layer), ""):
         return "", f"its name contains {part!r}"
     fitting = [pair for pair in settings.plan if pair[0] in layer]
