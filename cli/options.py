@@ -115,7 +115,7 @@ def _image() -> tuple[Flag, ...]:
         _flag(
             group,
             "--batch-size",
-            type=Whole(1),
+            type=whole(1),
             help="Images that are made together, each as alone. [as many as fit into the memory of one large one]",
         ),
         _flag(
