@@ -65,16 +65,16 @@ def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
     """
     from pure.experts import transformed
 
-    pipeline = open_pipeline(job.model, job.precision, screen, job.flags.get("variant"))
+    pipeline = open_pipeline(job.model, job.precision, screen.waiting, job.flags.get("variant"))
     kind = pipeline.defaults
     if job.options.get("guidance_scale") is not None and kind.guidance_scale is None:
         screen.note(_idle(job), "warning")
     try:
         effective = job.caching.effective
         if mesh is None:
-            pipeline = quantised(pipeline, effective, screen)
+            pipeline = quantised(pipeline, effective, screen.note)
         else:
-            pipeline = share(pipeline, job.parallel, mesh, quantizer(effective, pipeline.denoiser, screen))
+            pipeline = share(pipeline, job.parallel, mesh, quantizer(effective, pipeline.denoiser, screen.note))
         base = base_of(pipeline, job.compiled)
         request = pipeline.request("", job.negative_prompt, **job.options)
         plain, template = pipeline.guide(base, request)

@@ -1,5 +1,6 @@
 """The two streams of a command: results on standard output, progress and notes on standard error."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -30,6 +31,10 @@ class Screen:
     out: rich.console.Console
     notes: rich.console.Console
     quiet: bool = False
+
+    def waiting(self, text: str) -> contextlib.AbstractContextManager[object]:
+        """Return a context that shows on a terminal what is waited for."""
+        return self.notes.status(text) if self.notes.is_terminal else contextlib.nullcontext()
 
     def note(self, text: str, kind: str = "note") -> None:
         """Print a note or a warning on standard error."""

@@ -148,8 +148,8 @@ def _studio(
     """
     from pure.engine.loaded import Studio
 
-    opened = open_pipeline(values["model_path"], values["dit_precision"], screen, values["variant"])
-    pipeline = quantised(opened, usual, screen)
+    opened = open_pipeline(values["model_path"], values["dit_precision"], screen.waiting, values["variant"])
+    pipeline = quantised(opened, usual, screen.note)
     base = base_of(pipeline, values["enable_torch_compile"])
     return Studio(pipeline=pipeline, base=base, found=found, sources=sources)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
 
-from pure.cli.screen import Screen
 from pure.configs import Facts
 from pure.engine.errors import Misuse
 from pure.engine.libraries import quiet_libraries
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from pure.models import Picture, Pipeline
     from pure.models.family import Description
     from pure.models.pipeline import Model
+
+Waiting = Callable[[str], contextlib.AbstractContextManager[object]]
 
 __all__ = ["experts", "facts_of", "look", "pictures", "stack", "video"]
 
@@ -105,13 +106,15 @@ def base_of(pipeline: Pipeline, compiling: bool) -> Model:
     return transformed(pipeline.denoiser, compiled()) if compiling else pipeline.denoiser
 
 
-def open_pipeline(model: str | None, precision: str | None, screen: Screen, variant: str | None = None) -> Pipeline:
+def open_pipeline(
+    model: str | None, precision: str | None, waiting: Waiting = contextlib.nullcontext, variant: str | None = None
+) -> Pipeline:
     """Load a checkpoint onto the device; None is the one that comes with the package.
 
     Args:
         model: folder or hub id.
         precision: of `DTYPES`; None: fp32 on a CPU, as stored elsewhere.
-        screen: where it is said that this takes a while.
+        waiting: a context that shows what is waited for.
         variant: of the files, as `load_pipeline` takes it.
 
     Raises:
@@ -122,9 +125,8 @@ def open_pipeline(model: str | None, precision: str | None, screen: Screen, vari
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = DTYPES[precision] if precision else torch.float32 if device == "cpu" else None
-    waiting = screen.notes.status("loading the checkpoint ...") if screen.notes.is_terminal else None
     try:
-        with waiting or contextlib.nullcontext():
+        with waiting("loading the checkpoint ..."):
             source = embedded() if model is None else model
             return load_pipeline(source, variant=variant, dtype=dtype, device=device)
     except CheckpointError as error:

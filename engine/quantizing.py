@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 import pure
-from pure.cli.screen import Screen
 from pure.configs import Effective, quantizations
 from pure.engine.errors import Misuse
 
 if TYPE_CHECKING:
     from pure.models.pipeline import Model, Pipeline
     from pure.transforms import Layer, Quantization
+
+Note = Callable[[str, str], None]
 
 __all__ = ["Quantizer", "quantised", "quantizer"]
 
@@ -28,13 +29,13 @@ class Quantizer:
         denoiser: whose parameters they are.
         settings: which weights become what; of experts a mapping.
         verbose: whether every layer is listed.
-        screen: where it is said.
+        note: says it, with "note" or "warning".
     """
 
     denoiser: Model
     settings: Quantization | Mapping[str, Quantization]
     verbose: bool
-    screen: Screen
+    note: Note
 
     def __call__(self, params: Any) -> Any:
         """Return the quantised parameters.
@@ -49,13 +50,13 @@ class Quantizer:
         except (ValueError, ModuleNotFoundError) as error:
             raise Misuse(f"quantize_config: {error}") from error
         layers = survey(params, self.denoiser, self.settings)
-        self.screen.note(summary(layers, nbytes(params), nbytes(quantised)))
+        self.note(summary(layers, nbytes(params), nbytes(quantised)), "note")
         for layer in layers if self.verbose else ():
-            self.screen.note(line(layer))
+            self.note(line(layer), "note")
         return quantised
 
 
-def quantizer(effective: Effective, denoiser: Model, screen: Screen) -> Quantizer | None:
+def quantizer(effective: Effective, denoiser: Model, note: Note) -> Quantizer | None:
     """Return what quantises a denoiser's parameters as a configuration says; None if it says nothing of it.
 
     Raises:
@@ -72,16 +73,16 @@ def quantizer(effective: Effective, denoiser: Model, screen: Screen) -> Quantize
         settings = asked[components[0]]
     else:
         raise Misuse(f"quantize_config: the model has no {components[1]}; name {components[0]}")
-    return Quantizer(denoiser=denoiser, settings=settings, verbose=effective.quantize.verbose, screen=screen)
+    return Quantizer(denoiser=denoiser, settings=settings, verbose=effective.quantize.verbose, note=note)
 
 
-def quantised(pipeline: Pipeline, effective: Effective, screen: Screen) -> Pipeline:
+def quantised(pipeline: Pipeline, effective: Effective, note: Note) -> Pipeline:
     """Return the pipeline with its parameters quantised as a configuration says, or as it is.
 
     Raises:
         Misuse: see `quantizer` and `Quantizer`.
     """
-    quantize = quantizer(effective, pipeline.denoiser, screen)
+    quantize = quantizer(effective, pipeline.denoiser, note)
     return pipeline if quantize is None else attrs.evolve(pipeline, params=quantize(pipeline.params))
 
 

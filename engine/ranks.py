@@ -12,12 +12,11 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import torch
 
-from pure.cli.screen import show_warnings
 from pure.configs import Parallel
 from pure.distributed.mesh import Sizes
 from pure.engine.errors import Misuse
@@ -26,14 +25,13 @@ from pure.engine.libraries import quiet_libraries
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from pure.cli.job import Job
     from pure.engine.quantizing import Quantizer
     from pure.models import Pipeline
     from pure.models.family import Description
 
 __all__ = ["check_shares", "count_processes", "is_follower", "notes_on", "share", "spread"]
 
-Lead = Callable[["Job", "DeviceMesh"], None]
+Payload = TypeVar("Payload")
 
 
 # ------------------------------------------------------------------------------ before anything is loaded
@@ -125,8 +123,17 @@ def share(pipeline: Pipeline, shares: Parallel, mesh: DeviceMesh, quantize: Quan
     return attrs.evolve(pipeline, params=params, denoiser=denoiser)
 
 
-def spread(job: Job, lead: Lead, follow: Lead, environ: Mapping[str, str]) -> None:
-    """Do a job in several processes: `lead` as rank 0, `follow` as the others.
+def spread(
+    payload: Payload,
+    sizes: Sizes,
+    found: Description,
+    lead: Callable[[Payload, DeviceMesh], None],
+    follow: Callable[[Payload, DeviceMesh], None],
+    environ: Mapping[str, str],
+) -> None:
+    """Do what `payload` asks for in several processes: `lead` as rank 0, `follow` as the others.
+
+    What the checkpoint `found` is made of is imported before processes are forked.
 
     Raises:
         Exception: what the first process to fail raised.
@@ -136,16 +143,16 @@ def spread(job: Job, lead: Lead, follow: Lead, environ: Mapping[str, str]) -> No
         from pure.distributed.launch import run
 
         if device == "cpu":
-            _import_parts(job.found)
+            _import_parts(found)
         _stop_progress_bars()
-        run(_rank, job.parallel.sizes.total, job, lead, follow, device, device=device)
+        run(_rank, sizes.total, payload, sizes, lead, follow, device, device=device)
         return
     import torch.distributed as dist
 
     if device == "cuda":
         torch.cuda.set_device(int(environ.get("LOCAL_RANK", 0)))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    _rank(job, lead, follow, device)
+    _rank(payload, sizes, lead, follow, device)
     # Who leaves early would break what the others still send.
     dist.barrier()
     dist.destroy_process_group()
@@ -171,19 +178,24 @@ def _stop_progress_bars() -> None:
             thread.exit()
 
 
-def _rank(job: Job, lead: Lead, follow: Lead, device: str) -> None:
+def _rank(
+    payload: Payload,
+    sizes: Sizes,
+    lead: Callable[[Payload, DeviceMesh], None],
+    follow: Callable[[Payload, DeviceMesh], None],
+    device: str,
+) -> None:
     import torch.distributed as dist
 
     from pure.distributed.mesh import make_mesh
 
-    mesh = make_mesh(job.parallel.sizes, device)
+    mesh = make_mesh(sizes, device)
     with warnings.catch_warnings():
         if dist.get_rank() == 0:
-            show_warnings()
-            lead(job, mesh)
+            lead(payload, mesh)
         else:
             with _silence():
-                follow(job, mesh)
+                follow(payload, mesh)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def made(text, denoiser, experts):
     notes = io.StringIO()
     screen = Screen(rich.console.Console(file=io.StringIO()), rich.console.Console(file=notes, width=500))
     effective = resolve(file=load_text(text, "q.yaml"), facts=Facts(experts=experts))
-    return quantizer(effective, denoiser, screen), notes
+    return quantizer(effective, denoiser, screen.note), notes
 
 
 def test_no_section_no_quantizer():
