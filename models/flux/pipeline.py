@@ -12,6 +12,7 @@ from pure import Shared
 from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
+from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Kind, Parts
 from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
@@ -19,6 +20,9 @@ from pure.models.flux.text import TextEncoder
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 
+LONGEST = 512  # text tokens that T5 reads
+# Key of model_index.json with the default number of text tokens; diffusers leaves names with an underscore alone.
+LENGTH = "_max_sequence_length"
 GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
 
 
@@ -55,11 +59,14 @@ class FluxPipeline(PackedPipeline):
 
 def _defaults(found: Description) -> Defaults:
     """FLUX.1-dev embeds guidance; FLUX.1-schnell neither does nor shifts its schedule."""
-    size = found.configs["vae"].get("sample_size")
+    size, length = found.configs["vae"].get("sample_size"), found.index.get(LENGTH, LONGEST)
+    if type(length) is not int or not 1 <= length <= LONGEST:
+        raise CheckpointError(f"{found.folder / 'model_index.json'}: {LENGTH} is {length!r}, not 1 to {LONGEST}")
+    own = {"true_cfg_scale": 1.0, "height": size, "width": size, "max_sequence_length": length, "longest": LONGEST}
     if FluxConfig.read(found.transformer).guidance_embeds:
-        return Defaults(steps=50, guidance_scale=3.5, true_cfg_scale=1.0, height=size, width=size)
+        return Defaults(steps=50, guidance_scale=3.5, **own)
     few = not found.configs["scheduler"].get("use_dynamic_shifting")
-    return Defaults(steps=4 if few else 28, true_cfg_scale=1.0, height=size, width=size)
+    return Defaults(steps=4 if few else 28, **own)
 
 
 def _check(found: Description) -> None:

@@ -15,6 +15,8 @@ import torch
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, T5EncoderModel
 
+GROW = "; a larger max_sequence_length reads more"
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class TextEncoder:
@@ -32,14 +34,14 @@ class TextEncoder:
         """
         clip, t5 = self.text_encoder, self.text_encoder_2
         short = _tokens(self.tokenizer, prompt, self.tokenizer.model_max_length, "the pooled embedding (CLIP)")
-        long = _tokens(self.tokenizer_2, prompt, max_sequence_length, "the text embedding (T5)")
+        long = _tokens(self.tokenizer_2, prompt, max_sequence_length, "the text embedding (T5)", GROW)
         with torch.no_grad():
             pooled = clip(short.to(clip.device), output_hidden_states=False).pooler_output
             text = t5(long.to(t5.device), output_hidden_states=False)[0]
         return text.to(t5.dtype), pooled.to(clip.dtype)
 
 
-def _tokens(tokenizer: Any, prompt: Sequence[str], length: int, reader: str) -> torch.Tensor:
+def _tokens(tokenizer: Any, prompt: Sequence[str], length: int, reader: str, hint: str = "") -> torch.Tensor:
     """Return token ids (P, length)."""
     ids = tokenizer(list(prompt), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     for text, whole in zip(prompt, tokenizer(list(prompt)).input_ids, strict=True):
@@ -47,7 +49,8 @@ def _tokens(tokenizer: Any, prompt: Sequence[str], length: int, reader: str) -> 
             # Encoders end a prompt with one token, which truncation keeps.
             lost = tokenizer.decode(whole[length - 1 : -1], skip_special_tokens=True)
             warnings.warn(
-                f"{reader} reads {length} tokens and the prompt {text!r} has {len(whole)}; it does not see {lost!r}",
+                f"{reader} reads {length} tokens and the prompt {text!r} has {len(whole)}; it does not see "
+                f"{lost!r}{hint}",
                 stacklevel=5,
             )
     return ids.input_ids

@@ -1,6 +1,7 @@
 """Whole pipelines against diffusers' FluxPipeline: the same pixels."""
 
 import functools
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,25 @@ def test_no_warning_where_nothing_is_wrong(saved):
 def test_a_hub_id_without_connection():
     with pytest.raises(CheckpointError, match=r"no folder 'nobody/nothing', and the Hugging Face hub does not give it"):
         load_pipeline("nobody/nothing")
+
+
+def test_the_embedded_checkpoint_reads_16_tokens_by_default():
+    """Its own description says so; with as many, diffusers makes the same picture."""
+    ours, theirs = load_pipeline(embedded()), FluxPipeline.from_pretrained(embedded())
+    theirs.set_progress_bar_config(disable=True)
+    assert (ours.defaults.max_sequence_length, ours.defaults.longest) == (16, 512)
+    made = ours.generate("a red apple on a blue background", steps=2, seed=1).pixels
+    options: Any = {"num_inference_steps": 2, "max_sequence_length": 16, "height": 64, "width": 64, "output_type": "pt"}
+    wanted = theirs("a red apple on a blue background", generator=torch.Generator().manual_seed(1), **options).images
+    assert torch.allclose(made, wanted, atol=1e-5)
+    with pytest.warns(UserWarning, match="reads 16 tokens .*; a larger max_sequence_length reads more"):
+        ours.generate("a red apple " * 8, steps=1)
+
+
+@pytest.mark.parametrize("length", [0, 513, "16", True, 1.5])
+def test_a_default_length_that_is_none(tmp_path, length):
+    tiny.pipeline().save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_max_sequence_length": length}))
+    with pytest.raises(CheckpointError, match=r"model_index.json: _max_sequence_length is .*, not 1 to 512"):
+        load_pipeline(tmp_path)
