@@ -76,6 +76,7 @@ def test_pictures_and_prompts_are_encoded_once(tmp_path, monkeypatch, name):
     request = pipeline.request("a dog", "a cat", images_per_prompt=2, **options)
     denoiser, request = pipeline.guide(pipeline.denoiser, request)
     steps, latents = pipeline.schedule(request), pipeline.noise(request, 3)
+    pixels = made.pixels.new_zeros(())
     for _ in range(2):  # such as with a cache and without it
         run = pure.sample(denoiser, pipeline.params, pipeline.encode(request), latents, steps, pipeline.solver)
         pixels = pipeline.pixels(pipeline.finished(run.latents, request), request)

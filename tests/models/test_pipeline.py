@@ -308,7 +308,8 @@ def test_a_hub_id_without_connection():
 
 def test_the_embedded_checkpoint_reads_16_tokens_by_default():
     """Its own description says so; with as many, diffusers makes the same picture."""
-    ours, theirs = load_pipeline(embedded()), FluxPipeline.from_pretrained(embedded())
+    ours = load_pipeline(embedded())
+    theirs: Any = FluxPipeline.from_pretrained(embedded())
     theirs.set_progress_bar_config(disable=True)
     assert (ours.defaults.max_sequence_length, ours.defaults.longest) == (16, 512)
     made = ours.generate("a red apple on a blue background", steps=2, seed=1).pixels
