@@ -204,7 +204,7 @@ def test_a_configuration_shows_the_sizes(puredit):
     words = ("config", "--show", "--num-gpus", "4", "--cache-dit-config", "parallel_2d.yaml")
     code, out, _ = puredit(*words)
     assert code == 0
-    assert re.search(r"parallelism_config.ulysses_size\s+2\s+file parallel_2d.yaml:2:17 \(auto, 4", out)
+    assert re.search(r"parallelism_config.ulysses_size\s+2\s+file parallel_2d.yaml:2:17 \(auto,\s+4 processes\)", out)
 
 
 def test_the_command_lists_the_flags(puredit):
