@@ -54,8 +54,8 @@ class Guidance:
         indices = step.index if isinstance(step.index, tuple) else (step.index,)
         counts = step.count if isinstance(step.count, tuple) else (step.count,) * len(indices)
         inside = {self.start <= index / count < self.stop for index, count in zip(indices, counts, strict=True)}
-        if self.lowest_sigma > 0 and inside != {False}:
-            inside = self._noisy(step) if inside == {True} else inside | self._noisy(step)
+        if self.lowest_sigma > 0 and inside == {True}:
+            inside = self._noisy(step)
         if len(inside) > 1:
             raise ValueError(
                 f"samples at steps {indices} of {counts} stand on both sides of the guidance interval "

@@ -1,10 +1,12 @@
 """How two predictions become one, in every type: within the rounding of that type of the value of fp64."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from pure import Guidance
-from pure.guidance import combine
+from pure import Guidance, Step
+from pure.guidance import both, combine
 from tests.laws.oracle import guide
 from tests.support.toys import normal
 
@@ -46,3 +48,46 @@ def test_guidance_two_percent_too_strong_is_seen():
     exact = expected(Guidance(scale=3.0), prediction)
     direction = (prediction[0::2] - prediction[1::2]).double()
     assert float(((found - exact) * direction).sum() / direction.square().sum()) == pytest.approx(0.06, abs=0.01)
+
+
+def step(index: Any, count: Any = 4, sigma: Any = None) -> Step:
+    level = None if sigma is None else torch.tensor(sigma)
+    return Step(index=index, count=count, timestep=torch.tensor(0.5), sigma=level)
+
+
+@pytest.mark.parametrize(
+    ("options", "index", "sigma", "active"),
+    [
+        ({"start": 0.25}, 0, 1.0, False),
+        ({"start": 0.25}, 1, 1.0, True),  # the start belongs to it
+        ({"stop": 0.75}, 2, 1.0, True),
+        ({"stop": 0.75}, 3, 1.0, False),  # the stop does not
+        ({"lowest_sigma": 0.5}, 1, 0.5, True),  # the lowest level belongs to it
+        ({"lowest_sigma": 0.5}, 1, 0.49, False),
+        ({"lowest_sigma": 0.5, "start": 0.5}, 1, 1.0, False),
+        ({"lowest_sigma": 0.5}, (0, 1), [0.9, 0.5], True),
+        ({"lowest_sigma": 0.5}, (2, 3), [0.4, 0.1], False),
+    ],
+)
+def test_where_guidance_acts(options, index, sigma, active):
+    assert Guidance(scale=2.0, **options).active(step(index, sigma=sigma)) is active
+
+
+@pytest.mark.parametrize(
+    ("options", "index", "sigma"),
+    [
+        ({"start": 0.5}, (1, 2), [0.9, 0.5]),
+        ({"lowest_sigma": 0.5}, (1, 2), [0.9, 0.4]),
+        ({"lowest_sigma": 0.5, "start": 0.5}, (1, 2), [0.9, 0.6]),
+    ],
+)
+def test_samples_on_both_sides_of_the_interval_are_refused(options, index, sigma):
+    with pytest.raises(ValueError, match="stand on both sides of the guidance interval"):
+        Guidance(scale=2.0, **options).active(step(index, sigma=sigma))
+
+
+def test_both_rows_of_a_sample_stand_where_it_does():
+    found = both(step((0, 3), (4, 8), [0.9, 0.2]), 2)
+    assert found.index == (0, 0, 3, 3) and found.count == (4, 4, 8, 8)
+    assert found.branch == ("conditional", "unconditional") * 2
+    assert found.sigma is not None and found.sigma.tolist() == pytest.approx([0.9, 0.9, 0.2, 0.2])
