@@ -95,16 +95,17 @@ def inputs(call: dict, tokens: int | None = None) -> tuple[Conditioning, torch.T
     return conditioning(call, tokens), call["hidden_states"][:, :tokens], call["timestep"]
 
 
-def slow(weight: torch.Tensor) -> torch.Tensor:
-    """Weights (D, frequencies) of a timestep that hear the slow ones most: steps should be alike, not unrelated."""
+def slowed(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters whose timestep is heard most at slow frequencies: steps should be alike, not unrelated."""
+    name = next(name for name in params if name.endswith("timestep_embedder.linear_1.weight"))
+    weight = params[name]  # (D, frequencies)
     rates = 1000 * 10000 ** -torch.linspace(0, 1, weight.shape[1] // 2 + 1)[:-1]
-    return 3 * weight / (1 + rates).repeat(2)
+    return {**params, name: 3 * weight / (1 + rates).repeat(2)}
 
 
 def _model(name: str, guidance: bool, reference: bool) -> Model:
     config = {**LAW_CONFIG, "guidance_embeds": guidance}
-    params = toys.drawn(Flux2Config.read(config), 0.3)
-    params = {key: slow(weight) if "timestep_embedder.linear_1" in key else weight for key, weight in params.items()}
+    params = slowed(toys.drawn(Flux2Config.read(config), 0.3))
     ids = pure.Shared(value=positions(3, 2, 2, ((1, 2),) if reference else ()))
     text, images = toys.rows((3, 8), 1000), toys.rows((2, 4), 2000)
 

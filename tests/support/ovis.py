@@ -10,7 +10,7 @@ import pure
 from pure.models.ovis.config import OvisConfig
 from pure.models.ovis.denoiser import Conditioning, ovis
 from tests.support import toys
-from tests.support.flux2 import slow
+from tests.support.flux2 import slowed
 from tests.support.situation import Model
 
 CONFIG = {
@@ -80,8 +80,7 @@ def inputs(call: dict) -> tuple[Conditioning, torch.Tensor, torch.Tensor]:
 
 
 def _model() -> Model:
-    params = toys.drawn(OvisConfig.read(LAW_CONFIG), 0.15)
-    params["timestep_embedder.linear_1.weight"] = slow(params["timestep_embedder.linear_1.weight"])
+    params = slowed(toys.drawn(OvisConfig.read(LAW_CONFIG), 0.15))
     ids, text = pure.Shared(value=positions(3, 2, 2)), toys.rows((3, 8), 1000)
 
     def conditioned(seeds: tuple[int, ...]) -> Conditioning:

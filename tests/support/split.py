@@ -57,13 +57,15 @@ def _four(like: Model, family: Callable[..., Denoiser], config: Mapping[str, Any
     more = {"dim": 32, "n_heads": 4, "n_kv_heads": 4} if family is z_image else {"num_attention_heads": 4}
     config = {**config, **more}
     params = toys.drawn(CONFIGS[family].read(config), scale)
+    if family in (flux2, ovis):
+        params = flux2_support.slowed(params)
     return attrs.evolve(like, denoiser=family(config, **options), params=params)
 
 
 def _models() -> dict[str, Model]:
     text, concat, replace = hunyuan_support.MODELS
     hunyuan, small = hunyuan_support.SMALL, wan_support.SMALL
-    video = _four(wan_support.WAN_T2V, wan, small, 0.2)
+    video = _four(wan_support.WAN_T2V, wan, small, 0.18)
     image = {"image_dim": 5, "added_kv_proj_dim": 32, "in_channels": 5}
     beside = {**hunyuan_support.KINDS["concat"], "in_channels": 5}
     experts = attrs.evolve(
