@@ -51,7 +51,7 @@ def execute(model_path: str | None, as_json: bool) -> None:
 
 def rows() -> list[dict[str, Any]]:
     """Return a row for every kind of pipeline."""
-    from pure.models.registry import FAMILIES
+    from pure.models.registry import families
 
     return [
         {
@@ -64,7 +64,7 @@ def rows() -> list[dict[str, Any]]:
             **capabilities(family.denoiser({})),
             "checkpoints": list(kind.checkpoints),
         }
-        for family in FAMILIES
+        for family in families()
         for kind in family.kinds
     ]
 

@@ -7,6 +7,7 @@ from pure.models.checkpoint.loading import load_pipeline
 from pure.models.common.pictures import Picture, PictureError, open_picture
 from pure.models.errors import CheckpointError, NotFiniteError
 from pure.models.pipeline import Generation, Pipeline
+from pure.models.registry import register
 from pure.models.request import Defaults, Options, Request
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "embedded",
     "load_pipeline",
     "open_picture",
+    "register",
 ]

@@ -33,7 +33,7 @@ class Family:
     name: str
     config: type[TransformerConfig]
     denoiser: Callable[..., Denoiser]
-    kinds: tuple["Kind", ...]
+    kinds: tuple["PipelineKind", ...]
     keep_fp32: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 
@@ -44,7 +44,7 @@ class Family:
 
 
 @attrs.frozen(kw_only=True)
-class Kind:
+class PipelineKind:
     """One class of pipelines.
 
     Attributes:
@@ -93,7 +93,7 @@ class Description:
 
     folder: Path
     family: Family
-    kind: Kind
+    kind: PipelineKind
     index: Config
     classes: Mapping[str, str]
     libraries: Mapping[str, str]

@@ -1,8 +1,8 @@
-"""The families, and which of them a checkpoint belongs to: its files say so, not its folder's name."""
+"""The model families, and how one more is registered; a checkpoint's files tell its family, not its folder's name."""
 
 from collections.abc import Mapping
 
-from pure.models.family import Family, Kind
+from pure.models.family import Family, PipelineKind
 from pure.models.flux import pipeline as flux_pipeline
 from pure.models.flux2 import pipeline as flux2_pipeline
 from pure.models.hunyuan_video import pipeline as hunyuan_video_pipeline
@@ -20,6 +20,31 @@ FAMILIES: tuple[Family, ...] = (
     wan_pipeline.FAMILY,
     hunyuan_video_pipeline.FAMILY,
 )
-KINDS: Mapping[str, tuple[Family, Kind]] = {
-    kind.pipeline: (family, kind) for family in FAMILIES for kind in family.kinds
-}
+_REGISTERED: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Make a family known to `load_pipeline`, as those of this package are; a later one of its name replaces it.
+
+    See docs/adding-a-family.md.
+
+    Raises:
+        ValueError: its name or a pipeline of it belongs to another family.
+    """
+    others = {name: found for name, found in pipelines().items() if found[0] is not _REGISTERED.get(family.name)}
+    if family.name in {found.name for found in FAMILIES}:
+        raise ValueError(f"{family.name} is a family of this package; register yours under another name")
+    for kind in family.kinds:
+        if kind.pipeline in others:
+            raise ValueError(f"{kind.pipeline} belongs to {others[kind.pipeline][0].name}; name another pipeline class")
+    _REGISTERED[family.name] = family
+
+
+def families() -> tuple[Family, ...]:
+    """Return all families: those of this package, then those that were registered."""
+    return (*FAMILIES, *_REGISTERED.values())
+
+
+def pipelines() -> Mapping[str, tuple[Family, PipelineKind]]:
+    """Return family and kind of every pipeline class, by its name."""
+    return {kind.pipeline: (family, kind) for family in families() for kind in family.kinds}

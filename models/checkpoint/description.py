@@ -1,7 +1,7 @@
 """What a diffusers folder says about itself, checked before anything heavy is read."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from pure.models.checkpoint.misfit import UNQUANTISED
 from pure.models.checkpoint.reading import read_json
 from pure.models.common.config import TransformerConfig
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Family, Kind
-from pure.models.registry import KINDS
+from pure.models.family import Description, Family, PipelineKind
+from pure.models.registry import pipelines
 
 # Where a component writes what it is, the first that is there.
 FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
@@ -26,11 +26,11 @@ def describe(folder: Path) -> Description:
     file = folder / "model_index.json"
     index = read_json(file)
     name = str(index.get("_class_name"))
-    if name not in KINDS:
-        raise CheckpointError(_unsupported(file, name))
-    family, kind = KINDS[name]
+    if name not in (known := pipelines()):
+        raise CheckpointError(_unsupported(file, name, known))
+    family, kind = known[name]
     entries = {component: _entry(index.get(component)) for component in (*kind.transformers, *kind.components)}
-    _check_classes(file, kind, family.transformer, entries)
+    _check_classes(file, kind, family.config, entries)
     present = [component for component, (_, cls) in entries.items() if cls != "None"]
     configs = {component: _config(folder / component, component in kind.transformers) for component in present}
     for component, config in configs.items():
@@ -59,11 +59,11 @@ def _transformer(folder: Path, family: Family, config: Mapping[str, Any]) -> Tra
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
 
 
-def _unsupported(file: Path, name: str) -> str:
-    near = difflib.get_close_matches(name, KINDS, n=1)
+def _unsupported(file: Path, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"; the nearest is {near[0]}" if near else ""
     return (
-        f"{file} describes a {name}; supported: {', '.join(KINDS)}{hint}. Other diffusers pipelines are "
+        f"{file} describes a {name}; supported: {', '.join(known)}{hint}. Other diffusers pipelines are "
         "accelerated as they are: see pure.accelerate"
     )
 
@@ -74,16 +74,19 @@ def _entry(entry: Any) -> tuple[str, str]:
     return str(library), str(name)
 
 
-def _check_classes(file: Path, kind: Kind, transformer: str, entries: Mapping[str, tuple[str, str]]) -> None:
-    first, *others = kind.transformers
+def _check_classes(
+    file: Path, kind: PipelineKind, config: type[TransformerConfig], entries: Mapping[str, tuple[str, str]]
+) -> None:
+    (first, *others), transformer = kind.transformers, config.transformer
     allowed = {first: (transformer,), **dict.fromkeys(others, (transformer, "None")), **kind.components}
     for component, (library, name) in entries.items():
         if name not in allowed[component]:
             raise CheckpointError(
                 f"{file}: {component} is a {name}; supported: {', '.join(allowed[component]).replace('None', 'none')}"
             )
-        if name != "None" and library not in LIBRARIES:
-            raise CheckpointError(f"{file}: {component} is from {library}; supported: {', '.join(LIBRARIES)}")
+        libraries = (config.library,) if component in kind.transformers else LIBRARIES
+        if name != "None" and library not in libraries:
+            raise CheckpointError(f"{file}: {component} is from {library}; supported: {', '.join(libraries)}")
 
 
 def _check_unquantised(folder: Path, config: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ class PackedPipeline(ImagePipeline):
         return self.codec.decode(image.unpack(latents, *self.grid(request)))
 
 
-def check_packed(found: Description, config: HeadsConfig, patch: int) -> None:
+def check_packed(found: Description, config: HeadsConfig, patch: int = 1) -> None:
     """Refuse a transformer whose tokens are not 2 x 2 latents.
 
     Raises:

@@ -56,17 +56,35 @@ def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
 
 
-def feed(
-    params: Params, name: str, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor
-) -> torch.Tensor:
-    """Add the gated feed-forward network `name` to tokens (B, tokens, D)."""
-    wide = gelu(linear(params, name + ".net.0.proj", modulate(x, shift, scale)))
-    return x + gate.unsqueeze(1) * linear(params, name + ".net.2", wide)
-
-
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """Return GELU of x, by way of tanh."""
     return F.gelu(x, approximate="tanh")
+
+
+def feed(
+    params: Params,
+    name: str,
+    x: torch.Tensor,
+    shift: torch.Tensor,
+    scale: torch.Tensor,
+    gate: torch.Tensor,
+    activate: Callable[[torch.Tensor], torch.Tensor] = gelu,
+    maps: tuple[str, str] = ("net.0.proj", "net.2"),
+) -> torch.Tensor:
+    """Add the feed-forward network `name` to tokens (B, tokens, D), modulated by (B, D) each.
+
+    Args:
+        params: of the block.
+        name: of the network.
+        x: tokens.
+        shift: added before the network.
+        scale: what the tokens are scaled by before the network, less 1.
+        gate: what the result is multiplied by.
+        activate: applied between the two affine maps.
+        maps: names of the two in the network.
+    """
+    wide = activate(linear(params, f"{name}.{maps[0]}", modulate(x, shift, scale)))
+    return x + gate.unsqueeze(1) * linear(params, f"{name}.{maps[1]}", wide)
 
 
 def clip(x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,9 @@ Shapes: B samples, N image tokens, T text tokens, S = T + N, D width, C width of
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import torch
+import torch.nn.functional as F
 
 from pure import Block, Denoiser, Ending, PerToken, Shared, state
 from pure.attention import attend
@@ -15,10 +17,14 @@ from pure.models.common.layers import (
     Params,
     attend_jointly,
     clip,
+    embed_number,
+    feed,
+    gelu,
     heads,
     linear,
     linear_of_slice,
     modulate,
+    rotary_tables,
     rotate,
 )
 from pure.sharding import Sharding
@@ -26,6 +32,22 @@ from pure.sharding import Sharding
 Tables = tuple[torch.Tensor, torch.Tensor]
 
 TEXT_FIRST = PerToken(tables=(("rotary", ("text", "image")),))
+
+
+@state
+class Conditioning:
+    """What an image is made from, besides noise, where that is text alone."""
+
+    text: torch.Tensor  # (B, T, width of the text encoder)
+    ids: Shared  # (S, 3) positions, text tokens first
+
+
+@state
+class Prepared:
+    """What does not depend on the step, where that is text alone."""
+
+    text: torch.Tensor  # (B, T, D)
+    rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
 
 
 @state
@@ -42,6 +64,34 @@ class Context:
 
     temb: torch.Tensor  # (B, D): all that modulates blocks, such as time, embedded, summed and activated
     rotary: Shared  # cosines and sines, fp32, each (S, 1, C)
+
+
+@attrs.frozen
+class Prepare:
+    """Embed the text, and tabulate the rotary embedding.
+
+    Attributes:
+        axes: widths of the rotary embedding, which sum to C.
+        embed_text: from parameters and text to (B, T, D).
+    """
+
+    axes: tuple[int, ...]
+    embed_text: Callable[[Params, torch.Tensor], torch.Tensor]
+
+    def __call__(self, params: Params, conditioning: Conditioning) -> Prepared:
+        """Return what does not depend on the step."""
+        return Prepared(
+            text=self.embed_text(params, conditioning.text),
+            rotary=Shared(value=rotary_tables(conditioning.ids.value, self.axes)),
+        )
+
+
+def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: torch.Tensor) -> tuple[Hidden, Context]:
+    """Embed latents (B, N, channels) and timesteps (B,), which run from 1 to 0."""
+    temb = embed_number(params, "timestep_embedder", timestep, latents.dtype)
+    hidden = Hidden(image=linear(params, "x_embedder", latents), text=prepared.text)
+    # Every block begins by activating temb: once is enough.
+    return hidden, Context(temb=F.silu(temb), rotary=prepared.rotary)
 
 
 def image_stream(hidden: Any) -> torch.Tensor:
@@ -95,9 +145,10 @@ def joint_block(
     modulations: Sequence[Sequence[torch.Tensor]],
     rotary: Tables,
     attend: Attend,
-    feed: Callable[..., torch.Tensor],
     last: bool,
+    activate: Callable[[torch.Tensor], torch.Tensor] = gelu,
     project: Callable[..., torch.Tensor] = linear_of_slice,
+    maps: tuple[str, str] = ("net.0.proj", "net.2"),
 ) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other.
 
@@ -107,18 +158,34 @@ def joint_block(
         modulations: of the image, then of the text: twice shift, scale and gate, each (B, D).
         rotary: see `Context`.
         attend: see `pure.Denoiser`.
-        feed: the feed-forward network, called as `layers.feed` is.
         last: leave the text as it came.
+        activate: of the feed-forward networks; see `layers.feed`.
         project: what projects attended image and text, slices of one tensor.
+        maps: names of the affine maps of the feed-forward networks.
     """
     (shift, scale, gate, *image_rest), (text_shift, text_scale, text_gate, *text_rest) = modulations
     x, y = modulate(hidden.image, shift, scale), modulate(hidden.text, text_shift, text_scale)
     x, y = attend_jointly(params, x, y, rotary, attend, last, project)
-    image = feed(params, "ff", hidden.image + gate.unsqueeze(1) * x, *image_rest)
+    image = feed(params, "ff", hidden.image + gate.unsqueeze(1) * x, *image_rest, activate, maps)
     if y is None:
         return Hidden(image=image, text=hidden.text)
-    text = feed(params, "ff_context", hidden.text + text_gate.unsqueeze(1) * y, *text_rest)
+    text = feed(params, "ff_context", hidden.text + text_gate.unsqueeze(1) * y, *text_rest, activate, maps)
     return Hidden(image=image, text=clip(text))
+
+
+def modulated_block(
+    params: Params,
+    hidden: Hidden,
+    context: Context,
+    attend: Attend,
+    last: bool,
+    activate: Callable[[torch.Tensor], torch.Tensor] = gelu,
+    project: Callable[..., torch.Tensor] = linear_of_slice,
+) -> Hidden:
+    """Run `joint_block` with modulations that are affine maps of its own of `context.temb`."""
+    names = "norm1.linear", "norm1_context.linear"
+    modulations = [linear(params, name, context.temb).chunk(6, dim=1) for name in names]
+    return joint_block(params, hidden, modulations, context.rotary.value, attend, last, activate, project)
 
 
 def joined_block(

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from pure import Denoiser, Shared, state
-from pure.models.common.layers import Attend, Params, embed_number, feed, gelu, linear, perceptron, rotary_tables
-from pure.models.common.streams import Context, Hidden, head, joined_block, joint_block, stack, two_streams
+from pure.models.common.layers import Attend, Params, embed_number, gelu, linear, perceptron, rotary_tables
+from pure.models.common.streams import Context, Hidden, head, joined_block, modulated_block, stack, two_streams
 from pure.models.flux.config import FluxConfig, sharding
 
 
@@ -88,9 +88,7 @@ def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: t
 
 def double(params: Params, hidden: Hidden, context: Context, attend: Attend, last: bool = False) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other (see `pure.Ending`)."""
-    norms = "norm1.linear", "norm1_context.linear"
-    modulations = [linear(params, name, context.temb).chunk(6, dim=1) for name in norms]
-    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed, last, linear_of_copy)
+    return modulated_block(params, hidden, context, attend, last, gelu, linear_of_copy)
 
 
 def linear_of_copy(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:

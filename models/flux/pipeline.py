@@ -13,7 +13,7 @@ from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Family, Kind, Parts
+from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
 from pure.models.flux.text import TextEncoder
@@ -95,7 +95,7 @@ FAMILY = Family(
     config=FluxConfig,
     denoiser=flux,
     kinds=(
-        Kind(
+        PipelineKind(
             pipeline="FluxPipeline",
             task="text-to-image",
             guidance=("embedded", "classifier-free"),

@@ -117,7 +117,8 @@ def embed(params: Params, prepared: Prepared, latents: torch.Tensor, timestep: t
 def double(params: Params, hidden: Hidden, context: Context, attend: Attend, last: bool = False) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other (see `pure.Ending`)."""
     modulations = [of_stream.chunk(6, dim=-1) for of_stream in (context.image, context.text)]
-    return joint_block(params, hidden, modulations, context.rotary.value, attend, feed, last)
+    names = ("linear_in", "linear_out")
+    return joint_block(params, hidden, modulations, context.rotary.value, attend, last, swiglu, maps=names)
 
 
 def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
@@ -133,14 +134,6 @@ def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> 
     attended = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2)
     out = linear(params, "attn.to_out", torch.cat([attended, swiglu(wide[..., 3 * width :])], dim=-1))
     return parted(clip(both + gate.unsqueeze(1) * out), hidden)
-
-
-def feed(
-    params: Params, name: str, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor
-) -> torch.Tensor:
-    """Add the gated feed-forward network `name` to tokens (B, tokens, D)."""
-    wide = swiglu(linear(params, name + ".linear_in", modulate(x, shift, scale)))
-    return x + gate.unsqueeze(1) * linear(params, name + ".linear_out", wide)
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import ImagePipeline
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Family, Kind, Parts
+from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import Conditioning, flux2
 from pure.models.flux2.vae import ImageCodec, pack, unpack
@@ -228,7 +228,7 @@ FAMILY = Family(
     config=Flux2Config,
     denoiser=flux2,
     kinds=(
-        Kind(
+        PipelineKind(
             pipeline="Flux2Pipeline",
             task="text-to-image",
             pictures=True,
@@ -244,7 +244,7 @@ FAMILY = Family(
             check=_check_dev,
             checkpoints=("black-forest-labs/FLUX.2-dev",),
         ),
-        Kind(
+        PipelineKind(
             pipeline="Flux2KleinPipeline",
             task="text-to-image",
             pictures=True,

@@ -14,7 +14,7 @@ from PIL import Image
 from pure import Solver
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Family, Kind, Parts
+from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reader, Reading
@@ -245,7 +245,7 @@ FAMILY = Family(
     config=HunyuanVideoConfig,
     denoiser=hunyuan_video,
     kinds=(
-        Kind(
+        PipelineKind(
             pipeline=KINDS[0],
             task="text-to-video",
             guidance=("embedded", "classifier-free"),
@@ -256,7 +256,7 @@ FAMILY = Family(
             check=_check,
             checkpoints=("hunyuanvideo-community/HunyuanVideo", "FastVideo/FastHunyuan-diffusers"),
         ),
-        Kind(
+        PipelineKind(
             pipeline=KINDS[1],
             task="image-to-video",
             guidance=("embedded", "classifier-free"),

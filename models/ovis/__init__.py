@@ -1,5 +1,6 @@
 """Ovis-Image."""
 
-from pure.models.ovis.denoiser import Conditioning, ovis
+from pure.models.common.streams import Conditioning
+from pure.models.ovis.denoiser import ovis
 
 __all__ = ["Conditioning", "ovis"]

@@ -14,9 +14,10 @@ from pure.models.common import image
 from pure.models.common.chat import ChatReader, check_width
 from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
-from pure.models.family import Description, Family, Kind, Parts
+from pure.models.common.streams import Conditioning
+from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.ovis.config import OvisConfig
-from pure.models.ovis.denoiser import Conditioning, ovis
+from pure.models.ovis.denoiser import ovis
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 
@@ -92,7 +93,7 @@ FAMILY = Family(
     config=OvisConfig,
     denoiser=ovis,
     kinds=(
-        Kind(
+        PipelineKind(
             pipeline="OvisImagePipeline",
             task="text-to-image",
             guidance=("classifier-free",),

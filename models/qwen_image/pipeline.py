@@ -17,7 +17,7 @@ from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Family, Kind, Parts
+from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
 from pure.models.qwen_image.config import QwenImageConfig
 from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
@@ -250,7 +250,7 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("Qwen2_5_VLForConditionalGeneration",),
     "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
 }
-TEXT_TO_IMAGE = Kind(
+TEXT_TO_IMAGE = PipelineKind(
     pipeline="QwenImagePipeline",
     task="text-to-image",
     guidance=("classifier-free",),

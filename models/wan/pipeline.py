@@ -12,7 +12,7 @@ import torch
 from pure import Branches, Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Family, Kind, Parts
+from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 from pure.models.wan.config import IN_FP32, UNREAD, WanConfig
@@ -308,7 +308,7 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("UMT5EncoderModel",),
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
 }
-TEXT_TO_VIDEO = Kind(
+TEXT_TO_VIDEO = PipelineKind(
     pipeline="WanPipeline",
     task="text-to-video",
     guidance=("classifier-free",),

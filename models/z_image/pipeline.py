@@ -15,7 +15,7 @@ from pure.models.common.chat import ChatReader, check_width
 from pure.models.common.image_pipeline import ImagePipeline
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
-from pure.models.family import Description, Family, Kind, Parts
+from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 from pure.models.z_image.config import ZImageConfig
@@ -132,7 +132,7 @@ FAMILY = Family(
     config=ZImageConfig,
     denoiser=z_image,
     kinds=(
-        Kind(
+        PipelineKind(
             pipeline="ZImagePipeline",
             task="text-to-image",
             guidance=("classifier-free",),

@@ -6,19 +6,19 @@ import attrs
 
 from pure.cli.models import capabilities
 from pure.engine.opening import look
-from pure.models.registry import FAMILIES, KINDS
+from pure.models.registry import FAMILIES, pipelines
 
 
 def test_every_kind_of_pipeline_is_listed(puredit):
     code, out, err = puredit("models")
     assert code == 0, err
-    assert all(name in out for name in KINDS) and all(family.name in out for family in FAMILIES)
+    assert all(name in out for name in pipelines()) and all(family.name in out for family in FAMILIES)
 
 
 def test_json_has_everything(puredit):
     code, out, _ = puredit("models", "--json")
     rows = json.loads(out)
-    assert code == 0 and {row["pipeline"] for row in rows} == set(KINDS)
+    assert code == 0 and {row["pipeline"] for row in rows} == set(pipelines())
     assert {row[can] for row in rows for can in ("cache", "context parallel", "tensor parallel")} == {"yes"}
     assert any("black-forest-labs/FLUX.1-dev" in row["checkpoints"] for row in rows)
 
