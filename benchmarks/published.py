@@ -14,11 +14,11 @@ import diffusers
 import torch
 
 from pure import Shared
+from pure.models import ovis
 from pure.models.family import Family
 from pure.models.flux import denoiser as flux
 from pure.models.flux2 import denoiser as flux2
 from pure.models.hunyuan_video import denoiser as hunyuan_video
-from pure.models.ovis import denoiser as ovis
 from pure.models.qwen_image import denoiser as qwen_image
 from pure.models.registry import FAMILIES
 from pure.models.wan import denoiser as wan

@@ -7,8 +7,8 @@ import torch
 from diffusers import OvisImageTransformer2DModel
 
 import pure
+from pure.models.ovis import Conditioning, ovis
 from pure.models.ovis.config import OvisConfig
-from pure.models.ovis.denoiser import Conditioning, ovis
 from tests.support import toys
 from tests.support.flux2 import slowed
 from tests.support.situation import Model

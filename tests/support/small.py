@@ -7,9 +7,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention import FeedForward
-from diffusers.models.embeddings import FluxPosEmbed, TimestepEmbedding, Timesteps, apply_rotary_emb
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps, apply_rotary_emb
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous
+from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import nn
 
 from tests.support import chat_pipelines
