@@ -68,6 +68,7 @@ def feed(
     shift: torch.Tensor,
     scale: torch.Tensor,
     gate: torch.Tensor,
+    *,
     activate: Callable[[torch.Tensor], torch.Tensor] = gelu,
     maps: tuple[str, str] = ("net.0.proj", "net.2"),
 ) -> torch.Tensor:

@@ -166,10 +166,13 @@ def joint_block(
     (shift, scale, gate, *image_rest), (text_shift, text_scale, text_gate, *text_rest) = modulations
     x, y = modulate(hidden.image, shift, scale), modulate(hidden.text, text_shift, text_scale)
     x, y = attend_jointly(params, x, y, rotary, attend, last, project)
-    image = feed(params, "ff", hidden.image + gate.unsqueeze(1) * x, *image_rest, activate, maps)
+    options: Any = {"activate": activate, "maps": maps}
+    image = feed(params, "ff", hidden.image + gate.unsqueeze(1) * x, *image_rest, **options)
     if y is None:
         return Hidden(image=image, text=hidden.text)
-    text = feed(params, "ff_context", hidden.text + text_gate.unsqueeze(1) * y, *text_rest, activate, maps)
+    text = feed(
+        params, "ff_context", hidden.text + text_gate.unsqueeze(1) * y, *text_rest, activate=activate, maps=maps
+    )
     return Hidden(image=image, text=clip(text))
 
 

@@ -20,11 +20,10 @@ from pure.models.common.streams import Conditioning
 from pure.transforms import dbcache
 from tests.laws.answers import closed_form_holds
 from tests.laws.laws import LAWS, Case, speaks_of
-from tests.laws.test_laws import BRIEFLY, hold
+from tests.laws.test_laws import ONCE, hold
 from tests.support import small as support
 from tests.support import toys
 from tests.support.exact import run, shapes
-from tests.support.recipes import RECIPES
 from tests.support.situation import Model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-family.md"
@@ -110,9 +109,9 @@ def model_of(family: Any) -> Model:
 
 @pytest.mark.parametrize("law", [name for name, law in LAWS.items() if law is not closed_form_holds])
 def test_the_laws_hold(family, law):
-    case = Case(name="small-everything", model=model_of(family), recipe=RECIPES["everything"], quick=True)
+    case = Case(name="small-everything", model=model_of(family), recipe="everything", quick=True)
     assert speaks_of(LAWS[law], case)
-    hold(LAWS[law], case.situations(), BRIEFLY)
+    hold(LAWS[law], case, ONCE)
 
 
 def test_a_checkpoint_makes_the_picture_that_the_class_makes(family, checkpoint):
@@ -121,12 +120,14 @@ def test_a_checkpoint_makes_the_picture_that_the_class_makes(family, checkpoint)
     options: dict[str, Any] = {"steps": 4, "height": 16, "width": 20, "guidance_scale": 1.0, "max_sequence_length": 64}
     made = pipeline.generate("a red apple", seed=3, **options)
     request = pipeline.request("a red apple", **options)
-    conditioning, latents = pipeline.encode(request), pipeline.noise(request, 3)
+    conditioning: Any = pipeline.encode(request)
+    latents = pipeline.noise(request, 3)
     for step in pipeline.schedule(request):
         with torch.no_grad():
             prediction = model(latents, conditioning.text, step.times(1), conditioning.ids.value)
         latents = pipeline.solver.step(latents, prediction, step)
-    assert torch.equal(made.latents, latents)
+    # Not to the last bit: tensors read from a file lie otherwise in memory, which decides how products are summed.
+    torch.testing.assert_close(made.latents, latents, atol=1e-5, rtol=0)
     assert made.pixels.shape == (1, 3, 16, 20)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -37,7 +38,8 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         q, k, v = (each(x).unflatten(-1, (-1, len(self.norm_q.weight))) for each in (self.to_q, self.to_k, self.to_v))
-        q, k = (apply_rotary_emb(y, rotary, sequence_dim=1) for y in (self.norm_q(q), self.norm_k(k)))
+        turn: Any = apply_rotary_emb  # takes both tables, whatever its annotation says
+        q, k = (turn(y, rotary, sequence_dim=1) for y in (self.norm_q(q), self.norm_k(k)))
         q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         return self.to_out[0](nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
