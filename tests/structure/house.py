@@ -63,7 +63,8 @@ def arrows() -> set[tuple[str, str]]:
         for name in found
         if (a := room(module)) and (b := room(name)) and a != b and a[0] >= b[0]
     }
-    reach = set(direct)
+    lines = {each: line for line, rooms in enumerate(HOUSE) for each in rooms}
+    reach = {(a, b) for a, b in direct if lines[a] != lines[b]}  # an arrow beside a room is no way down
     for _ in HOUSE:
         reach |= {(a, d) for a, b in reach for c, d in reach if b == c}
     return {(a, c) for a, c in direct if not any((a, b) in reach and (b, c) in reach for _, b in reach)}
