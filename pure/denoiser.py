@@ -102,7 +102,7 @@ class Denoiser:
 
         Raises:
             ValueError: the plan does not fit the number of steps, or there are none.
-            TypeError: `params` is no dict of tensors.
+            TypeError: an argument is of another kind.
         """
         return init(self, bind(self.blocks, params), conditioning, latents, count_of(steps))
 
@@ -140,9 +140,11 @@ def init(denoiser: Denoiser, params: Bound, conditioning: Tree, latents: torch.T
     """Return the state before the first step (see `Denoiser.init`)."""
     check_count(count)
     check(denoiser.plan.rules, count)
+    check_latents(latents)
     conditioning, guided = cfg.rows(denoiser.guidance, conditioning)
-    prepared = map_samples(torch.Tensor.contiguous, denoiser.prepare(params.all, conditioning))
+    prepared = map_samples(torch.Tensor.contiguous, _prepared(denoiser, params, conditioning))
     entry = cfg.doubled(latents) if guided else latents
+    _check_rows(prepared, entry.shape[0])
     batch = entry.shape[0]
     hidden, _ = denoiser.embed(params.all, prepared, entry, entry.new_zeros(batch))
     cache = stepping.empty(denoiser.pieces, denoiser.probe(hidden), hidden, batch)
@@ -174,6 +176,44 @@ def apply(denoiser: Denoiser, params: Bound, state: States, inputs: Inputs) -> t
     prediction, half, info = stepping.advance(pieces, params, half, latents, step)
     # Only the cache goes back: the prepared half is constant, and copying it would cost a request's memory.
     return prediction, attrs.evolve(state, cache=put(state.cache, conditional, half.cache)), info
+
+
+def check_latents(latents: object) -> None:
+    """Refuse what are no latents.
+
+    Raises:
+        TypeError: it is no tensor of real numbers (B, ...).
+    """
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point() or latents.ndim == 0:
+        got = f"{latents.dtype} of shape {tuple(latents.shape)}" if isinstance(latents, torch.Tensor) else None
+        raise TypeError(f"latents are a tensor (B, ...) of floating-point numbers, got {got or type(latents).__name__}")
+
+
+def _prepared(denoiser: Denoiser, params: Bound, conditioning: Tree) -> Tree:
+    """Return what `prepare` makes of conditioning of the right kind."""
+    try:
+        return denoiser.prepare(params.all, conditioning)
+    except AttributeError as error:
+        if error.obj is not conditioning:
+            raise
+        raise TypeError(
+            f"this is no conditioning of this denoiser: {type(conditioning).__name__} has no {error.name!r}; "
+            "pass what pipeline.encode(request) returned"
+        ) from error
+
+
+def _check_rows(prepared: Tree, batch: int) -> None:
+    """Refuse conditioning of another number of samples than the latents."""
+
+    def check(leaf: torch.Tensor) -> torch.Tensor:
+        if leaf.shape[:1] != (batch,):
+            raise ValueError(
+                f"the conditioning is of {leaf.shape[0]} samples and the latents of {batch} (guidance counts twice); "
+                "make both from one request, latents of shape (B, ...)"
+            )
+        return leaf
+
+    map_samples(check, prepared)
 
 
 def _wrong_arguments(state: object, inputs: object) -> str:

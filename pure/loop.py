@@ -66,8 +66,10 @@ def unroll(
     """Yield a `Frame` after every step; stop at any of them and go on from its state and carry.
 
     Raises:
-        TypeError: a step changed the structure of the state (tree, shape, strides, dtype or device).
+        TypeError: a step changed the structure of the state (tree, shape, strides, dtype or device);
+            or an argument is of another kind.
     """
+    _check(denoiser, solver, steps)
     bound = denoiser.bind(params)
     expected = signature(state)
     for step in steps:
@@ -106,7 +108,9 @@ def sample(
     Raises:
         ValueError: there are no steps, or they are from schedules of different lengths; or the
             plan does not fit (see `Denoiser.init`).
+        TypeError: an argument is of another kind.
     """
+    _check(denoiser, solver, steps, observe)
     steps = tuple(steps)
     bound = denoiser.bind(params)
     with torch.no_grad():
@@ -119,6 +123,22 @@ def sample(
         if observe is not None:
             observe(frame)
     return Run(solver.latents(carry), state, tuple(infos), denoiser.notes(steps, conditioning))
+
+
+def _check(denoiser: object, solver: object, steps: object, observe: object = None) -> None:
+    """Refuse arguments of another kind, or in another order."""
+    if isinstance(denoiser, type) or not all(hasattr(denoiser, name) for name in ("bind", "apply")):
+        raise TypeError(f"a run takes a Denoiser or Experts first, such as pipeline.denoiser, got {_kind(denoiser)}")
+    if isinstance(solver, type) or not all(hasattr(solver, name) for name in ("init", "step", "latents")):
+        raise TypeError(f"a run takes a solver, such as pipeline.solver or FlowMatchEuler(), got {_kind(solver)}")
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"a run takes the steps of solver.schedule(count, tokens), got {steps!r:.80}")
+    if observe is not None and not callable(observe):
+        raise TypeError(f"observe is a function of a Frame, got {observe!r:.80}")
+
+
+def _kind(found: object) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
 
 
 def _mismatch(old: Any, new: Any, step: Step) -> str:

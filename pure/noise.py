@@ -18,7 +18,8 @@ def check_seed(seed: object) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"a seed is a whole number of 0 to 2**63 - 1, got {seed!r:.80}")
     if not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"a seed is a whole number of 0 to 2**63 - 1, got {seed}")
+        given = seed if seed.bit_length() < 200 else f"one of {seed.bit_length()} bits"
+        raise ValueError(f"a seed is a whole number of 0 to 2**63 - 1, got {given}")
 
 
 def consecutive_seeds(seed: int, count: int) -> tuple[int, ...]:
@@ -52,13 +53,19 @@ def gaussian(
         device: of the result.
 
     Raises:
-        ValueError: the number of seeds is not B, or a seed is not in 0 to 2**63 - 1.
-        TypeError: a seed is no whole number.
+        ValueError: the number of seeds is not B, a seed is not in 0 to 2**63 - 1, or a side is below 1.
+        TypeError: a seed is no whole number, or shape or type are of another kind.
 
     >>> bool((gaussian((2, 3), [7, 8])[1] == gaussian((1, 3), 8)[0]).all())
     True
     """
-    for each in seed if isinstance(seed, Sequence) else (seed,):
+    if isinstance(shape, str) or not isinstance(shape, Sequence) or not shape:
+        raise TypeError(f"a shape is a tuple (B, ...), got {shape!r:.80}")
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in shape):
+        raise ValueError(f"a shape is whole numbers of at least 1, got {tuple(shape)!r:.80}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"noise has a floating-point type, such as torch.float32, got {dtype!r:.80}")
+    for each in seed if isinstance(seed, Sequence) and not isinstance(seed, str) else (seed,):
         check_seed(each)
     if isinstance(seed, int):
         drawn = torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=dtype)

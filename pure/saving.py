@@ -24,12 +24,15 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         OSError: the file cannot be written; one that was there is left as it was.
+        TypeError: the tree holds no tensor.
     """
     tensors = {
         name or ROOT: leaf.detach().clone(memory_format=torch.contiguous_format)
         for name, leaf in leaves_with_paths(state)
         if isinstance(leaf, torch.Tensor)
     }
+    if not tensors:
+        raise TypeError(f"there is no tensor to save in {type(state).__name__}; pass a State, or a tuple of trees")
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -27,6 +27,7 @@ def count_of(steps: Sequence[Step] | int) -> int:
 
     Raises:
         ValueError: there are none, or they are from schedules of different lengths, or their number is none.
+        TypeError: something among them is no step.
     """
     if isinstance(steps, int):
         return steps
@@ -34,6 +35,8 @@ def count_of(steps: Sequence[Step] | int) -> int:
         check_count(steps)
     if not steps:
         raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
+    if wrong := next((step for step in steps if not isinstance(step, Step)), None):
+        raise TypeError(f"steps are those of solver.schedule(count, tokens), or their number; got {wrong!r:.80}")
     counts = {step.count for step in steps}
     if len(counts) != 1 or isinstance(count := counts.pop(), tuple):
         raise ValueError(

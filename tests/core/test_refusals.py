@@ -14,7 +14,7 @@ from pure.noise import consecutive_seeds
 from pure.pieces import Fill, Kept
 from pure.transforms import dbcache, scm, taylorseer
 from pure.tree import leaves_with_paths
-from tests.support.situation import EXPERTS, RANDOM, STREAMS, Situation, same
+from tests.support.situation import EXPERTS, FLUX_DEV, RANDOM, STREAMS, Situation, same
 from tests.support.toys import Single
 
 CACHE = dbcache(front=1, threshold=0.5, warmup=1)
@@ -177,3 +177,80 @@ def test_consecutive_seeds_do_not_wrap() -> None:
     assert pure.gaussian((1, 2), 2**63 - 1).isfinite().all()
     with pytest.raises(ValueError, match=r"2 seeds from 9223372036854775807 on go beyond 2\*\*63 - 1; begin at"):
         consecutive_seeds(2**63 - 1, 2)
+
+
+def run_of(**changes: Any) -> Any:
+    """Run the plain denoiser of a tiny FLUX with some arguments replaced."""
+    one = Situation(model=FLUX_DEV, transform=pure.identity, seeds=(0, 1), count=2)
+    given: dict[str, Any] = {
+        "denoiser": one.denoiser,
+        "params": one.model.params,
+        "conditioning": one.conditioning(),
+        "latents": one.latents(),
+        "steps": one.solver.schedule(2, 4),
+        "solver": one.solver,
+    }
+    return pure.sample(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"denoiser": CACHE},
+            TypeError,
+            "a run takes a Denoiser or Experts first, such as pipeline.denoiser, got dbcache",
+        ),
+        ({"denoiser": pure.Denoiser}, TypeError, "got the class Denoiser"),
+        ({"solver": pure.FlowMatchEuler}, TypeError, "a run takes a solver, .* got the class FlowMatchEuler"),
+        ({"solver": None}, TypeError, "got NoneType"),
+        ({"steps": 3}, TypeError, r"the steps of solver.schedule\(count, tokens\), got 3"),
+        ({"steps": [3]}, TypeError, "or their number; got 3"),
+        ({"steps": "ab"}, TypeError, "or their number; got 'a'"),
+        ({"observe": 3}, TypeError, "observe is a function of a Frame, got 3"),
+        ({"latents": None}, TypeError, "latents are a tensor .* got NoneType"),
+        ({"latents": torch.zeros(2, 3, dtype=torch.long)}, TypeError, "got torch.int64 of shape"),
+        ({"conditioning": None}, TypeError, "no conditioning of this denoiser: NoneType has no"),
+        ({"conditioning": "a red apple"}, TypeError, r"str has no .* pass what pipeline.encode\(request\) returned"),
+    ],
+)
+def test_arguments_of_a_run_are_of_their_kinds(changes: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        run_of(**changes)
+
+
+def test_conditioning_and_latents_are_of_as_many_samples() -> None:
+    given = FLUX_DEV.latents((0, 1))
+    assert run_of(latents=given).latents.shape == given.shape
+    for latents in (given[:1], given.repeat_interleave(2, dim=0)):
+        with pytest.raises(ValueError, match=f"conditioning is of 2 samples and the latents of {len(latents)}"):
+            run_of(latents=latents)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "message"),
+    [
+        (3, torch.float32, TypeError, r"a shape is a tuple \(B, ...\), got 3"),
+        ((), torch.float32, TypeError, "a shape is a tuple"),
+        ("ab", torch.float32, TypeError, "a shape is a tuple"),
+        ((-1, 2), torch.float32, ValueError, "whole numbers of at least 1"),
+        ((1.5,), torch.float32, ValueError, "whole numbers of at least 1"),
+        ((1, 2), torch.int32, TypeError, "floating-point type"),
+        ((1, 2), "float32", TypeError, "floating-point type"),
+    ],
+)
+def test_noise_has_a_shape_and_a_type(shape: Any, dtype: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        pure.gaussian(shape, 0, dtype=dtype)
+
+
+def test_a_seed_of_thousands_of_digits_is_refused_in_a_few_words() -> None:
+    with pytest.raises(ValueError, match=r"got one of 16610 bits$"):
+        pure.gaussian((1, 2), 10**5000)
+
+
+@pytest.mark.parametrize("nothing", [None, 3, CACHE])
+def test_what_holds_no_tensor_is_not_saved(nothing: Any, tmp_path: Any) -> None:
+    with pytest.raises(TypeError, match="there is no tensor to save"):
+        pure.save_state(nothing, tmp_path / "state")
+    assert not list(tmp_path.iterdir())
