@@ -41,9 +41,9 @@ def right(flag: Flag) -> st.SearchStrategy[str]:
     if isinstance(kind, kinds.Flag):
         return st.sampled_from(["true", "false", "True", "FALSE"])
     if isinstance(kind, kinds.Whole):
-        return st.integers(flag.type.least, 40).map(str)
+        return st.integers(kind.least, 40).map(str)
     if isinstance(kind, kinds.Real):
-        return st.floats(flag.type.least, 20, allow_nan=False).map(str)
+        return st.floats(kind.least, 20, allow_nan=False).map(str)
     if isinstance(flag.type, Json | Params):
         return params.map(json.dumps)
     choices = getattr(flag.type, "choices", None)

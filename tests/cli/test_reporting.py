@@ -176,7 +176,7 @@ def test_branches_that_measured_the_same_are_drawn_side_by_side():
     )
     ax = Figure().subplots()
     plotting._changes(ax, same, None)
-    first, second = (np.asarray(each.get_offsets()) for each in ax.collections if each.get_offsets().shape[0] == 3)
+    first, second = (found for each in ax.collections if len(found := np.asarray(each.get_offsets())) == 3)
     assert np.array_equal(first[:, 1], second[:, 1]) and (second[:, 0] - first[:, 0] > 0.3).all()
     assert (np.abs(first[:, 0] - range(3)) < 0.25).all()
 

@@ -8,7 +8,7 @@ import pytest
 from pure.engine.errors import Stopping
 from pure.engine.loaded import Asked
 from pure.serving.files import Files
-from pure.serving.jobs import Form, Job, Output, Store
+from pure.serving.jobs import Entry, Form, Job, Output, Store
 from pure.serving.metrics import Metrics
 from tests.serving.test_batching import CASES, jobs, studio  # noqa: F401  (a fixture)
 from tests.serving.test_videos import SMALL, create, finished
@@ -56,6 +56,13 @@ class Held:
 # ---------------------------------------------------------------------- entries
 
 
+def kept(store: Store, id: str) -> Entry:
+    """The entry of a video that must be there."""
+    found = store.get(id, "video")
+    assert found is not None
+    return found
+
+
 def test_progress_of_two_results_counts_the_steps_of_both(job):
     store = Store()
     store.add(job)
@@ -63,11 +70,11 @@ def test_progress_of_two_results_counts_the_steps_of_both(job):
     store.begin(job.id)
     for number in range(8):
         store.step(job.id)
-        found.append(store.get(job.id, "video").progress)
+        found.append(kept(store, job.id).progress)
         if number % 4 == 3:
             store.finish(job.samples[number // 4], output())
     assert found == [12, 25, 37, 50, 62, 75, 87, 99]
-    assert store.get(job.id, "video").progress == 100
+    assert kept(store, job.id).progress == 100
 
 
 def test_progress_over_http_with_two_results(here):
@@ -93,10 +100,11 @@ def test_a_job_is_completed_once_with_its_last_result_and_counted_once(job):
     one, two = job.samples
     store.begin(job.id)
     assert store.finish(two, output(computed_steps=[0], skipped_steps=[1, 2, 3])) and not future.done()
-    assert store.get(job.id, "video").status == "in_progress"
+    assert kept(store, job.id).status == "in_progress"
     assert store.finish(one, output(computed_steps=[0, 1, 2, 3], skipped_steps=[]))
     entry = future.result(0)
-    assert entry.status == "completed" and sorted(entry.outputs) == [0, 1] and entry.ended >= entry.started
+    assert entry.status == "completed" and sorted(entry.outputs) == [0, 1]
+    assert entry.ended is not None and entry.started is not None and entry.ended >= entry.started
     assert not store.finish(one, output()), "a result that comes after the end is not wanted"
     store.cancel(job.id)
     store.fail(job.id, Stopping())
@@ -109,13 +117,14 @@ def test_a_job_is_completed_once_with_its_last_result_and_counted_once(job):
 def test_what_began_keeps_its_time_and_its_notes_in_order(job):
     store = Store()
     store.add(job)
-    assert store.get(job.id, "video").seconds == 0.0
+    assert kept(store, job.id).seconds == 0.0
     store.begin(job.id, ["one", "two"])
-    first = store.get(job.id, "video")
+    first = kept(store, job.id)
     store.begin(job.id, ["two", "three"])
-    again = store.get(job.id, "video")
+    again = kept(store, job.id)
     assert again.started == first.started and again.notes == ("one", "two", "three")
-    assert store.forget(job.id).status == "cancelled" and store.get(job.id, "video") is None
+    gone = store.forget(job.id)
+    assert gone is not None and gone.status == "cancelled" and store.get(job.id, "video") is None
     assert store.forget(job.id) is None and not store.wanted(job.id)
 
 
@@ -170,8 +179,8 @@ class Slow(Files):
 
     between = staticmethod(lambda sample: None)
 
-    def put(self, sample, *rest):
-        output = super().put(sample, *rest)
+    def put(self, sample, frames, fps, report):
+        output = super().put(sample, frames, fps, report)
         Slow.between(sample)
         return output
 

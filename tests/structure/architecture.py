@@ -41,7 +41,7 @@ def walk() -> list[tuple[str, str]]:
     """The functions of a room that another room calls, as `(module, function)`, in the order of their first call."""
     # Imported before anything is watched: they would be watched too, call by call.
     from diffusers import AutoencoderKL, FluxTransformer2DModel  # noqa: F401
-    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer  # noqa: F401
 
     from pure.cli.main import run
 
