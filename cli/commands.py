@@ -43,7 +43,7 @@ def generate(**values: Any) -> None:
 )
 @apply_serve_flags
 def serve(**values: Any) -> None:
-    """Serve a model over HTTP, for OpenAI's clients of images and videos."""
+    """Serve a model over HTTP, with OpenAI's routes for images and videos."""
     from pure.cli.serve import execute
 
     execute(values)

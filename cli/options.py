@@ -21,7 +21,7 @@ def _model() -> tuple[Flag, ...]:
             group,
             "--model-path",
             metavar="FOLDER",
-            help="Checkpoint folder or hub id; a folder of that name wins. "
+            help="Checkpoint folder or hub id; a local folder takes precedence. "
             "Without it, the small checkpoint that comes with puredit.",
         ),
         _flag(group, "--revision", metavar="NAME", help="Revision of a hub id."),
@@ -38,7 +38,7 @@ def _model() -> tuple[Flag, ...]:
             type=click.Choice(["auto", "sglang", "diffusers"]),
             default="auto",
             show_default=True,
-            help="All three mean puredit's own engine.",
+            help="All three select puredit's own engine.",
         ),
         _flag(group, "--dit-precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of the denoiser."),
         _flag(group, "--attention-backend", metavar="NAME", help="native or torch_sdpa, which are the same."),
@@ -47,7 +47,7 @@ def _model() -> tuple[Flag, ...]:
             "--enable-torch-compile",
             type=boolean(),
             default=False,
-            help="Compile the denoiser; pays off from the second image on.",
+            help="Compile the denoiser; the first image takes longer.",
         ),
     )
 
@@ -55,37 +55,52 @@ def _model() -> tuple[Flag, ...]:
 def _image() -> tuple[Flag, ...]:
     group = "Image"
     return (
-        _flag(group, "--prompt", multiple=True, metavar="TEXT ...", help="What to draw; several make several images."),
+        _flag(
+            group,
+            "--prompt",
+            multiple=True,
+            metavar="TEXT ...",
+            help="Description of the image; several give several images.",
+        ),
         _flag(
             group,
             "--prompt-file-path",
             "--prompt-path",
             "prompt_file_path",
             metavar="FILE",
-            help="More prompts, one a line.",
+            help="File with more prompts, one per line.",
         ),
         _flag(
-            group, "--negative-prompt", metavar="TEXT", help="What to avoid; needs classifier-free guidance above 1."
+            group,
+            "--negative-prompt",
+            metavar="TEXT",
+            help="What to avoid; needs classifier-free guidance.",
         ),
-        _flag(group, "--num-inference-steps", type=whole(1), help="Denoising steps. [the model's]"),
+        _flag(group, "--num-inference-steps", type=whole(1), help="Denoising steps. [the checkpoint's]"),
         _flag(
             group,
             "--guidance-scale",
             type=number(0),
-            help="Guidance as the model takes it: an input it was trained with (FLUX, HunyuanVideo), or the scale of "
-            "classifier-free guidance (Wan, Z-Image). [the model's]",
+            help="Guidance scale: an input of models with built-in guidance (FLUX, HunyuanVideo), otherwise the scale of "
+            "classifier-free guidance (Wan, Z-Image). [the checkpoint's]",
         ),
-        _flag(group, "--guidance-scale-2", type=number(0), help="That of the second expert (Wan 2.2). [the model's]"),
+        _flag(
+            group,
+            "--guidance-scale-2",
+            type=number(0),
+            help="Guidance scale of the second expert (Wan 2.2). [the checkpoint's]",
+        ),
         _flag(
             group,
             "--true-cfg-scale",
             type=number(0),
-            help="Classifier-free guidance, on above 1 and with a negative prompt.",
+            help="Scale of classifier-free guidance for FLUX, Qwen-Image and HunyuanVideo; needs a value above 1 and a "
+            "negative prompt.",
         ),
-        _flag(group, "--height", type=whole(1), help="Pixels. [the model's]"),
-        _flag(group, "--width", type=whole(1), help="Pixels. [the model's]"),
-        _flag(group, "--num-frames", type=whole(1), help="Frames of a video. [the model's]"),
-        _flag(group, "--fps", type=whole(1), help="Frames per second of a video. [the model's]"),
+        _flag(group, "--height", type=whole(1), help="Height in pixels. [the checkpoint's]"),
+        _flag(group, "--width", type=whole(1), help="Width in pixels. [the checkpoint's]"),
+        _flag(group, "--num-frames", type=whole(1), help="Frames of a video. [the checkpoint's]"),
+        _flag(group, "--fps", type=whole(1), help="Frames per second of a video. [the checkpoint's]"),
         _flag(
             group,
             "--image-path",
@@ -93,7 +108,7 @@ def _image() -> tuple[Flag, ...]:
             "image_path",
             multiple=True,
             metavar="FILE ...",
-            help="Pictures to edit, or the one a video begins with.",
+            help="Pictures to edit, or the first frame of a video.",
         ),
         _flag(
             group,
@@ -101,7 +116,7 @@ def _image() -> tuple[Flag, ...]:
             multiple=True,
             type=whole(0),
             metavar="NUMBER ...",
-            help="Starting noise; several make several images.  [default: 42]",
+            help="Seed of the starting noise; several give several images.  [default: 42]",
         ),
         _flag(
             group,
@@ -116,13 +131,13 @@ def _image() -> tuple[Flag, ...]:
             group,
             "--batch-size",
             type=whole(1),
-            help="Images that are made together, each as alone. [as many as fit into the memory of one large one]",
+            help="Images in one batch; each is the same as alone. [as many as fit into the memory of one large image]",
         ),
         _flag(
             group,
             "--max-sequence-length",
             type=whole(1),
-            help="Tokens of the prompt that are read. [the model's]",
+            help="Largest number of prompt tokens. [the checkpoint's]",
         ),
     )
 
@@ -130,12 +145,17 @@ def _image() -> tuple[Flag, ...]:
 def _cache() -> tuple[Flag, ...]:
     group = "Cache"
     return (
-        _flag(group, "--cache-dit-config", metavar="FILE", help="Cache settings, YAML or JSON."),
+        _flag(
+            group,
+            "--cache-dit-config",
+            metavar="FILE",
+            help="File with cache settings, YAML or JSON, or the name of a packaged one.",
+        ),
         _flag(
             group,
             "--enable-cache-dit",
             type=boolean(),
-            help="Cache with the settings of the environment and the defaults; false turns every cache off.",
+            help="Enable the cache, with the settings of the environment and the defaults; false disables it.",
         ),
         _flag(
             group,
@@ -163,30 +183,30 @@ def _output() -> tuple[Flag, ...]:
             metavar="FOLDER",
             default="outputs/",
             show_default=True,
-            help="Where images go; '' saves none.",
+            help="Folder for the images; '' saves none.",
         ),
         _flag(
             group,
             "--output-file-name",
             metavar="NAME",
-            help="Name of the one output; .png, .jpg or .webp, of a video .mp4.",
+            help="File name of a single image (.png, .jpg, .webp) or video (.mp4).",
         ),
-        _flag(group, "--output-file-path", metavar="FILE", help="Folder and name in one."),
+        _flag(group, "--output-file-path", metavar="FILE", help="Folder and file name of a single image or video."),
         _flag(group, "--save-output", type=boolean(), default=True, help="Save the images.  [default: true]"),
-        _flag(group, "--no-save-output", is_flag=True, help="Do not."),
+        _flag(group, "--no-save-output", is_flag=True, help="Do not save the images."),
         _flag(
             group,
             "--save-frames",
             type=boolean(),
             default=False,
-            help="Write every frame of a video as a PNG too, into a folder beside it.",
+            help="Also write every frame of a video as a PNG, into a folder next to it.",
         ),
         _flag(
             group,
             "--compare",
             type=boolean(),
             default=False,
-            help="Run without the cache too; print time ratio, PSNR and SSIM.",
+            help="Also run without the cache; print time ratio, PSNR and SSIM.",
         ),
         _flag(
             group,
@@ -205,16 +225,16 @@ def _running() -> tuple[Flag, ...]:
             group,
             "--config",
             metavar="FILE",
-            help="Flags from a flat .yaml or .json file, underscores for dashes; the command line wins.",
+            help="Flags from a flat .yaml or .json file, with underscores for dashes; the command line wins.",
         ),
         _flag(group, "--warmup", type=boolean(), help="The same as --warmup-mode request."),
         _flag(
             group,
             "--warmup-mode",
             type=click.Choice(["off", "request", "server"]),
-            help="request: run once before, untimed.  [default: off]",
+            help="request: a run that is not timed comes first.  [default: off]",
         ),
-        _flag(group, "--warmup-steps", type=whole(1), default=1, show_default=True, help="Steps of that run."),
+        _flag(group, "--warmup-steps", type=whole(1), default=1, show_default=True, help="Steps of the warm-up."),
         _flag(group, "--warmup-resolutions", multiple=True, metavar="WxH ...", help="Image sizes to warm up with."),
         _flag(
             group,
@@ -222,7 +242,7 @@ def _running() -> tuple[Flag, ...]:
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",
             show_default=True,
-            help="warning and error print the files only; debug shows tracebacks.",
+            help="warning and error hide progress and tables; debug shows tracebacks.",
         ),
         _flag(group, "--debug", type=boolean(), default=False, help="Show tracebacks."),
     )
@@ -233,8 +253,9 @@ def _processes() -> tuple[Flag, ...]:
     sizes = {
         "--tp-size": "Processes that share the weights of every block.",
         "--sp-degree": "Processes that share the sequence: ulysses x ring.",
-        "--ulysses-degree": "Processes that share the heads during attention.  [default: what the others leave over]",
-        "--ring-degree": "Processes around which keys and values go during attention.",
+        "--ulysses-degree": "Processes that share the heads during attention.  "
+        "[default: number of processes / other sizes]",
+        "--ring-degree": "Processes that pass keys and values in a ring during attention.",
     }
     return (
         _flag(
@@ -242,7 +263,7 @@ def _processes() -> tuple[Flag, ...]:
             "--num-gpus",
             type=whole(1),
             metavar="COUNT",
-            help="Processes: one for every GPU, or so many on the CPU where there is none.  [default: 1]",
+            help="Number of processes: one for every GPU, or all on the CPU if there is no GPU.  [default: 1]",
         ),
         *(_flag(group, name, type=whole(1), metavar="COUNT", help=text) for name, text in sizes.items()),
     )

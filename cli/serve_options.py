@@ -27,7 +27,7 @@ FLAGS_OF_SERVER: Mapping[str, Later] = {
 }
 """Flags that are not supported; the first ones are for several processes, and the server is one."""
 NOT_SHARED = ("Image", "Output")
-"""Groups of `puredit generate` that a request says, not the server."""
+"""Groups of `puredit generate` that are set by requests, not by the server."""
 OWN = ("--output-path", "--warmup", "--warmup-mode", "--warmup-steps", "--log-level", "--return-frames", "--profile")
 
 
@@ -37,28 +37,40 @@ def _own(*names: str, group: str = "Server", **options: Any) -> Flag:
 
 def _server() -> tuple[Flag, ...]:
     return (
-        _own("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all."),
+        _own("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all addresses."),
         _own("--port", type=whole(0, 65535), default=30000, show_default=True, help="Port; 0 takes a free one."),
-        _own("--served-model-name", metavar="NAME", help="What clients call the model. [its path]"),
+        _own("--served-model-name", metavar="NAME", help="Name of the model for clients. [its path]"),
         _own("--model-id", metavar="NAME", help="Another name that clients may use."),
         _own(
             "--output-path",
             metavar="FOLDER",
             default="outputs/",
             show_default=True,
-            help="Where results go; '' keeps none and sends images as b64_json only.",
+            help="Folder for results; with '' none are saved, and images are sent as b64_json only.",
         ),
-        _own("--input-save-path", metavar="FOLDER", help="Where uploaded pictures are kept. [nowhere]"),
-        _own("--batching-max-size", type=whole(1), default=1, show_default=True, help="Most results made together."),
+        _own("--input-save-path", metavar="FOLDER", help="Folder for uploaded pictures. [not saved]"),
+        _own(
+            "--batching-max-size",
+            type=whole(1),
+            default=1,
+            show_default=True,
+            help="Largest number of results in one batch.",
+        ),
         _own(
             "--batching-delay-ms",
             type=number(0),
             default=0.0,
-            help="How long the first waits for others of its kind; later ones join between steps.  [default: 0]",
+            help="How long the first result waits for others with equal settings; later ones join between steps.  "
+            "[default: 0]",
         ),
         _own("--enable-metrics", type=boolean(), default=False, help="Offer /metrics for Prometheus."),
-        _own("--log-requests", type=boolean(), default=False, help="Write a line for every request."),
-        _own("--allow-origin", multiple=True, metavar="ORIGIN ...", help="Web pages that may use it; * for all."),
+        _own("--log-requests", type=boolean(), default=False, help="Log one line per request."),
+        _own(
+            "--allow-origin",
+            multiple=True,
+            metavar="ORIGIN ...",
+            help="Origins whose web pages may use the server (CORS); * for all.",
+        ),
         _own(
             "--http-graceful-shutdown-timeout",
             type=number(0),
@@ -69,16 +81,16 @@ def _server() -> tuple[Flag, ...]:
         _own(
             "--warmup-mode",
             type=click.Choice(["off", "request", "server"]),
-            help="server: before any request; request: before the first one.  [default: server]",
+            help="server: before the server accepts requests; request: before the first one.  [default: server]",
         ),
         _own("--warmup", type=boolean(), help="The same as --warmup-mode request; false: off."),
-        _own("--warmup-steps", type=whole(1), default=1, show_default=True, help="Steps of a warm-up."),
+        _own("--warmup-steps", type=whole(1), default=1, show_default=True, help="Steps of the warm-up."),
         _own(
             "--log-level",
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",
             show_default=True,
-            help="warning and error leave out notes.",
+            help="warning and error hide notes.",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Known options that are not supported: why, what to do instead, and the values that are accepted all the same.
+"""Known options that are not supported: why, what to do instead, and the values that change nothing and are accepted.
 
 The flags of the command line and the fields of HTTP requests have the same names, so one reason serves both.
 """
@@ -18,7 +18,7 @@ class Later:
     Attributes:
         reason: why it is refused.
         cure: what to do instead.
-        nothing: values that ask for nothing and are accepted; leaving the option out always is.
+        nothing: values that change nothing and are accepted; leaving the option out is always accepted.
     """
 
     reason: str
@@ -39,20 +39,20 @@ class Later:
 
 
 BRANCHES = "the branches of guidance run as one batch"
-SHARE = "leave it out; --num-gpus and --ulysses-degree share a batch"
+SHARE = "leave it out; --num-gpus and --ulysses-degree divide that batch"
 RESIDENT = "the whole model stays on its device in this version"
-LORA = "LoRA is not in this version"
-PROFILER = "there is no profiler in this version"
-UPSCALING = "there is no upscaling in this version"
-INTERPOLATION = "there is no frame interpolation in this version"
-FULL_SIZE = "every step is taken at full size"
-READS_VIDEO = "no model of this version reads videos"
+LORA = "LoRA is not supported in this version"
+PROFILER = "this version has no profiler"
+UPSCALING = "this version does not upscale"
+INTERPOLATION = "this version does not interpolate frames"
+FULL_SIZE = "every step runs at full resolution"
+READS_VIDEO = "no model of this version takes videos as input"
 
 BOTH: Mapping[str, Later] = {
-    "enable_teacache": Later("TeaCache is not in this version", "use enable_cache_dit"),
+    "enable_teacache": Later("TeaCache is not supported in this version", "use enable_cache_dit"),
     "lora_path": Later(LORA, "merge the weights into the checkpoint", ("",)),
     "lora_scale": Later(LORA, nothing=()),
-    "diffusers_kwargs": Later("no diffusers pipeline is called", nothing=({}, "{}", "")),
+    "diffusers_kwargs": Later("no diffusers pipeline is used", nothing=({}, "{}", "")),
 }
 """Options that are refused as flags and as fields."""
 
@@ -60,7 +60,9 @@ FLAGS: Mapping[str, Later] = {
     **BOTH,
     "enable_teacache": attrs.evolve(BOTH["enable_teacache"], cure="use --enable-cache-dit or --cache-dit-config"),
     "cfg_parallel_size": Later(BRANCHES, SHARE, (False, 1)),
-    "dp_size": Later("one run makes its images one after the other", "leave it out, or start one run per device", (1,)),
+    "dp_size": Later(
+        "data parallelism is not supported in this version", "leave it out, or start one run per device", (1,)
+    ),
     "enable_cfg_parallel": Later(BRANCHES, SHARE),
     "dit_cpu_offload": Later(RESIDENT),
     "text_encoder_cpu_offload": Later(RESIDENT),
@@ -68,51 +70,47 @@ FLAGS: Mapping[str, Later] = {
     "vae_cpu_offload": Later(RESIDENT),
     "dit_layerwise_offload": Later(RESIDENT),
     "pin_cpu_memory": Later("nothing is offloaded, so no memory is pinned"),
-    "vae_tiling": Later("the decoder takes the image in one piece", "leave it out, or ask for a smaller image"),
-    "vae_slicing": Later("images are decoded one by one already"),
+    "vae_tiling": Later("images are decoded in one piece", "leave it out, or choose a smaller image"),
+    "vae_slicing": Later("images are always decoded one by one"),
     "trust_remote_code": Later(
         "code from a checkpoint is never run", "leave it out; the supported checkpoints need none"
     ),
     "revision": Later("the main revision of a hub id is used", "download the revision and pass its folder", ("main",)),
     "profile": Later(PROFILER, "use --perf-dump-path for the time of every step"),
-    "return_frames": Later("a shell cannot take arrays", "use the library: load_pipeline(...).generate(...)"),
-    "warmup_mode": Later(
-        "a server warms up, and this is a single run", "use --warmup-mode request", ("off", "request")
-    ),
+    "return_frames": Later("a command cannot return arrays", "use the library: load_pipeline(...).generate(...)"),
+    "warmup_mode": Later("server is a mode of puredit serve", "use --warmup-mode request", ("off", "request")),
 }
 """Flags of the command line that are refused, by name with underscores."""
 
 FIELDS: Mapping[str, Later] = {
     **BOTH,
     "mask": Later("masks are not supported: an edit changes the whole picture", nothing=("",)),
-    "background": Later("these models draw opaque pictures", nothing=("auto", "opaque")),
-    "quality": Later("there is one quality", "ask for more num_inference_steps", ("auto", "standard", "lossless")),
-    "style": Later("the model has one style", "describe the style in the prompt", ("vivid",)),
-    "moderation": Later("nothing is filtered here", nothing=("auto", "low")),
-    "stream": Later("responses are sent whole"),
-    "partial_images": Later("responses are sent whole", nothing=(0,)),
-    "input_fidelity": Later("pictures are read as the model reads them", nothing=("high", "low")),
+    "background": Later("the models produce opaque pictures", nothing=("auto", "opaque")),
+    "quality": Later("there is only one quality", "set more num_inference_steps", ("auto", "standard", "lossless")),
+    "style": Later("the models have no style setting", "describe the style in the prompt", ("vivid",)),
+    "moderation": Later("the server does not filter content", nothing=("auto", "low")),
+    "stream": Later("responses are not streamed"),
+    "partial_images": Later("responses are not streamed", nothing=(0,)),
+    "input_fidelity": Later("the fidelity is fixed by the model", nothing=("high", "low")),
     "generator_device": Later("starting noise is the same on every device", nothing=("cpu", "cuda", "musa")),
     "enhance_prompt": Later("prompts are used unchanged"),
-    "task_type": Later("the checkpoint has one task", nothing=()),
-    "enable_spectrum": Later("Spectrum is not in this version", "use enable_cache_dit"),
+    "task_type": Later("the checkpoint has only one task", nothing=()),
+    "enable_spectrum": Later("Spectrum is not supported in this version", "use enable_cache_dit"),
     "cfg_gate_step": Later("guidance runs in every step", nothing=(1, 1.0)),
     "guidance_rescale": Later("guidance is not rescaled", nothing=(0, 0.0)),
-    "cfg_normalization": Later("guidance is normalised as the model needs it", nothing=(0, 0.0)),
+    "cfg_normalization": Later("the normalisation of guidance is fixed by the model", nothing=(0, 0.0)),
     "attention_backend_override": Later("PyTorch's attention is used", nothing=("native", "torch_sdpa")),
-    "skip_softmax_params": Later("attention is computed whole", nothing=({},)),
-    "flow_shift": Later("the shift is the checkpoint's", nothing=()),
-    "boundary_ratio": Later("the boundary of the experts is the checkpoint's", nothing=()),
+    "skip_softmax_params": Later("softmax is never skipped", nothing=({},)),
+    "flow_shift": Later("the shift is set by the checkpoint", nothing=()),
+    "boundary_ratio": Later("the boundary of the experts is set by the checkpoint", nothing=()),
     "enable_upscaling": Later(UPSCALING),
     "upscaling_model_path": Later(UPSCALING, nothing=("",)),
     "upscaling_scale": Later(UPSCALING, nothing=(1, 4)),
     "enable_frame_interpolation": Later(INTERPOLATION),
     "frame_interpolation_exp": Later(INTERPOLATION, nothing=(1,)),
     "frame_interpolation_scale": Later(INTERPOLATION, nothing=(1, 1.0)),
-    "perf_dump_path": Later(
-        "a request writes no file of its own", "leave it out; the response has times and decisions", ("",)
-    ),
-    "output_path": Later("--output-path of the server names the folder of files", nothing=("",)),
+    "perf_dump_path": Later("requests cannot write files", "leave it out; the response has times and decisions", ("",)),
+    "output_path": Later("the folder is set by the server's --output-path", nothing=("",)),
     "profile": Later(PROFILER, "leave it out; the response has the time of every step"),
     "num_profiled_timesteps": Later(PROFILER, nothing=(5,)),
     "profile_all_stages": Later(PROFILER),

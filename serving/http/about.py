@@ -20,14 +20,14 @@ HEALTH = ("/health", "/health_generate", "/liveness")
 """Paths that answer at once, also while the server warms up."""
 OUTPUTS = {True: "video", False: "image"}
 ABSENT = {
-    "/v1/meshes": "no model of this version makes meshes",
-    "/v1/realtime_video": "there are no realtime models in this version",
+    "/v1/meshes": "this version has no models for meshes",
+    "/v1/realtime_video": "this version has no realtime models",
     "/v1/actions": "there are no models of actions in this version",
     "/openpi": "there are no models of actions in this version",
     "/vertex_generate": "use /v1/images/generations",
-    "/rollout": "there is no training in a server; use the library",
-    "/update_weights": "weights do not change while a server runs; start another",
-    "/get_weights": "weights do not change while a server runs",
+    "/rollout": "the server does not train; use the library",
+    "/update_weights": "the weights of a running server are fixed; start another server",
+    "/get_weights": "the weights of a running server are fixed",
     "/release_memory": "the model stays on its device",
     "/resume_memory": "the model stays on its device",
 }
@@ -139,7 +139,7 @@ def absent(path: str) -> HttpError:
     """Return the error of a path without a route."""
     if path.startswith(LORA):
         return HttpError(
-            "LoRA is not in this version; merge the weights into the checkpoint", 501, code="not_implemented"
+            "LoRA is not supported in this version; merge the weights into the checkpoint", 501, code="not_implemented"
         )
     for beginning, reason in ABSENT.items():
         if path.startswith(beginning):

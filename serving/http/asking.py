@@ -72,7 +72,7 @@ def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
     count, given = fields.get("n"), fields.get("seed", (SEED,))
     if "num_outputs_per_prompt" in fields:
         if count not in (None, fields["num_outputs_per_prompt"]):
-            raise Misuse("n: it and num_outputs_per_prompt differ; send one of them", field="n")
+            raise Misuse("n and num_outputs_per_prompt differ; send one of them", field="n")
         count = fields["num_outputs_per_prompt"]
     if len(given) > 1:
         if count not in (None, len(given)):
@@ -94,12 +94,12 @@ def image_form(fields: Mapping[str, Any]) -> Form:
     quality = fields.get("output_compression", named)
     if named is not None and quality != named:
         raise Misuse(
-            "output_compression: it and output_quality differ; send one of them",
+            "output_compression and output_quality differ; send one of them",
             field="output_compression",
         )
     if encoding == "PNG" and quality not in (None, 100):
         raise Misuse(
-            f"output_compression: found {quality}; PNG loses nothing; ask for output_format jpeg or webp",
+            f"output_compression: found {quality}; PNG is lossless; use output_format jpeg or webp",
             field="output_compression",
         )
     return Form(kind="image", encoding=encoding, quality=quality, suffix=suffix)

@@ -63,7 +63,11 @@ async def read_body(request: Request) -> Body:
     try:
         return Body(parse_json(content))
     except Invalid as error:
-        hint = "; its Content-Type says JSON, send a form with that of a form" if _looks_like_form(content) else ""
+        hint = (
+            "; its Content-Type is JSON: send a form with the Content-Type of a form"
+            if _looks_like_form(content)
+            else ""
+        )
         message = str(error) if error.field else f"the body is not JSON: {error}{hint}"
         raise Misuse(message, field=error.field, code="invalid_json") from error
 
@@ -139,7 +143,7 @@ def _listed(value: Any) -> list:
 
 
 def _leaf(text: str) -> Any:
-    """Return what the text of an object's value says: a number, a boolean, a list, or the text."""
+    """Return the value of a text inside an object: a number, a boolean, a list, or the text itself."""
     try:
         return parse_json(text)
     except Invalid:

@@ -26,9 +26,9 @@ SEEDS = 2**63 - 1
 SIDE = 16_384
 """Most pixels on a side; `State.recipe` limits their product."""
 EXTRAS = ("extra_body", "extra_json", "extra_args", "extra_params")
-"""Objects whose fields count as if they stood at the top."""
+"""Objects whose fields are used as if they were at the top level."""
 PICTURES = ("image", "images", "image_url", "init_image", "input_image", "input_reference", "picture", "reference_url")
-"""What clients call a picture."""
+"""Names of picture fields in clients' requests."""
 
 TEXT, SCALE, SIDES, RESULTS = Text(empty=True, most=32_000), Real(0, most=1000), Whole(1, SIDE), Whole(1, 10)
 COMMON: Mapping[str, Kind] = {
@@ -59,10 +59,10 @@ OUTPUT: Mapping[str, Kind] = {
 
 @attrs.frozen(kw_only=True)
 class Fields:
-    """What a route reads.
+    """The fields of a route.
 
     Attributes:
-        kinds: of fields that are not files, by name.
+        kinds: the kinds of values of fields that are not files, by name.
         files: fields of pictures as files.
         urls: fields of pictures as `data:` URLs.
         advice: how to send a picture to this route.
@@ -83,7 +83,7 @@ def _advice(field: str, url: str) -> str:
 
 IMAGE = Fields(
     kinds={**COMMON, **OUTPUT},
-    advice="this route reads no pictures; a model that reads them takes them at /v1/images/edits",
+    advice="this route takes no pictures; send them to /v1/images/edits of a model with input pictures",
 )
 """Of `POST /v1/images/generations`."""
 EDIT = Fields(
@@ -120,7 +120,7 @@ def read_fields(body: Body, route: Fields, *checks: Callable[[Mapping[str, Any]]
         checks: of fields that depend on each other; they raise `Misuse`.
 
     Raises:
-        Misuse: lists every field that is unknown, wrong, or asks for what is not available.
+        Misuse: lists every field that is unknown, wrong, or not supported.
     """
     if not isinstance(body.fields, Mapping):
         raise Misuse(f"the body is {show(body.fields)}; send a JSON object with a prompt", code="invalid_json")
@@ -174,7 +174,7 @@ def _cache(found: Mapping[str, Any]) -> None:
 
 
 def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the fields of `extra_body` and its likes at the top; what stands there already wins."""
+    """Move the fields of `extra_body` and similar objects to the top level; fields that are there already win."""
     found = {name.removesuffix("[]"): value for name, value in body.items() if name not in EXTRAS}
     for name in EXTRAS:
         value = body.get(name)
@@ -193,7 +193,7 @@ def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(name: str, value: Any, route: Fields) -> None:
-    """Refuse a field that is not read here, unless it asks for nothing."""
+    """Refuse a field that this route does not have, unless its value changes nothing."""
     later = FIELDS.get(name)
     if later is not None:
         if later.asked(value) and not (isinstance(value, str) and not later.asked(_plain(value))):
@@ -206,7 +206,7 @@ def _refuse(name: str, value: Any, route: Fields) -> None:
 
 
 def _plain(text: str) -> Any:
-    """Return what the text of a form says."""
+    """Return the value of a form's text."""
     try:
         return parse_json(text.lower())
     except Invalid:

@@ -49,7 +49,7 @@ async def edits(request: Request) -> dict[str, Any]:
     pipeline = state.studio.found.kind.pipeline
     _makes_images(state)
     if not state.studio.pictures[1]:
-        raise Misuse(f"a {pipeline} reads no pictures; send the prompt to /v1/images/generations")
+        raise Misuse(f"a {pipeline} takes no input pictures; send the prompt to /v1/images/generations")
     fields = read_fields(body, EDIT, seeds, image_form)
     sent = [*body.uploads, *urls(fields, EDIT.urls)]
     if not sent:
@@ -68,7 +68,7 @@ async def _made(request: Request, fields: Mapping[str, Any], sent: Sequence[Uplo
     if state.files.folder is None and response == "url":
         if "response_format" in fields or default != "url":
             raise Misuse(
-                "response_format: found url, and this server keeps no files (--output-path ''); ask for b64_json",
+                "response_format: found url, and this server saves no files (--output-path ''); use b64_json",
                 field="response_format",
             )
         response = "b64_json"

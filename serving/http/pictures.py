@@ -66,7 +66,7 @@ def from_url(url: str, field: str) -> bytes:
     head, comma, content = url.partition(",")
     if not head.startswith("data:") or not comma:
         raise Misuse(
-            f"{field}: {url[:60]!r} is not fetched: this server opens no addresses for its clients; send the picture "
+            f"{field}: {url[:60]!r} is not fetched: the server downloads nothing; send the picture "
             "as a file or as data:image/png;base64,...",
             field=field,
         )

@@ -73,7 +73,7 @@ class State:
         _bounded(recipe)
         if model in (None, *self.names):
             return recipe
-        note = f"the request names the model {model[:80]!r}; this server has {self.names[0]!r} only, which made this"
+        note = f"the request names the model {model[:80]!r}; this server has only {self.names[0]!r}, which was used"
         return attrs.evolve(recipe, notes=(*recipe.notes, note))
 
     async def pictures(self, sent: Sequence[Upload]) -> list[Picture]:
@@ -106,7 +106,7 @@ class State:
             if not future.done():
                 self.engine.cancel(job.id)
         if not future.done():
-            raise HttpError("the client went away", 499, code="client_closed_request")
+            raise HttpError("the client closed the connection", 499, code="client_closed_request")
         entry = future.result()
         if entry.error is not None:
             raise entry.error

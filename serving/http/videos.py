@@ -34,7 +34,7 @@ async def create(request: Request) -> dict[str, Any]:
     if not state.studio.video:
         raise Misuse(f"a {state.studio.found.kind.pipeline} makes images; send the prompt to /v1/images/generations")
     if state.files.folder is None:
-        raise Misuse("this server keeps no files (--output-path ''), which videos need; start it with a folder")
+        raise Misuse("videos need files, and this server saves none (--output-path ''); start it with a folder")
     fields = read_fields(body, VIDEO, seeds)
     sent = [*body.uploads, *urls(fields, VIDEO.urls)]
     pictures = await state.pictures(sent)

@@ -106,9 +106,9 @@ def test_metrics_are_there_only_if_asked_for(here):
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("POST", "/v1/set_lora", 501, "LoRA is not in this version"),
-        ("GET", "/v1/list_loras", 501, "LoRA is not in this version"),
-        ("POST", "/v1/meshes", 404, "no model of this version makes meshes"),
+        ("POST", "/v1/set_lora", 501, "LoRA is not supported in this version"),
+        ("GET", "/v1/list_loras", 501, "LoRA is not supported in this version"),
+        ("POST", "/v1/meshes", 404, "this version has no models for meshes"),
         ("GET", "/v1/realtime_video/generate", 404, "no realtime models"),
         ("POST", "/vertex_generate", 404, "use /v1/images/generations"),
         ("POST", "/v1/chat/completions", 404, "there is no /v1/chat/completions"),

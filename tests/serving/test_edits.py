@@ -68,7 +68,7 @@ def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
             "picture: there is no such file field here; send the picture as a file of a multipart form (curl -F image=",
         ),
         ({}, {"image": ("x", encoded()), "mask": ("m", encoded())}, "masks are not supported"),
-        ({"url": "http://127.0.0.1/x.png"}, None, "is not fetched: this server opens no addresses"),
+        ({"url": "http://127.0.0.1/x.png"}, None, "is not fetched: the server downloads nothing"),
         ({"url": "file:///etc/passwd"}, None, "is not fetched"),
         ({"url": "data:image/png;base64,###"}, None, "the data: URL is damaged"),
         ({}, {"image": ("x", encoded("BMP"))}, "send PNG, JPEG or WebP"),

@@ -78,7 +78,7 @@ def test_compression_makes_files_smaller(here):
     assert sizes == sorted(sizes) and sizes[0] < sizes[2]
     assert size(output_quality="low") == size(output_compression=35)
     error = app.refused(output_compression=50)
-    assert error["param"] == "output_compression" and "PNG loses nothing" in error["message"]
+    assert error["param"] == "output_compression" and "PNG is lossless" in error["message"]
 
 
 def test_several_images_are_those_of_their_seeds(here):
@@ -244,9 +244,9 @@ def test_a_file_that_is_gone(here, tmp_path):
 def test_other_routes_of_a_model_that_makes_images(here):
     app = here("flux")
     assert "makes images; send the prompt to /v1/images/generations" in app.refused("/v1/videos")["message"]
-    assert "reads no pictures" in app.refused("/v1/images/edits")["message"]
+    assert "takes no input pictures" in app.refused("/v1/images/edits")["message"]
     answer = app.client.post("/v1/images/generations", data={"prompt": "a"}, files={"image": b"x"})
-    assert answer.status_code == 400 and "this route reads no pictures" in answer.json()["detail"]
+    assert answer.status_code == 400 and "this route takes no pictures" in answer.json()["detail"]
 
 
 def test_results_on_the_disk_are_not_kept_in_memory_too(here):

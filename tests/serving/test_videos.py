@@ -133,7 +133,7 @@ def test_what_cannot_be_a_video(here):
     assert "unknown key" in create(app, 400, cache_dit_params={"x": 1})["detail"]
     assert not app.engine.jobs.all("video")
     none = here("wan", keep=False)
-    assert "this server keeps no files" in create(none, 400)["detail"]
+    assert "this server saves none" in create(none, 400)["detail"]
 
 
 def test_a_video_that_fails_says_why(here, monkeypatch):
