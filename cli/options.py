@@ -81,7 +81,7 @@ def _image() -> tuple[Flag, ...]:
             group,
             "--guidance-scale",
             type=number(0),
-            help="Guidance scale: an input of models with built-in guidance (FLUX, HunyuanVideo), otherwise the scale of "
+            help="Guidance scale: an input of models with built-in guidance (FLUX, HunyuanVideo), else the scale of "
             "classifier-free guidance (Wan, Z-Image). [the checkpoint's]",
         ),
         _flag(

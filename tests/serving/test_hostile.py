@@ -194,8 +194,8 @@ NO_JSON = {
     "twice inside": (b'{"prompt": "a", "cache_dit_params": {"a": 1, "a": 2}}', "'a' is there twice"),
     "many values": (b'{"prompt": "a", "zzz": [' + b"[]," * 60_000 + b"1]}", "more than 100000 values"),
     "long name": (b'{"prompt": "a", "' + b"k" * 100_000 + b'": 1}', "a name has 100000 characters"),
-    "a form": (b"prompt=a+cat&n=1", "Content-Type says JSON"),
-    "parts": (b'--x\r\nContent-Disposition: form-data; name="prompt"', "Content-Type says JSON"),
+    "a form": (b"prompt=a+cat&n=1", "Content-Type is JSON"),
+    "parts": (b'--x\r\nContent-Disposition: form-data; name="prompt"', "Content-Type is JSON"),
 }
 
 

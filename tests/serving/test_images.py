@@ -118,7 +118,7 @@ def test_a_server_that_keeps_nothing(here, tmp_path):
     made = app.post(**FEW)
     assert made["data"][0]["b64_json"] and made["data"][0]["file_path"] is None and not list(tmp_path.iterdir())
     error = app.refused(response_format="url")
-    assert error["param"] == "response_format" and "ask for b64_json" in error["message"]
+    assert error["param"] == "response_format" and "use b64_json" in error["message"]
 
 
 WRONG = {
@@ -223,7 +223,7 @@ def test_another_models_name_is_noted(here):
     app = here("flux")
     assert app.post(**FEW, model="tiny")["puredit"]["notes"] == app.post(**FEW, model="flux")["puredit"]["notes"] == []
     (note,) = app.post(**FEW, model="dall-e-3")["puredit"]["notes"]
-    assert "names the model 'dall-e-3'; this server has 'tiny' only" in note
+    assert "names the model 'dall-e-3'; this server has only 'tiny'" in note
 
 
 @pytest.mark.parametrize("path", ["../secret", "..%2f..%2fsecret", "%2e%2e/secret", "x" * 3000])
