@@ -15,7 +15,7 @@ from pure.models import CheckpointError, load_pipeline
 from pure.models.flux2.vae import limited
 from pure.transforms import dbcache, guided, scm
 from tests.support import chat_pipelines as tiny
-from tests.support.half import assert_as_near
+from tests.support.half import assert_as_near, rounding_once
 
 CLASSES = {"dev": Flux2Pipeline, "klein": Flux2KleinPipeline, "distilled": Flux2KleinPipeline}
 # Of dev, the conversation before the prompt alone is 250 bytes, which are its tokens here.
@@ -138,7 +138,8 @@ def test_bf16_runs(saved):
         pixels, exact = (tiny.reference(pipe, "a dog", **options)[0] for pipe in (theirs, loaded(saved / name)[1]))
         assert_as_near(made.pixels, pixels, exact)
         if name == "dev":  # one row a step, as in diffusers: the same kernels
-            assert torch.equal(made.pixels, pixels)
+            with rounding_once(theirs):
+                assert torch.equal(made.pixels, tiny.reference(theirs, "a dog", **options)[0])
 
 
 def test_steps_are_skipped(saved):
