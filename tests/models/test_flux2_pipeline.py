@@ -194,7 +194,7 @@ def test_requests_that_are_not_possible_are_refused(saved, options, message):
 @pytest.mark.parametrize(
     ("name", "negative", "options", "message"),
     [
-        ("dev", "ugly", {}, "the negative prompt has no effect: this model is guided by an input"),
+        ("dev", "ugly", {}, "the negative prompt has no effect: guidance is built into this model"),
         ("klein", "ugly", {"guidance_scale": 1.0}, "the negative prompt has no effect: set guidance_scale above 1"),
         ("distilled", None, {"guidance_scale": 4.0}, "guidance_scale=4.0 has no effect: this checkpoint is distilled"),
         ("distilled", "ugly", {"guidance_scale": 4.0}, "guidance_scale=4.0 with the negative prompt has no effect: th"),

@@ -72,6 +72,20 @@ def test_other_types_are_equal_bit_for_bit(kind, dtype, batch):
     assert torch.equal(prediction, reference(model, inputs))
 
 
+@pytest.mark.parametrize("factor", [2**8, 2**15])
+def test_numbers_beyond_fp16_are_those_of_diffusers(factor):
+    """In diffusers nothing of this family is clipped: what overflows there, overflows here."""
+    model = tiny.transformer(dtype=torch.float16)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "proj_out" in name and name.endswith("weight"):
+                parameter.mul_(factor)
+    inputs = tiny.inputs(model, 2)
+    expected = reference(model, inputs)
+    assert bool(expected.isfinite().all()) == (factor < 2**15)
+    torch.testing.assert_close(ours(model, inputs)[0], expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_latents_may_be_more_precise_than_the_model():
     """As in diffusers' pipelines, where the first latents and timestep are fp32 and the model is not."""
     model = tiny.transformer(dtype=torch.bfloat16)

@@ -96,6 +96,20 @@ def test_narrow_types_are_equal_bit_for_bit(kind, dtype, tmp_path: Path):
         assert prediction.dtype == dtype and torch.equal(prediction, reference(model, inputs))
 
 
+@pytest.mark.parametrize("factor", [2**8, 2**15])
+def test_numbers_beyond_fp16_are_those_of_diffusers(factor, tmp_path: Path):
+    """In diffusers nothing of this family is clipped: what overflows there, overflows here."""
+    model = narrowed(transformer(), torch.float16, tmp_path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "ffn.net.0" in name and name.endswith("weight"):
+                parameter.mul_(factor)
+    inputs = call(model, 2)
+    expected = reference(model, inputs)
+    assert bool(expected.isfinite().all()) == (factor < 2**15)
+    torch.testing.assert_close(ours(model, inputs)[0], expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_double_precision_is_equal_bit_for_bit():
     logging.set_verbosity_error()  # diffusers warns of this cast
     model = transformer().double()

@@ -54,6 +54,20 @@ def test_other_types_are_equal_bit_for_bit(dtype, texts):
     assert torch.equal(ours(model, call)[0], reference(model, call))
 
 
+@pytest.mark.parametrize("factor", [2**8, 2**15])
+def test_numbers_beyond_fp16_are_those_of_diffusers(factor):
+    """In diffusers nothing of this family is clipped: what overflows there, overflows here."""
+    model = tiny.transformer().to(torch.float16)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "feed_forward.w3" in name and name.endswith("weight"):
+                parameter.mul_(factor)
+    call = tiny.call(model, (8, 40))
+    expected = reference(model, call)
+    assert bool(expected.isfinite().all()) == (factor < 2**15)
+    torch.testing.assert_close(ours(model, call)[0], expected, rtol=0, atol=0, equal_nan=True, check_dtype=False)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
