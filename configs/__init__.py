@@ -27,14 +27,14 @@ import typing as _typing
 import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
 
 if _typing.TYPE_CHECKING:
-    from pure.configs.build import Parallel, build, parallel, quantizations, translate
-    from pure.configs.configure import configure
+    from pure.configs.building import Parallel, build, parallel, quantizations, translate
+    from pure.configs.configuring import configure
+    from pure.configs.describing import Reference, Row, describe, reference, reference_table
     from pure.configs.effective import Effective
     from pure.configs.environment import read_environment
     from pure.configs.layer import Layer, Setting
     from pure.configs.load import dump, load_config, load_text, names
     from pure.configs.precedence import read_flags, read_model_defaults, resolve
-    from pure.configs.reference import Reference, Row, describe, reference, reference_table
     from pure.configs.report import ConfigError, Problem
     from pure.configs.request import REQUEST_KEYS, read_request
     from pure.configs.schema import CacheConfig, ParallelismConfig, QuantizeConfig
@@ -74,15 +74,16 @@ __all__ = [
 ]
 
 # Imported where they are first read, as in `pure`: flags are read by the kinds of this package, and need no torch.
+# No module is called as a public name: importing it would put the module in the place of the function.
 _MODULES = {
-    "build": "Parallel build parallel quantizations translate",
-    "configure": "configure",
+    "building": "Parallel build parallel quantizations translate",
+    "configuring": "configure",
     "effective": "Effective",
     "environment": "read_environment",
     "layer": "Layer Setting",
     "load": "dump load_config load_text names",
     "precedence": "read_flags read_model_defaults resolve",
-    "reference": "Reference Row describe reference reference_table",
+    "describing": "Reference Row describe reference reference_table",
     "report": "ConfigError Problem",
     "request": "REQUEST_KEYS read_request",
     "schema": "CacheConfig ParallelismConfig QuantizeConfig",

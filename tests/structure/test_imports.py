@@ -112,3 +112,12 @@ def test_extras_are_imported_where_they_are_used():
                     if found != "puredit" and not module.startswith(OWN.get(extras[found], "-"))
                 ]
     assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+@pytest.mark.parametrize("package", ["pure", "pure.configs"])
+def test_no_module_takes_the_place_of_a_public_name(package):
+    # These packages import a module where a name of it is first read, and importing a module sets it in its package.
+    lazy = importlib.import_module(package)
+    inside = {name.rpartition(".")[2] for name in modules() if name.rpartition(".")[0] == package}
+    assert "__getattr__" in vars(lazy) and inside
+    assert not inside & set(lazy.__all__)
