@@ -63,5 +63,11 @@ def unknown(name: str, flags: Iterable[str]) -> str:
     if dashes in flags:
         return f"there is no flag {name}; flags are written with dashes: {dashes}"
     elsewhere = ELSEWHERE.get(dashes)
-    guess = elsewhere if elsewhere in flags else nearest(dashes, flags)
+    guess = elsewhere if elsewhere in flags else _similar(dashes, flags)
     return f"there is no flag {name}; " + (f"did you mean {guess}?" if guess else "--help lists the flags")
+
+
+def _similar(name: str, flags: set[str]) -> str | None:
+    # The dashes are common to all flags and say nothing about what was meant.
+    bare = {flag.lstrip("-"): flag for flag in sorted(flags, key=len)}
+    return bare.get(nearest(name.lstrip("-"), bare) or "")

@@ -173,3 +173,11 @@ def test_a_broken_pipe_is_no_success(words):
     )  # fmt: skip
     os.close(writer)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_a_flag_like_no_other_gets_no_guess(capfd):
+    assert run(["generate", "--nonsense", "3", "--upscaling"]) == 2
+    assert capfd.readouterr().err.splitlines() == [
+        "error: there is no flag --nonsense; --help lists the flags",
+        "there is no flag --upscaling; --help lists the flags",
+    ]
