@@ -41,7 +41,10 @@ def locate(source: str | os.PathLike[str], patterns: tuple[str, ...] = EVERYTHIN
     Raises:
         CheckpointError: there is no such folder, or the hub does not give it.
     """
-    folder = Path(source).expanduser()
+    try:
+        folder = Path(source).expanduser()
+    except RuntimeError:  # ~name of a user that is not known
+        folder = Path(source)
     if folder.is_dir():
         return _pipeline_folder(folder)
     if folder.exists():

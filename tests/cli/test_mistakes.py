@@ -93,7 +93,9 @@ def test_a_server_is_told_all_at_once_too(puredit, unloaded):
     assert all(flag in err for flag in ("--num-gpus 2", "--tp-size 2", "--vae-tiling"))
 
 
-@pytest.mark.parametrize("model", ["./nothere", "../not/there", "/not/there", "~/nothere", "owner/name/", "nothere/."])
+@pytest.mark.parametrize(
+    "model", ["./nothere", "../not/there", "/not/there", "~/nothere", "~nobody.here", "owner/name/", "nothere/."]
+)
 def test_a_path_is_never_looked_up_at_the_hub(puredit, unloaded, monkeypatch, model):
     def download(*_, **__):
         raise AssertionError("the hub was asked")
