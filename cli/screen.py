@@ -19,9 +19,10 @@ STYLES = {"warning": "yellow", "note": "cyan"}
 
 
 def console(stderr: bool = False) -> rich.console.Console:
-    """Return a console; lines for a pipe or a file are not folded at 80 columns."""
+    """Return a console; lines for a pipe or a file are folded only where the variable COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
-    return rich.console.Console(stderr=stderr, highlight=False, width=None if stream.isatty() else WIDTH)
+    measured = stream.isatty() or "COLUMNS" in os.environ
+    return rich.console.Console(stderr=stderr, highlight=False, width=None if measured else WIDTH)
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ import io
 import pytest
 import rich.console
 
+from pure.cli.screen import WIDTH, console
 from pure.cli.tables import print_table
 
 HEAD = ("pipeline", "family", "task")
@@ -38,3 +39,11 @@ def test_a_table_without_a_head():
     rows = [("seconds", "2.51 denoising, 2.96 with text and decoding"), ("steps computed", "5 of 6")]
     assert "steps computed   5 of 6" in printed(80, ("", ""), rows)
     assert "steps computed\n  5 of 6" in "\n".join(line.rstrip() for line in printed(28, ("", ""), rows).splitlines())
+
+
+@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("200", 200), (None, WIDTH)])
+def test_the_variable_columns_holds_for_a_pipe_too(monkeypatch, columns, width):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert console().width == width
