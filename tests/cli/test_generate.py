@@ -153,7 +153,7 @@ def test_a_picture_that_is_not_finite_fails_and_the_others_are_saved(puredit, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--seed", 2**63), f"'{2**63}' is not a whole number of at least 0 and at most {2**63 - 1}"),
+        (("--seed", 2**63), f"'{2**63}' is too large: at most {2**63 - 1}"),
         (
             ("--seed", 2**63 - 1, "--num-outputs", 2),
             f"--seed {2**63 - 1} with --num-outputs-per-prompt 2: seeds go up to",
