@@ -80,9 +80,10 @@ def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
         plain, template = pipeline.guide(base, request)
         cached = transformed(plain, transforms_of(job.caching, plain))
         told = cached.notes(pipeline.schedule(template))
-        for note in (*template.notes, *told):
-            screen.note(note.text, note.kind)
         engine = Engine(pipeline=pipeline, plain=plain, cached=cached, template=template, told=bool(told))
+        notes = (*pipeline.notes(engine.batch(job.outputs)), *told)
+        for text, kind in dict.fromkeys((note.text, note.kind) for note in notes):
+            screen.note(text, kind)
         for height, width in job.warmup_sizes:
             engine.sized(height, width)
         return engine

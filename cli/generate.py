@@ -19,7 +19,7 @@ from pure.cli.perf import report, write_report
 from pure.cli.plotting import write_plot
 from pure.cli.progress import Progress
 from pure.cli.results import Made
-from pure.cli.screen import Screen, blank, show_warnings
+from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
@@ -48,7 +48,7 @@ def execute(job: Job) -> None:
     if job.parallel.sizes.total == 1:
         perform(job)
     else:
-        spread(job, job.parallel.sizes, job.found, _lead, follow, os.environ)
+        spread(job, job.parallel.sizes, job.found, perform, follow, os.environ)
 
 
 def perform(job: Job, mesh: DeviceMesh | None = None) -> None:
@@ -84,11 +84,6 @@ def perform(job: Job, mesh: DeviceMesh | None = None) -> None:
         raise Interrupted(f"interrupted after {len(made)} of {len(job.outputs)} images") from None
     finally:
         _tell(job, engine, made, files, screen, advise=not (failed or (engine and engine.told)))
-
-
-def _lead(job: Job, mesh: DeviceMesh) -> None:
-    show_warnings()
-    perform(job, mesh)
 
 
 def follow(job: Job, mesh: DeviceMesh) -> None:

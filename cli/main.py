@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ import pure
 from pure.cli.commands import COMMANDS
 from pure.cli.memory import keep_memory
 from pure.cli.parsing import WIDEST, Context
-from pure.cli.screen import quiet_imports, show_warnings
 from pure.engine.errors import EngineError, Interrupted, Misuse, nearest
+from pure.engine.libraries import quiet_imports
 
 __all__ = ["main", "run"]
 
@@ -60,9 +59,7 @@ def run(words: Sequence[str]) -> int:
     """Run the command line and return its exit code: 0, 1 failed, 2 misuse, 130 interrupted."""
     debug = "--debug" in words or any("--log-level debug" == " ".join(pair) for pair in itertools.pairwise(words))
     try:
-        with warnings.catch_warnings():
-            show_warnings()
-            return puredit.main(list(words), prog_name="puredit", standalone_mode=False) or 0
+        return puredit.main(list(words), prog_name="puredit", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 0

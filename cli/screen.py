@@ -1,18 +1,14 @@
 """The two streams of a command: results on standard output, progress and notes on standard error."""
 
 import contextlib
-import logging
 import os
 import sys
-import warnings
-from typing import Any
 
 import attrs
-import click
 import rich.console
 import rich.text
 
-__all__ = ["Screen", "blank", "console", "quiet_imports", "screen", "show_warnings"]
+__all__ = ["Screen", "blank", "console", "screen"]
 
 WIDTH = 120
 STYLES = {"warning": "yellow", "note": "cyan"}
@@ -57,26 +53,3 @@ def blank() -> Screen:
     """Return a screen that shows nothing, of a process that only computes."""
     nowhere = rich.console.Console(file=open(os.devnull, "w"))
     return Screen(nowhere, nowhere, quiet=True)
-
-
-def show_warnings() -> None:
-    """Print our own warnings as one line each, once; other people's are for developers."""
-    shown: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-        text = str(message)
-        if issubclass(category, UserWarning) and text not in shown and not issubclass(category, FutureWarning):
-            shown.add(text)
-            click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
-
-    warnings.simplefilter("ignore")
-    warnings.simplefilter("always", UserWarning)
-    # Of torchao's tensors under torch.compile; it costs a cache on disk, and users cannot change it.
-    warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
-    warnings.showwarning = show
-
-
-def quiet_imports() -> None:
-    """Keep off the screen what torchao says while diffusers and transformers import it: it is for its developers."""
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)

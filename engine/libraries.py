@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+
+
+def quiet_imports() -> None:
+    """Keep off the screen what libraries say to developers: warnings, and what torchao logs while it is imported.
+
+    Nothing of ours is lost: it is said in notes.
+    """
+    warnings.simplefilter("ignore")
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def quiet_libraries() -> None:
     """Keep progress bars and advice of the libraries off the screen."""
+    quiet_imports()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import diffusers.utils.logging
     import transformers.utils.logging

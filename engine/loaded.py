@@ -11,13 +11,11 @@ from pure.configs import ConfigError, Facts, configure
 from pure.engine import opening as models
 from pure.engine.caching import Caching, transforms_of
 from pure.engine.errors import Misuse
-from pure.engine.notes import collected
 from pure.engine.opening import facts_of
 from pure.experts import transformed
 from pure.models.family import Description
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Request
-from pure.notes import Note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -164,15 +162,13 @@ class Studio:
             raise Misuse(str(error), field="cache_dit_params", code="invalid_cache_config") from error
         self._fits(asked)
         try:
-            with collected() as warned:
-                request = self._sized(asked)
-                plain, request = self.pipeline.guide(self.base, request)
-                denoiser = transformed(plain, transforms_of(caching, plain))
-                found = self._notes(denoiser, request)
+            plain, request = self.pipeline.guide(self.base, self._sized(asked))
+            denoiser = transformed(plain, transforms_of(caching, plain))
+            found = (*request.notes, *denoiser.notes(self.pipeline.schedule(request)))
         except (ValueError, TypeError, OverflowError) as error:
             raise Misuse(str(error)) from error
         fps = (asked.fps or self.found.defaults.fps) if self.video else None
-        told = (*caching.effective.notes, *asked.notes, *warned, *(note.text for note in (*request.notes, *found)))
+        told = (*caching.effective.notes, *asked.notes, *(note.text for note in found))
         notes = tuple(dict.fromkeys(told))
         return Recipe(request=request, denoiser=denoiser, caching=caching, fps=fps, notes=notes)
 
@@ -199,7 +195,3 @@ class Studio:
                 continue
         options["frames"] = wanted  # nothing near it is possible: let the error say why
         return self.pipeline.request("", asked.negative_prompt, **options)
-
-    def _notes(self, denoiser: Model, request: Request) -> tuple[Note, ...]:
-        """Hold the plans against the lengths of the schedules, which `init` would do once the work has begun."""
-        return denoiser.notes(self.pipeline.schedule(request))

@@ -121,11 +121,11 @@ def decode(pipeline: Pipeline, batch: batches.Batch[K], row: int, request: Reque
         NotFiniteError: its latents or pixels are not finite.
     """
     with torch.no_grad():
-        pixels = pipeline.decoded(pipeline.finished(batches.latents(batch, row), request), request)[0]
-    if text := pipeline.fault(batch, row, request, pixels):
-        raise NotFiniteError({row: text})
-    frames = pixels if pixels.ndim == 4 else pixels[None]
-    return frames.permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
+        decoded = pipeline.decoded(pipeline.finished(batches.latents(batch, row), request), request)
+    if wrong := batches.faults(batch, decoded, pipeline.dtype, pipeline.cfg, [row]):
+        raise NotFiniteError(wrong)
+    frames = decoded if decoded.ndim == 5 else decoded[:, None]
+    return frames[0].permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
 
 
 def take_part(pipeline: Pipeline, denoiser: Model, request: Request, seeds: Sequence[int]) -> None:

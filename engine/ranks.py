@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +19,7 @@ import torch
 from pure.configs import Parallel
 from pure.distributed.mesh import Sizes
 from pure.engine.errors import Misuse
-from pure.engine.libraries import quiet_libraries
+from pure.engine.libraries import quiet_imports, quiet_libraries
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -190,17 +189,16 @@ def _rank(
     from pure.distributed.mesh import make_mesh
 
     mesh = make_mesh(sizes, device)
-    with warnings.catch_warnings():
-        if dist.get_rank() == 0:
-            lead(payload, mesh)
-        else:
-            with _silence():
-                follow(payload, mesh)
+    quiet_imports()
+    if dist.get_rank() == 0:
+        lead(payload, mesh)
+    else:
+        with _silence():
+            follow(payload, mesh)
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Say nothing: rank 0 has said it."""
-    warnings.simplefilter("ignore")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield

@@ -18,8 +18,12 @@ import torch
 import pure
 from pure import Denoiser, Experts, Frame, Info, Solver, State, States, Step, Weights
 from pure.guidance import Guidance
+from pure.models.guidance import guidance_of
 
-__all__ = ["Batch", "Member", "advance", "begin", "join", "keep", "latents", "mixes", "not_finite_from"]
+__all__ = ["Batch", "Member", "advance", "begin", "faults", "join", "keep", "latents", "mixes"]
+
+HIGH_SCALE = 30.0
+"""Guidance above it is a likely cause of numbers that overflow."""
 
 K = TypeVar("K")
 
@@ -136,10 +140,40 @@ def latents(batch: Batch[K], row: int) -> torch.Tensor:
     return batch.solver.latents(batch.carry)[row : row + 1]
 
 
-def not_finite_from(batch: Batch[K], row: int) -> int | None:
-    """Return the index of the step that left infinities or NaN in the latents of a sample; None: all are finite."""
-    finite = int(batch.finite[row])
-    return finite if finite < batch.members[row].place else None
+def faults(
+    batch: Batch[K], pixels: torch.Tensor, dtype: torch.dtype, option: str, rows: Sequence[int] | None = None
+) -> dict[int, str]:
+    """Say of samples whose latents or pixels are not finite where that began, and the likely cause.
+
+    Args:
+        batch: after the last step of these samples.
+        pixels: of each of them, (R, ...).
+        dtype: of the parameters.
+        option: that scales guidance.
+        rows: of the batch, R; None: all.
+
+    Returns:
+        What is wrong, by row; nothing of samples that are finite.
+    """
+    found = {}
+    for row, decoded in zip(range(len(batch.members)) if rows is None else rows, pixels, strict=True):
+        member, finite = batch.members[row], int(batch.finite[row])
+        if finite >= member.place and bool(decoded.isfinite().all()):
+            continue
+        where = "in the decoder" if finite >= member.place else f"from step {finite + 1} of {len(batch.steps)} on"
+        seed = "" if member.seed is None else f" with seed {member.seed}"
+        cause = _cause(batch.denoiser, dtype, option)
+        found[row] = f"{member.prompt!r}{seed} is not finite {where} (infinite or NaN), so there is no picture; {cause}"
+    return found
+
+
+def _cause(denoiser: Denoiser | Experts, dtype: torch.dtype, option: str) -> str:
+    guided = guidance_of(denoiser)
+    if dtype == torch.float16:
+        return "float16 overflows beyond 65504: load the checkpoint in bf16 or fp32"
+    if guided is not None and abs(guided.scale) > HIGH_SCALE:
+        return f"guidance by {guided.scale:g} is far too high: lower {option or 'the scale'}"
+    return "some weights are damaged, or a transform divides by zero"
 
 
 def _step(steps: tuple[Step, ...], places: Sequence[int]) -> Step:

@@ -31,9 +31,6 @@ Model = Denoiser | Experts
 
 K = TypeVar("K")
 
-HIGH_SCALE = 30.0
-"""Guidance above it is a likely cause of numbers that overflow."""
-
 LARGEST = 2**24
 """Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
 
@@ -94,6 +91,10 @@ class Pipeline(abc.ABC):
         Raises:
             ValueError: a text cannot be read.
         """
+
+    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
+        """Return a note on each of `texts` that is longer than what is read of it; its subject is the text's index."""
+        return ()
 
     @abc.abstractmethod
     def shape(self, request: Request) -> tuple[int, ...]:
@@ -253,6 +254,15 @@ class Pipeline(abc.ABC):
             return positive
         return Branches(conditional=positive, unconditional=branch(request.negative_prompts, True))
 
+    def notes(self, request: Request) -> tuple[Note, ...]:
+        """Return what a request does not do: settings without effect, and of each sample the prompts that are cut."""
+        many, found = request.images_per_prompt, list(request.notes)
+        for texts in (request.prompts, request.negative_prompts or ()):
+            for note in self.cut(request, texts) if texts else ():
+                first = (note.subject or 0) * many
+                found += [attrs.evolve(note, subject=sample) for sample in range(first, first + many)]
+        return tuple(found)
+
     # ------------------------------------------------------------------ what a user writes
 
     def encode(self, request: Request) -> object:
@@ -267,7 +277,7 @@ class Pipeline(abc.ABC):
         Raises:
             ValueError: a text cannot be read, or the model takes another number of pictures.
         """
-        warn(request.notes)
+        warn(self.notes(request))
         return self.conditioning(request)
 
     def noise(self, request: Request, seed: int | Sequence[int] = 42) -> torch.Tensor:
@@ -323,21 +333,6 @@ class Pipeline(abc.ABC):
         ]
         return batches.begin(denoiser, self.params, self.solver, conditioning, noise, steps, members)
 
-    def fault(self, batch: batches.Batch[K], row: int, request: Request, pixels: torch.Tensor) -> str | None:
-        """Say of a sample whose latents or pixels are not finite where that began, and the likely cause; else None."""
-        step, member = batches.not_finite_from(batch, row), batch.members[row]
-        if step is None and bool(pixels.isfinite().all()):
-            return None
-        where = "in the decoder" if step is None else f"from step {step + 1} of {len(batch.steps)} on"
-        seed = "" if member.seed is None else f" with seed {member.seed}"
-        cause = "some weights are damaged, or a transform divides by zero"
-        guided = guidance_of(batch.denoiser)
-        if self.dtype == torch.float16:
-            cause = "float16 overflows beyond 65504: load the checkpoint in bf16 or fp32"
-        elif guided is not None and abs(guided.scale) > HIGH_SCALE:
-            cause = f"guidance by {guided.scale:g} is far too high: lower {self.cfg or 'the scale'}"
-        return f"{member.prompt!r}{seed} is not finite {where} (infinite or NaN), so there is no picture; {cause}"
-
     def pixels(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, ...) to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1.
 
@@ -388,7 +383,7 @@ class Pipeline(abc.ABC):
         request = self.request(prompt, negative_prompt, **options)
         denoiser, request = self.guide(transformed(self.denoiser, transform), request)
         batch = self.begin(denoiser, request, seed, range(request.batch))
-        notes, infos = (*request.notes, *denoiser.notes(batch.steps)), []
+        notes, infos = (*self.notes(request), *denoiser.notes(batch.steps)), []
         warn(notes, stacklevel=3)
         for _ in batch.steps:
             batch, frame = batches.advance(batch)
@@ -397,7 +392,7 @@ class Pipeline(abc.ABC):
                 observe(frame)
         latents = self.finished(self.solver.latents(batch.carry), request)
         pixels = self.decoded(latents, request)
-        wrong = {row: text for row in range(len(pixels)) if (text := self.fault(batch, row, request, pixels[row]))}
+        wrong = batches.faults(batch, pixels, self.dtype, self.cfg)
         if wrong:
             raise NotFiniteError(wrong, pixels, latents)
         return Generation(pixels=pixels, latents=latents, infos=tuple(infos), notes=notes)

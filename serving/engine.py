@@ -14,7 +14,6 @@ import torch
 from pure.engine.errors import EngineError, Failure, Misuse, Stopping
 from pure.engine.loaded import Recipe, Studio
 from pure.engine.make import decode, warm_up
-from pure.engine.notes import collected
 from pure.engine.report import finite, run_report
 from pure.engine.result import Result
 from pure.models import NotFiniteError
@@ -203,9 +202,9 @@ class Engine:
             negative_prompts=None if negative is None else negative[:1] * len(wanted),
         )
         try:
-            with collected() as warned:
-                seeds = [sample.seed for sample in wanted]
-                batch = self.studio.pipeline.begin(self._same(recipe.denoiser), request, seeds, wanted)
+            pipeline, seeds = self.studio.pipeline, [sample.seed for sample in wanted]
+            batch = pipeline.begin(self._same(recipe.denoiser), request, seeds, wanted)
+            notes = pipeline.notes(request)
         except (ValueError, TypeError) as error:
             if len(wanted) > 1:
                 apart += [[sample] for sample in wanted]
@@ -213,10 +212,8 @@ class Engine:
                 self.jobs.fail(wanted[0].job.id, Misuse(str(error)))
             return None
         seconds = self._lap(began)
-        for sample in wanted:
-            others = {repr(one.job.prompt) for one in wanted} - {repr(sample.job.prompt)}
-            # A warning that quotes another prompt is not about this one.
-            self.jobs.begin(sample.job.id, [text for text in warned if not any(one in text for one in others)])
+        for row, sample in enumerate(wanted):
+            self.jobs.begin(sample.job.id, [note.text for note in notes if note.subject in (None, row)])
             self._times[sample] = Timed(encode=seconds)
         return batch
 

@@ -5,15 +5,16 @@ A prompt stands in a conversation, which the tokenizer's own template writes.
 Shapes: P texts, T tokens, W width of the language model.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 
+from pure.models.common.truncation import cut
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
+from pure.notes import Note
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -41,28 +42,28 @@ class ChatReader:
     forbidden: str = ""
 
     def __call__(self, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return embeddings (P, T, layers x W), and a mask (P, T), True at tokens that do not pad; T is `longest`.
-
-        Warns where a text is truncated.
-        """
-        whole, limit = [self._conversation(text) for text in texts], longest + self.dropped
-        for text, ids in zip(texts, self.tokenizer(whole, add_special_tokens=False).input_ids, strict=True):
-            if len(ids) > limit:
-                warnings.warn(
-                    f"the text encoder reads {limit} tokens and the prompt {text!r} has {len(ids)}, with the "
-                    f"conversation it stands in; it does not see {self.tokenizer.decode(ids[limit:])!r}",
-                    stacklevel=5,
-                )
+        """Return embeddings (P, T, layers x W), and a mask (P, T), True at tokens that do not pad; T is `longest`."""
         tokens = self.tokenizer(
-            whole,
+            [self._conversation(text) for text in texts],
             padding="max_length",
             truncation=True,
-            max_length=limit,
+            max_length=longest + self.dropped,
             return_tensors="pt",
             add_special_tokens=False,
         )
         hidden = self._hidden(tokens.input_ids, tokens.attention_mask)
         return hidden[:, self.dropped :], tokens.attention_mask[:, self.dropped :].bool().to(hidden.device)
+
+    def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
+        """Return a note on each text that is truncated."""
+        whole, most = [self._conversation(text) for text in texts], longest + self.dropped
+        return cut(
+            texts,
+            self.tokenizer(whole, add_special_tokens=False).input_ids,
+            most,
+            lambda ids: self.tokenizer.decode(ids[most:]),
+            around=", with the conversation it stands in",
+        )
 
     def _conversation(self, text: str) -> str:
         text = self.instruction + (text.replace(self.forbidden, "") if self.forbidden else text)

@@ -19,6 +19,7 @@ from pure.models.flux.denoiser import Conditioning, flux
 from pure.models.flux.text import TextEncoder
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
+from pure.notes import Note
 
 LONGEST = 512  # text tokens that T5 reads
 # Key of model_index.json with the default number of text tokens; diffusers leaves names with an underscore alone.
@@ -39,6 +40,10 @@ class FluxPipeline(PackedPipeline):
     def usual(self, request: Request) -> tuple[int, int]:
         """Return height and width where they are not asked for, in pixels."""
         return (self.codec.vae.config["sample_size"],) * 2
+
+    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
+        """Return a note on each of `texts` that is truncated."""
+        return self.encoder.cut(texts, request.max_sequence_length)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, ...) and positions (S, 3)."""

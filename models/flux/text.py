@@ -5,12 +5,14 @@ Shapes: P prompts, T text tokens.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
+
+from pure.models.common.truncation import cut
+from pure.notes import Note
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, T5EncoderModel
@@ -28,29 +30,38 @@ class TextEncoder:
     text_encoder_2: T5EncoderModel
 
     def __call__(self, prompt: Sequence[str], max_sequence_length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return text (P, T, width) and pooled (P, width); T is `max_sequence_length`, by padding or truncation.
-
-        Warns where a prompt is truncated.
-        """
+        """Return text (P, T, width) and pooled (P, width); T is `max_sequence_length`, by padding or truncation."""
         clip, t5 = self.text_encoder, self.text_encoder_2
-        short = _tokens(self.tokenizer, prompt, self.tokenizer.model_max_length, "the pooled embedding (CLIP)")
-        long = _tokens(self.tokenizer_2, prompt, max_sequence_length, "the text embedding (T5)", GROW)
+        short = _tokens(self.tokenizer, prompt, self.tokenizer.model_max_length)
+        long = _tokens(self.tokenizer_2, prompt, max_sequence_length)
         with torch.no_grad():
             pooled = clip(short.to(clip.device), output_hidden_states=False).pooler_output
             text = t5(long.to(t5.device), output_hidden_states=False)[0]
         return text.to(t5.dtype), pooled.to(clip.dtype)
 
-
-def _tokens(tokenizer: Any, prompt: Sequence[str], length: int, reader: str, hint: str = "") -> torch.Tensor:
-    """Return token ids (P, length)."""
-    ids = tokenizer(list(prompt), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    for text, whole in zip(prompt, tokenizer(list(prompt)).input_ids, strict=True):
-        if len(whole) > length:
-            # Encoders end a prompt with one token, which truncation keeps.
-            lost = tokenizer.decode(whole[length - 1 : -1], skip_special_tokens=True)
-            warnings.warn(
-                f"{reader} reads {length} tokens and the prompt {text!r} has {len(whole)}; it does not see "
-                f"{lost!r}{hint}",
-                stacklevel=5,
+    def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
+        """Return a note on each prompt that is truncated, and by which of the two encoders."""
+        readers = (
+            (self.tokenizer, self.tokenizer.model_max_length, "the pooled embedding (CLIP)", ""),
+            (self.tokenizer_2, length, "the text embedding (T5)", GROW),
+        )
+        return tuple(
+            note
+            for tokenizer, most, reader, cure in readers
+            for note in cut(
+                texts,
+                tokenizer(list(texts)).input_ids,
+                most,
+                # Encoders end a prompt with one token, which truncation keeps.
+                lambda ids, read=tokenizer, most=most: read.decode(ids[most - 1 : -1], skip_special_tokens=True),
+                reader=reader,
+                cure=cure,
             )
-    return ids.input_ids
+        )
+
+
+def _tokens(tokenizer: Any, prompt: Sequence[str], length: int) -> torch.Tensor:
+    """Return token ids (P, length)."""
+    return tokenizer(
+        list(prompt), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids

@@ -3,7 +3,6 @@
 Shapes: P prompts, T text tokens, I tokens of a picture, W width of the language model.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,9 @@ import attrs
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from pure.models.common.truncation import cut
+from pure.notes import Note
 
 CLIP_LENGTH = 77
 LAYERS_LEFT_OUT = 2  # the last ones of the language model, whose output is not used
@@ -106,10 +108,7 @@ class Reader:
     template: Template = FROM_TEXT
 
     def __call__(self, texts: Sequence[str], length: int) -> Reading:
-        """Read prompts as `length` tokens each, by padding or truncation.
-
-        Warns where a prompt is truncated.
-        """
+        """Read prompts as `length` tokens each, by padding or truncation."""
         ids, mask = self.tokens(texts, length)
         crop, model = self.template.crop, self.text_encoder
         with torch.no_grad():
@@ -119,30 +118,42 @@ class Reader:
 
     def tokens(self, texts: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask (P, crop + `length`) of prompts in their template."""
-        found = _tokens(self.tokenizer, texts, self.template.crop + length, "the language model", self.template)
+        found = _tokens(self.tokenizer, texts, self.template.crop + length, self.template)
         device = self.text_encoder.device
         return found["input_ids"].to(device), found["attention_mask"].to(device)
 
     def pool(self, texts: Sequence[str]) -> torch.Tensor:
         """Return pooled embeddings (P, width)."""
-        ids = _tokens(self.tokenizer_2, texts, CLIP_LENGTH, "the pooled embedding (CLIP)")["input_ids"]
+        ids = _tokens(self.tokenizer_2, texts, CLIP_LENGTH)["input_ids"]
         with torch.no_grad():
             return self.text_encoder_2(ids.to(self.text_encoder_2.device), output_hidden_states=False).pooler_output
 
-
-def _tokens(tokenizer: Any, texts: Sequence[str], length: int, reader: str, template: Template = PLAIN) -> Any:
-    """Return ids and mask (P, `length`) of prompts in a template."""
-    whole = [template.text.format(text) for text in texts]
-    for text, ids in zip(texts, tokenizer(whole).input_ids, strict=True):
-        if len(ids) > length:
-            lost = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True)
-            warnings.warn(
-                f"{reader} reads {length - template.crop} tokens and the prompt {text!r} has "
-                f"{len(ids) - template.crop}; it does not see {lost!r}",
-                stacklevel=6,
+    def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
+        """Return a note on each prompt that is truncated, and by which of the two encoders."""
+        readers = (
+            (self.tokenizer, self.template, length, "the language model"),
+            (self.tokenizer_2, PLAIN, CLIP_LENGTH, "the pooled embedding (CLIP)"),
+        )
+        return tuple(
+            note
+            for tokenizer, template, most, reader in readers
+            for note in cut(
+                texts,
+                tokenizer([template.text.format(text) for text in texts]).input_ids,
+                template.crop + most,
+                lambda ids, read=tokenizer, end=template.crop + most - 1: read.decode(
+                    ids[end:], skip_special_tokens=True
+                ),
+                reader=reader,
+                before=template.crop,
             )
+        )
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str], length: int, template: Template = PLAIN) -> Any:
+    """Return ids and mask (P, `length`) of prompts in a template."""
     return tokenizer(
-        whole,
+        [template.text.format(text) for text in texts],
         padding="max_length",
         max_length=length,
         truncation=True,
@@ -169,8 +180,6 @@ class PictureReader(Reader):
 
     def look(self, texts: Sequence[str], picture: Image.Image, length: int, stride: int) -> Reading:
         """Read a picture and each prompt: every `stride`-th token of the picture, then the prompt's.
-
-        Warns where a prompt is truncated.
 
         Raises:
             ValueError: the picture's token is not where the template says, or in a prompt too.

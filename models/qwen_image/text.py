@@ -6,13 +6,15 @@ which is the same for all, are dropped. Texts keep their own lengths here.
 Shapes: T text tokens, of each text another number.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
 from PIL import Image
+
+from pure.models.common.truncation import cut
+from pure.notes import Note
 
 SYSTEM, USER, END = "<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 DESCRIBE = (
@@ -43,23 +45,24 @@ class TextReader:
     text_encoder: Any
 
     def __call__(self, texts: Sequence[str], longest: int) -> list[torch.Tensor]:
-        """Return an embedding (T, width) of each text, T at most `longest`.
-
-        Warns where a text is truncated.
-        """
+        """Return an embedding (T, width) of each text, T at most `longest`."""
         whole, dropped = [conversation(DESCRIBE, text) for text in texts], DROPPED[DESCRIBE]
-        for text, ids in zip(texts, self.tokenizer(whole).input_ids, strict=True):
-            if len(ids) > dropped + longest:
-                lost = self.tokenizer.decode(ids[dropped + longest :])
-                warnings.warn(
-                    f"the text encoder reads {longest} tokens and the prompt {text!r} has {len(ids) - dropped}, with "
-                    f"the end of the conversation it stands in; it does not see {lost!r}",
-                    stacklevel=5,
-                )
         limit = LONGEST + dropped
         tokens = self.tokenizer(whole, padding=True, max_length=limit, truncation=True, return_tensors="pt")
         hidden = _read(self.text_encoder, tokens.input_ids, tokens.attention_mask)
         return [row[mask.bool()][dropped:][:longest] for row, mask in zip(hidden, tokens.attention_mask, strict=True)]
+
+    def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
+        """Return a note on each text that is truncated."""
+        most = DROPPED[DESCRIBE] + longest
+        return cut(
+            texts,
+            self.tokenizer([conversation(DESCRIBE, text) for text in texts]).input_ids,
+            most,
+            lambda ids: self.tokenizer.decode(ids[most:]),
+            before=DROPPED[DESCRIBE],
+            around=", with the end of the conversation it stands in",
+        )
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -84,6 +87,10 @@ class PictureReader:
             for number, size in enumerate(sizes, start=1)
         )
         return [self._one(text, marks, seen) for text in texts]
+
+    def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
+        """Return no notes: an edit's prompt is read whole."""
+        return ()
 
     def _one(self, text: str, marks: str, seen: Any) -> torch.Tensor:
         if PICTURE in text:

@@ -4,12 +4,14 @@ Shapes: P prompts, T text tokens.
 """
 
 import html
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
+
+from pure.models.common.truncation import cut
+from pure.notes import Note
 
 
 def clean(text: str) -> str:
@@ -29,26 +31,20 @@ class TextReader:
     text_encoder: Any
 
     def __call__(self, texts: Sequence[str], length: int) -> torch.Tensor:
-        """Return embeddings (P, T, width); T is `length`, by padding or truncation.
-
-        Warns where a prompt is truncated.
-        """
+        """Return embeddings (P, T, width); T is `length`, by padding or truncation."""
         cleaned = [clean(text) for text in texts]
         found = self.tokenizer(cleaned, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        self._warn(cleaned, length)
         device = self.text_encoder.device
         mask = found.attention_mask.to(device)
         with torch.no_grad():
             embedded = self.text_encoder(found.input_ids.to(device), mask).last_hidden_state
         return torch.where(mask.bool().unsqueeze(-1), embedded, torch.zeros_like(embedded))
 
-    def _warn(self, texts: Sequence[str], length: int) -> None:
-        for text, whole in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
-            if len(whole) > length:
-                # The encoder ends a prompt with one token, which truncation keeps.
-                lost = self.tokenizer.decode(whole[length - 1 : -1], skip_special_tokens=True)
-                warnings.warn(
-                    f"the text embedding reads {length} tokens and the prompt {text!r} has {len(whole)}; "
-                    f"it does not see {lost!r}",
-                    stacklevel=6,
-                )
+    def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
+        """Return a note on each prompt that is truncated."""
+        cleaned = [clean(text) for text in texts]
+
+        def lost(ids: Sequence[int]) -> str:  # the encoder ends a prompt with one token, which truncation keeps
+            return self.tokenizer.decode(ids[length - 1 : -1], skip_special_tokens=True)
+
+        return cut(cleaned, self.tokenizer(cleaned).input_ids, length, lost, reader="the text embedding")

@@ -13,7 +13,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from pure.engine.errors import Failure, Interrupted, Misuse
-from pure.engine.notes import listening
 from pure.serving.engine import Engine
 
 __all__ = ["bind", "run"]
@@ -89,7 +88,7 @@ def run(app: FastAPI, engine: Engine, taken: socket.socket, patience: float) -> 
         timeout_graceful_shutdown=int(patience) + 5,
     )
     server = Server(config, engine, patience)
-    with listening(), _signals(server) as caught:
+    with _signals(server) as caught:
         engine.start()
         try:
             server.run(sockets=[taken])

@@ -213,6 +213,15 @@ def test_a_flag_without_effect_is_said(puredit, checkpoint, tmp_path):
     assert code == 0 and "warning: the negative prompt has no effect: set true_cfg_scale above 1" in err
 
 
+def test_a_cut_prompt_is_said_once_whatever_the_batches_and_seeds(puredit):
+    words = ("--prompt", "a", "b" * 20, "--seed", "1", "2", *FEW, "--num-inference-steps", "1")
+    for size in (1, 4):
+        code, _, err = puredit("generate", *words, "--batch-size", size)
+        said = [line for line in err.splitlines() if line.startswith("warning: ")]
+        assert code == 0 and len(said) == 1
+        assert said[0].startswith(f"warning: the text embedding (T5) reads 8 tokens and the prompt '{'b' * 20}' has ")
+
+
 def test_what_is_known_of_the_configuration_is_shown(puredit, tmp_path):
     code, out, _ = puredit("config", "--reference")
     assert code == 0 and "`residual_diff_threshold`" in out and "`SGLANG_CACHE_DIT_RDT`" in out

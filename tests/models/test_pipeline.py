@@ -301,6 +301,15 @@ def test_truncated_prompts_warn_and_equal_diffusers(saved):
         assert torch.equal(made.pooled, theirs.encode_prompt(prompt, max_sequence_length=200)[1])
 
 
+def test_notes_of_cut_prompts_name_their_samples(saved):
+    pipeline = load_pipeline(saved["dev"])
+    with pytest.warns(UserWarning, match="reads 8 tokens"):
+        made = pipeline.generate(["a", "b" * 20], steps=1, max_sequence_length=8, images_per_prompt=2)
+    assert [note.subject for note in made.notes] == [2, 3]
+    request = pipeline.request(["a", "b"], "c" * 20, true_cfg_scale=2.0, max_sequence_length=8)
+    assert [note.subject for note in pipeline.notes(request)] == [0, 1]
+
+
 def test_no_warning_where_nothing_is_wrong(saved):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

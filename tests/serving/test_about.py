@@ -6,7 +6,6 @@ import pytest
 
 import pure
 from pure.engine.loaded import Asked
-from pure.engine.notes import listening
 from pure.serving.jobs import Form, Job, Store
 
 
@@ -159,9 +158,8 @@ def test_an_equal_denoiser_is_used_again(app):
 
 def test_what_has_no_effect_is_noted_in_the_response(here):
     app = here("flux")
-    with listening():
-        made = app.post(num_inference_steps=2, negative_prompt="bad", enable_cache_dit=True)["puredit"]
-        plain = app.post(num_inference_steps=2)["puredit"]
+    made = app.post(num_inference_steps=2, negative_prompt="bad", enable_cache_dit=True)["puredit"]
+    plain = app.post(num_inference_steps=2)["puredit"]
     assert any("the negative prompt has no effect" in note for note in made["notes"])
     assert any("nothing will be skipped" in note for note in made["notes"])
     assert plain["notes"] == []
@@ -187,3 +185,15 @@ def test_requests_are_logged_without_what_they_say(here):
     app.post(prompt="a secret wish", num_inference_steps=2)
     (line,) = said
     assert line.startswith("POST /v1/images/generations 200 ") and "wish" not in line
+
+
+def test_a_cut_prompt_is_noted_in_its_own_response(here):
+    """Three prompts of one batch, of which one holds another: each job has the note on its own."""
+    app = here("embedded", batch=3, delay=5.0)
+    long, longer = "a red apple " * 8, "on a table, " + "a red apple " * 8
+    recipe = app.state.studio.recipe(Asked(options={"steps": 1}), {})
+    jobs = [Job(prompt=text, seeds=(1,), recipe=recipe, form=Form(kind="image")) for text in (long, longer, "a cat")]
+    notes = [future.result(60).notes for future in [app.engine.submit(job) for job in jobs]]
+    assert [len(each) for each in notes] == [1, 1, 0]
+    for text, (note,) in zip((long, longer), notes[:2], strict=True):
+        assert f"reads 16 tokens and the prompt {text!r} has" in note
