@@ -20,7 +20,7 @@ from pure import Denoiser, Experts, Frame, Info, Solver, State, States, Step, We
 from pure.guidance import Guidance
 from pure.models.guidance import guidance_of
 
-__all__ = ["Batch", "Member", "advance", "begin", "faults", "join", "keep", "latents", "mixes"]
+__all__ = ["Batch", "Member", "advance", "begin", "faults", "join", "keep", "latents", "mixes", "not_finite_from"]
 
 HIGH_SCALE = 30.0
 """Guidance above it is a likely cause of numbers that overflow."""
@@ -140,6 +140,12 @@ def latents(batch: Batch[K], row: int) -> torch.Tensor:
     return batch.solver.latents(batch.carry)[row : row + 1]
 
 
+def not_finite_from(batch: Batch[K], row: int) -> int | None:
+    """Return the index of the step that left infinities or NaN in the latents of a sample; None: all are finite."""
+    finite = int(batch.finite[row])
+    return finite if finite < batch.members[row].place else None
+
+
 def faults(
     batch: Batch[K], pixels: torch.Tensor, dtype: torch.dtype, option: str, rows: Sequence[int] | None = None
 ) -> dict[int, str]:
@@ -157,10 +163,10 @@ def faults(
     """
     found = {}
     for row, decoded in zip(range(len(batch.members)) if rows is None else rows, pixels, strict=True):
-        member, finite = batch.members[row], int(batch.finite[row])
-        if finite >= member.place and bool(decoded.isfinite().all()):
+        member, step = batch.members[row], not_finite_from(batch, row)
+        if step is None and bool(decoded.isfinite().all()):
             continue
-        where = "in the decoder" if finite >= member.place else f"from step {finite + 1} of {len(batch.steps)} on"
+        where = "in the decoder" if step is None else f"from step {step + 1} of {len(batch.steps)} on"
         seed = "" if member.seed is None else f" with seed {member.seed}"
         cause = _cause(batch.denoiser, dtype, option)
         found[row] = f"{member.prompt!r}{seed} is not finite {where} (infinite or NaN), so there is no picture; {cause}"

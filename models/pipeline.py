@@ -20,6 +20,7 @@ from pure import Branches, Denoiser, Experts, Guidance, Info, Solver, Step
 from pure.experts import Transforms, transformed
 from pure.loop import Observer
 from pure.models import batch as batches
+from pure.models.common.truncation import Reader
 from pure.models.errors import NotFiniteError
 from pure.models.guidance import guidance_of, with_guidance
 from pure.models.pictures import Video, pictures
@@ -61,6 +62,7 @@ class Pipeline(abc.ABC):
         params: its parameters, under the checkpoint's names; of experts a dict of such.
         solver: turns predictions into the next latents.
         defaults: of the checkpoint.
+        reader: turns prompts into embeddings, and says which it cuts.
         cfg: the option that scales classifier-free guidance: "true_cfg_scale", "guidance_scale", or ""
             where there is none.
         image_count: the least and the largest number of input pictures.
@@ -70,6 +72,7 @@ class Pipeline(abc.ABC):
     params: Mapping[str, Any] = attrs.field(repr=False)
     solver: Solver
     defaults: Defaults
+    reader: Reader = attrs.field(repr=False)
 
     cfg: ClassVar[str] = "true_cfg_scale"
     image_count: ClassVar[tuple[int, int]] = (0, 0)
@@ -91,10 +94,6 @@ class Pipeline(abc.ABC):
         Raises:
             ValueError: a text cannot be read.
         """
-
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is longer than what is read of it; its subject is the text's index."""
-        return ()
 
     @abc.abstractmethod
     def shape(self, request: Request) -> tuple[int, ...]:
@@ -258,7 +257,7 @@ class Pipeline(abc.ABC):
         """Return what a request does not do: settings without effect, and of each sample the prompts that are cut."""
         many, found = request.images_per_prompt, list(request.notes)
         for texts in (request.prompts, request.negative_prompts or ()):
-            for note in self.cut(request, texts) if texts else ():
+            for note in self.reader.cut(texts, request.max_sequence_length) if texts else ():
                 first = (note.subject or 0) * many
                 found += [attrs.evolve(note, subject=sample) for sample in range(first, first + many)]
         return tuple(found)

@@ -1,8 +1,17 @@
 """Notes on prompts that are longer than what reads them."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from pure.notes import Note
+
+
+class Reader(Protocol):
+    """What reads the prompts of a pipeline, as far as all families agree."""
+
+    def cut(self, texts: Sequence[str], length: int, /) -> tuple[Note, ...]:
+        """Return a note on each of `texts` of which only `length` tokens are read; its subject is the text's index."""
+        ...
 
 
 def cut(

@@ -19,7 +19,6 @@ from pure.models.flux.denoiser import Conditioning, flux
 from pure.models.flux.text import TextEncoder
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
-from pure.notes import Note
 
 LONGEST = 512  # text tokens that T5 reads
 # Key of model_index.json with the default number of text tokens; diffusers leaves names with an underscore alone.
@@ -32,23 +31,19 @@ class FluxPipeline(PackedPipeline):
     """FLUX.1: guidance embedded (dev) or not (schnell), and classifier-free guidance on top.
 
     Attributes:
-        encoder: turns prompts into embeddings.
+        reader: turns prompts into embeddings.
     """
 
-    encoder: TextEncoder = attrs.field(repr=False)
+    reader: TextEncoder = attrs.field(repr=False)
 
     def usual(self, request: Request) -> tuple[int, int]:
         """Return height and width where they are not asked for, in pixels."""
         return (self.codec.vae.config["sample_size"],) * 2
 
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is truncated."""
-        return self.encoder.cut(texts, request.max_sequence_length)
-
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, ...) and positions (S, 3)."""
         text, pooled = (
-            embedding.to(self.device, self.dtype) for embedding in self.encoder(texts, request.max_sequence_length)
+            embedding.to(self.device, self.dtype) for embedding in self.reader(texts, request.max_sequence_length)
         )
         grid = self.grid(request)
         scales = None
@@ -83,7 +78,7 @@ def _build(parts: Parts) -> Pipeline:
     encoders = {name: parts.components[name] for name in COMPONENTS if name != "vae"}
     return FluxPipeline(
         **parts.common,
-        encoder=TextEncoder(**encoders),
+        reader=TextEncoder(**encoders),
         codec=image.ImageDecoder(parts.components["vae"]),
     )
 

@@ -48,10 +48,6 @@ class Flux2Pipeline(ImagePipeline):
         """Return height and width where they are not asked for: those of the first picture, if there is one."""
         return self.codec.fitted(request.images[0]) if request.images else super().usual(request)
 
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is truncated."""
-        return self.reader.cut(texts, request.max_sequence_length)
-
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width); reference pictures follow in `conditioning`, once for both branches."""
         text = self.reader(texts, request.max_sequence_length)[0].to(self.device, self.dtype)

@@ -21,7 +21,6 @@ from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reader, Re
 from pure.models.hunyuan_video.vae import VideoCodec
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
-from pure.notes import Note
 
 GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
 NOISE = 0.999  # part of noise in what a video from a picture starts with; the rest is the picture in every frame
@@ -58,10 +57,6 @@ class HunyuanVideoPipeline(Pipeline):
     def first(self, request: Request) -> torch.Tensor | None:
         """Return latents (1, C, 1, h, w) of the first frame, None where it is not given."""
         return None
-
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is truncated."""
-        return self.reader.cut(texts, request.max_sequence_length)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) with their masks, and the latents of a given first frame."""

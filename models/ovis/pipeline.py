@@ -20,7 +20,6 @@ from pure.models.ovis.config import OvisConfig
 from pure.models.ovis.denoiser import ovis
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
-from pure.notes import Note
 
 LONGEST = 256  # text tokens that the checkpoint reads
 DESCRIBE = (
@@ -41,10 +40,6 @@ class OvisImagePipeline(PackedPipeline):
     reader: ChatReader = attrs.field(repr=False)
 
     cfg: ClassVar[str] = "guidance_scale"
-
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is truncated."""
-        return self.reader.cut(texts, request.max_sequence_length)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width), zeros where padded, and positions (S, 3)."""

@@ -24,7 +24,6 @@ from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
 from pure.models.qwen_image.text import LONGEST, PictureReader, TextReader, padded
 from pure.models.qwen_image.vae import ImageCodec, fitted
 from pure.models.request import Defaults, Request
-from pure.notes import Note
 
 SIDE = 128  # latents on a side of an image where no size is asked for
 AREA = 1024 * 1024  # pixels that a picture to edit is resized to, proportions kept
@@ -64,10 +63,6 @@ class QwenImagePipeline(PackedPipeline):
     def reference(self, request: Request) -> torch.Tensor | None:
         """Return tokens (1, R, C) of the reference pictures, None where there are none."""
         return None
-
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is truncated."""
-        return self.reader.cut(texts, request.max_sequence_length)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) without reference pictures, which `conditioning` adds for both branches."""

@@ -19,7 +19,6 @@ from pure.models.wan.config import IN_FP32, UNREAD, WanConfig
 from pure.models.wan.denoiser import Conditioning, wan
 from pure.models.wan.text import TextReader
 from pure.models.wan.vae import PictureReader, VideoCodec
-from pure.notes import Note
 
 SMALL, LARGE, TALL = (480, 832), (720, 1280), (704, 1280)
 WATERSHED = 4.0  # of the shift: checkpoints for 480 rows have 3, those for 720 have 5
@@ -50,10 +49,6 @@ class WanPipeline(Pipeline):
                 "transformer; set guidance_scale"
             )
         return request
-
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is truncated."""
-        return self.reader.cut(texts, request.max_sequence_length)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) of texts."""

@@ -20,7 +20,6 @@ from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 from pure.models.z_image.config import ZImageConfig
 from pure.models.z_image.denoiser import MULTIPLE, Conditioning, padded, z_image
-from pure.notes import Note
 
 SIZE = 1024  # pixels on a side where none is asked for
 TURBO_SHIFT = 3.0  # of turbo's schedule; base's is shifted by 6
@@ -45,10 +44,6 @@ class ZImagePipeline(ImagePipeline):
     def usual(self, request: Request) -> tuple[int, int]:
         """Return height and width where they are not asked for, in pixels."""
         return SIZE, SIZE
-
-    def cut(self, request: Request, texts: Sequence[str]) -> tuple[Note, ...]:
-        """Return a note on each of `texts` that is truncated."""
-        return self.reader.cut(texts, request.max_sequence_length)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) and their lengths (P,); T is as large as the model may read."""

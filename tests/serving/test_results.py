@@ -9,7 +9,6 @@ import pytest
 import uvicorn
 
 from pure.engine.errors import Misuse
-from pure.engine.notes import listening
 from pure.serving import engine as engines
 from pure.serving.files import Files
 from pure.serving.http.asking import seeds
@@ -30,9 +29,8 @@ def test_a_note_on_one_prompt_of_a_batch_is_told_of_that_prompt_only(studio):  #
         opened.engine.submit(one)
         for one in jobs(opened, "flux", ("a dog", "a squirrel in a tree"), max_sequence_length=8)
     ]
-    with listening():
-        opened.engine.start()
-        short, long = (future.result(60) for future in futures)
+    opened.engine.start()
+    short, long = (future.result(60) for future in futures)
     assert opened.engine.metrics.stats()["batches"] == {"2": 6}
     assert short.notes == () and len(long.notes) == 1 and "'a squirrel in a tree'" in long.notes[0]
 
