@@ -138,7 +138,7 @@ class Added:
 
 
 @state
-class Part:
+class ShardedContext:
     """The context of a share of the tokens."""
 
     own: Tree  # what blocks read
@@ -164,7 +164,9 @@ class Divided:
         """Whether the embedding cannot be compiled."""
         return getattr(self.embed, "stays_eager", False)
 
-    def __call__(self, params: Any, prepared: Tree, latents: torch.Tensor, timestep: torch.Tensor) -> tuple[Tree, Part]:
+    def __call__(
+        self, params: Any, prepared: Tree, latents: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[Tree, ShardedContext]:
         """Return this rank's tokens of each stream (B, s, D), and their context."""
         hidden, context = self.embed(params, prepared, latents, timestep)
         tokens = {name: getattr(hidden, name).shape[1] for name in self.streams}
@@ -173,7 +175,7 @@ class Divided:
         cut = {name: self._table(getattr(context, name), of, tokens) for name, of in self.plan.tables}
         cut |= {name: self._mask(getattr(context, name), of, tokens) for name, of in self.plan.masks}
         counts = {name: self._count(getattr(context, name), tokens[of]) for name, of in self.plan.counts}
-        part = Part(
+        part = ShardedContext(
             own=_with(context, {**cut, **counts}),
             whole=Shared(value={name: getattr(context, name) for name in cut}),
             counts=tuple((name, getattr(context, name)) for name in counts),
@@ -220,7 +222,7 @@ class OwnTokens:
 
     run: Callable[..., Tree]
 
-    def __call__(self, params: Any, hidden: Tree, context: Part, attend: Callable) -> Tree:
+    def __call__(self, params: Any, hidden: Tree, context: ShardedContext, attend: Callable) -> Tree:
         """Run the block."""
         return self.run(params, hidden, context.own, functools.partial(attend, lengths=context.lengths))
 
@@ -238,7 +240,7 @@ class Together:
         """Whether the head cannot be compiled."""
         return getattr(self.head, "stays_eager", False)
 
-    def __call__(self, params: Any, hidden: Tree, context: Part) -> torch.Tensor:
+    def __call__(self, params: Any, hidden: Tree, context: ShardedContext) -> torch.Tensor:
         """Return the prediction of the whole, on every rank."""
         sizes = dict(context.sizes)
         streams = {name: self._whole(getattr(hidden, name), sizes[name]) for name in self.reads}

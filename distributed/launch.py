@@ -1,4 +1,4 @@
-"""Run a function in several processes that know each other: one for every GPU, or several on a CPU.
+"""Run a function in several processes of one group: one for every GPU, or several on a CPU.
 
     answer = run(function, 4, argument)  # `function(argument)` in 4 processes; rank 0's answer
 
@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 import torch
 
-from pure.distributed.rank import SIGNALS, Answer, Setting, be_rank
+from pure.distributed.rank import SIGNALS, RankResult, RankSetup, be_rank
 
 __all__ = ["run"]
 
@@ -40,7 +40,7 @@ class Rank:
     process: Any
     report: Connection
 
-    def answer(self) -> Answer | None:
+    def answer(self) -> RankResult | None:
         """Return what it answered, or None if it died before."""
         try:
             return pickle.loads(self.report.recv_bytes())
@@ -90,7 +90,7 @@ def run(
         try:
             with _undisturbed():
                 for rank in range(count):
-                    setting = Setting(rank=rank, count=count, device=device, folder=Path(folder),
+                    setting = RankSetup(rank=rank, count=count, device=device, folder=Path(folder),
                                       timeout=timeout, threads=threads)  # fmt: skip
                     ranks.append(_started(context, setting, function, args))
             result = _watched(ranks)
@@ -120,7 +120,7 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _started(context: Any, setting: Setting, function: Callable[..., Any], args: tuple) -> Rank:
+def _started(context: Any, setting: RankSetup, function: Callable[..., Any], args: tuple) -> Rank:
     report, theirs = context.Pipe()
     process = context.Process(target=be_rank, args=(setting, theirs, function, args), name=f"rank {setting.rank}")
     process.start()
@@ -130,7 +130,7 @@ def _started(context: Any, setting: Setting, function: Callable[..., Any], args:
 
 def _watched(ranks: Sequence[Rank]) -> Any:
     """Wait for all ranks; return rank 0's result or raise what went wrong first."""
-    answers: dict[int, Answer] = {}
+    answers: dict[int, RankResult] = {}
     try:
         while len(answers) < len(ranks):
             answers |= _collect(ranks, answers, None)
@@ -145,15 +145,15 @@ def _watched(ranks: Sequence[Rank]) -> Any:
     return answers[0].result
 
 
-def _collect(ranks: Sequence[Rank], answers: dict[int, Answer], seconds: float | None) -> dict[int, Answer]:
+def _collect(ranks: Sequence[Rank], answers: dict[int, RankResult], seconds: float | None) -> dict[int, RankResult]:
     """Return the next answers of ranks that have given none; a rank that died answers with that."""
     silent = {number: rank for number, rank in enumerate(ranks) if number not in answers}
     lines = [line for rank in silent.values() for line in (rank.report, rank.process.sentinel)]
     ready = multiprocessing.connection.wait(lines, seconds)
-    found: dict[int, Answer] = {}
+    found: dict[int, RankResult] = {}
     for number, rank in silent.items():
         if rank.report in ready or rank.process.sentinel in ready:
-            found[number] = rank.answer() or Answer(error=_death(rank, number, len(ranks)))
+            found[number] = rank.answer() or RankResult(error=_death(rank, number, len(ranks)))
     return found
 
 
@@ -169,7 +169,7 @@ class _Death(RuntimeError):
     """A rank died; what the others saw then is a consequence."""
 
 
-def _blamed(ranks: Sequence[Rank], answers: dict[int, Answer], first: int) -> BaseException:
+def _blamed(ranks: Sequence[Rank], answers: dict[int, RankResult], first: int) -> BaseException:
     """Return the error to raise: a rank's death, whenever it is noticed, else the first; rank 0's if it is the same."""
     until = time.monotonic() + AGREE
     while (left := until - time.monotonic()) > 0 and len(answers) < len(ranks) and not _deaths(answers):
@@ -181,11 +181,11 @@ def _blamed(ranks: Sequence[Rank], answers: dict[int, Answer], first: int) -> Ba
     return leading if leading is not None and str(leading) == str(error) else error
 
 
-def _deaths(answers: dict[int, Answer]) -> list[BaseException]:
+def _deaths(answers: dict[int, RankResult]) -> list[BaseException]:
     return [answer.error for answer in answers.values() if isinstance(answer.error, _Death)]
 
 
-def _stopped(ranks: Sequence[Rank], answers: dict[int, Answer]) -> dict[int, Answer]:
+def _stopped(ranks: Sequence[Rank], answers: dict[int, RankResult]) -> dict[int, RankResult]:
     """Ask rank 0 to stop and return its answer, if it gives one in time."""
     until = time.monotonic() + STOP
     if 0 not in answers and ranks:

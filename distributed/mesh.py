@@ -58,7 +58,7 @@ def make_mesh(sizes: Sizes, device: str | torch.device = "cpu") -> DeviceMesh:
     """
     if not dist.is_initialized():
         raise RuntimeError(
-            f"a mesh of {sizes.total} ranks needs processes that know each other; start them with "
+            f"a mesh of {sizes.total} ranks needs processes of one group; start them with "
             "pure.distributed.run, or with torchrun and torch.distributed.init_process_group()"
         )
     if (world := dist.get_world_size()) != sizes.total:

@@ -23,14 +23,14 @@ import attrs
 import torch
 import torch.distributed as dist
 
-__all__ = ["Answer", "Setting", "be_rank"]
+__all__ = ["RankResult", "RankSetup", "be_rank"]
 
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @attrs.frozen(kw_only=True)
-class Setting:
-    """What a rank has to know.
+class RankSetup:
+    """What a rank needs before it starts.
 
     Attributes:
         rank: which one it is.
@@ -50,7 +50,7 @@ class Setting:
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class RankResult:
     """What a rank returned, or the error that ended it."""
 
     result: Any = None
@@ -58,16 +58,16 @@ class Answer:
 
 
 def be_rank(
-    setting: Setting, report: multiprocessing.connection.Connection, function: Callable[..., Any], args: tuple
+    setting: RankSetup, report: multiprocessing.connection.Connection, function: Callable[..., Any], args: tuple
 ) -> None:
     """Be one rank, in a process of its own."""
     _obey(setting.rank)
     threading.Thread(target=_follow_parent, args=(setting.folder,), daemon=True).start()
     try:
         _join(setting)
-        answer = Answer(result=function(*args))
+        answer = RankResult(result=function(*args))
     except BaseException as error:
-        answer = Answer(error=_annotated(error, setting))
+        answer = RankResult(error=_annotated(error, setting))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     report.send_bytes(_packed(answer, setting))
     with contextlib.suppress(EOFError, OSError):
@@ -97,7 +97,7 @@ def _follow_parent(folder: Path) -> None:
         os._exit(1)
 
 
-def _join(setting: Setting) -> None:
+def _join(setting: RankSetup) -> None:
     """Meet the other ranks."""
     torch.set_num_threads(setting.threads)
     if setting.device == "cuda":
@@ -111,18 +111,18 @@ def _join(setting: Setting) -> None:
     )
 
 
-def _annotated(error: BaseException, setting: Setting) -> BaseException:
+def _annotated(error: BaseException, setting: RankSetup) -> BaseException:
     """Add where it happened, which would be lost on the way to the parent."""
     trace = "".join(traceback.format_exception(error)).rstrip()
     error.add_note(f"in process {setting.rank} of {setting.count}:\n{trace}")
     return error
 
 
-def _packed(answer: Answer, setting: Setting) -> bytes:
+def _packed(answer: RankResult, setting: RankSetup) -> bytes:
     """Return the answer as bytes; only rank 0's result is wanted, and an error that cannot be sent becomes text."""
     result = None if setting.rank else answer.result
     try:
-        packed = pickle.dumps(Answer(result=result, error=answer.error))
+        packed = pickle.dumps(RankResult(result=result, error=answer.error))
         pickle.loads(packed)
         return packed
     except Exception as why:
@@ -130,4 +130,4 @@ def _packed(answer: Answer, setting: Setting) -> bytes:
         stand_in = RuntimeError(f"{type(told).__name__}: {told}")
         for note in getattr(told, "__notes__", ()):
             stand_in.add_note(note)
-        return pickle.dumps(Answer(error=stand_in))
+        return pickle.dumps(RankResult(error=stand_in))

@@ -76,7 +76,7 @@ def pictures(paths: Sequence[str], found: Description) -> tuple[Picture, ...]:
     wanted = found.kind.task in ("image-editing", "image-to-video")
     if paths and not (wanted or found.kind.pictures):
         raise Misuse(
-            f"--image-path {' '.join(paths)}: a {found.kind.pipeline} takes no input pictures (task: {found.kind.task}); "
+            f"--image-path {' '.join(paths)}: a {found.kind.pipeline} takes no pictures (task: {found.kind.task}); "
             "leave it out"
         )
     if wanted and not paths:

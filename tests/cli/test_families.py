@@ -101,7 +101,7 @@ def test_a_comparison_of_videos(puredit, folders, tmp_path):
         ("i2v-2.2", (), "a WanImageToVideoPipeline does image-to-video and needs a picture; give --image-path FILE"),
         ("i2v-2.2", ("--image-path", "nowhere.png"), "--image-path nowhere.png cannot be read: No such file"),
         ("i2v-2.2", ("--image-path", "bad.png"), "it is no picture we can read"),
-        ("t2v-2.1", ("--image-path", "bad.png"), "a WanPipeline takes no input pictures"),
+        ("t2v-2.1", ("--image-path", "bad.png"), "a WanPipeline takes no pictures"),
         ("t2v-2.1", ("--output-file-path", "a.png"), "this model makes videos, written as .mp4"),
         ("t2v-2.1", ("--guidance-scale-2", "3"), "this one has one"),
         ("qwen", ("--num-frames", "5"), "a QwenImagePipeline makes images, not videos"),

@@ -63,7 +63,7 @@ def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
         (("--enable-teacache",), "--enable-cache-dit"),
         (("--trust-remote-code",), "never run"),
         (("--lora-path", "x"), "LoRA"),
-        (("--image-path", "x.png"), "takes no input pictures"),
+        (("--image-path", "x.png"), "takes no pictures"),
         (("--num-frames", "81"), "images, not videos"),
         (("--fps", "24"), "images, not videos"),
         (("--profile",), "--perf-dump-path"),

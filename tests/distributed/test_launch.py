@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from pure.distributed import launch
 from pure.distributed.launch import run
-from pure.distributed.rank import Answer
+from pure.distributed.rank import RankResult
 from tests.structure.source import ROOT
 
 
@@ -165,8 +165,8 @@ def test_a_process_that_dies_ends_the_others(code, message):
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_dead_rank_is_named_though_the_errors_of_survivors_come_first(first, monkeypatch):
     """In any order: what survivors see is a connection that was closed."""
-    seen = Answer(error=ConnectionError("closed by peer"))
-    death = Answer(error=launch._Death("process 2 of 4 was killed by SIGKILL"))
+    seen = RankResult(error=ConnectionError("closed by peer"))
+    death = RankResult(error=launch._Death("process 2 of 4 was killed by SIGKILL"))
     arriving = iter([{1 - first: seen}, {3: seen}, {2: death}])
     monkeypatch.setattr(launch, "_collect", lambda ranks, answers, seconds: next(arriving))
     monkeypatch.setattr(launch, "AGREE", 60.0)
@@ -179,7 +179,7 @@ def test_the_dead_rank_is_named_though_the_errors_of_survivors_come_first(first,
 def test_of_equal_errors_rank_0_tells(leading, told):
     errors = {2: KeyError("lost"), 1: KeyError("lost"), 0: KeyError(leading)}
     ranks: Any = [None] * 3
-    assert launch._blamed(ranks, {rank: Answer(error=error) for rank, error in errors.items()}, 2) is errors[told]
+    assert launch._blamed(ranks, {rank: RankResult(error=error) for rank, error in errors.items()}, 2) is errors[told]
 
 
 def test_a_hang_ends_after_the_timeout():
@@ -200,7 +200,7 @@ from pathlib import Path
 from typing import Any
 from pure.distributed import launch
 from pure.distributed.launch import run
-from pure.distributed.rank import Answer
+from pure.distributed.rank import RankResult
 from tests.distributed.test_launch import write_down
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
