@@ -6,9 +6,11 @@ from typing import Any
 import attrs
 import numpy as np
 
+from pure.cli.naming import Output
 from pure.engine.errors import Misuse
+from pure.engine.result import Result
 
-__all__ = ["Comparison", "compare", "require_plot_extra", "require_video_extra"]
+__all__ = ["Comparison", "Made", "compare", "require_plot_extra", "require_video_extra"]
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +28,16 @@ class Comparison:
     ssim: float
     ratio: float
     frame: int = 0
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Made:
+    """One finished output: the result, and with `--compare` the one without a cache."""
+
+    output: Output
+    result: Result
+    plain: Result | None = None
+    comparison: Comparison | None = None
 
 
 def require_plot_extra(flag: str) -> None:

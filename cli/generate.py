@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from pure.cli.comparing import compare
+from pure.cli.comparing import Made, compare
 from pure.cli.engine import Engine, load
 from pure.cli.job import Job
 from pure.cli.naming import Output, beside
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import write_plot
 from pure.cli.progress import Progress
-from pure.cli.results import Made
 from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, summary

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pure import Decision, Info
-from pure.cli.results import Made
+from pure.cli.comparing import Made
 from pure.engine.writing import write_whole
 
 if TYPE_CHECKING:

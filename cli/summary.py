@@ -5,7 +5,7 @@ import operator
 from collections import Counter
 from collections.abc import Sequence
 
-from pure.cli.results import Made
+from pure.cli.comparing import Made
 from pure.engine.statistics import Tally, quantiles
 
 __all__ = ["never_skipped", "summary"]

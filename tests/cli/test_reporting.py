@@ -11,12 +11,11 @@ from PIL import Image
 
 from pure import Decision, Info
 from pure.cli import plotting
-from pure.cli.comparing import Comparison, compare
+from pure.cli.comparing import Comparison, Made, compare
 from pure.cli.naming import Output
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import amplification, panels, write_plot
 from pure.cli.progress import Progress
-from pure.cli.results import Made
 from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
 from pure.engine.result import Result
