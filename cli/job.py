@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "facts_of", "make_job", "read_size", "warmup_mode"]
 
 SEED, LARGEST_SEED = 42, 2**63 - 1
+MOST_OUTPUTS = 100_000
 SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
 NUMBERS = {"num_inference_steps": "steps", "num_frames": "frames", "max_sequence_length": "max_sequence_length"}
 
@@ -207,6 +208,9 @@ def _outputs(
             count = values["num_outputs_per_prompt"]
             several = f" with --num-outputs-per-prompt {count}" if count > 1 else ""
             raise Misuse(f"--seed {seed}{several}: seeds go up to {LARGEST_SEED} (2**63 - 1)")
+    total = len(prompts) * len(seeds) * values["num_outputs_per_prompt"]
+    if total > MOST_OUTPUTS:
+        raise Misuse(f"--num-outputs-per-prompt: {total} results were asked for, the most are {MOST_OUTPUTS}")
     pairs = [(text, seed + i) for text in prompts for seed in seeds for i in range(values["num_outputs_per_prompt"])]
     folder, fixed = _place(values, video)
     if not folder or not values["save_output"] or values["no_save_output"]:

@@ -76,24 +76,24 @@ def _image() -> tuple[Flag, ...]:
             metavar="TEXT",
             help="What to avoid; needs classifier-free guidance.",
         ),
-        _flag(group, "--num-inference-steps", type=whole(1), help="Denoising steps. [the checkpoint's]"),
+        _flag(group, "--num-inference-steps", type=whole(1, 10_000), help="Denoising steps. [the checkpoint's]"),
         _flag(
             group,
             "--guidance-scale",
-            type=number(0),
+            type=number(0, 1000),
             help="Guidance scale: an input of models with built-in guidance (FLUX, HunyuanVideo), else the scale of "
             "classifier-free guidance (Wan, Z-Image). [the checkpoint's]",
         ),
         _flag(
             group,
             "--guidance-scale-2",
-            type=number(0),
+            type=number(0, 1000),
             help="Guidance scale of the second expert (Wan 2.2). [the checkpoint's]",
         ),
         _flag(
             group,
             "--true-cfg-scale",
-            type=number(0),
+            type=number(0, 1000),
             help="Scale of classifier-free guidance for FLUX, Qwen-Image and HunyuanVideo; needs a value above 1 and a "
             "negative prompt.",
         ),

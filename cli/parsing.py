@@ -210,3 +210,5 @@ def _load(path: Path) -> Any:
         raise Misuse(f"--config {path} cannot be read: {error.strerror}") from error
     except (ValueError, yaml.YAMLError) as error:
         raise Misuse(f"--config {path} cannot be understood: {error}") from error
+    except RecursionError as error:
+        raise Misuse(f"--config {path} is nested too deeply; it should map flag names to values") from error

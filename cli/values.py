@@ -1,12 +1,13 @@
 """Values of flags: the kinds of `pure.configs.kinds`, as click takes them."""
 
 import json
+import math
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from pure.configs.kinds import Flag, Kind, Real, Whole, Wrong
+from pure.configs.kinds import Flag, Kind, Real, Whole, Wrong, show
 
 __all__ = ["Json", "Params", "Value", "boolean", "number", "whole"]
 
@@ -30,15 +31,22 @@ class Value(click.ParamType):
             found = self.kind.parse(self.kind.read(value) if isinstance(value, str) else value)
         except Wrong as wrong:
             hint = f"; {wrong}" if str(wrong) and not isinstance(value, str) else ""
-            self.fail(f"{value!r} is not {self.kind.allowed}{hint}", param, ctx)
+            self.fail(f"{_shown(value)} is not {self.kind.allowed}{hint}", param, ctx)
         if isinstance(found, int) and found > LARGEST:
-            self.fail(f"{value!r} is too large: at most {LARGEST}", param, ctx)
+            self.fail(f"{_shown(value)} is too large: at most {LARGEST}", param, ctx)
         return found
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the words of a boolean."""
         words = ("true", "false") if isinstance(self.kind, Flag) else ()
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it was typed, cut where it is long."""
+    if isinstance(value, str) and len(value) > 60:
+        return f"{value[:60]!r}... ({len(value)} characters)"
+    return show(value) if isinstance(value, int | float) and not isinstance(value, bool) else f"{value!r:.60}"
 
 
 def boolean() -> Value:
@@ -51,9 +59,9 @@ def whole(least: int = 1, most: int | None = None) -> Value:
     return Value(Whole(least, most), "number")
 
 
-def number(least: float = 0.0) -> Value:
-    """Return the type of a finite number of at least `least`."""
-    return Value(Real(least), "number")
+def number(least: float = 0.0, most: float = math.inf) -> Value:
+    """Return the type of a finite number from `least` to `most`."""
+    return Value(Real(least, most=most), "number")
 
 
 class Json(click.ParamType):
@@ -67,9 +75,11 @@ class Json(click.ParamType):
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError) as error:
-                self.fail(f"{value!r} is not JSON ({error}); put it in single quotes: '{{\"key\": 1}}'", param, ctx)
+                self.fail(
+                    f"{_shown(value)} is not JSON ({error}); put it in single quotes: '{{\"key\": 1}}'", param, ctx
+                )
         if not isinstance(value, dict):
-            self.fail(f"{value!r} is {type(value).__name__}; a JSON object {{...}} is wanted", param, ctx)
+            self.fail(f"{_shown(value)} is {type(value).__name__}; a JSON object {{...}} is wanted", param, ctx)
         return value
 
 

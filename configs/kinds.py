@@ -31,12 +31,20 @@ def show(value: object) -> str:
     if isinstance(value, str):
         return f"text {value[:60]!r}"
     if isinstance(value, int | float):
-        return f"the number {str(value)[:60]}"
+        return f"the number {_written(value)}"
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
-        return f"a list {str(list(value))[:60]}"
-    return f"{type(value).__name__} {str(value)[:60]}"
+        return f"a list {_written(list(value))}"
+    return f"{type(value).__name__} {_written(value)}"
+
+
+def _written(value: object) -> str:
+    """Return the beginning of a value's text; Python writes no number of more than 4300 digits."""
+    try:
+        return str(value)[:60]
+    except ValueError:
+        return "of more than 4300 digits"
 
 
 @attrs.frozen

@@ -138,14 +138,19 @@ def prompts(prompt: str | Sequence[str], what: str = "prompt") -> tuple[str, ...
 
     Raises:
         TypeError: it is neither a string nor a sequence of strings.
-        ValueError: there is none.
+        ValueError: there is none, or one holds a lone surrogate.
 
     >>> prompts("a red apple")
     ('a red apple',)
     """
     found = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(found, Sequence) or not all(isinstance(text, str) for text in found):
-        raise TypeError(f"{what} should be a string or a sequence of strings, got {prompt!r}")
+        raise TypeError(f"{what} should be a string or a sequence of strings, got {prompt!r:.80}")
+    for text in found:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} {text[:60]!r} holds a lone surrogate, which is no character") from error
     if not found:
         raise ValueError(f"{what} is an empty sequence; give at least one ('' will do)")
     return tuple(found)
@@ -220,14 +225,24 @@ def _unknown(name: str) -> str:
 
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name} should be a whole number, got {value!r}")
-    return operator.index(value)
+        raise TypeError(f"{name} should be a whole number, got {value!r:.80}")
+    try:
+        found = operator.index(value)
+    except TypeError as error:  # a tensor of several numbers
+        raise TypeError(f"{name} should be a whole number, got {value!r:.80}") from error
+    if found.bit_length() > 200:
+        raise ValueError(f"{name} is out of range: it has {found.bit_length()} bits")
+    return found
 
 
 def _scale(name: str, value: Any) -> float:
     if isinstance(value, bool | str) or not hasattr(type(value), "__float__"):
         raise TypeError(f"{name} should be a number, got {value!r}")
-    found = float(value)
+    try:
+        found = float(value)
+    except (OverflowError, TypeError, ValueError, RuntimeError) as error:
+        kind = f"a whole number of {value.bit_length()} bits" if isinstance(value, int) else f"{value!r:.80}"
+        raise ValueError(f"{name} should be finite and at most {LARGEST_SCALE:g}, got {kind}") from error
     if not math.isfinite(found) or abs(found) > LARGEST_SCALE:
         raise ValueError(f"{name}={found:g} should be finite and at most {LARGEST_SCALE:g}")
     return found
@@ -237,5 +252,5 @@ def _pictures(images: Any) -> tuple[Image.Image, ...]:
     if isinstance(images, Image.Image):
         raise TypeError("images should be a sequence of pictures, got one; write images=[picture]")
     if not isinstance(images, Sequence) or not all(isinstance(each, Image.Image) for each in images):
-        raise TypeError(f"images should be a sequence of Pillow's pictures, got {images!r}")
+        raise TypeError(f"images should be a sequence of Pillow's pictures, got {images!r:.80}")
     return tuple(images)

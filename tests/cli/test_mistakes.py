@@ -1,6 +1,7 @@
 """Mistakes and mishaps: what was wrong, where, and the cure; nothing finished is lost."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ FEW = ("--num-inference-steps", "3", "--max-sequence-length", "8")
         (("--prompt", "a", "--num_inference_steps", "3"), "--num-inference-steps"),
         (
             ("--prompt", "a", "--num-inference-steps", "0"),
-            "'0' is not a whole number of at least 1",
+            "'0' is not a whole number from 1 to 10000",
         ),
         (("--prompt", "a", "--seed", "1", "-2"), "'--seed': '-2' is not a whole number of at least 0"),
         (("--prompt", "a", "--backend", "vllm"), "--backend"),
@@ -233,3 +234,27 @@ def test_all_flags_that_are_not_supported_are_told_at_once(puredit, unloaded):
     code, _, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--enable-teacache", "--revision", "fp16")
     assert code == 2
     assert all(flag in err for flag in ("--vae-tiling is", "--enable-teacache is", "--revision fp16 is"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--num-outputs-per-prompt", "1000000000"), "1000000000 results were asked for, the most are 100000"),
+        (("--seed", "9" * 5000), r"9{60}'\.\.\. \(5000 characters\) is not a whole number"),
+        (("--num-inference-steps", "10001"), "'10001' is not a whole number from 1 to 10000"),
+        (("--guidance-scale", "1e308"), "'1e308' is not a finite number of at least 0 and at most 1000"),
+        (("--true-cfg-scale", "1e30"), "'1e30' is not a finite number"),
+        (("--prompt", "\udcff"), "what is no character"),
+        (("--negative-prompt", "a\ud800"), "what is no character"),
+    ],
+)
+def test_extremes_are_refused_in_a_few_words(puredit, unloaded, words, message):
+    code, _, err = puredit("generate", "--prompt", "a cat", *words)
+    assert code == 2 and re.search(message, err) and len(err) < 400, err
+
+
+@pytest.mark.parametrize(("name", "text"), [("deep.yaml", "a: " + "[" * 5000), ("deep.json", "[" * 100_000)])
+def test_a_file_of_flags_that_is_nested_too_deeply(puredit, unloaded, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    code, _, err = puredit("generate", "--prompt", "a cat", "--config", tmp_path / name)
+    assert code == 2 and "nested too deeply" in err and len(err) < 400

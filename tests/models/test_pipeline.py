@@ -342,3 +342,24 @@ def test_a_default_length_that_is_none(tmp_path, length):
     index.write_text(json.dumps({**json.loads(index.read_text()), "_max_sequence_length": length}))
     with pytest.raises(CheckpointError, match=r"model_index.json: _max_sequence_length is .*, not 1 to 512"):
         load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 10**5000}, "steps is out of range: it has 16610 bits"),
+        ({"height": 10**400}, "height is out of range"),
+        ({"seed": 10**5000}, "seed is out of range"),
+        (
+            {"guidance_scale": 10**400},
+            "guidance_scale should be finite and at most 1000, got a whole number of 1329 bits",
+        ),
+        ({"guidance_scale": torch.ones(3)}, "guidance_scale should be finite"),
+        ({"prompt": "a \ud800"}, "holds a lone surrogate"),
+        ({"negative_prompt": "\udcff"}, "negative_prompt .* holds a lone surrogate"),
+    ],
+)
+def test_extreme_arguments(saved, arguments, message):
+    pipeline, _ = loaded(saved["dev"])
+    with pytest.raises(ValueError, match=message):
+        pipeline.generate(**{"prompt": "a cat", **arguments})
