@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+from typing import Any
 
 import attrs
 import pytest
@@ -164,7 +165,7 @@ class Calls:
 @pytest.mark.parametrize("patience", [60.0, 0.0])
 def test_what_waits_is_refused_at_once_and_what_runs_after_a_while(monkeypatch, patience):
     async def ending():
-        engine = Calls()
+        engine: Any = Calls()
 
         async def connections_end(self, sockets=None):
             engine.calls.append("wait")
