@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from pure.engine.errors import Misuse
+from pure.engine.loaded import Asked, alike
 from pure.serving import engine as engines
 from pure.serving.files import Files
 from pure.serving.http.asking import seeds
@@ -116,6 +117,18 @@ def test_encoded_pictures_are_not_kept_with_the_entry(here):
     edit(app, files={"image": file.getvalue()})
     (entry,) = app.engine.jobs.all("image")
     assert entry.status == "completed" and len(entry.job.recipe.request.memo) == 0
+
+
+def test_different_pictures_are_not_edited_in_one_batch(here):
+    """The two results of one request share its picture; those of another request have their own."""
+    klein = here("klein", start=False).state.studio
+    options = {"height": 32, "width": 32, "steps": 2}
+    one, other = (
+        klein.recipe(Asked(options=options, images=(wan_pipelines.picture().resize((64, size)),)), {})
+        for size in (64, 96)
+    )
+    assert alike(one, one) and not alike(one, other) and not alike(other, one)
+    assert not alike(one, klein.recipe(Asked(options=options), {}))
 
 
 def test_the_double_file_of_a_camera_is_kept_as_jpg(here, tmp_path):
