@@ -285,6 +285,20 @@ def test_a_preset_for_another_step_count_is_derived_anew_with_a_note():
     ]
 
 
+def parts(transform):
+    assert isinstance(transform, pure.Composed)
+    return transform.transforms
+
+
+@pytest.mark.parametrize(("experts", "steps"), [(None, 28), (1, 28), (2, None)])
+def test_the_steps_of_a_run_are_not_those_of_one_of_its_experts(experts, steps):
+    """`num_inference_steps` counts the whole run; of two experts each has a part of it, which needs no note."""
+    values = {"steps_computation_mask": "fast", "num_inference_steps": 28}
+    effective = resolve(file=load_text(str({"cache_config": values})), facts=Facts(experts=experts))
+    assert scm(preset="fast", steps=steps) in parts(build(effective))
+    assert scm(preset="fast") in parts(build(effective, "secondary"))
+
+
 def test_an_explicit_mask_for_another_step_count_is_refused():
     transform = cached(Fn_compute_blocks=1, steps_computation_mask="1101")
     with pytest.raises(ValueError, match="has 4 entries, but the run has 5 steps; give 5 entries or run 4 steps"):
