@@ -195,5 +195,6 @@ def test_the_report_is_json(tmp_path):
         "step": 1, "branch": "conditional", "computed": False, "reason": "threshold", "change": 0.1, "blocks": 1,
     }  # fmt: skip
     assert first["comparison"] == {"time_ratio": 2.0, "psnr": None, "ssim": 1.0}
+    assert (first["duration_ms"], first["without_cache"]["duration_ms"]) == pytest.approx((700, 1200))
     assert read["peak_memory"]["process_mb"] > 1
     assert read["settings"]["x"] == "inf"
