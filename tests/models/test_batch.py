@@ -106,3 +106,15 @@ def test_which_samples_can_stand_at_different_steps():
     for part in (guided(scale=3.0, start=0.25), guided(scale=3.0, stop=0.75), guided(scale=3.0, lowest_sigma=0.5)):
         assert not batches.mixes(part(plain))
     assert not batches.mixes(pure.Experts({"high": plain, "low": plain}))
+
+
+def test_one_number_of_a_sample_is_enough():
+    """The blocks of this denoiser only add: what is infinite stays one number of its sample."""
+    denoiser, params = toys.adder([0.5])
+    noise, solver = torch.ones(2, 3, 2, dtype=torch.float64), SOLVERS[0]
+    noise[1, 2, 0] = torch.inf
+    members = [batches.Member(key=row, prompt="") for row in range(2)]
+    text = torch.zeros(2, 1, 2, dtype=torch.float64)
+    batch = advanced(batches.begin(denoiser, params, solver, text, noise, solver.schedule(2), members), 2)
+    assert int(batches.latents(batch, 1).isfinite().sum()) == 5
+    assert [batches.not_finite_from(batch, row) for row in range(2)] == [None, 0]
