@@ -6,7 +6,8 @@ from pure.models.checkpoint.hub import embedded
 from pure.models.checkpoint.loading import load_pipeline
 from pure.models.common.pictures import Picture, PictureError, open_picture
 from pure.models.errors import CheckpointError, NotFiniteError
-from pure.models.pipeline import Generation, Pipeline
+from pure.models.generation import Generation
+from pure.models.pipeline import Pipeline
 from pure.models.registry import register
 from pure.models.request import Defaults, Options, Request
 

@@ -16,15 +16,16 @@ import torch
 from PIL import Image
 
 import pure
-from pure import Branches, Denoiser, Experts, Guidance, Info, Solver, Step
+from pure import Branches, Denoiser, Experts, Guidance, Solver, Step
 from pure.experts import Transforms, transformed
 from pure.loop import Observer
 from pure.models import batch as batches
 from pure.models.common.truncation import Reader
 from pure.models.errors import NotFiniteError
+from pure.models.generation import Generation
 from pure.models.guidance import guidance_of, with_guidance
 from pure.models.pictures import Video, pictures
-from pure.models.request import Defaults, Options, Request, checked, negatives, prompts, seeds
+from pure.models.request import Defaults, Options, Request, checked, needed, negatives, prompts, seeds
 from pure.notes import Note, warn
 from pure.tree import map_samples
 
@@ -34,23 +35,6 @@ K = TypeVar("K")
 
 LARGEST = 2**24
 """Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Generation:
-    """What `Pipeline.generate` returns.
-
-    Attributes:
-        pixels: (B, 3, H, W) in 0 to 1; of videos (B, F, 3, H, W).
-        latents: (B, ...), what they were decoded from.
-        infos: for every step what was computed and skipped, and why.
-        notes: settings without effect, prompts that were cut.
-    """
-
-    pixels: torch.Tensor
-    latents: torch.Tensor
-    infos: tuple[Info, ...]
-    notes: tuple[Note, ...] = ()
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -213,7 +197,7 @@ class Pipeline(abc.ABC):
         Raises:
             ValueError: the denoiser is guided already, with another scale.
         """
-        own, wanted = guidance_of(denoiser), self.guidance(request)
+        own, wanted = guidance_of(denoiser), self.guidance(needed(request))
         scale, asked = getattr(request, self.cfg) if self.cfg else None, request.negative_prompts is not None
         if own is not None:
             first = next(iter(wanted.values())) if isinstance(wanted, Mapping) else wanted
@@ -276,7 +260,7 @@ class Pipeline(abc.ABC):
         Raises:
             ValueError: a text cannot be read, or the model takes another number of pictures.
         """
-        warn(self.notes(request))
+        warn(self.notes(needed(request)))
         return self.conditioning(request)
 
     def noise(self, request: Request, seed: int | Sequence[int] = 42) -> torch.Tensor:
@@ -291,7 +275,7 @@ class Pipeline(abc.ABC):
             TypeError: a seed is no whole number.
             ValueError: a seed is out of range, or the number of seeds is not B.
         """
-        drawn = pure.gaussian((request.batch, *self.shape(request)), seeds(seed), dtype=self.noise_dtype)
+        drawn = pure.gaussian((needed(request).batch, *self.shape(request)), seeds(seed), dtype=self.noise_dtype)
         return self.pack(drawn).to(self.device)
 
     @property
@@ -301,7 +285,7 @@ class Pipeline(abc.ABC):
 
     def schedule(self, request: Request) -> tuple[Step, ...]:
         """Return the steps of the request, as diffusers' pipeline takes them; timesteps on the pipeline's device."""
-        found = self.solver.schedule(request.steps, self.tokens(request), self.step_dtype)
+        found = self.solver.schedule(needed(request).steps, self.tokens(request), self.step_dtype)
         # Moved here once: in the loop every step would wait for the copy.
         return tuple(attrs.evolve(step, timestep=step.timestep.to(self.device)) for step in found)
 
@@ -336,13 +320,21 @@ class Pipeline(abc.ABC):
         """Decode latents (B, ...) to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1.
 
         Raises:
-            ValueError: the latents have another size than the request.
+            TypeError: these are no latents and a request.
+            ValueError: the latents have another size than the request, or are not finite.
         """
-        wanted = self.pack(torch.empty((1, *self.shape(request)), device="meta")).shape
+        wanted = self.pack(torch.empty((1, *self.shape(needed(request))), device="meta")).shape
+        if not isinstance(latents, torch.Tensor):
+            raise TypeError(f"latents are a tensor, got {type(latents).__name__}; the order is (latents, request)")
         if latents.shape[1:] != wanted[1:]:
             raise ValueError(
                 f"latents of shape {tuple(latents.shape)} are not those of {request.height} x {request.width} pixels "
                 f"and {request.frames} frames, {('B', *wanted[1:])}; pass the request they were made with"
+            )
+        if bad := [row for row, each in enumerate(latents) if not each.isfinite().all()]:
+            raise ValueError(
+                f"latents of samples {bad} are infinite or NaN, which would decode to black; in fp16 numbers above "
+                "65504 overflow: load with dtype=torch.bfloat16, or lower the guidance scale"
             )
         return self.decoded(latents, request)
 
@@ -379,6 +371,8 @@ class Pipeline(abc.ABC):
             ValueError: an argument is out of range, or the transform sets another guidance scale.
             NotFiniteError: latents or pixels of some samples are infinite or NaN; it has those of the others.
         """
+        if observe is not None and not callable(observe):
+            raise TypeError(f"observe is called with every Frame, got {observe!r}")
         request = self.request(prompt, negative_prompt, **options)
         denoiser, request = self.guide(transformed(self.denoiser, transform), request)
         batch = self.begin(denoiser, request, seed, range(request.batch))

@@ -37,6 +37,9 @@ ELSEWHERE = {
 }
 
 
+MOST_PROMPTS = 10_000  # of one request: all their embeddings are in memory at once
+
+
 class Options(TypedDict, total=False):
     """Options of a request besides the prompts; an option that is left out has the checkpoint's default.
 
@@ -133,6 +136,20 @@ class Defaults:
     longest: int = 512
 
 
+def needed(request: object) -> Request:
+    """Return a request that was passed to a pipeline, if it is one.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(request, Request):
+        raise TypeError(
+            f"a request is wanted, as pipeline.request(prompt, ...) returns it, got {type(request).__name__}; "
+            "encode, noise, schedule, pixels and decode all take the same one"
+        )
+    return request
+
+
 def prompts(prompt: str | Sequence[str], what: str = "prompt") -> tuple[str, ...]:
     """Return one or several prompts as a tuple.
 
@@ -153,6 +170,8 @@ def prompts(prompt: str | Sequence[str], what: str = "prompt") -> tuple[str, ...
             raise ValueError(f"{what} {text[:60]!r} holds a lone surrogate, which is no character") from error
     if not found:
         raise ValueError(f"{what} is an empty sequence; give at least one ('' will do)")
+    if len(found) > MOST_PROMPTS:
+        raise ValueError(f"{len(found)} are too many for {what}: at most {MOST_PROMPTS}; make several requests")
     return tuple(found)
 
 

@@ -17,6 +17,7 @@ EVERYTHING = (*DESCRIPTION, "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinj
 CACHED = "models--"  # how folders begin in the cache of the hub
 SINGLE = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 WHOLE = f"a checkpoint is a folder as diffusers' save_pretrained writes it: {INDEX} beside a folder for each component"
+LONGEST = 255  # bytes of one name in a path: what file systems take
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -45,6 +46,12 @@ def locate(source: str | os.PathLike[str], patterns: tuple[str, ...] = EVERYTHIN
         folder = Path(source).expanduser()
     except RuntimeError:  # ~name of a user that is not known
         folder = Path(source)
+    if (
+        "\0" in str(source)
+        or len(os.fsencode(folder)) > 4000
+        or any(len(os.fsencode(part)) > LONGEST for part in folder.parts)
+    ):
+        raise CheckpointError(f"{str(source)[:40]!r}... is no path; pass a folder that exists, or a hub id owner/name")
     if folder.is_dir():
         return _pipeline_folder(folder)
     if folder.exists():

@@ -46,12 +46,15 @@ def load_pipeline(
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or not supported.
+        TypeError: an argument has another type.
+        ValueError: there is no such device.
 
     >>> from pure.models import embedded
     >>> pipeline = load_pipeline(embedded())
     >>> pipeline.generate("a red apple", steps=2, max_sequence_length=16).pixels.shape
     torch.Size([1, 3, 64, 64])
     """
+    _check_arguments(source, dtype, device)
     describe(locate(source, DESCRIPTION))  # before gigabytes are downloaded
     folder = locate(source, EVERYTHING)
     found = describe(folder)
@@ -86,6 +89,18 @@ def load_pipeline(
 def _read(stored: dict[str, Stored], unread: tuple[str, ...]) -> dict[str, Stored]:
     """Leave out what no model reads."""
     return {name: tensor for name, tensor in stored.items() if not any(part in name for part in unread)}
+
+
+def _check_arguments(source: object, dtype: object, device: str | torch.device) -> None:
+    """Refuse what is no path, no torch.dtype or no device."""
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source is a folder or a hub id, got {source!r}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype is a torch.dtype such as torch.bfloat16, or None, got {dtype!r}")
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"there is no device {device!r}; write 'cpu', 'cuda' or 'cuda:1'") from error
 
 
 def _reads(component: str) -> bool:
