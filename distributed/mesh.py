@@ -105,7 +105,8 @@ def axis(mesh: DeviceMesh, name: str) -> Axis:
 
 def shares(total: int, count: int) -> tuple[int, ...]:
     """Divide `total` among `count` ranks as evenly as whole numbers allow, the first ones getting more."""
-    least, more = divmod(total, count)
+    least = total // count  # not divmod, which the compiler refuses for symbolic sizes
+    more = total - least * count
     return tuple(least + (index < more) for index in range(count))
 
 

@@ -61,7 +61,7 @@ def advance(
     decisions, sizes = _decide(pieces, answers, cache, residual, rows, [m.size for m in memories], paired)
     ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
     cache = Cache(ledger=ledger, probe=cache.probe, history=cache.history)
-    if pieces.compiled:
+    if pieces.compiled and any(decision.computed for decision in decisions):  # what a skip passes on is unmarked
         mark_batch((hidden, context), batch)
     hidden, cache = _middle(pieces, params.blocks[front:stop], hidden, context, residual, cache, decisions, memories)
     prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)

@@ -21,6 +21,7 @@ def checkpoint(tmp_path_factory):
 def puredit(checkpoint, tmp_path, monkeypatch, capfd):
     """Run a command in an empty folder; return exit code, standard output and standard error, of its processes too."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)  # tables are as wide as they are in a pipe
     for name in [name for name in os.environ if name.startswith("SGLANG_")]:
         monkeypatch.delenv(name)
 

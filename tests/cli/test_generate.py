@@ -160,7 +160,7 @@ def test_a_picture_that_is_not_finite_fails_and_the_others_are_saved(puredit, tm
         ),
         (("--height", 100_000, "--width", 100_000), "height=100000, width=100000: latents of"),
         (("--num-inference-steps", 10**9), "10000"),
-        (("--guidance-scale", "1e308"), "guidance_scale=1e+308 should be finite and at most 1000"),
+        (("--guidance-scale", "1e308"), "is not a finite number of at least 0 and at most 1000"),
         (("--batch-size", 0), "--batch-size"),
     ],
 )

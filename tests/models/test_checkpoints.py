@@ -67,8 +67,8 @@ def tensors_of(pipeline: Any) -> dict[str, torch.Tensor]:
     parts = {
         "transformer": pipeline.params if ours else pipeline.transformer.state_dict(),
         "vae": (pipeline.codec.vae if ours else pipeline.vae).state_dict(),
-        "text_encoder": (pipeline.encoder.text_encoder if ours else pipeline.text_encoder).state_dict(),
-        "text_encoder_2": (pipeline.encoder.text_encoder_2 if ours else pipeline.text_encoder_2).state_dict(),
+        "text_encoder": (pipeline.reader.text_encoder if ours else pipeline.text_encoder).state_dict(),
+        "text_encoder_2": (pipeline.reader.text_encoder_2 if ours else pipeline.text_encoder_2).state_dict(),
     }
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 

@@ -71,7 +71,7 @@ def test_a_sharded_pipeline_in_half_precision_generates(tmp_path):
     made.text_encoder.to(torch.bfloat16)
     made.save_pretrained(tmp_path / "flux", max_shard_size="100KB")
     pipeline: Any = load_pipeline(tmp_path / "flux")
-    assert pipeline.dtype == pipeline.encoder.text_encoder.dtype == pipeline.codec.vae.dtype == torch.float32
+    assert pipeline.dtype == pipeline.reader.text_encoder.dtype == pipeline.codec.vae.dtype == torch.float32
     assert pipeline.generate("a", steps=1, max_sequence_length=8).pixels.isfinite().all()
 
 
@@ -81,8 +81,8 @@ def test_stored_types_are_kept(tmp_path):
     made.text_encoder.to(torch.bfloat16)
     made.save_pretrained(tmp_path / "flux")
     pipeline: Any = load_pipeline(tmp_path / "flux", dtype=None)
-    assert pipeline.dtype == pipeline.encoder.text_encoder.dtype == torch.bfloat16
-    assert pipeline.encoder.text_encoder_2.dtype == pipeline.codec.vae.dtype == torch.float32
+    assert pipeline.dtype == pipeline.reader.text_encoder.dtype == torch.bfloat16
+    assert pipeline.reader.text_encoder_2.dtype == pipeline.codec.vae.dtype == torch.float32
     assert pipeline.generate("a", steps=1, max_sequence_length=8).pixels.isfinite().all()
 
 

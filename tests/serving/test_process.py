@@ -41,7 +41,7 @@ def unloaded(monkeypatch):
         (["nowhere/nothing"], "nowhere/nothing"),
         (["a", "--model-path", "b"], "a and --model-path both name the model"),
         (["--prompt", "a cat"], "there is no flag --prompt"),
-        (["--port", "70000"], "at most 65535"),
+        (["--port", "70000"], "from 0 to 65535"),
         (["--num-gpus", "2"], "--num-gpus 2 is not available: serve runs one process"),
         (["--tp-size", "2"], "serve runs one process"),
         (["--enable-cfg-parallel"], "serve runs one process"),
