@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -67,6 +68,13 @@ def test_what_only_the_model_knows_is_said_once(puredit):
     assert err.count("error:") == 1 and "the nearest size is 32" in err and "Traceback" not in err
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Ranks are forked and so have what a test has replaced, even if earlier tests have left threads behind."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("forked")
 def test_an_error_on_another_rank_is_said_once(puredit, monkeypatch):
     def fail(*_):
         raise RuntimeError("something broke")
@@ -81,6 +89,7 @@ def test_an_error_on_another_rank_is_said_once(puredit, monkeypatch):
     assert code == 1 and re.search(r"in process [12] of 3:\s+Traceback", err)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_killed_rank_ends_the_run_and_what_is_finished_stays(puredit, monkeypatch, tmp_path):
     real = pure.cli.generate.take_part
 

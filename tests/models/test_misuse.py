@@ -1,0 +1,66 @@
+"""A pipeline that is called with the wrong thing says what it takes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pure.models import CheckpointError, load_pipeline
+from tests.support import tiny
+
+SHORT: dict[str, Any] = {"steps": 1, "max_sequence_length": 8}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pipelines") / "dev"
+    tiny.pipeline(dynamic=True).save_pretrained(folder)
+    return {"dev": folder}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_are_not_decoded(saved, number):
+    pipeline = load_pipeline(saved["dev"])
+    request = pipeline.request(["a", "b"], **SHORT)
+    latents = pipeline.noise(request, [1, 2])
+    latents[1, 0, 0] = number
+    for decode in (pipeline.decode, pipeline.pixels):
+        with pytest.raises(ValueError, match=r"latents of samples \[1\] are infinite or NaN"):
+            decode(latents, request)
+
+
+def test_what_is_no_request_is_named(saved):
+    pipeline = load_pipeline(saved["dev"])
+    request = pipeline.request("a", **SHORT)
+    latents = pipeline.noise(request)
+    calls: list[Any] = [
+        lambda: pipeline.encode("a red apple"),  # pyright: ignore[reportArgumentType]
+        lambda: pipeline.noise(42),  # pyright: ignore[reportArgumentType]
+        lambda: pipeline.schedule(28),  # pyright: ignore[reportArgumentType]
+        lambda: pipeline.decode(latents, "a"),  # pyright: ignore[reportArgumentType]
+        lambda: pipeline.guide(pipeline.denoiser, None),  # pyright: ignore[reportArgumentType]
+        lambda: pipeline.decode(request, latents),  # pyright: ignore[reportArgumentType]
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"a request is wanted, as pipeline\.request\(prompt, \.\.\.\) returns it"):
+            call()
+    with pytest.raises(TypeError, match=r"the order is \(latents, request\)"):
+        pipeline.pixels([1], request)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="observe is called with every Frame, got 3"):
+        pipeline.generate("a", observe=3, **SHORT)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="10001 are too many for prompt: at most 10000"):
+        pipeline.request(["a"] * 10_001)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"source": 3}, TypeError, "source is a folder or a hub id, got 3"),
+        ({"dtype": "float32"}, TypeError, r"dtype is a torch\.dtype such as torch\.bfloat16, or None, got 'float32'"),
+        ({"device": "gpu"}, ValueError, "there is no device 'gpu'; write 'cpu', 'cuda' or 'cuda:1'"),
+        ({"source": "a" * 5000}, CheckpointError, r"'\.\.\. is no path; pass a folder that exists"),
+    ],
+)
+def test_arguments_of_loading(saved, arguments, error, message):
+    with pytest.raises(error, match=message):
+        load_pipeline(**{"source": saved["dev"], **arguments})
