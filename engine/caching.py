@@ -59,6 +59,7 @@ def threshold_of(denoiser: pure.Denoiser | pure.Experts) -> float | None:
     return rule.value if isinstance(rule, Threshold) else None
 
 
+LONGEST = 120
 SHOWN = ("front", "threshold", "warmup", "max_continuous", "order", "policy")
 
 
@@ -76,7 +77,13 @@ def recipe(transform: pure.Transform) -> str:
 def _arguments(part: pure.Transform) -> list[str]:
     fields = attrs.fields(type(part))
     values = [(field, getattr(part, field.name)) for field in fields if field.init]
-    return [f"{f.name}={value!r}" for f, value in values if f.name in SHOWN or value != f.default]
+    return [f"{f.name}={_short(value)}" for f, value in values if f.name in SHOWN or value != f.default]
+
+
+def _short(value: object) -> str:
+    """Return a value as one would type it; a table of weights by its number of rows."""
+    text = repr(value)
+    return text if len(text) <= LONGEST or not isinstance(value, tuple) else f"<{len(value)} rows>"
 
 
 def transforms_of(caching: Caching, denoiser: Model) -> Transforms:

@@ -1,6 +1,7 @@
 """Transforms of denoisers, one per file; the file has the transform's name."""
 
 import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
+from pure.transforms.calibrated import calibrated
 from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
 from pure.transforms.guided import guided
@@ -11,6 +12,7 @@ from pure.transforms.taylorseer import taylorseer
 __all__ = [
     "Layer",
     "Quantization",
+    "calibrated",
     "compiled",
     "dbcache",
     "guided",

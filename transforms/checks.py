@@ -10,7 +10,21 @@ from typing import Any, TypeVar
 
 import attrs
 
-__all__ = ["Check", "check_fields", "choice", "flag", "narrowed", "number", "optional", "refuse", "whole"]
+from pure.denoiser import Denoiser
+
+__all__ = [
+    "Check",
+    "check_fields",
+    "check_streams",
+    "choice",
+    "flag",
+    "narrowed",
+    "number",
+    "optional",
+    "refuse",
+    "stream_names",
+    "whole",
+]
 
 T = TypeVar("T")
 Check = Callable[[Any, attrs.Attribute, Any], None]
@@ -64,6 +78,21 @@ def flag(instance: Any, attribute: attrs.Attribute, value: Any) -> None:
     """Allow True and False."""
     if not isinstance(value, bool):
         raise refuse(instance, attribute.name, value, "choose True or False")
+
+
+def stream_names(instance: Any, attribute: attrs.Attribute, value: Any) -> None:
+    """Allow names of streams, "all" and None."""
+    named = isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
+    if value is not None and value != "all" and not named:
+        raise refuse(instance, attribute.name, value, "give a tuple of stream names, 'all' or None")
+
+
+def check_streams(transform: Any, denoiser: Denoiser) -> None:
+    """Refuse a predictor of streams that the denoiser does not have."""
+    wanted = transform.streams
+    if wanted not in (None, "all") and not set(wanted) <= set(denoiser.streams):
+        name = type(transform).__name__
+        raise ValueError(f"{name}(streams={wanted}): the denoiser's streams are {denoiser.streams}")
 
 
 def check_fields(instance: Any, checks: Mapping[str, Check]) -> None:

@@ -17,7 +17,7 @@ import attrs
 
 from pure.composition import Transform
 from pure.denoiser import Denoiser
-from pure.transforms.checks import choice, refuse, whole
+from pure.transforms.checks import check_streams, choice, stream_names, whole
 
 __all__ = ["taylorseer"]
 
@@ -44,12 +44,6 @@ def _weights(times: tuple[int, ...], target: int, first: int, order: int) -> tup
     distance = target - times[0]
     powers = [distance**i / factorial(i) for i in range(len(ladder))]
     return tuple(sum(power * rung[k] for power, rung in zip(powers, ladder, strict=True)) for k in range(size))
-
-
-def _streams(instance: "taylorseer", attribute: attrs.Attribute, value: object) -> None:
-    named = isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
-    if value is not None and value != "all" and not named:
-        raise refuse(instance, attribute.name, value, "give a tuple of stream names, 'all' or None")
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +73,7 @@ class taylorseer(Transform):
 
     order: int = attrs.field(default=1, validator=whole(0, "the order", most=3))
     on: str = attrs.field(default="residual", validator=choice("residual", "hidden"))
-    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=_streams)
+    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=stream_names)
 
     @property
     def history(self) -> int:
@@ -92,7 +86,5 @@ class taylorseer(Transform):
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set the predictor."""
-        unknown = [name for name in self.streams or () if self.streams != "all" and name not in denoiser.streams]
-        if unknown:
-            raise ValueError(f"taylorseer(streams={self.streams}): the denoiser's streams are {denoiser.streams}")
+        check_streams(self, denoiser)
         return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))

@@ -9,7 +9,7 @@ import pytest
 import pure
 from pure import Plan, Probe, Span, transforms
 from pure.experts import transformed
-from pure.transforms import compiled, dbcache, guided, scm, taylorseer
+from pure.transforms import calibrated, compiled, dbcache, guided, scm, taylorseer
 from tests.support.situation import CLOSED, FLUX_DEV, RANDOM, STREAMS, Situation
 
 DENOISER = RANDOM.first
@@ -109,6 +109,59 @@ def test_dbcache_fills_the_plan() -> None:
 def test_taylorseer_refuses_wrong_values_when_made(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         taylorseer(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([[4, 2], 5], r"calibrated\(table\): the row \[\[4, 2\], 5\] is wrong: a row is a history"),
+        (7, r"the row 7 is wrong: a row is a history \(newest step first\), a target and the weights, such as"),
+        ([4, 5, [1.0]], r"a row is a history"),
+        ([[], 5, []], r"a history has 1 to 8 steps"),
+        ([list(range(9, 0, -1)), 10, [1.0] + [0.0] * 8], r"a history has 1 to 8 steps"),
+        ([[4, 2], 4, [1.5, -0.5]], r"a history goes back from the target, newest step first"),
+        ([[2, 4], 5, [1.5, -0.5]], r"a history goes back from the target"),
+        ([[4, 4], 5, [1.5, -0.5]], r"a history goes back from the target"),
+        ([[4, -1], 5, [1.5, -0.5]], r"step indices, whole numbers of 0 to 9999"),
+        ([[4, True], 5, [1.5, -0.5]], r"step indices"),
+        ([[4.0], 5, [1.0]], r"step indices"),
+        ([[4], 10_000, [1.0]], r"step indices"),
+        ([[4, 2], 5, [1.0]], r"2 steps have as many weights, not 1"),
+        ([[4, 2], 5, [math.nan, 1.0]], r"weights are finite numbers"),
+        ([[4, 2], 5, ["1.5", -0.5]], r"weights are finite numbers"),
+        ([[4, 2], 5, [1.5, -0.4]], r"weights add up to 1, these to 1.1; change the first one"),
+    ],
+)
+def test_calibrated_refuses_a_wrong_row_by_showing_it(row: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrated(table=[[[3], 4, [1.0]], row])
+
+
+@pytest.mark.parametrize("table", [None, 3, "table", {"a": 1}])
+def test_calibrated_refuses_what_is_no_table(table: object) -> None:
+    with pytest.raises(ValueError, match=r"calibrated\(table"):
+        calibrated(table=table)  # type: ignore[arg-type]
+
+
+def test_calibrated_refuses_two_rows_for_one_step() -> None:
+    with pytest.raises(ValueError, match=r"history \[4, 2\] with target 5 has two rows; keep one"):
+        calibrated(table=[[[4, 2], 5, [1.5, -0.5]], [[4, 2], 5, [1.4, -0.4]]])
+    assert len(calibrated(table=[[[4, 2], 5, [1.5, -0.5]]] * 2).table) == 1
+
+
+@pytest.mark.parametrize(
+    "table", [{((4, 2), 5): (1.5, -0.5), ((2,), 3): (1,)}, [[[2], 3, [1]], [[4, 2], 5, [1.5, -0.5]]]]
+)
+def test_calibrated_is_a_record_of_its_table(table: object) -> None:
+    made = calibrated(table=table)  # type: ignore[arg-type]
+    assert made == calibrated(table=made.table) and hash(made) == hash(calibrated(table=made.table))
+    assert eval(repr(made)) == made
+    assert made != calibrated(table=made.table[1:])
+
+
+def test_calibrated_refuses_streams_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match=r"calibrated\(streams=\('video',\)\): the denoiser's streams are"):
+        pure.compose(dbcache(), calibrated(table=(), streams=("video",)))(DENOISER)
 
 
 def test_taylorseer_refuses_streams_that_do_not_exist() -> None:

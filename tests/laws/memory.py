@@ -100,7 +100,7 @@ def _on_meta(situation: Situation) -> Any:
 
 def state_has_the_promised_size(situation: Situation) -> None:
     """Law 4: K residuals of the streams that later blocks read, one probe and 6 + K numbers, per row."""
-    db, seer, scm = situation.dbcache, situation.taylorseer, situation.scm
+    db, seer, scm = situation.dbcache, situation.predictor, situation.scm
     first = situation.model.first
     static = scm is not None and scm.policy == "static"
     threshold = db.threshold if db else 0.0
@@ -125,7 +125,8 @@ def _depth(seer: Any, name: str, denoiser: Denoiser) -> int:
     wanted = seer.streams
     if wanted is None:
         wanted = denoiser.streams if denoiser.reads is None else denoiser.reads
-    return seer.order + 1 if wanted == "all" or name in wanted else 1
+    longest = max([seer.order + 1, *(len(history) for history, _, _ in getattr(seer, "table", ()))])
+    return longest if wanted == "all" or name in wanted else 1
 
 
 def _sizes(situation: Situation) -> list[dict[str, int]]:

@@ -64,6 +64,25 @@ class Recursion:
         return total
 
 
+class Table(Recursion):
+    """The recursion, but for the histories and targets that a table has weights for: the longest history counts."""
+
+    def __init__(self, order: int, table: tuple) -> None:
+        super().__init__(order)
+        self.table, self.values = table, []
+
+    def update(self, value: Any, time: int) -> None:
+        super().update(value, time)
+        self.values.insert(0, (time, value))
+
+    def predict(self, time: int) -> Any:
+        for history, target, weights in sorted(self.table, key=lambda row: -len(row[0])):
+            newest = self.values[: len(history)]
+            if target == time and tuple(at for at, _ in newest) == history:
+                return sum(weight * value for weight, (_, value) in zip(weights, newest, strict=True))
+        return super().predict(time)
+
+
 @attrs.define
 class Row:
     """One sample (or branch of one) under a plan."""
@@ -78,11 +97,12 @@ class Row:
     accumulated: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        seer = self.situation.taylorseer
+        seer = self.situation.predictor
         streams = ("image", "text") if seer and seer.streams in (None, "all") else ("image",)
         order = {name: seer.order if seer and name in streams else 0 for name in ("image", "text")}
         self.whole = {name: bool(seer and seer.on == "hidden" and name in streams) for name in order}
-        self.middle = {name: Recursion(order[name]) for name in order}
+        table = getattr(seer, "table", ())
+        self.middle = {name: Table(order[name], table if name in streams else ()) for name in order}
 
     whole: dict[str, bool] = attrs.field(init=False, default=None)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pure import Hold
 from pure.predictors import Predictor
-from pure.transforms import taylorseer
+from pure.transforms import calibrated, taylorseer
 from pure.transforms.taylorseer import COLD_START
 from tests.laws.oracle import Recursion
 
@@ -31,6 +31,8 @@ CLAIMS = {
     # One-sided differences taken at the newer end: higher orders gain no order of accuracy.
     "taylor-2": Claim(taylorseer(order=2), exact=1, slope=2),
     "taylor-3": Claim(taylorseer(order=3), exact=1, slope=2),
+    # What its table does not have is TaylorSeer's.
+    "calibrated": Claim(calibrated(table=[((70, 69, 68), 71, (1.5, -0.4, -0.1))]), exact=1, slope=2),
 }
 ORDERS = range(4)
 
@@ -87,6 +89,26 @@ def test_measured_error_slope_is_the_declared_one(name: str) -> None:
     # A schedule of unequal gaps, seen by a signal that varies ever more slowly.
     errors = [_error(claim.predictor, [0, 3, 5, 8, 9], 2, lambda t, h=h: math.exp(h * t)) for h in (1e-3, 5e-4)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(claim.slope, abs=0.05)
+
+
+def test_the_longest_row_that_fits_counts() -> None:
+    table = {((5,), 6): (1.0,), ((5, 3), 6): (1.5, -0.5), ((5, 3, 1), 7): (2.0, -0.5, -0.5)}
+    predictor = calibrated(table=table, order=2)
+    assert predictor.history == 3
+    assert predictor.weights((5, 3, 1), 6, 0) == (1.5, -0.5, 0.0)
+    assert predictor.weights((5, 4, 3), 6, 0) == (1.0, 0.0, 0.0)
+    assert predictor.weights((5, -1, -1), 6, 5) == (1.0, 0.0, 0.0)
+    assert predictor.weights((5, 3, 1), 7, 0) == (2.0, -0.5, -0.5)
+    for times, target in (((5, 3, 1), 8), ((5, 3, 0), 7), ((4, 3, 1), 6), ((2, -1, -1), 4)):
+        first = min(time for time in times if time >= 0)
+        assert predictor.weights(times, target, first) == taylorseer(order=2).weights(times, target, first)
+
+
+@hypothesis.given(computed=computed_steps, distance=st.integers(1, 8), order=st.integers(0, 3))
+def test_without_a_table_it_is_taylorseer(computed: list[int], distance: int, order: int) -> None:
+    empty, seer = calibrated(table=(), order=order), taylorseer(order=order)
+    arguments = (times_of(seer, computed), computed[-1] + distance, computed[0])
+    assert empty.history == seer.history and empty.weights(*arguments) == seer.weights(*arguments)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Transform
-from pure.transforms import compiled, dbcache, guided, scm, taylorseer
+from pure.transforms import calibrated, compiled, dbcache, guided, scm, taylorseer
 from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
@@ -108,6 +108,32 @@ def taylor(on: str, least: int = 0) -> Recipe:
     return recipe
 
 
+def tables(mask: tuple[int, ...]) -> st.SearchStrategy[tuple]:
+    """Rows for some skipped steps of a mask, of 1 to 3 computed steps each."""
+    computed = [[j for j in range(i - 1, -1, -1) if mask[j]][:3] for i in range(len(mask))]
+    skips = [(i, past) for i, past in enumerate(computed) if not mask[i] and past]
+    rest = st.lists(st.floats(-1, 1).map(lambda w: round(w, 3)), min_size=2, max_size=2)
+
+    def row(skip: tuple[int, list[int]]) -> st.SearchStrategy[tuple]:
+        target, past = skip
+        lengths = st.integers(1, len(past))
+        return st.builds(lambda n, w: (past[:n], target, (1 - sum(w[: n - 1]), *w[: n - 1])), lengths, rest)
+
+    return st.tuples(*map(row, skips)).flatmap(lambda rows: st.just(rows) | st.just(rows[::2]))
+
+
+def from_table(model: Model, count: int) -> Strategy:
+    """A mask with weights of its own; or a cache that meets some of their histories."""
+
+    def of(mask: tuple[int, ...]) -> Strategy:
+        choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
+        made = st.builds(calibrated, table=tables(mask), order=st.integers(0, 2), **choices)
+        skipping = st.just(scm(mask=mask, policy="static")) | _dbcache(model, count, threshold=st.just(0.9))
+        return st.builds(pure.compose, skipping, made)
+
+    return masks(count).flatmap(of)
+
+
 def guide(interval: bool) -> Strategy:
     scales = st.sampled_from((0.0, 1.0, 2.5))
     if not interval:
@@ -183,6 +209,7 @@ RECIPES: dict[str, Recipe] = {
     "scm-bins": bins,
     "taylorseer-residual": taylor("residual"),
     "taylorseer-hidden": taylor("hidden"),
+    "calibrated": from_table,
     "guided": guided_plain,
     "guided-dbcache": guided_dbcache,
     "guided-interval": guided_interval,
@@ -191,6 +218,9 @@ RECIPES: dict[str, Recipe] = {
     "everything": everything,
 }
 
+
+# The first row fits the mask below, the second is longer than what TaylorSeer needs, the third fits nothing.
+EXACT = (((3, 2, 1), 4, (1.6, -0.4, -0.2)), ((5, 3, 2, 1), 6, (1.3, 0.1, -0.3, -0.1)), ((9, 1), 10, (2.0, -1.0)))
 
 # What is tried every time, beside what is drawn: chosen so that some steps are computed and some skipped, late
 # enough for every derivative to exist, and differently for each sample.
@@ -231,6 +261,10 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "taylorseer-hidden": [
             pure.compose(often, taylorseer(order=1, on="hidden", streams="all")),
             pure.compose(scm(mask=late, policy="static"), _some(back=1), taylorseer(order=3, on="hidden")),
+        ],
+        "calibrated": [
+            pure.compose(scm(mask=late, policy="static"), calibrated(table=EXACT, streams="all")),
+            pure.compose(often, calibrated(table=EXACT, order=0, on="hidden")),
         ],
         "guided": [guided(scale=2.5), part],
         "guided-dbcache": [pure.compose(guided(scale=2.5), _some(follow=who)) for who in ("own", "conditional")],
