@@ -27,6 +27,7 @@ from pure.distributed.rank import SIGNALS, RankResult, RankSetup, be_rank
 
 __all__ = ["run"]
 
+MOST = 256  # processes on one machine: a slip of a digit would take all its memory
 LOADING = 1800.0  # seconds that ranks may be apart: one may load a checkpoint for long
 AGREE = 1.0  # seconds after a first error in which the death that caused it may be noticed
 STOP = 15.0  # seconds that rank 0 has to finish its step and say what is done, when interrupted
@@ -70,13 +71,13 @@ def run(
             picklable, and a script needs `if __name__ == "__main__":`.
 
     Raises:
-        ValueError: `count` is below 1, or above the number of GPUs.
+        ValueError: `count` is not 1 to 256, or above the number of GPUs.
         RuntimeError: a process died.
         Exception: what the first process to fail raised; a note says which process, and where.
         KeyboardInterrupt: Ctrl-C, unless rank 0 made something else of it.
     """
-    if count < 1:
-        raise ValueError(f"count={count}: give a number of processes from 1 on")
+    if not 1 <= count <= MOST:
+        raise ValueError(f"count={count}: give a number of processes from 1 to {MOST}, the most on one machine")
     if device == "cuda" and count > (there := torch.cuda.device_count()):
         raise ValueError(f"{count} processes need a GPU each and this machine has {there}; start {there or 'on a CPU'}")
     threads = max(1, torch.get_num_threads() // count)

@@ -69,6 +69,7 @@ class Denoised:
     laps: tuple[float, ...]
 
 
+@torch.no_grad()
 def denoise(
     pipeline: Pipeline, denoiser: Model, request: Request, seeds: Sequence[int], observe: Observer | None = None
 ) -> Denoised:
@@ -114,14 +115,14 @@ def results(pipeline: Pipeline, done: Denoised) -> Iterator[Result | NotFiniteEr
         )
 
 
+@torch.no_grad()
 def decode(pipeline: Pipeline, batch: batches.Batch[K], row: int, request: Request) -> np.ndarray:
     """Return the frames (F, H, W, 3) of one sample that took its last step, decoded alone.
 
     Raises:
         NotFiniteError: its latents or pixels are not finite.
     """
-    with torch.no_grad():
-        decoded = pipeline.decoded(pipeline.finished(batches.latents(batch, row), request), request)
+    decoded = pipeline.decoded(pipeline.finished(batches.latents(batch, row), request), request)
     if wrong := batches.faults(batch, decoded, pipeline.dtype, pipeline.cfg, [row]):
         raise NotFiniteError(wrong)
     frames = decoded if decoded.ndim == 5 else decoded[:, None]
@@ -150,6 +151,7 @@ def batch_size(pipeline: Pipeline, request: Request) -> int:
     return max(1, min(most, room // positions))
 
 
+@torch.no_grad()
 def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -> None:
     """Take the first `count` steps of such a run, decode, and forget it all.
 
@@ -159,5 +161,4 @@ def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -
     batch = pipeline.begin(denoiser, request, [0], (None,))
     for _ in batch.steps[:count]:
         batch, _ = batches.advance(batch)
-    with torch.no_grad():
-        pipeline.decoded(pipeline.finished(batches.latents(batch, 0), request), request)
+    pipeline.decoded(pipeline.finished(batches.latents(batch, 0), request), request)

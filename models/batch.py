@@ -92,8 +92,7 @@ def begin(
         ValueError: the cache does not fit the run, or there are no steps.
     """
     bound = denoiser.bind(params)
-    with torch.no_grad():
-        state = denoiser.init(bound, conditioning, noise, steps)
+    state = denoiser.init(bound, conditioning, noise, steps)
     return Batch(
         denoiser=denoiser,
         bound=bound,
@@ -117,10 +116,16 @@ def _everywhere(guidance: Guidance) -> bool:
     return guidance.start <= 0 and guidance.stop >= 1 and guidance.lowest_sigma <= 0
 
 
-def advance(batch: Batch[K]) -> tuple[Batch[K], Frame]:
-    """Take one step with every sample, each at its own place; return also what the step was and did."""
+def advance(batch: Batch[K], checkpoint: bool = False) -> tuple[Batch[K], Frame]:
+    """Take one step with every sample, each at its own place; return also what the step was and did.
+
+    Args:
+        batch: some sample of which has a step to take.
+        checkpoint: see `pure.sample`.
+    """
     step = _step(batch.steps, [member.place for member in batch.members])
-    frame = next(pure.unroll(batch.denoiser, batch.bound, batch.state, batch.carry, (step,), batch.solver))
+    one = pure.unroll(batch.denoiser, batch.bound, batch.state, batch.carry, (step,), batch.solver, checkpoint)
+    frame = next(one)
     rows = len(frame.info.decisions) // len(batch.members)  # two where this step is guided
     members = tuple(
         attrs.evolve(
@@ -131,7 +136,7 @@ def advance(batch: Batch[K]) -> tuple[Batch[K], Frame]:
         for row, member in enumerate(batch.members)
     )
     # Counted on the device and read once a sample, at its end: no step waits for it.
-    finite = batch.finite + frame.latents.isfinite().flatten(1).all(dim=1)
+    finite = batch.finite + frame.latents.detach().isfinite().flatten(1).all(dim=1)
     return attrs.evolve(batch, members=members, state=frame.state, carry=frame.carry, finite=finite), frame
 
 

@@ -351,9 +351,12 @@ class Pipeline(abc.ABC):
         transform: Transforms = pure.identity,
         seed: int | Sequence[int] = 42,
         observe: Observer | None = None,
+        checkpoint: bool = False,
         **options: Unpack[Options],
     ) -> Generation:
         """Make images or videos from prompts.
+
+        Latents and pixels are differentiable where the parameters or the weights of a predictor ask for gradients.
 
         Args:
             prompt: see `request`.
@@ -362,6 +365,7 @@ class Pipeline(abc.ABC):
                 experts also a mapping, one for each.
             seed: see `noise`.
             observe: called with every `Frame`.
+            checkpoint: see `pure.sample`; for gradients in the memory of one step.
             options: see `Options`.
 
         Warns of settings without effect and of prompts that are cut; the result's notes say it too.
@@ -379,7 +383,7 @@ class Pipeline(abc.ABC):
         notes, infos = (*self.notes(request), *denoiser.notes(batch.steps)), []
         warn(notes, stacklevel=3)
         for _ in batch.steps:
-            batch, frame = batches.advance(batch)
+            batch, frame = batches.advance(batch, checkpoint)
             infos.append(frame.info)
             if observe is not None:
                 observe(frame)

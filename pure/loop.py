@@ -1,10 +1,12 @@
 """The one denoising loop, with the check that the state keeps its structure."""
 
+import functools
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import attrs
 import torch
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from pure.block import Weights
 from pure.info import Info
@@ -62,8 +64,11 @@ def unroll(
     carry: Any,
     steps: Iterable[Step],
     solver: Solver,
+    checkpoint: bool = False,
 ) -> Generator[Frame, None, None]:
     """Yield a `Frame` after every step; stop at any of them and go on from its state and carry.
+
+    What a run returns is differentiable with respect to everything it is given; see `sample`.
 
     Raises:
         TypeError: a step changed the structure of the state (tree, shape, strides, dtype or device);
@@ -72,17 +77,32 @@ def unroll(
     _check(denoiser, solver, steps)
     bound = denoiser.bind(params)
     expected = signature(state)
+
+    def taken(state: States, carry: Any, step: Step) -> tuple[States, Any, Info]:
+        prediction, new, info = denoiser.apply(bound, state, Inputs(solver.latents(carry), step))
+        return new, solver.step(carry, prediction, step), info
+
+    take = functools.partial(_recompute, taken) if checkpoint else taken
     for step in steps:
-        # no_grad, not inference_mode: tensors made under inference_mode have no version
-        # counter, and nothing could tell whether they were written in place.
-        with torch.no_grad():
-            latents = solver.latents(carry)
-            prediction, new, info = denoiser.apply(bound, state, Inputs(latents, step))
-            carry = solver.step(carry, prediction, step)
+        new, carry, info = take(state, carry, step)
         if signature(new) != expected:
             raise TypeError(_mismatch(state, new, step))
         state = new
         yield Frame(step, solver.latents(carry), carry, state, info)
+
+
+def _recompute(function: Callable, *args: Any) -> Any:
+    """Call a function, and let the backward pass call it again instead of remembering what was in between.
+
+    Raises:
+        ValueError: inside a transform of `torch.func`, which has no such thing.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # type: ignore[attr-defined]
+        raise ValueError(
+            "checkpoint=True is for autograd: torch.func.grad, vjp, jvp and torch.vmap cannot compute a step again; "
+            "use loss.backward() or torch.autograd.grad, or leave checkpoint off"
+        )
+    return recomputed(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def sample(
@@ -93,8 +113,14 @@ def sample(
     steps: Iterable[Step],
     solver: Solver,
     observe: Observer | None = None,
+    checkpoint: bool = False,
 ) -> Run:
     """Run all steps from starting noise.
+
+    The latents are differentiable with respect to `latents`, `params`, `conditioning` and the weights of a
+    predictor, by autograd and by `torch.func`, through computed and skipped steps. Decisions are not: at a
+    threshold the gradient is that of the steps which were taken. Where nothing asks for gradients no graph
+    is kept.
 
     Args:
         denoiser: plain or transformed.
@@ -104,6 +130,9 @@ def sample(
         steps: the schedule.
         solver: turns predictions into the next latents.
         observe: called with every `Frame`, for progress bars and recordings.
+        checkpoint: keep for the backward pass what stands between the steps only, and compute each step
+            once more there: the memory of one step instead of all, for a third more time. For autograd;
+            `torch.func` cannot recompute.
 
     Raises:
         ValueError: there are no steps, or they are from schedules of different lengths; or the
@@ -113,11 +142,10 @@ def sample(
     _check(denoiser, solver, steps, observe)
     steps = tuple(steps)
     bound = denoiser.bind(params)
-    with torch.no_grad():
-        state = denoiser.init(bound, conditioning, latents, steps)
+    state = denoiser.init(bound, conditioning, latents, steps)
     carry = solver.init(latents)
     infos = []
-    for frame in unroll(denoiser, bound, state, carry, steps, solver):
+    for frame in unroll(denoiser, bound, state, carry, steps, solver, checkpoint):
         state, carry = frame.state, frame.carry
         infos.append(frame.info)
         if observe is not None:

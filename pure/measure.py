@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pure.plan import Probe
+from pure.tree import numbers
 
 EVERYTHING = Probe()
 
@@ -71,14 +72,17 @@ def measure(
         paired: rows are the two branches of a sample; both may take the change of the conditional one.
         agree: adds the sums of all shards, where the tokens are divided.
         sizes: of every row of `old`, as the last measurement returned them; -1 where they are not known.
+
+    Raises:
+        TypeError: under `torch.vmap`, where samples cannot decide differently.
     """
     probe = probe or EVERYTHING
     if sizes and min(sizes) >= 0:
         found, now, of_all = moved(probe, old, new), list(sizes), []
-        numerators = (found if agree is None else agree(found.unsqueeze(0))[0]).tolist()
+        numerators = _read(found if agree is None else agree(found.unsqueeze(0))[0])
     else:
         found = sums(probe, old, new)
-        numerators, now, *of_all = (found if agree is None else agree(found)).tolist()
+        numerators, now, *of_all = _read(found if agree is None else agree(found))
     changes = [relative(n, d) for n, d in zip(numerators, now, strict=True)]
     if of_all:
         # A sample without any important token, none of which has moved by nothing, is measured on all of them.
@@ -88,6 +92,17 @@ def measure(
     if paired and probe.follow == "conditional":
         changes = [changes[row - row % 2] for row in range(len(changes))]
     return changes, now
+
+
+def _read(sums: torch.Tensor) -> list:
+    found = numbers(sums)
+    if found is None:
+        raise TypeError(
+            "torch.vmap runs one program for all samples, and the threshold of dbcache would decide for each of them: "
+            "pass the samples as one batch (B, ...), where each decides for itself, or use a static mask, "
+            "scm(..., policy='static')"
+        )
+    return found
 
 
 def relative(numerator: float, denominator: float) -> float:

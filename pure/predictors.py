@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
+import torch
 
 
 class Predictor(Protocol):
@@ -35,8 +36,8 @@ class Predictor(Protocol):
         """Which streams it predicts."""
         ...
 
-    def weights(self, times: Sequence[int], target: int, first: int) -> tuple[float, ...]:
-        """Return K weights.
+    def weights(self, times: Sequence[int], target: int, first: int) -> Sequence[float] | torch.Tensor:
+        """Return K weights; as a tensor (K,) they can have a gradient.
 
         Args:
             times: indices of the last K computed steps, newest first; -1 where there is none yet.

@@ -9,6 +9,7 @@ Shapes: B rows, which are samples, or samples times branches under guidance.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from pure.memory import Cache, Memory, State, read, write
 from pure.pieces import Kept, Pieces, mark_batch
 from pure.rules import Rules, decide, judge, settle
 from pure.step import Step, Where
-from pure.tree import put, send, take
+from pure.tree import numbers, put, send, take
 
 Tree = Any
 
@@ -170,23 +171,27 @@ def _weights(
         if stream.held:
             return None
         depth = stream.predictor.history
-        weights = [
+        rows = [
             # A row that computes now may have no history yet; what is filled in for it is not used.
             _checked(stream, m.times[:depth], d.index, m.first) if m.computed else (0.0,) * depth
             for d, m in zip(decisions, memories, strict=True)
         ]
         like = getattr(hidden, stream.name)
-        dtype = np.float64 if like.dtype == torch.float64 else np.float32
-        return send(torch.from_numpy(np.array(weights, dtype=dtype)), like.device)
+        wide = like.dtype == torch.float64
+        if any(isinstance(row, torch.Tensor) for row in rows):  # weights with a gradient
+            dtype = torch.float64 if wide else torch.float32
+            return torch.stack([torch.as_tensor(row, dtype=dtype, device=like.device) for row in rows])
+        return send(torch.from_numpy(np.array(rows, dtype=np.float64 if wide else np.float32)), like.device)
 
     return tuple(table(stream) for stream in kept)
 
 
-def _checked(stream: Kept, times: tuple[int, ...], target: int, first: int) -> tuple[float, ...]:
-    """Return the weights of one row, K finite numbers."""
+def _checked(stream: Kept, times: tuple[int, ...], target: int, first: int) -> Sequence[float] | torch.Tensor:
+    """Return the weights of one row, K finite numbers or a tensor (K,) of them."""
     weights = stream.predictor.weights(times, target, first)
     try:
-        good = len(weights) == len(times) and all(map(math.isfinite, weights))
+        found = numbers(weights) if isinstance(weights, torch.Tensor) else weights
+        good = len(weights) == len(times) and (found is None or all(map(math.isfinite, found)))
     except TypeError:
         good = False
     if not good:

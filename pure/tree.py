@@ -153,6 +153,16 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def numbers(tensor: torch.Tensor) -> list | None:
+    """Return the numbers of a tensor; None under `torch.vmap`, where it stands for several."""
+    try:
+        return tensor.tolist()
+    except RuntimeError as error:
+        if "have storage" not in str(error):
+            raise
+        return None
+
+
 def take(tree: Tree, index: torch.Tensor) -> Tree:
     """Select samples `index` (I, int64, on the CPU) of every tensor of a tree, as new tensors.
 

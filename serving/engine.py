@@ -136,6 +136,7 @@ class Engine:
 
     # ------------------------------------------------------------------ the thread
 
+    @torch.no_grad()
     def _work(self) -> None:
         for recipe in self.settings.warm_up:
             self._warm(recipe)

@@ -127,7 +127,7 @@ def _adapted(
         CheckpointError: the samples of a batch cannot be told apart, or the head reads more than the streams.
     """
     request = sorted_call(example, forward, shared)
-    denoiser, params = _denoiser(module, forward, cut, request), parameters(module)
+    denoiser, params = _denoiser(module, forward, cut, request), _values(module)
     embed = denoiser.embed
     assert isinstance(embed, Embed)
     samples, shared, second = find_samples(embed, params, example, shared)
@@ -155,6 +155,11 @@ def _check_scale(module: torch.nn.Module, example: Mapping[str, Any]) -> None:
                 f"{name} has a LoRA scale of {scale}, which would not reach the blocks; set it beforehand: "
                 "pipe.set_adapters(names, adapter_weights)"
             )
+
+
+def _values(module: torch.nn.Module) -> Params:
+    """Return the parameters as values that ask for no gradients, as a loaded checkpoint's are."""
+    return {name: leaf.detach() if leaf.requires_grad else leaf for name, leaf in parameters(module).items()}
 
 
 def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: ForwardCall) -> Denoiser:

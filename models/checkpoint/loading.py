@@ -146,7 +146,7 @@ def _model(
         why = reason(stored, missing)
         because = f": {why}" if why else ":"
         raise CheckpointError(f"the tensors in {folder} do not fit its config.json{because}\n" + "\n".join(lines))
-    return model.eval()
+    return model.eval().requires_grad_(False)  # or every decoded picture would keep what a gradient needs
 
 
 def _reader(found: Description, component: str) -> Any:

@@ -103,6 +103,5 @@ class ImageDecoder(Autoencoder):
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
         config = self.vae.config
         latents = latents / config["scaling_factor"] + (config["shift_factor"] or 0.0)
-        with torch.no_grad():
-            decoded = self.vae.decode(latents.to(self.vae.device, self.vae.dtype), return_dict=False)[0]
+        decoded = self.vae.decode(latents.to(self.vae.device, self.vae.dtype), return_dict=False)[0]
         return self.shown(decoded)

@@ -60,8 +60,7 @@ class ImageCodec(Autoencoder):
         mean, deviation = self._statistics(latents)
         patches = (latents * deviation + mean).unflatten(1, (-1, PATCH, PATCH))  # (B, channels, 2, 2, h, w)
         latents = patches.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
-        with torch.no_grad():
-            decoded = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+        decoded = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
         return self.shown(decoded)
 
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

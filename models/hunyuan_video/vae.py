@@ -25,6 +25,5 @@ class VideoCodec(VideoAutoencoder):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return what the autoencoder makes of latents (B, C, f, h, w): (B, 3, F, H, W) in -1 to 1."""
-        with torch.no_grad():
-            scaled = latents.to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"]
-            return self.vae.decode(scaled, return_dict=False)[0]
+        scaled = latents.to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"]
+        return self.vae.decode(scaled, return_dict=False)[0]

@@ -28,8 +28,7 @@ class ImageCodec(Autoencoder):
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
         latents = latents.unsqueeze(2).to(self.vae.device, self.vae.dtype)
         mean, deviation = self._statistics(latents)
-        with torch.no_grad():
-            decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0][:, :, 0]
+        decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0][:, :, 0]
         return self.shown(decoded)
 
     def encode(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:

@@ -23,8 +23,7 @@ class VideoCodec(VideoAutoencoder):
         """Return pixels (B, F, 3, H, W) in 0 to 1 of latents (B, C, f, h, w)."""
         latents = latents.to(self.vae.device, self.vae.dtype)
         mean, deviation = self._statistics(latents)
-        with torch.no_grad():
-            decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0]
+        decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0]
         return self.shown(decoded)
 
     def first(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:

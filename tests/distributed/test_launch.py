@@ -125,9 +125,10 @@ def test_other_python_threads_are_not_forked(monkeypatch):
     assert started == ["spawn", "fork"]
 
 
-def test_a_count_that_is_none():
-    with pytest.raises(ValueError, match="count=0: give a number of processes from 1 on"):
-        run(total, 0, 1.0)
+@pytest.mark.parametrize("count", [0, 257, 10**9])
+def test_a_count_that_no_machine_runs(count):
+    with pytest.raises(ValueError, match=f"count={count}: give a number of processes from 1 to 256"):
+        run(total, count, 1.0)
 
 
 def test_more_processes_than_gpus(monkeypatch):

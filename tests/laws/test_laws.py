@@ -67,6 +67,8 @@ def test_law_of_the_rest(case: Case, law: Law) -> None:
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
 def test_cases_compute_and_skip(case: Case) -> None:
     """The laws would say little of caches that never skip: what is tried every time does, and not always."""
+    if case.recipe == "compiled":
+        torch._dynamo.reset()
     for situation in case.directed():
         decisions = {computed for entry in situation.trace() for computed in entry.info.computed}
         uncached = situation.dbcache is None and situation.scm is None

@@ -164,13 +164,11 @@ class Situation:
         """Return the state before the first step."""
         denoiser = self.denoiser if denoiser is None else denoiser
         steps = self.schedule() if isinstance(denoiser, Experts) else self.count
-        with torch.no_grad():
-            return denoiser.init(self.model.params, self.conditioning(seeds), self.latents(seeds), steps)
+        return denoiser.init(self.model.params, self.conditioning(seeds), self.latents(seeds), steps)
 
     def apply(self, state: Any, latents: torch.Tensor, step: pure.Step, denoiser: Any = None) -> Any:
         denoiser = self.denoiser if denoiser is None else denoiser
-        with torch.no_grad():
-            return denoiser.apply(self.model.params, state, Inputs(latents, step))
+        return denoiser.apply(self.model.params, state, Inputs(latents, step))
 
     def trace(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None, steps: Any = None) -> list[Entry]:
         """Run all steps and keep everything."""
