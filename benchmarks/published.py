@@ -14,12 +14,9 @@ import diffusers
 import torch
 
 from pure import Shared
-from pure.models import ovis
+from pure.models.common.streams import Conditioning
 from pure.models.family import Family
-from pure.models.flux import denoiser as flux
-from pure.models.flux2 import denoiser as flux2
 from pure.models.hunyuan_video import denoiser as hunyuan_video
-from pure.models.qwen_image import denoiser as qwen_image
 from pure.models.registry import FAMILIES
 from pure.models.wan import denoiser as wan
 from pure.models.z_image import denoiser as z_image
@@ -76,46 +73,17 @@ def _number(settings: Mapping[str, Any]) -> torch.Tensor | None:
     return torch.empty(1) if settings.get("guidance_embeds") else None
 
 
-def _flux(found: Published, settings: Mapping[str, Any]) -> MADE:
-    tokens = found.size[1] * found.size[2] // 256
-    conditioning = flux.Conditioning(
+def _packed(found: Published, settings: Mapping[str, Any]) -> MADE:
+    """Return the request of a family of two streams, whose tokens are 2 x 2 latents."""
+    tokens, channels, pooled = found.size[1] * found.size[2] // 256, settings["in_channels"], "pooled_projection_dim"
+    conditioning = Conditioning(
         text=torch.empty(1, TEXT, settings["joint_attention_dim"]),
-        pooled=torch.empty(1, settings["pooled_projection_dim"]),
+        pooled=torch.empty(1, settings[pooled]) if pooled in settings else None,
         guidance=_number(settings),
-        ids=Shared(value=torch.empty(TEXT + tokens, 3)),
+        reference=torch.empty(1, tokens, channels) if found.pictures else None,
+        ids=Shared(value=torch.empty(TEXT + tokens * (1 + found.pictures), len(settings["axes_dims_rope"]))),
     )
-    return conditioning, torch.empty(1, tokens, settings["in_channels"])
-
-
-def _flux2(found: Published, settings: Mapping[str, Any]) -> MADE:
-    tokens = found.size[1] * found.size[2] // 256
-    conditioning = flux2.Conditioning(
-        text=torch.empty(1, TEXT, settings["joint_attention_dim"]),
-        guidance=_number(settings),
-        reference=None,
-        ids=Shared(value=torch.empty(TEXT + tokens, 4)),
-    )
-    return conditioning, torch.empty(1, tokens, settings["in_channels"])
-
-
-def _ovis(found: Published, settings: Mapping[str, Any]) -> MADE:
-    tokens = found.size[1] * found.size[2] // 256
-    conditioning = ovis.Conditioning(
-        text=torch.empty(1, TEXT, settings["joint_attention_dim"]),
-        ids=Shared(value=torch.empty(TEXT + tokens, 3)),
-    )
-    return conditioning, torch.empty(1, tokens, settings["in_channels"])
-
-
-def _qwen(found: Published, settings: Mapping[str, Any]) -> MADE:
-    tokens = found.size[1] * found.size[2] // 256
-    conditioning = qwen_image.Conditioning(
-        text=torch.empty(1, TEXT, settings["joint_attention_dim"]),
-        mask=None,
-        reference=torch.empty(1, tokens, settings["in_channels"]) if found.pictures else None,
-        ids=Shared(value=torch.empty(TEXT + tokens * (1 + found.pictures), 3)),
-    )
-    return conditioning, torch.empty(1, tokens, settings["in_channels"])
+    return conditioning, torch.empty(1, tokens, channels)
 
 
 def _z_image(found: Published, settings: Mapping[str, Any]) -> MADE:
@@ -157,10 +125,10 @@ def _hunyuan(found: Published, settings: Mapping[str, Any]) -> MADE:
 
 
 REQUESTS: Mapping[str, Callable[[Published, Mapping[str, Any]], MADE]] = {
-    "FLUX.1": _flux,
-    "FLUX.2": _flux2,
-    "Ovis-Image": _ovis,
-    "Qwen-Image": _qwen,
+    "FLUX.1": _packed,
+    "FLUX.2": _packed,
+    "Ovis-Image": _packed,
+    "Qwen-Image": _packed,
     "Z-Image": _z_image,
     "Wan": _wan,
     "HunyuanVideo": _hunyuan,

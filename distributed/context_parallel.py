@@ -145,7 +145,7 @@ class ShardedContext:
     # The fields that were cut, as they were. Only the head reads them, which runs on all samples: where
     # the middle runs on some, they need not be selected.
     whole: Shared
-    counts: tuple[tuple[str, int], ...] = static()  # likewise, static fields
+    counts: tuple[tuple[str, int | None], ...] = static()  # likewise, static fields
     sizes: Sizes = static()
     lengths: tuple[int, ...] = static()  # tokens of each rank
 
@@ -210,10 +210,10 @@ class Divided:
         parts = [part.split(shares(part.shape[-1], count), -1) for part in mask.split([tokens[s] for s in streams], -1)]
         return torch.cat([part[rank] for rank in range(count) for part in parts], -1)
 
-    def _count(self, count: int, tokens: int) -> int:
-        """Return how many of the first `count` tokens of a stream are this rank's."""
+    def _count(self, count: int | None, tokens: int) -> int | None:
+        """Return how many of the first `count` tokens of a stream are this rank's; None of None."""
         begin, end = self.division.own(tokens)
-        return min(max(count - begin, 0), end - begin)
+        return None if count is None else min(max(count - begin, 0), end - begin)
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ class PerToken:
             are, in order. A tensor or a tuple of tensors, along dimension 0 in a `Shared` node, else 1.
         masks: names of masks of keys (B, 1, 1, tokens), or None, likewise; the streams stand in the
             order in which blocks put them together.
-        counts: names of static fields that say how many tokens at the beginning of a stream are special.
+        counts: names of static fields that say how many tokens at the beginning of a stream are special, or None.
 
     >>> PerToken(tables=(("rotary", ("text", "image")),)).masks
     ()

@@ -51,9 +51,14 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
     return (x.to(weight.dtype) if weight.dtype in (torch.float16, torch.bfloat16) else x) * weight
 
 
+def modulations(params: Params, name: str, temb: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+    """Return `parts` modulations, each (B, 1, D), by the affine map `name` of an embedding (B, D)."""
+    return linear(params, name, temb).unsqueeze(1).chunk(parts, dim=-1)
+
+
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Normalise tokens (B, tokens, D), then scale and shift them by (B, D)."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+    """Normalise tokens (B, tokens, D), then scale and shift them by (B, 1 or tokens, D)."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
@@ -72,7 +77,7 @@ def feed(
     activate: Callable[[torch.Tensor], torch.Tensor] = gelu,
     maps: tuple[str, str] = ("net.0.proj", "net.2"),
 ) -> torch.Tensor:
-    """Add the feed-forward network `name` to tokens (B, tokens, D), modulated by (B, D) each.
+    """Add the feed-forward network `name` to tokens (B, tokens, D), modulated by (B, 1 or tokens, D) each.
 
     Args:
         params: of the block.
@@ -85,7 +90,7 @@ def feed(
         maps: names of the two in the network.
     """
     wide = activate(linear(params, f"{name}.{maps[0]}", modulate(x, shift, scale)))
-    return x + gate.unsqueeze(1) * linear(params, f"{name}.{maps[1]}", wide)
+    return x + gate * linear(params, f"{name}.{maps[1]}", wide)
 
 
 def clip(x: torch.Tensor) -> torch.Tensor:
@@ -123,37 +128,21 @@ def after(tables: tuple[torch.Tensor, torch.Tensor], tokens: int) -> tuple[torch
     return cosine[tokens:], sine[tokens:]
 
 
-def heads(params: Params, name: str, x: torch.Tensor, norm: str = "") -> torch.Tensor:
-    """Project tokens (B, S, D) and split them into heads (B, S, H, C), normalised if `norm` names a weight."""
-    width = params["attn.norm_q.weight"].shape
-    x = linear(params, "attn." + name, x).unflatten(-1, (-1, *width))
-    return F.rms_norm(x, width, params["attn." + norm + ".weight"], 1e-6) if norm else x
+def head_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Divide heads (B, S, H, C) by their root mean square, and multiply by `weight` (C,)."""
+    return F.rms_norm(x, weight.shape, weight, 1e-6)
 
 
-def attend_jointly(
+def heads(
     params: Params,
-    image: torch.Tensor,
-    text: torch.Tensor,
-    rotary: tuple[torch.Tensor, torch.Tensor],
-    attend: Attend,
-    last: bool,
-    project: Callable[..., torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Let image (B, N, D) and text (B, T, D) attend to each other, text first, each with projections of its own.
-
-    If `last`, the text is attended to, but gets nothing: None. `project` is `linear_of_slice`, or what else a
-    model does to slices.
-    """
-    q, tokens = heads(params, "to_q", image, "norm_q"), text.shape[1]
-    k = torch.cat([heads(params, "add_k_proj", text, "norm_added_k"), heads(params, "to_k", image, "norm_k")], dim=1)
-    v = torch.cat([heads(params, "add_v_proj", text), heads(params, "to_v", image)], dim=1)
-    if last:
-        attended = attend(rotate(q, after(rotary, tokens)), rotate(k, rotary), v).flatten(2)
-        return project(params, "attn.to_out.0", attended), None
-    q = torch.cat([heads(params, "add_q_proj", text, "norm_added_q"), q], dim=1)
-    attended = attend(rotate(q, rotary), rotate(k, rotary), v).flatten(2)
-    image, text = attended[:, tokens:], attended[:, :tokens]
-    return project(params, "attn.to_out.0", image), project(params, "attn.to_add_out", text)
+    name: str,
+    x: torch.Tensor,
+    norm: str = "",
+    normalise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = head_norm,
+) -> torch.Tensor:
+    """Project tokens (B, S, D) and split them into heads (B, S, H, C), normalised if `norm` names a weight."""
+    x = linear(params, "attn." + name, x).unflatten(-1, (-1, *params["attn.norm_q.weight"].shape))
+    return normalise(x, params[f"attn.{norm}.weight"]) if norm else x
 
 
 def linear_of_slice(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -166,3 +155,8 @@ def linear_of_slice(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
         return linear(params, name, x)
     product, bias = F.linear(x.contiguous(), params[name + ".weight"]), params.get(name + ".bias")
     return product if bias is None else product + bias
+
+
+def linear_of_copy(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Apply the affine map `name` to a slice of tokens, which the reference copies first."""
+    return linear(params, name, x.contiguous())

@@ -18,23 +18,27 @@ import torch.nn.functional as F
 
 from pure import Denoiser, PerToken, Shared, state, static
 from pure.attention import attend
-from pure.models.common import streams
 from pure.models.common.layers import (
     Attend,
     Params,
-    embed_number,
     feed,
     gelu,
+    heads,
     linear,
     linear_of_slice,
     modulate,
+    modulations,
     perceptron,
+    rms_norm,
     rotary_tables,
     rotate,
 )
-from pure.models.common.streams import Hidden, stack, two_streams
+from pure.models.common.streams import Hidden, embed_constants, project, stack, two_streams
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig, sharding
-from pure.models.hunyuan_video.layers import Refiner, embed_time, framed, gated, grid_positions, heads
+from pure.models.hunyuan_video.layers import Refiner, embed_time, framed, grid_positions
+
+EMBEDDER = "time_text_embed."
+REFINING = "context_embedder.time_text_embed."
 
 PER_TOKEN = PerToken(
     tables=(("rotary", ("image",)),), masks=(("mask", ("image", "text")),), counts=(("frame", "image"),)
@@ -59,8 +63,7 @@ class Prepared:
 
     text: torch.Tensor  # (B, T, D), before it is refined
     mean: torch.Tensor  # (B, D), of the text that takes part
-    pooled: torch.Tensor  # (B, D)
-    guidance: torch.Tensor | None  # (B, D)
+    added: tuple[torch.Tensor, ...]  # (B, D) each: guidance, if there is one, and pooled text, embedded
     still: torch.Tensor | None  # (B, D): time and pooled text as a given first frame has them, not yet activated
     image: torch.Tensor | None  # as in `Conditioning`
     refining: torch.Tensor | None  # (B, 1, T, T) bool: which text token sees which; None: all see all
@@ -127,23 +130,18 @@ class Prepare:
             ValueError: an image is given to a checkpoint that takes none, or none to one that needs it; or no
                 guidance scale to one that embeds it.
         """
-        guidance, pooled = conditioning.guidance, conditioning.pooled
         self._check(params, conditioning)
-        if guidance is not None:
-            guidance = embed_number(params, "time_text_embed.guidance_embedder", guidance, pooled.dtype)
-        projected = perceptron(params, "time_text_embed.text_embedder", pooled)
-        still = None
+        text, grid, still = conditioning.text, conditioning.grid, None
+        added = embed_constants(params, EMBEDDER, conditioning.guidance, conditioning.pooled, text)
         if self.kind == REPLACE:  # a given frame is as at the end of the trajectory
-            end = pooled.new_zeros(pooled.shape[0], dtype=torch.float32)
-            still = embed_time(params, "time_text_embed", end, pooled.dtype) + projected
-        text, grid = conditioning.text, conditioning.grid
+            end = text.new_zeros(len(text), dtype=torch.float32)
+            still = embed_time(params, EMBEDDER, end, text.dtype) + added[-1]
         mask = None if conditioning.mask is None else conditioning.mask.bool()
         ids = grid_positions(grid, text.device)
         return Prepared(
             text=linear(params, "context_embedder.proj_in", text),
-            mean=perceptron(params, "context_embedder.time_text_embed.text_embedder", mean(text, mask)),
-            pooled=projected,
-            guidance=guidance,
+            mean=perceptron(params, REFINING + "text_embedder", mean(text, mask)),
+            added=added,
             still=still,
             image=conditioning.image,
             refining=None if mask is None else among_text(mask),
@@ -157,7 +155,7 @@ class Prepare:
             given = "none" if conditioning.image is None else "one"
             wanted = "takes no image" if self.kind is None else "starts from the latents of an image"
             raise ValueError(f"this checkpoint {wanted} (image_condition_type {self.kind!r}) and was given {given}")
-        embeds = "time_text_embed.guidance_embedder.linear_1.weight" in params
+        embeds = EMBEDDER + "guidance_embedder.linear_1.weight" in params
         if embeds != (conditioning.guidance is not None):
             which = "embeds a guidance scale; give" if embeds else "embeds no guidance scale; leave out"
             raise ValueError(f"this checkpoint {which} Conditioning.guidance")
@@ -209,19 +207,19 @@ class Embed:
                 f"the latents have {grid} tokens in frames, rows and columns and the conditioning "
                 f"{prepared.grid}; make both for the same size"
             )
-        temb = embed_time(params, "time_text_embed", timestep, dtype)
-        if prepared.guidance is not None:
-            temb = temb + prepared.guidance
+        temb = embed_time(params, EMBEDDER, timestep, dtype)
+        for each in prepared.added:
+            temb = temb + each
         seen = self._beside(prepared.image, latents).to(dtype)
         image = F.conv3d(seen, weight, params["x_embedder.proj.bias"], stride=weight.shape[2:])
-        refining = embed_time(params, "context_embedder.time_text_embed", timestep, dtype) + prepared.mean
+        refining = embed_time(params, REFINING, timestep, dtype) + prepared.mean
         hidden = Hidden(
             image=image.flatten(2).transpose(1, 2).contiguous(),
             text=self.refiner(params, prepared.text, F.silu(refining), prepared.refining),
         )
         return hidden, Context(
             # Every block begins by activating temb: once is enough.
-            temb=F.silu(temb + prepared.pooled),
+            temb=F.silu(temb),
             still=None if prepared.still is None else F.silu(prepared.still),
             mask=prepared.mask,
             rotary=prepared.rotary,
@@ -242,17 +240,17 @@ class Embed:
 
 def double(params: Params, hidden: Hidden, context: Context, attend: Attend, last: bool = False) -> Hidden:
     """Run one block with weights of its own for image and text, which attend to each other (see `pure.Ending`)."""
-    image, text = hidden.image, hidden.text
-    moving, still = modulation(params, "norm1.linear", context, 6)
-    shift, scale, gate, *rest = linear(params, "norm1_context.linear", context.temb).chunk(6, dim=1)
-    x = framed(modulate, image, context.frame, moving[:2], still[:2])
+    image, text, frame = hidden.image, hidden.text, context.frame
+    moving, still = own_modulations(params, "norm1.linear", context, 6)
+    shift, scale, gate, *rest = modulations(params, "norm1_context.linear", context.temb, 6)
+    x = framed(modulate, image, frame, moving[:2], still[:2])
     x, y = _together(params, x, modulate(text, shift, scale), context, attend, last)
-    image = image + framed(gated, x, context.frame, moving[2:3], still[2:3])
-    x = framed(modulate, image, context.frame, moving[3:5], still[3:5])
+    image = image + framed(torch.mul, x, frame, moving[2:3], still[2:3])
+    x = framed(modulate, image, frame, moving[3:5], still[3:5])
     wide = gelu(linear(params, "ff.net.0.proj", x))
-    x = framed(gated, linear(params, "ff.net.2", wide), context.frame, moving[5:], still[5:])
+    x = framed(torch.mul, linear(params, "ff.net.2", wide), frame, moving[5:], still[5:])
     if y is not None:
-        text = feed(params, "ff_context", text + gate.unsqueeze(1) * y, *rest)
+        text = feed(params, "ff_context", text + gate * y, *rest)
     return Hidden(image=image + x, text=text)
 
 
@@ -261,12 +259,12 @@ def _together(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Let image and text attend to each other, image first, each with projections of its own; if `last`, the image."""
     rotary = context.rotary.value
-    q = rotate(heads(params, "to_q", image), rotary)
-    k = torch.cat([rotate(heads(params, "to_k", image), rotary), heads(params, "add_k_proj", text)], dim=1)
+    q, k = (rotate(heads(params, f"to_{name}", image, f"norm_{name}", rms_norm), rotary) for name in ("q", "k"))
+    k = torch.cat([k, heads(params, "add_k_proj", text, "norm_added_k", rms_norm)], dim=1)
     v = torch.cat([heads(params, "to_v", image), heads(params, "add_v_proj", text)], dim=1)
     if last:
         return linear_of_slice(params, "attn.to_out.0", attend(q, k, v, context.mask).flatten(2)), None
-    q = torch.cat([q, heads(params, "add_q_proj", text)], dim=1)
+    q = torch.cat([q, heads(params, "add_q_proj", text, "norm_added_q", rms_norm)], dim=1)
     attended, tokens = attend(q, k, v, context.mask).flatten(2), image.shape[1]
     out = linear_of_slice(params, "attn.to_out.0", attended[:, :tokens])
     return out, linear_of_slice(params, "attn.to_add_out", attended[:, tokens:])
@@ -275,13 +273,13 @@ def _together(
 def single(params: Params, hidden: Hidden, context: Context, attend: Attend) -> Hidden:
     """Run one block on image and text as one sequence, attention and perceptron side by side."""
     both, tokens = torch.cat([hidden.image, hidden.text], dim=1), hidden.image.shape[1]
-    moving, still = modulation(params, "norm.linear", context, 3)
+    moving, still = own_modulations(params, "norm.linear", context, 3)
     x = framed(modulate, both, context.frame, moving[:2], still[:2])
     wide = gelu(linear(params, "proj_mlp", x))
-    q, k = (_turned(heads(params, name, x), tokens, context) for name in ("to_q", "to_k"))
+    q, k = (_turned(heads(params, f"to_{n}", x, f"norm_{n}", rms_norm), tokens, context) for n in ("q", "k"))
     attended = attend(q, k, heads(params, "to_v", x), context.mask).flatten(2)
     out = linear(params, "proj_out", torch.cat([attended, wide], dim=2))
-    both = framed(gated, out, context.frame, moving[2:], still[2:]) + both
+    both = framed(torch.mul, out, context.frame, moving[2:], still[2:]) + both
     return Hidden(image=both[:, :tokens], text=both[:, tokens:])
 
 
@@ -290,17 +288,17 @@ def _turned(x: torch.Tensor, tokens: int, context: Context) -> torch.Tensor:
     return torch.cat([rotate(x[:, :tokens], context.rotary.value), x[:, tokens:]], dim=1)
 
 
-def modulation(
+def own_modulations(
     params: Params, name: str, context: Context, parts: int
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """Return `parts` tensors (B, D) for most tokens, and as many for those of a given first frame, if there is one."""
-    moving = linear(params, name, context.temb).chunk(parts, dim=1)
-    return moving, () if context.still is None else linear(params, name, context.still).chunk(parts, dim=1)
+    """Return `parts` modulations for most tokens, and as many for those of a given first frame, if there is one."""
+    moving = modulations(params, name, context.temb, parts)
+    return moving, () if context.still is None else modulations(params, name, context.still, parts)
 
 
 def head(params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
     """Return the predicted velocity (B, channels, F, Y, X); that of a given first frame is zero."""
-    out = streams.head(params, hidden, context)
+    out = project(params, hidden.image, context.temb)
     patch = params["x_embedder.proj.weight"].shape[2:]
     out = out.reshape(out.shape[0], *context.grid, -1, *patch).permute(0, 4, 1, 5, 2, 6, 3, 7)
     out = out.flatten(6, 7).flatten(4, 5).flatten(2, 3)

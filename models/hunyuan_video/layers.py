@@ -9,18 +9,17 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure.models.common.layers import Attend, Params, linear, perceptron, rms_norm, sinusoids
+from pure.models.common.layers import Attend, Params, linear, perceptron, sinusoids
 
 FREQUENCIES = 128  # sines and cosines each that stand for a timestep
-NORMS = {"to_q": "norm_q", "to_k": "norm_k", "add_q_proj": "norm_added_q", "add_k_proj": "norm_added_k"}
 
 
-def embed_time(params: Params, name: str, time: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def embed_time(params: Params, embedder: str, time: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Embed the times (B,) of a trajectory, from 1000 to 0, to (B, D).
 
     Unlike `layers.embed_number` it does not round the time to the type of the parameters first.
     """
-    return perceptron(params, name + ".timestep_embedder", sinusoids(time, FREQUENCIES).to(dtype))
+    return perceptron(params, embedder + "timestep_embedder", sinusoids(time, FREQUENCIES).to(dtype))
 
 
 @attrs.frozen
@@ -71,13 +70,6 @@ def _norm(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], params[name + ".weight"], params[name + ".bias"], 1e-6)
 
 
-def heads(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
-    """Project tokens (B, S, D) and split them into heads (B, S, H, C), queries and keys normalised."""
-    norm = NORMS.get(name)
-    x = linear(params, "attn." + name, x).unflatten(-1, (-1, *params["attn.norm_q.weight"].shape))
-    return x if norm is None else rms_norm(x, params[f"attn.{norm}.weight"])
-
-
 def framed(
     function: Callable[..., torch.Tensor],
     x: torch.Tensor,
@@ -89,11 +81,6 @@ def framed(
     if not still:
         return function(x, *moving)
     return torch.cat([function(x[:, :frame], *still), function(x[:, frame:], *moving)], dim=1)
-
-
-def gated(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """Scale tokens (B, S, D) by (B, D)."""
-    return x * gate.unsqueeze(1)
 
 
 def grid_positions(grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:

@@ -225,9 +225,7 @@ def test_positions_of_other_sizes_are_refused():
     model = support.transformer()
     call = support.call(model, 1, 7, TWO)
     wrong = attrs.evolve(support.conditioning(call), ids=pure.Shared(value=positions(7, (3, 4))))
-    with pytest.raises(
-        ValueError, match=r"7 text tokens, 12 tokens of the picture and 10 of reference.*are 29.* for 19"
-    ):
+    with pytest.raises(ValueError, match=r"7 text tokens, 12 tokens of the image and 10 of pictures.*are 29.* for 19"):
         qwen_image(model.config).init(tiny.params(model), wrong, support.latents(call), 4)
     with pytest.raises(
         ValueError, match=r"positions need the size of the picture that is made; give \(rows, columns\)"
