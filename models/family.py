@@ -56,7 +56,7 @@ class PipelineKind:
             among them lets it be absent.
         transformers: names of the transformers, a denoiser or an expert each; a second one may be absent.
         solver: from a description to the solver; refuses schedulers that are not supported.
-        defaults: from a description to what happens where nothing is asked.
+        defaults: those of a request, or from a description to them.
         build: from the loaded parts to the pipeline.
         check: refuses combinations of configs that the pipeline cannot do.
         checkpoints: hub ids of this kind.
@@ -69,7 +69,7 @@ class PipelineKind:
     components: Mapping[str, tuple[str, ...]]
     transformers: tuple[str, ...] = ("transformer",)
     solver: Callable[["Description"], Solver]
-    defaults: Callable[["Description"], Defaults]
+    defaults: Defaults | Callable[["Description"], Defaults]
     build: Callable[["Parts"], "Pipeline"]
     check: Callable[["Description"], None] = attrs.field(default=lambda found: None, eq=False)
     checkpoints: tuple[str, ...] = ()
@@ -112,8 +112,9 @@ class Description:
 
     @property
     def defaults(self) -> Defaults:
-        """What happens where nothing is asked."""
-        return self.kind.defaults(self)
+        """The defaults of a request."""
+        found = self.kind.defaults
+        return found if isinstance(found, Defaults) else found(self)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -129,6 +130,10 @@ class Parts:
     found: Description
     params: Mapping[str, Mapping[str, torch.Tensor]]
     components: Mapping[str, Any]
+
+    def only(self, *names: str) -> dict[str, Any]:
+        """Return some of the components, by name."""
+        return {name: self.components[name] for name in names}
 
     @property
     def common(self) -> dict[str, Any]:

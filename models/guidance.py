@@ -1,8 +1,9 @@
-"""The guidance of a denoiser, or of every expert."""
+"""The guidance of a denoiser, or of every expert; and whether a transformer has it as an input."""
 
 from collections.abc import Mapping
 
 import attrs
+import torch
 
 from pure import Denoiser, Experts, Guidance
 
@@ -20,3 +21,33 @@ def with_guidance(denoiser: Denoiser | Experts, guidance: Guidance | Mapping[str
         return Experts({name: attrs.evolve(one, guidance=each[name]) for name, one in denoiser.denoisers.items()})
     assert isinstance(guidance, Guidance)
     return attrs.evolve(denoiser, guidance=guidance)
+
+
+def embeds_guidance(params: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a transformer with these parameters embeds a guidance scale."""
+    return any(name.endswith("guidance_embedder.linear_1.weight") for name in params)
+
+
+def embedded_scales(params: Mapping[str, torch.Tensor], scale: float | None, rows: int) -> torch.Tensor | None:
+    """Return the guidance scale of each of `rows` samples, (rows,), or None where the transformer embeds none."""
+    device = next(iter(params.values())).device
+    return torch.full((rows,), scale or 0.0, device=device) if embeds_guidance(params) else None
+
+
+def unguided(cfg: str, scale: float | None, negative: bool) -> str | None:
+    """Say what has no effect where classifier-free guidance is off, if anything has none.
+
+    Args:
+        cfg: the option that scales it, "" where there is none.
+        scale: that was given.
+        negative: whether a negative prompt was given.
+    """
+    if not cfg:
+        return "the negative prompt has no effect: guidance is built into this model" if negative else None
+    if scale is not None and 0 < scale < 1:
+        return f"{cfg}={scale} has no effect: it must be above 1"
+    if negative:
+        return f"the negative prompt has no effect: set {cfg} above 1"
+    if scale is not None and scale > 1:
+        return f"{cfg}={scale} has no effect: give a negative prompt ('' will do)"
+    return None

@@ -7,7 +7,6 @@ Shapes: B samples, F frames, H x W pixels; latents have the family's own shape (
 """
 
 import abc
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, Unpack
 
@@ -23,18 +22,15 @@ from pure.models import batch as batches
 from pure.models.common.truncation import Reader
 from pure.models.errors import NotFiniteError
 from pure.models.generation import Generation
-from pure.models.guidance import guidance_of, with_guidance
+from pure.models.guidance import embeds_guidance, guidance_of, unguided, with_guidance
 from pure.models.pictures import Video, pictures
-from pure.models.request import Defaults, Options, Request, checked, needed, negatives, prompts, seeds
+from pure.models.request import Defaults, Options, Request, check_size, checked, needed, negatives, prompts, seeds
 from pure.notes import Note, warn
 from pure.tree import map_samples
 
 Model = Denoiser | Experts
 
 K = TypeVar("K")
-
-LARGEST = 2**24
-"""Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -47,9 +43,11 @@ class Pipeline(abc.ABC):
         solver: turns predictions into the next latents.
         defaults: of the checkpoint.
         reader: turns prompts into embeddings, and says which it cuts.
+        codec: turns latents into pixels, and says which sizes are possible.
         cfg: the option that scales classifier-free guidance: "true_cfg_scale", "guidance_scale", or ""
             where there is none.
         image_count: the least and the largest number of input pictures.
+        fp32: whether latents and timesteps are fp32 for models of every type.
     """
 
     denoiser: Model
@@ -57,15 +55,25 @@ class Pipeline(abc.ABC):
     solver: Solver
     defaults: Defaults
     reader: Reader = attrs.field(repr=False)
+    codec: Any = attrs.field(repr=False)
 
     cfg: ClassVar[str] = "true_cfg_scale"
     image_count: ClassVar[tuple[int, int]] = (0, 0)
+    fp32: ClassVar[bool] = False
 
     # ------------------------------------------------------------------ what a family says
 
     @abc.abstractmethod
-    def sized(self, request: Request) -> Request:
-        """Return the request with height, width (0 if not given) and frames filled in.
+    def size(self, request: Request) -> tuple[int, int]:
+        """Return the height and width that a request has by default, in pixels.
+
+        Raises:
+            ValueError: they cannot be known.
+        """
+
+    @abc.abstractmethod
+    def grid(self, request: Request) -> tuple[int, ...]:
+        """Return the tokens of an image or a video along its sides.
 
         Raises:
             ValueError: a size is not possible.
@@ -87,6 +95,10 @@ class Pipeline(abc.ABC):
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, ...) to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1."""
 
+    def completed(self, request: Request, branches: Sequence[Any]) -> Sequence[Any]:
+        """Return the conditioning of one branch or both with what they have in common, such as input pictures."""
+        return branches
+
     def pack(self, noise: torch.Tensor) -> torch.Tensor:
         """Turn noise as it is drawn into latents as the denoiser takes them."""
         return noise
@@ -106,21 +118,29 @@ class Pipeline(abc.ABC):
 
     def unused(self, request: Request) -> tuple[str, ...]:
         """Say which settings of the request have no effect with this checkpoint, whatever the guidance."""
-        return ()
+        scale = request.guidance_scale
+        if scale is None or self.cfg == "guidance_scale" or embeds_guidance(self._first()):
+            return ()
+        cure = f"set {self.cfg} and a negative prompt" if self.cfg else "leave it out"
+        return (f"guidance_scale={scale} has no effect: this checkpoint embeds none; {cure}",)
 
     def unguided(self, scale: float | None, negative: bool) -> str | None:
         """Say what has no effect where guidance is off: the scale that was given, or a negative prompt."""
-        if not self.cfg:
-            return "the negative prompt has no effect: guidance is built into this model" if negative else None
-        if scale is not None and 0 < scale < 1:
-            return f"{self.cfg}={scale} has no effect: it must be above 1"
-        if negative:
-            return f"the negative prompt has no effect: set {self.cfg} above 1"
-        if scale is not None and scale > 1:
-            return f"{self.cfg}={scale} has no effect: give a negative prompt ('' will do)"
-        return None
+        return unguided(self.cfg, scale, negative)
 
     # ------------------------------------------------------------------ requests
+
+    def sized(self, request: Request) -> Request:
+        """Return the request with height and width filled in where they are not given (0).
+
+        Raises:
+            ValueError: a size is not possible.
+        """
+        if not (request.height and request.width):
+            height, width = self.size(request)
+            request = attrs.evolve(request, height=request.height or height, width=request.width or width)
+        self.grid(request)
+        return request
 
     @property
     def dtype(self) -> torch.dtype:
@@ -159,22 +179,9 @@ class Pipeline(abc.ABC):
             defaults[name] = 0 if self.image_count[1] else getattr(self.defaults, name) or 0
         negative = None if negative_prompt is None else negatives(negative_prompt, len(texts))
         found = self.sized(Request(prompts=texts, negative_prompts=negative, **{**defaults, **given}))
-        self._check_size(found)
+        check_size(found, self.shape(found), self.solver.schedule, self.tokens(found))
         found = attrs.evolve(found, notes=tuple(map(Note, self.unused(found))))
         return attrs.evolve(found, negative_prompts=self._negatives(found)) if self.guidance(found) else found
-
-    def _check_size(self, request: Request) -> None:
-        """Refuse what no memory holds, before any is taken."""
-        frames = f" and {request.frames} frames" if request.frames > 1 else ""
-        size = f"height={request.height}, width={request.width}{frames}"
-        if math.prod(self.shape(request)) > LARGEST:
-            raise ValueError(f"{size}: latents of {math.prod(self.shape(request)):,} numbers, the most are {LARGEST:,}")
-        try:
-            (step,) = self.solver.schedule(1, self.tokens(request))
-        except ValueError:  # their shift is no finite number
-            step = None
-        if step is None or step.sigma is None or not bool(step.sigma.isfinite()):
-            raise ValueError(f"{size}: the schedule of this checkpoint is not made for {self.tokens(request)} tokens")
 
     def _negatives(self, request: Request) -> tuple[str, ...] | None:
         """Return the negative prompts of a guided request."""
@@ -232,10 +239,10 @@ class Pipeline(abc.ABC):
             many = request.images_per_prompt
             return rows if many == 1 else map_samples(lambda leaf: leaf.repeat_interleave(many, dim=0), rows)
 
-        positive = branch(request.prompts, False)
-        if request.negative_prompts is None:
-            return positive
-        return Branches(conditional=positive, unconditional=branch(request.negative_prompts, True))
+        negative = request.negative_prompts
+        texts = [(request.prompts, False), *([] if negative is None else [(negative, True)])]
+        found = self.completed(request, [branch(*each) for each in texts])
+        return found[0] if negative is None else Branches(conditional=found[0], unconditional=found[1])
 
     def notes(self, request: Request) -> tuple[Note, ...]:
         """Return what a request does not do: settings without effect, and of each sample the prompts that are cut."""
@@ -281,7 +288,7 @@ class Pipeline(abc.ABC):
     @property
     def noise_dtype(self) -> torch.dtype:
         """Type of the latents."""
-        return self.dtype
+        return torch.float32 if self.fp32 else self.dtype
 
     def schedule(self, request: Request) -> tuple[Step, ...]:
         """Return the steps of the request, as diffusers' pipeline takes them; timesteps on the pipeline's device."""
@@ -292,7 +299,7 @@ class Pipeline(abc.ABC):
     @property
     def step_dtype(self) -> torch.dtype:
         """Type that timesteps are rounded to."""
-        return self.dtype
+        return torch.float32 if self.fp32 else self.dtype
 
     def begin(
         self, denoiser: Model, request: Request, seed: int | Sequence[int], keys: Sequence[K]

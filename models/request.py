@@ -10,9 +10,11 @@ import attrs
 from PIL import Image
 
 from pure.notes import Note
-from pure.step import MOST_STEPS
+from pure.step import MOST_STEPS, Step
 
 MOST_SAMPLES = 1024  # of one prompt
+LARGEST = 2**24
+"""Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
 LARGEST_SCALE = 1000.0
 LARGEST_SEED = 2**63 - 1
 # Options that are whole numbers, and the largest one of each; None where the size of the latents limits it.
@@ -44,7 +46,7 @@ class Options(TypedDict, total=False):
     """Options of a request besides the prompts; an option that is left out has the checkpoint's default.
 
     Attributes:
-        images: pictures to edit, or the one a video begins with; the same for all prompts.
+        images: pictures to edit, or the one a video begins with, read in three colours; the same for all prompts.
         steps: number of denoising steps, 1 to 10,000.
         height: in pixels.
         width: in pixels.
@@ -217,6 +219,32 @@ def checked(options: Mapping[str, Any], longest: int) -> dict[str, Any]:
     return given
 
 
+def check_size(
+    request: Request, shape: Sequence[int], schedule: Callable[[int, int], Sequence[Step]], tokens: int
+) -> None:
+    """Refuse what no memory holds, before any is taken.
+
+    Args:
+        request: its sizes.
+        shape: of the latents of one sample.
+        schedule: returns the steps for a number of them and of tokens.
+        tokens: that the schedule depends on.
+
+    Raises:
+        ValueError: the latents are too large, or the schedule is not made for them.
+    """
+    frames = f" and {request.frames} frames" if request.frames > 1 else ""
+    size = f"height={request.height}, width={request.width}{frames}"
+    if math.prod(shape) > LARGEST:
+        raise ValueError(f"{size}: latents of {math.prod(shape):,} numbers, the most are {LARGEST:,}")
+    try:
+        (step,) = schedule(1, tokens)
+    except ValueError:  # their shift is no finite number
+        step = None
+    if step is None or step.sigma is None or not bool(step.sigma.isfinite()):
+        raise ValueError(f"{size}: the schedule of this checkpoint is not made for {tokens} tokens")
+
+
 def seeds(seed: int | Sequence[int]) -> int | list[int]:
     """Return one seed or several as plain numbers.
 
@@ -272,4 +300,4 @@ def _pictures(images: Any) -> tuple[Image.Image, ...]:
         raise TypeError("images should be a sequence of pictures, got one; write images=[picture]")
     if not isinstance(images, Sequence) or not all(isinstance(each, Image.Image) for each in images):
         raise TypeError(f"images should be a sequence of Pillow's pictures, got {images!r:.80}")
-    return tuple(images)
+    return tuple(each if each.mode == "RGB" else each.convert("RGB") for each in images)

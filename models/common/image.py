@@ -6,16 +6,18 @@ Shapes: B samples, C latent channels, h x w tokens (N = h w), H x W pixels.
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
+
+from pure.models.common.autoencoder import Autoencoder, check_side
 
 if TYPE_CHECKING:
     from diffusers.image_processor import VaeImageProcessor
 
 PATCH = 2  # latents on a side of a token
-SIDE = 128  # latents on a side of an image where no size is asked for
+SIDE = 128  # latents on a side of an image by default
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -48,10 +50,8 @@ def positions(text: int, rows: int, columns: int) -> torch.Tensor:
 
 
 @attrs.frozen(eq=False)
-class Autoencoder(abc.ABC):
-    """An autoencoder, and what its shape says about sizes."""
-
-    vae: Any
+class ImageAutoencoder(Autoencoder, abc.ABC):
+    """An autoencoder of images, and what its shape says about sizes."""
 
     @property
     def patch(self) -> int:
@@ -59,8 +59,8 @@ class Autoencoder(abc.ABC):
         return PATCH * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     @property
-    def usual(self) -> int:
-        """Height and width of an image where none is asked for, in pixels."""
+    def side(self) -> int:
+        """Default height and width of an image, in pixels."""
         return SIDE * self.patch // PATCH
 
     @property
@@ -77,11 +77,7 @@ class Autoencoder(abc.ABC):
             ValueError: a size is not a positive multiple of `patch`.
         """
         for name, pixels in {"height": height, "width": width}.items():
-            if pixels < 1 or pixels % self.patch:
-                nearest = max(round(pixels / self.patch), 1) * self.patch
-                raise ValueError(
-                    f"{name}={pixels} is not a positive multiple of {self.patch} pixels; the nearest size is {nearest}"
-                )
+            check_side(name, pixels, self.patch)
         return height // self.patch, width // self.patch
 
     @abc.abstractmethod
@@ -96,12 +92,11 @@ class Autoencoder(abc.ABC):
 
 
 @attrs.frozen(eq=False)
-class ImageDecoder(Autoencoder):
+class ImageDecoder(ImageAutoencoder):
     """The decoder of a FLUX.1 checkpoint."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
         config = self.vae.config
         latents = latents / config["scaling_factor"] + (config["shift_factor"] or 0.0)
-        decoded = self.vae.decode(latents.to(self.vae.device, self.vae.dtype), return_dict=False)[0]
-        return self.shown(decoded)
+        return self.shown(self.decoded(latents))

@@ -3,6 +3,8 @@
 Shapes: B samples, h x w tokens (N = h w), C channels of a token of 2 x 2 latents, H x W pixels.
 """
 
+import math
+
 import attrs
 import torch
 
@@ -22,28 +24,16 @@ class ImagePipeline(Pipeline):
         codec: turns latents into pixels.
     """
 
-    codec: image.Autoencoder = attrs.field(repr=False)
+    codec: image.ImageAutoencoder = attrs.field(repr=False)
 
     @property
     def channels(self) -> int:
         """Channels of the latents."""
         return self.codec.vae.config["latent_channels"]
 
-    def usual(self, request: Request) -> tuple[int, int]:
-        """Return height and width where they are not asked for, in pixels.
-
-        Raises:
-            ValueError: they cannot be known.
-        """
-        return self.codec.usual, self.codec.usual
-
-    def sized(self, request: Request) -> Request:
-        """Return the request with its size; sides are multiples of a token's."""
-        if not (request.height and request.width):
-            height, width = self.usual(request)
-            request = attrs.evolve(request, height=request.height or height, width=request.width or width)
-        self.grid(request)
-        return request
+    def size(self, request: Request) -> tuple[int, int]:
+        """Return the height and width that a request has by default, in pixels; see the base."""
+        return self.codec.side, self.codec.side
 
     def grid(self, request: Request) -> tuple[int, int]:
         """Return h and w.
@@ -55,8 +45,7 @@ class ImagePipeline(Pipeline):
 
     def tokens(self, request: Request) -> int:
         """Return N."""
-        rows, columns = self.grid(request)
-        return rows * columns
+        return math.prod(self.grid(request))
 
     def shape(self, request: Request) -> tuple[int, ...]:
         """Return the shape of unpacked latents."""

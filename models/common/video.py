@@ -5,40 +5,46 @@ Shapes: B samples, F frames of H x W pixels, f frames of h x w latents.
 
 from __future__ import annotations
 
+import abc
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import torch
 from PIL import Image
+
+from pure.models.common.autoencoder import Autoencoder, check_side
 
 if TYPE_CHECKING:
     from diffusers.video_processor import VideoProcessor
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class VideoAutoencoder:
-    """An autoencoder, and what its shape and the transformer's patches say about sizes.
+class VideoAutoencoder(Autoencoder, abc.ABC):
+    """An autoencoder of videos, and what its shape and the transformer's patches say about sizes.
 
     Attributes:
-        vae: diffusers' autoencoder.
         patch: latents on the sides of a token: frames, rows, columns.
     """
 
-    vae: Any
     patch: tuple[int, int, int]
 
-    factors: ClassVar[tuple[str, str]]  # names in the autoencoder's config of `factor` and `period`
+    names: ClassVar[tuple[str, str, str]]  # in the autoencoder's config of `factor`, `period` and `channels`
 
     @property
     def factor(self) -> int:
         """Pixels on a side of a latent."""
-        return self.vae.config[self.factors[0]]
+        return self.vae.config[self.names[0]]
 
     @property
     def period(self) -> int:
         """Frames that a latent stands for; the first frame has one to itself."""
-        return self.vae.config[self.factors[1]]
+        return self.vae.config[self.names[1]]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.vae.config[self.names[2]]
 
     @property
     def processor(self) -> VideoProcessor:
@@ -59,11 +65,7 @@ class VideoAutoencoder:
             ValueError: a size is not possible.
         """
         for (name, pixels), step in zip({"height": height, "width": width}.items(), self.steps, strict=True):
-            if pixels < 1 or pixels % step:
-                nearest = max(round(pixels / step), 1) * step
-                raise ValueError(
-                    f"{name}={pixels} is not a positive multiple of {step} pixels; the nearest size is {nearest}"
-                )
+            check_side(name, pixels, step)
         step, first = self.period * self.patch[0], 1 + self.period * (self.patch[0] - 1)
         if frames < first or (frames - first) % step:
             nearest = max(round((frames - first) / step), 0) * step + first
@@ -87,6 +89,10 @@ class VideoAutoencoder:
         wanted = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         height, width = (max(side // step, 1) * step for side, step in zip(wanted, self.steps, strict=True))
         return height, width
+
+    @abc.abstractmethod
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return pixels (B, F, 3, H, W) in 0 to 1 of latents (B, C, f, h, w)."""
 
     def shown(self, video: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, F, 3, H, W) in 0 to 1 of what the autoencoder made, (B, 3, F, H, W) in -1 to 1."""

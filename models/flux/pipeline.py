@@ -6,7 +6,6 @@ Shapes: B samples, P texts, T text tokens, N image tokens, S = T + N, C channels
 from collections.abc import Mapping, Sequence
 
 import attrs
-import torch
 
 from pure import Shared
 from pure.models.common import image
@@ -17,13 +16,13 @@ from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
 from pure.models.flux.text import TextEncoder
+from pure.models.guidance import embedded_scales
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 
 LONGEST = 512  # text tokens that T5 reads
 # Key of model_index.json with the default number of text tokens; diffusers leaves names with an underscore alone.
 LENGTH = "_max_sequence_length"
-GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -36,24 +35,17 @@ class FluxPipeline(PackedPipeline):
 
     reader: TextEncoder = attrs.field(repr=False)
 
-    def usual(self, request: Request) -> tuple[int, int]:
-        """Return height and width where they are not asked for, in pixels."""
-        return (self.codec.vae.config["sample_size"],) * 2
-
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, ...) and positions (S, 3)."""
         text, pooled = (
             embedding.to(self.device, self.dtype) for embedding in self.reader(texts, request.max_sequence_length)
         )
-        grid = self.grid(request)
-        scales = None
-        if GUIDANCE_WEIGHT in self.params:
-            scales = torch.full((len(pooled),), self.scale(request, "guidance_scale") or 0.0, device=self.device)
+        positions = image.positions(request.max_sequence_length, *self.grid(request))
         return Conditioning(
             text=text,
             pooled=pooled,
-            guidance=scales,
-            ids=Shared(value=image.positions(request.max_sequence_length, *grid).to(self.device)),
+            guidance=embedded_scales(self.params, self.scale(request, "guidance_scale"), len(pooled)),
+            ids=Shared(value=positions.to(self.device)),
         )
 
 
@@ -75,12 +67,8 @@ def _check(found: Description) -> None:
 
 
 def _build(parts: Parts) -> Pipeline:
-    encoders = {name: parts.components[name] for name in COMPONENTS if name != "vae"}
-    return FluxPipeline(
-        **parts.common,
-        reader=TextEncoder(**encoders),
-        codec=image.ImageDecoder(parts.components["vae"]),
-    )
+    reader = TextEncoder(**parts.only("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"))
+    return FluxPipeline(**parts.common, reader=reader, codec=image.ImageDecoder(parts.components["vae"]))
 
 
 COMPONENTS: Mapping[str, tuple[str, ...]] = {

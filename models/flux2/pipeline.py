@@ -10,7 +10,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from pure import Branches, Guidance, Shared, Solver
+from pure import Guidance, Shared, Solver
 from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import ImagePipeline
 from pure.models.common.schedulers import flow_match
@@ -19,11 +19,11 @@ from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import Conditioning, flux2
 from pure.models.flux2.vae import ImageCodec, pack, unpack
+from pure.models.guidance import embedded_scales
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Defaults, Request
 from pure.notes import Note
 
-GUIDANCE_WEIGHT = "time_guidance_embed.guidance_embedder.linear_1.weight"
 DEV_LAYERS, KLEIN_LAYERS = (10, 20, 30), (9, 18, 27)  # whose hidden states are the embedding
 MOST = 10  # pictures of one edit
 APART = 10  # in time, between the picture that is made and each reference
@@ -44,35 +44,25 @@ class Flux2Pipeline(ImagePipeline):
     cfg: ClassVar[str] = ""
     image_count: ClassVar[tuple[int, int]] = (0, MOST)
 
-    def usual(self, request: Request) -> tuple[int, int]:
-        """Return height and width where they are not asked for: those of the first picture, if there is one."""
-        return self.codec.fitted(request.images[0]) if request.images else super().usual(request)
+    def size(self, request: Request) -> tuple[int, int]:
+        """Return the size of the first picture, if there is one; see the base."""
+        return self.codec.fitted(request.images[0]) if request.images else super().size(request)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
-        """Return embeddings (P, T, width); reference pictures follow in `conditioning`, once for both branches."""
+        """Return embeddings (P, T, width); reference pictures follow in `completed`, once for both branches."""
         text = self.reader(texts, request.max_sequence_length)[0].to(self.device, self.dtype)
-        scales = None
-        if GUIDANCE_WEIGHT in self.params:
-            scales = torch.full((len(text),), self.scale(request, "guidance_scale") or 0.0, device=self.device)
+        scales = embedded_scales(self.params, self.scale(request, "guidance_scale"), len(text))
         grids = [self.grid(request)]
         grids += [self.codec.grid(*self.codec.fitted(picture)) for picture in request.images]
         ids = Shared(value=positions(text.shape[1], *grids).to(self.device))
-        return Conditioning(text=text, guidance=scales, reference=None, ids=ids)
+        return Conditioning(text=text, guidance=scales, ids=ids)
 
-    def conditioning(self, request: Request) -> Conditioning | Branches:
-        """Return the conditioning of B samples, with the tokens of the reference pictures."""
-        found = super().conditioning(request)
-        assert isinstance(found, Conditioning | Branches)
+    def completed(self, request: Request, branches: Sequence[Conditioning]) -> Sequence[Conditioning]:
+        """Return the conditioning with the tokens of the reference pictures."""
         if not request.images:
-            return found
-        tokens = request.once("reference", lambda: self._reference(request))
-        tokens = tokens.to(self.device, self.dtype).expand(request.batch, -1, -1)
-        if isinstance(found, Branches):
-            return Branches(
-                conditional=attrs.evolve(found.conditional, reference=tokens),
-                unconditional=attrs.evolve(found.unconditional, reference=tokens),
-            )
-        return attrs.evolve(found, reference=tokens)
+            return branches
+        tokens = request.once("reference", lambda: self._reference(request)).to(self.device, self.dtype)
+        return [attrs.evolve(branch, reference=tokens.expand(request.batch, -1, -1)) for branch in branches]
 
     def _reference(self, request: Request) -> torch.Tensor:
         return torch.cat([pack(self.codec.encode(picture)) for picture in request.images], dim=1)
@@ -148,10 +138,6 @@ def _solver(found: Description) -> Solver:
     return flow_match(found, empirical=True)
 
 
-def _dev_defaults(found: Description) -> Defaults:
-    return Defaults(steps=50, guidance_scale=4.0)
-
-
 def _klein_defaults(found: Description) -> Defaults:
     """The distilled checkpoints say so in `model_index.json`."""
     if _distilled(found):
@@ -195,75 +181,51 @@ def _check_klein(found: Description) -> None:
 def _build_dev(parts: Parts) -> Pipeline:
     from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 
-    return Flux2Pipeline(
-        **parts.common,
-        reader=ChatReader(
-            tokenizer=parts.components["tokenizer"],
-            text_encoder=parts.components["text_encoder"],
-            layers=DEV_LAYERS,
-            system=SYSTEM_MESSAGE,
-            template={"add_generation_prompt": False},
-            forbidden="[IMG]",  # it stands for a picture
-        ),
-        codec=ImageCodec(parts.components["vae"]),
+    reader = ChatReader(
+        **parts.only("tokenizer", "text_encoder"),
+        layers=DEV_LAYERS,
+        system=SYSTEM_MESSAGE,
+        template={"add_generation_prompt": False},
+        forbidden="[IMG]",  # it stands for a picture
     )
+    return Flux2Pipeline(**parts.common, reader=reader, codec=ImageCodec(parts.components["vae"]))
 
 
 def _build_klein(parts: Parts) -> Pipeline:
-    return Flux2KleinPipeline(
-        **parts.common,
-        reader=ChatReader(
-            tokenizer=parts.components["tokenizer"],
-            text_encoder=parts.components["text_encoder"],
-            layers=KLEIN_LAYERS,
-            template={"add_generation_prompt": True, "enable_thinking": False},
-        ),
-        codec=ImageCodec(parts.components["vae"]),
-        distilled=_distilled(parts.found),
-    )
+    template = {"add_generation_prompt": True, "enable_thinking": False}
+    reader = ChatReader(**parts.only("tokenizer", "text_encoder"), layers=KLEIN_LAYERS, template=template)
+    codec, distilled = ImageCodec(parts.components["vae"]), _distilled(parts.found)
+    return Flux2KleinPipeline(**parts.common, reader=reader, codec=codec, distilled=distilled)
 
 
-FAMILY = Family(
-    name="FLUX.2",
-    config=Flux2Config,
-    denoiser=flux2,
-    kinds=(
-        PipelineKind(
-            pipeline="Flux2Pipeline",
-            task="text-to-image",
-            pictures=True,
-            guidance=("embedded",),
-            components={
-                "vae": ("AutoencoderKLFlux2",),
-                "text_encoder": ("Mistral3ForConditionalGeneration",),
-                "tokenizer": ("PixtralProcessor", "Qwen2Tokenizer", "Qwen2TokenizerFast"),
-            },
-            solver=_solver,
-            defaults=_dev_defaults,
-            build=_build_dev,
-            check=_check_dev,
-            checkpoints=("black-forest-labs/FLUX.2-dev",),
-        ),
-        PipelineKind(
-            pipeline="Flux2KleinPipeline",
-            task="text-to-image",
-            pictures=True,
-            guidance=("classifier-free",),
-            components={
-                "vae": ("AutoencoderKLFlux2",),
-                "text_encoder": ("Qwen3ForCausalLM",),
-                "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
-            },
-            solver=_solver,
-            defaults=_klein_defaults,
-            build=_build_klein,
-            check=_check_klein,
-            checkpoints=(
-                "black-forest-labs/FLUX.2-klein-4B",
-                "black-forest-labs/FLUX.2-klein-9B",
-                "black-forest-labs/FLUX.2-klein-base-4B",
-                "black-forest-labs/FLUX.2-klein-base-9B",
-            ),
-        ),
-    ),
+DEV = PipelineKind(
+    pipeline="Flux2Pipeline",
+    task="text-to-image",
+    pictures=True,
+    guidance=("embedded",),
+    components={
+        "vae": ("AutoencoderKLFlux2",),
+        "text_encoder": ("Mistral3ForConditionalGeneration",),
+        "tokenizer": ("PixtralProcessor", "Qwen2Tokenizer", "Qwen2TokenizerFast"),
+    },
+    solver=_solver,
+    defaults=Defaults(steps=50, guidance_scale=4.0),
+    build=_build_dev,
+    check=_check_dev,
+    checkpoints=("black-forest-labs/FLUX.2-dev",),
 )
+KLEIN = attrs.evolve(
+    DEV,
+    pipeline="Flux2KleinPipeline",
+    guidance=("classifier-free",),
+    components={
+        "vae": ("AutoencoderKLFlux2",),
+        "text_encoder": ("Qwen3ForCausalLM",),
+        "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
+    },
+    defaults=_klein_defaults,
+    build=_build_klein,
+    check=_check_klein,
+    checkpoints=tuple(f"black-forest-labs/FLUX.2-klein-{size}" for size in ("4B", "9B", "base-4B", "base-9B")),
+)
+FAMILY = Family(name="FLUX.2", config=Flux2Config, denoiser=flux2, kinds=(DEV, KLEIN))

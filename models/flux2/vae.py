@@ -12,7 +12,7 @@ import attrs
 import torch
 from PIL import Image
 
-from pure.models.common.image import PATCH, Autoencoder
+from pure.models.common.image import PATCH, ImageAutoencoder
 
 if TYPE_CHECKING:
     from diffusers.image_processor import PipelineImageInput
@@ -22,7 +22,7 @@ AREA = 1024 * 1024  # pixels that a reference picture has at most
 
 
 @attrs.frozen(eq=False)
-class ImageCodec(Autoencoder):
+class ImageCodec(ImageAutoencoder):
     """The autoencoder."""
 
     @property
@@ -47,9 +47,7 @@ class ImageCodec(Autoencoder):
         height, width = self.fitted(picture)
         image: PipelineImageInput = limited(picture)
         pixels = self.processor.preprocess(image, height=height, width=width, resize_mode="crop")
-        with torch.no_grad():
-            latents = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
-        patches = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # (1, channels, h, 2, w, 2)
+        patches = self.encoded(pixels).unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # (1, channels, h, 2, w, 2)
         latents = patches.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
         mean, deviation = self._statistics(latents)
         return (latents - mean) / deviation
@@ -60,8 +58,7 @@ class ImageCodec(Autoencoder):
         mean, deviation = self._statistics(latents)
         patches = (latents * deviation + mean).unflatten(1, (-1, PATCH, PATCH))  # (B, channels, 2, 2, h, w)
         latents = patches.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
-        decoded = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
-        return self.shown(decoded)
+        return self.shown(self.decoded(latents))
 
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of the latents, (1, C, 1, 1) each."""

@@ -13,8 +13,10 @@ from PIL import Image
 
 from pure import Solver
 from pure.models.common.schedulers import flow_match
+from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
+from pure.models.guidance import embedded_scales
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reader, Reading
@@ -22,7 +24,6 @@ from pure.models.hunyuan_video.vae import VideoCodec
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
 
-GUIDANCE_WEIGHT = "time_text_embed.guidance_embedder.linear_1.weight"
 NOISE = 0.999  # part of noise in what a video from a picture starts with; the rest is the picture in every frame
 STRIDES: Mapping[str, int] = {CONCAT: 2, REPLACE: 4}  # of the picture's tokens, which so many are seen of
 NEGATIVE_STRIDE = 2  # with a negative prompt it is this one, whatever the checkpoint
@@ -30,7 +31,7 @@ DISTILLED_SHIFT = 17.0  # of the schedule of FastHunyuan, which needs few steps
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class HunyuanVideoPipeline(Pipeline):
+class HunyuanVideoPipeline(VideoPipeline):
     """HunyuanVideo from text: guidance embedded, and classifier-free guidance on top.
 
     Attributes:
@@ -45,11 +46,6 @@ class HunyuanVideoPipeline(Pipeline):
     codec: VideoCodec = attrs.field(repr=False)
     trim: bool = False
 
-    def sized(self, request: Request) -> Request:
-        """Return the request; sides are multiples of a token's, frames 1 more than a multiple of a latent's."""
-        self.codec.size(request.frames, request.height, request.width)
-        return request
-
     def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
         """Return embeddings of P texts."""
         return self.reader(texts, request.max_sequence_length)
@@ -63,37 +59,19 @@ class HunyuanVideoPipeline(Pipeline):
         found, image = self.read(request, texts, negative), self.first(request)
         if self.trim and request.negative_prompts is None:
             found = found.trimmed()
-        scales = None
-        if GUIDANCE_WEIGHT in self.params:
-            scales = torch.full((len(texts),), self.scale(request, "guidance_scale") or 0.0, device=self.device)
         return Conditioning(
             text=found.text.to(self.device, self.dtype),
             mask=None if found.mask is None else found.mask.to(self.device),
             pooled=found.pooled.to(self.device, self.dtype),
-            guidance=scales,
+            guidance=embedded_scales(self.params, self.scale(request, "guidance_scale"), len(texts)),
             image=None if image is None else image.to(self.device).expand(len(texts), -1, -1, -1, -1),
-            grid=self.codec.grid(request.frames, request.height, request.width),
+            grid=self.grid(request),
         )
 
-    def unused(self, request: Request) -> tuple[str, ...]:
-        """Say that a guidance scale has no effect where the checkpoint embeds none."""
-        if request.guidance_scale is None or GUIDANCE_WEIGHT in self.params:
-            return ()
-        scale = f"guidance_scale={request.guidance_scale}"
-        return (f"{scale} has no effect: this checkpoint embeds none; set true_cfg_scale and a negative prompt",)
-
-    def shape(self, request: Request) -> tuple[int, ...]:
-        """Return (C, f, h, w)."""
-        return self.codec.vae.config["latent_channels"], *self.codec.size(request.frames, request.height, request.width)
-
     @property
-    def noise_dtype(self) -> torch.dtype:
-        """Latents are fp32 for models of every type."""
-        return torch.float32
-
-    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
-        """Decode latents (B, C, f, h, w) to pixels (B, F, 3, H, W) in 0 to 1."""
-        return self.codec.shown(self.codec.decode(latents))
+    def step_dtype(self) -> torch.dtype:
+        """Type that timesteps are rounded to, unlike the latents: that of the model."""
+        return self.dtype
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -113,14 +91,6 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     image_count = (1, 1)
 
-    def sized(self, request: Request) -> Request:
-        """Return the request with the proportions of its picture where no size is asked for."""
-        usual = self.defaults.height or 0, self.defaults.width or 0
-        if request.images and not (request.height or request.width):
-            usual = self.codec.fitted(request.images[0], usual[0] * usual[1])
-        found = attrs.evolve(request, height=request.height or usual[0], width=request.width or usual[1])
-        return super().sized(found)
-
     def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
         """Return embeddings of the picture and P texts, of both branches as long as the longer one."""
         picture, length = self._picture(request), request.max_sequence_length
@@ -134,7 +104,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
     def first(self, request: Request) -> torch.Tensor:
         """Return latents (1, C, 1, h, w) of the picture."""
         picture, size = self._picture(request), (request.height, request.width)
-        return request.once(("first", *size), lambda: self.codec.encode(picture, request))
+        return request.once(("first", *size), lambda: self.codec.encode(picture, *size))
 
     def _picture(self, request: Request) -> Image.Image:
         if len(request.images) != 1:
@@ -152,9 +122,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
         noise, part = super().noise(request, seed), torch.tensor([NOISE], device=self.device)
         image = self.first(request).to(self.device)
         mixed = noise * part + image * (1 - part)
-        if self.kind == CONCAT:
-            return mixed
-        return torch.cat([image.expand(len(noise), -1, -1, -1, -1), mixed[:, :, 1:]], dim=2)
+        return mixed if self.kind == CONCAT else with_first(image, mixed)
 
     @property
     def step_dtype(self) -> torch.dtype:
@@ -163,8 +131,8 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents to pixels (B, F, 3, H, W); of "latent_concat" without the frames the first latents make."""
-        video = self.codec.decode(latents)
-        return self.codec.shown(video[:, :, self.codec.period :] if self.kind == CONCAT else video)
+        video = super().decoded(latents, request)
+        return video[:, self.codec.period :] if self.kind == CONCAT else video
 
 
 def _solver(found: Description) -> Solver:

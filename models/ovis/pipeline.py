@@ -64,10 +64,6 @@ def positions(text: int, rows: int, columns: int) -> torch.Tensor:
     return torch.cat([torch.stack([0 * along, along, along], dim=1), image.positions(0, rows, columns)])
 
 
-def _defaults(found: Description) -> Defaults:
-    return Defaults(steps=50, guidance_scale=5.0, negative_prompt="", max_sequence_length=LONGEST, longest=LONGEST)
-
-
 def _check(found: Description) -> None:
     config = OvisConfig.read(found.transformer)
     check_packed(found, config, config.patch_size)
@@ -75,17 +71,11 @@ def _check(found: Description) -> None:
 
 
 def _build(parts: Parts) -> Pipeline:
-    return OvisImagePipeline(
-        **parts.common,
-        reader=ChatReader(
-            tokenizer=parts.components["tokenizer"],
-            text_encoder=parts.components["text_encoder"],
-            template={"add_generation_prompt": True, "enable_thinking": False},
-            instruction=DESCRIBE,
-            dropped=DROPPED,
-        ),
-        codec=image.ImageDecoder(parts.components["vae"]),
+    template = {"add_generation_prompt": True, "enable_thinking": False}
+    reader = ChatReader(
+        **parts.only("tokenizer", "text_encoder"), template=template, instruction=DESCRIBE, dropped=DROPPED
     )
+    return OvisImagePipeline(**parts.common, reader=reader, codec=image.ImageDecoder(parts.components["vae"]))
 
 
 FAMILY = Family(
@@ -103,7 +93,9 @@ FAMILY = Family(
                 "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
             },
             solver=flow_match,
-            defaults=_defaults,
+            defaults=Defaults(
+                steps=50, guidance_scale=5.0, negative_prompt="", max_sequence_length=LONGEST, longest=LONGEST
+            ),
             build=_build,
             check=_check,
             checkpoints=("AIDC-AI/Ovis-Image-7B",),

@@ -10,9 +10,8 @@ from typing import Any
 import attrs
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from pure import Branches, Guidance, Shared
+from pure import Guidance, Shared
 from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
@@ -25,7 +24,6 @@ from pure.models.qwen_image.text import LONGEST, PictureReader, TextReader, padd
 from pure.models.qwen_image.vae import ImageCodec, fitted
 from pure.models.request import Defaults, Request
 
-SIDE = 128  # latents on a side of an image where no size is asked for
 AREA = 1024 * 1024  # pixels that a picture to edit is resized to, proportions kept
 READ_AREA = 384 * 384  # likewise for the text encoder, where there may be several pictures
 MOST = 16  # pictures of one edit; the checkpoints were trained with up to 3
@@ -65,33 +63,23 @@ class QwenImagePipeline(PackedPipeline):
         return None
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
-        """Return embeddings (P, T, width) without reference pictures, which `conditioning` adds for both branches."""
+        """Return embeddings (P, T, width) without reference pictures, which `completed` adds for both branches."""
         text, mask = padded([row.to(self.device, self.dtype) for row in self.read(request, texts)])
         ids = positions(text.shape[1], *self.grids(request)).to(self.device)
-        return Conditioning(text=text, mask=mask, reference=None, ids=Shared(value=ids))
+        return Conditioning(text=text, mask=mask, ids=Shared(value=ids))
 
-    def conditioning(self, request: Request) -> Conditioning | Branches:
-        """Return the conditioning of B samples, of both branches as long as the longer one."""
-        found = super().conditioning(request)
-        assert isinstance(found, Conditioning | Branches)
-        branches = (found.conditional, found.unconditional) if isinstance(found, Branches) else (found,)
+    def completed(self, request: Request, branches: Sequence[Conditioning]) -> Sequence[Conditioning]:
+        """Return the conditioning with the reference pictures, both branches as long as the longer one."""
         length = max(branch.text.shape[1] for branch in branches)
         masked = any(branch.mask is not None or branch.text.shape[1] < length for branch in branches)
         reference = self.reference(request)
         ids = Shared(value=positions(length, *self.grids(request)).to(self.device))
-        completed = [_completed(branch, length, masked, reference, ids) for branch in branches]
-        return Branches(conditional=completed[0], unconditional=completed[1]) if len(completed) == 2 else completed[0]
+        return [_completed(branch, length, masked, reference, ids) for branch in branches]
 
     def guidance(self, request: Request) -> Guidance | None:
         """Return guidance that keeps the norm of every token."""
         found = super().guidance(request)
         return attrs.evolve(found, normalize="token") if isinstance(found, Guidance) else None
-
-    def unused(self, request: Request) -> tuple[str, ...]:
-        """Say that a guidance scale of another kind has no effect."""
-        if request.guidance_scale is None:
-            return ()
-        return (f"guidance_scale={request.guidance_scale} has no effect: Qwen-Image embeds none; set true_cfg_scale",)
 
 
 def _completed(
@@ -117,7 +105,7 @@ class QwenImageEditPipeline(QwenImagePipeline):
 
     Attributes:
         area: pixels that pictures are resized to, proportions kept; also the size of the result
-            where none is asked for.
+            by default.
         read_area: pixels of the pictures that the text encoder sees; None: the same.
     """
 
@@ -126,7 +114,7 @@ class QwenImageEditPipeline(QwenImagePipeline):
 
     image_count = (1, 1)
 
-    def usual(self, request: Request) -> tuple[int, int]:
+    def size(self, request: Request) -> tuple[int, int]:
         """Return height and width near `area` with the proportions of the last picture, in pixels."""
         if not request.images:
             raise ValueError("the size of an edit is that of its picture: give images=, or height and width")
@@ -138,7 +126,7 @@ class QwenImageEditPipeline(QwenImagePipeline):
         assert isinstance(self.reader, PictureReader)
         area = self.read_area or self.area
         resize = self.codec.processor.resize
-        pictures: list[Any] = [resize(each, *fitted(each, area)) for each in _colours(request)]
+        pictures: list[Any] = [resize(each, *fitted(each, area)) for each in request.images]
         return self.reader(texts, pictures)
 
     def unused(self, request: Request) -> tuple[str, ...]:
@@ -157,7 +145,7 @@ class QwenImageEditPipeline(QwenImagePipeline):
         return request.once("reference", lambda: self._reference(request)).to(self.device, self.dtype)
 
     def _reference(self, request: Request) -> torch.Tensor:
-        encoded = [self.codec.encode(each, *fitted(each, self.area)) for each in _colours(request)]
+        encoded = [self.codec.encode(each, *fitted(each, self.area)) for each in request.images]
         return torch.cat([image.pack(each) for each in encoded], dim=1)
 
 
@@ -170,22 +158,9 @@ class QwenImageEditPlusPipeline(QwenImageEditPipeline):
     image_count = (1, MOST)
 
 
-def _colours(request: Request) -> list[Image.Image]:
-    """Return the pictures in three colours."""
-    return [each if each.mode == "RGB" else each.convert("RGB") for each in request.images]
-
-
 def _text_to_image(found: Description) -> Defaults:
-    side = SIDE * 2 ** len(found.configs["vae"].get("temperal_downsample", (False, True, True)))
-    return Defaults(steps=50, true_cfg_scale=4.0, negative_prompt=" ", height=side, width=side, longest=LONGEST)
-
-
-def _edit(found: Description) -> Defaults:
-    return Defaults(steps=50, true_cfg_scale=4.0, negative_prompt=" ", longest=LONGEST)
-
-
-def _edit_plus(found: Description) -> Defaults:
-    return Defaults(steps=40, true_cfg_scale=4.0, negative_prompt=" ", longest=LONGEST)
+    side = image.SIDE * 2 ** len(found.configs["vae"].get("temperal_downsample", (False, True, True)))
+    return attrs.evolve(EDIT, height=side, width=side)
 
 
 def _check(found: Description) -> None:
@@ -211,8 +186,7 @@ def _check_edit(found: Description) -> None:
 
 
 def _build(parts: Parts) -> Pipeline:
-    reader = TextReader(tokenizer=parts.components["tokenizer"], text_encoder=parts.components["text_encoder"])
-    return _assembled(parts, QwenImagePipeline, reader)
+    return _assembled(parts, QwenImagePipeline, TextReader(**parts.only("tokenizer", "text_encoder")))
 
 
 def _build_edit(parts: Parts) -> Pipeline:
@@ -224,11 +198,7 @@ def _build_edit_plus(parts: Parts) -> Pipeline:
 
 
 def _assembled(parts: Parts, kind: type[QwenImagePipeline], reader: TextReader | PictureReader) -> Pipeline:
-    return kind(
-        **parts.common,
-        reader=reader,
-        codec=ImageCodec(parts.components["vae"]),
-    )
+    return kind(**parts.common, reader=reader, codec=ImageCodec(parts.components["vae"]))
 
 
 def _picture_reader(parts: Parts, numbered: bool) -> PictureReader:
@@ -250,6 +220,7 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("Qwen2_5_VLForConditionalGeneration",),
     "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
 }
+EDIT = Defaults(steps=50, true_cfg_scale=4.0, negative_prompt=" ", longest=LONGEST)
 TEXT_TO_IMAGE = PipelineKind(
     pipeline="QwenImagePipeline",
     task="text-to-image",
@@ -271,7 +242,7 @@ FAMILY = Family(
             TEXT_TO_IMAGE,
             pipeline="QwenImageEditPipeline",
             task="image-editing",
-            defaults=_edit,
+            defaults=EDIT,
             build=_build_edit,
             check=_check_edit,
             checkpoints=("Qwen/Qwen-Image-Edit",),
@@ -280,7 +251,7 @@ FAMILY = Family(
             TEXT_TO_IMAGE,
             pipeline="QwenImageEditPlusPipeline",
             task="image-editing",
-            defaults=_edit_plus,
+            defaults=attrs.evolve(EDIT, steps=40),
             build=_build_edit_plus,
             check=_check_edit,
             checkpoints=("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511"),

@@ -4,19 +4,18 @@ Shapes: B samples, C latent channels, h x w tokens of 2 x 2 latents, H x W pixel
 """
 
 import math
-from collections.abc import Sequence
 
 import attrs
 import torch
 from PIL import Image
 
-from pure.models.common.image import PATCH, Autoencoder
+from pure.models.common.image import PATCH, ImageAutoencoder
 
 STEP = 32  # sides of a picture that is edited are multiples of it
 
 
 @attrs.frozen(eq=False)
-class ImageCodec(Autoencoder):
+class ImageCodec(ImageAutoencoder):
     """The autoencoder."""
 
     @property
@@ -27,22 +26,14 @@ class ImageCodec(Autoencoder):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""
         latents = latents.unsqueeze(2).to(self.vae.device, self.vae.dtype)
-        mean, deviation = self._statistics(latents)
-        decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0][:, :, 0]
-        return self.shown(decoded)
+        mean, deviation = self.statistics(latents)
+        return self.shown(self.decoded(latents / (1.0 / deviation) + mean)[:, :, 0])
 
     def encode(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:
         """Return latents (1, C, 2h, 2w) of a picture, resized to `height` x `width` pixels."""
-        pixels = self.processor.preprocess(picture, height, width).unsqueeze(2)
-        with torch.no_grad():
-            latents = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
-        mean, deviation = self._statistics(latents)
+        latents = self.encoded(self.processor.preprocess(picture, height, width).unsqueeze(2))
+        mean, deviation = self.statistics(latents)
         return ((latents - mean) / deviation).squeeze(2)
-
-    def _statistics(self, like: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Return mean and standard deviation of the latents, (1, C, 1, 1, 1) each."""
-        config = self.vae.config
-        return [torch.tensor(config[name]).view(1, -1, 1, 1, 1).to(like) for name in ("latents_mean", "latents_std")]
 
 
 def fitted(picture: Image.Image, area: int) -> tuple[int, int]:

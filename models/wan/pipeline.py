@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 import torch
 
-from pure import Branches, Experts, Guidance, Solver, Step
+from pure import Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
+from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
@@ -25,8 +26,8 @@ WATERSHED = 4.0  # of the shift: checkpoints for 480 rows have 3, those for 720 
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class WanPipeline(Pipeline):
-    """Wan from text. Latents stay in fp32, whatever the type of the model.
+class WanPipeline(VideoPipeline):
+    """Wan from text.
 
     Attributes:
         reader: turns prompts into embeddings.
@@ -41,19 +42,18 @@ class WanPipeline(Pipeline):
     cfg = "guidance_scale"
 
     def sized(self, request: Request) -> Request:
-        """Return the request; sides are multiples of a token's, frames 1 plus a multiple of a latent's."""
-        self.codec.size(request.frames, request.height, request.width)
+        """Return the request with its size; refuse what only two experts have."""
         if self.boundary is None and request.guidance_scale_2 is not None:
             raise ValueError(
                 f"guidance_scale_2={request.guidance_scale_2} is that of a second expert, and this model has one "
                 "transformer; set guidance_scale"
             )
-        return request
+        return super().sized(request)
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) of texts."""
         text = self.reader(texts, request.max_sequence_length).to(self.device, self.dtype)
-        return Conditioning(text=text, grid=self.codec.grid(request.frames, request.height, request.width))
+        return Conditioning(text=text, grid=self.grid(request))
 
     def guidance(self, request: Request) -> Guidance | Mapping[str, Guidance] | None:
         """Return guidance; of experts the low-noise one's own scale, by default the other's if that is given."""
@@ -62,8 +62,8 @@ class WanPipeline(Pipeline):
             return found
         second = request.guidance_scale_2
         if second is None:
-            usual = self.defaults.guidance_scale_2
-            second = found.scale if request.guidance_scale is not None or usual is None else usual
+            own = self.defaults.guidance_scale_2
+            second = found.scale if request.guidance_scale is not None or own is None else own
         return {"high": found, "low": Guidance(scale=float(second))}
 
     def schedule(self, request: Request) -> tuple[Step, ...]:
@@ -79,24 +79,6 @@ class WanPipeline(Pipeline):
             for index, step in enumerate(span)
         )
 
-    def shape(self, request: Request) -> tuple[int, ...]:
-        """Return the shape of the latents of one video."""
-        return self.codec.vae.config["z_dim"], *self.codec.size(request.frames, request.height, request.width)
-
-    @property
-    def noise_dtype(self) -> torch.dtype:
-        """Latents are fp32 for models of every type."""
-        return torch.float32
-
-    @property
-    def step_dtype(self) -> torch.dtype:
-        """So are timesteps."""
-        return torch.float32
-
-    def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
-        """Decode latents (B, C, f, h, w) to pixels (B, F, 3, H, W) in 0 to 1."""
-        return self.codec.decode(latents)
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class WanImageToVideoPipeline(WanPipeline):
@@ -111,26 +93,18 @@ class WanImageToVideoPipeline(WanPipeline):
     image_count = (1, 2)
 
     def sized(self, request: Request) -> Request:
-        """Return the request with the proportions of its first picture where no size is asked for."""
-        if not (request.height and request.width):
-            usual = self.defaults.height or SMALL[0], self.defaults.width or SMALL[1]
-            if request.images:
-                usual = self.codec.fitted(request.images[0], usual[0] * usual[1])
-            request = attrs.evolve(request, height=request.height or usual[0], width=request.width or usual[1])
+        """Return the request with its size, in which the pictures fit; see the base."""
         if len(request.images) > request.frames:
             raise ValueError(f"{len(request.images)} pictures do not fit into frames={request.frames}; ask for more")
         return super().sized(request)
 
-    def conditioning(self, request: Request) -> Conditioning | Branches:
-        """Return the conditioning of B samples, with the pictures in both branches."""
-        found = super().conditioning(request)
-        assert isinstance(found, Conditioning | Branches)
+    def completed(self, request: Request, branches: Sequence[Conditioning]) -> Sequence[Conditioning]:
+        """Return the conditioning with the pictures."""
         given = {name: tensor.to(self.device) for name, tensor in self.given(request).items()}
-        if isinstance(found, Branches):
-            return Branches(
-                conditional=_completed(found.conditional, given), unconditional=_completed(found.unconditional, given)
-            )
-        return _completed(found, given)
+        return [
+            attrs.evolve(branch, **{n: one.expand(len(branch.text), *one.shape[1:]) for n, one in given.items()})
+            for branch in branches
+        ]
 
     def given(self, request: Request) -> dict[str, torch.Tensor]:
         """Return the fields of `Conditioning` that pictures fill, one row each."""
@@ -139,11 +113,6 @@ class WanImageToVideoPipeline(WanPipeline):
         if (read := self.pictures) is None:
             return fields
         return fields | {"image": request.once("image", lambda: read(request.images)).to(self.dtype)}
-
-
-def _completed(branch: Conditioning, given: Mapping[str, torch.Tensor]) -> Conditioning:
-    rows = len(branch.text)
-    return attrs.evolve(branch, **{name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in given.items()})
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -172,10 +141,7 @@ class WanFirstFramePipeline(WanImageToVideoPipeline):
 
     def finished(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Return the latents with the first frame that was given, of which the run kept only the noise."""
-        if not request.images:
-            return latents
-        first = self._first_frame(request).to(latents.device, latents.dtype)
-        return torch.cat([first.expand(len(latents), *first.shape[1:]), latents[:, :, 1:]], dim=2)
+        return with_first(self._first_frame(request), latents) if request.images else latents
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents, finished or not, to pixels."""
@@ -206,19 +172,19 @@ def _solver(found: Description) -> Solver:
 def _defaults(found: Description) -> Defaults:
     """The variants differ in experts, channels, numbers of layers, and in the shift of the schedule."""
     config = WanConfig.read(found.transformer)
-    usual: dict[str, Any] = {"negative_prompt": "", "frames": 81, "fps": 16, "guidance_scale": 5.0}
+    own: dict[str, Any] = {"negative_prompt": "", "frames": 81, "fps": 16, "guidance_scale": 5.0}
     size, steps = LARGE, 50
     if found.index.get("expand_timesteps"):
-        size, usual = TALL, {**usual, "frames": 121, "fps": 24}
+        size, own = TALL, {**own, "frames": 121, "fps": 24}
     elif found.index.get("boundary_ratio") is not None:
         from_picture, steps = config.in_channels != config.channels, 40
         scales = (3.5, 3.5) if from_picture else (4.0, 3.0)
-        usual |= {"guidance_scale": scales[0], "guidance_scale_2": scales[1]}
+        own |= {"guidance_scale": scales[0], "guidance_scale_2": scales[1]}
     elif config.num_layers <= 30:
-        size, usual = SMALL, {**usual, "guidance_scale": 3.0}
+        size, own = SMALL, {**own, "guidance_scale": 3.0}
     elif config.image_dim is not None and found.configs["scheduler"].get("flow_shift", 1.0) < WATERSHED:
         size = SMALL
-    return Defaults(steps=steps, height=size[0], width=size[1], **usual)
+    return Defaults(steps=steps, height=size[0], width=size[1], **own)
 
 
 def _check(found: Description) -> None:
@@ -279,7 +245,7 @@ def _build_picture(parts: Parts) -> Pipeline:
         return WanGivenFramePipeline(**_common(parts))
     if config.image_dim is None:
         return WanImageToVideoPipeline(**_common(parts))
-    pictures = PictureReader(**{name: parts.components[name] for name in ("image_processor", "image_encoder")})
+    pictures = PictureReader(**parts.only("image_processor", "image_encoder"))
     kind = WanFirstPicturePipeline if config.pos_embed_seq_len is None else WanFirstAndLastPicturePipeline
     return kind(**_common(parts), pictures=pictures)
 
@@ -297,7 +263,7 @@ def _common(parts: Parts) -> dict[str, Any]:
         "params": {"high": parts.params[first], "low": parts.params[second]} if several else parts.params[first],
         "solver": found.solver,
         "defaults": found.defaults,
-        "reader": TextReader(**{name: parts.components[name] for name in ("tokenizer", "text_encoder")}),
+        "reader": TextReader(**parts.only("tokenizer", "text_encoder")),
         "codec": VideoCodec(vae=parts.components["vae"], patch=WanConfig.read(found.transformer).patch),
         "boundary": boundary * found.configs["scheduler"].get("num_train_timesteps", 1000) if several else None,
     }

@@ -17,14 +17,13 @@ from pure.models.common.video import VideoAutoencoder
 class VideoCodec(VideoAutoencoder):
     """The autoencoder."""
 
-    factors = ("scale_factor_spatial", "scale_factor_temporal")
+    names = ("scale_factor_spatial", "scale_factor_temporal", "z_dim")
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, F, 3, H, W) in 0 to 1 of latents (B, C, f, h, w)."""
         latents = latents.to(self.vae.device, self.vae.dtype)
-        mean, deviation = self._statistics(latents)
-        decoded = self.vae.decode(latents / (1.0 / deviation) + mean, return_dict=False)[0]
-        return self.shown(decoded)
+        mean, deviation = self.statistics(latents)
+        return self.shown(self.decoded(latents / (1.0 / deviation) + mean))
 
     def first(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:
         """Return fp32 latents (1, C, 1, h, w) of a picture, resized to `height` x `width` pixels."""
@@ -47,18 +46,12 @@ class VideoCodec(VideoAutoencoder):
 
     def _pixels(self, picture: Image.Image, height: int, width: int) -> torch.Tensor:
         """Return a picture as a video of one frame, (1, 3, 1, H, W) in -1 to 1."""
-        return self.processor.preprocess(coloured(picture), height, width).to(torch.float32).unsqueeze(2)
+        return self.processor.preprocess(picture, height, width).to(torch.float32).unsqueeze(2)
 
     def _encode(self, video: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            latents = self.vae.encode(video.to(self.vae.device, self.vae.dtype)).latent_dist.mode().to(torch.float32)
-        mean, deviation = self._statistics(latents)
+        latents = self.encoded(video).to(torch.float32)
+        mean, deviation = self.statistics(latents)
         return (latents - mean) * (1.0 / deviation)
-
-    def _statistics(self, like: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Return mean and standard deviation of the latents, (1, C, 1, 1, 1) each."""
-        config = self.vae.config
-        return [torch.tensor(config[name]).view(1, -1, 1, 1, 1).to(like) for name in ("latents_mean", "latents_std")]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -70,12 +63,7 @@ class PictureReader:
 
     def __call__(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Return embeddings of all pictures as one sequence, (1, tokens, width)."""
-        found = self.image_processor(images=[coloured(picture) for picture in pictures], return_tensors="pt")
+        found = self.image_processor(images=list(pictures), return_tensors="pt")
         with torch.no_grad():
             embedded = self.image_encoder(found.pixel_values.to(self.image_encoder.device), output_hidden_states=True)
         return embedded.hidden_states[-2].flatten(0, 1).unsqueeze(0)
-
-
-def coloured(picture: Image.Image) -> Image.Image:
-    """Return a picture in three colours."""
-    return picture if picture.mode == "RGB" else picture.convert("RGB")

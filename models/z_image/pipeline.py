@@ -9,7 +9,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from pure import Branches, Guidance
+from pure import Guidance
 from pure.models.common import image
 from pure.models.common.chat import ChatReader, check_width
 from pure.models.common.image_pipeline import ImagePipeline
@@ -21,7 +21,7 @@ from pure.models.request import Defaults, Request
 from pure.models.z_image.config import ZImageConfig
 from pure.models.z_image.denoiser import MULTIPLE, Conditioning, padded, z_image
 
-SIZE = 1024  # pixels on a side where none is asked for
+SIZE = 1024  # pixels on a side by default
 TURBO_SHIFT = 3.0  # of turbo's schedule; base's is shifted by 6
 
 
@@ -40,10 +40,7 @@ class ZImagePipeline(ImagePipeline):
     reader: ChatReader = attrs.field(repr=False)
 
     cfg: ClassVar[str] = "guidance_scale"
-
-    def usual(self, request: Request) -> tuple[int, int]:
-        """Return height and width where they are not asked for, in pixels."""
-        return SIZE, SIZE
+    fp32: ClassVar[bool] = True
 
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) and their lengths (P,); T is as large as the model may read."""
@@ -58,15 +55,11 @@ class ZImagePipeline(ImagePipeline):
             grid=self.grid(request),
         )
 
-    def conditioning(self, request: Request) -> Conditioning | Branches:
-        """Return the conditioning of B samples, both branches cut to the longest of their texts."""
-        found = super().conditioning(request)
-        assert isinstance(found, Conditioning | Branches)
-        branches = [found.conditional, found.unconditional] if isinstance(found, Branches) else [found]
+    def completed(self, request: Request, branches: Sequence[Conditioning]) -> Sequence[Conditioning]:
+        """Return the conditioning, both branches cut to the longest of their texts."""
         lengths = {length for branch in branches if branch.lengths is not None for length in branch.lengths.tolist()}
         ragged = len({padded(length) for length in lengths}) > 1
-        cut = [attrs.evolve(branch, text=branch.text[:, : max(lengths)], ragged=ragged) for branch in branches]
-        return Branches(conditional=cut[0], unconditional=cut[1]) if len(cut) == 2 else cut[0]
+        return [attrs.evolve(branch, text=branch.text[:, : max(lengths)], ragged=ragged) for branch in branches]
 
     def guidance(self, request: Request) -> Guidance | None:
         """Return classifier-free guidance as asked for; a scale of 0 is off."""
@@ -79,16 +72,6 @@ class ZImagePipeline(ImagePipeline):
             return "the negative prompt has no effect: set guidance_scale above 0"
         return f"guidance_scale={scale} has no effect: it must be above 0" if scale is not None and scale < 0 else None
 
-    @property
-    def noise_dtype(self) -> torch.dtype:
-        """Latents are fp32 for models of every type."""
-        return torch.float32
-
-    @property
-    def step_dtype(self) -> torch.dtype:
-        """So are timesteps."""
-        return torch.float32
-
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, C, 2h, 2w) to pixels (B, 3, H, W) in 0 to 1."""
         return self.codec.decode(latents.to(self.codec.vae.dtype))
@@ -98,10 +81,10 @@ def _defaults(found: Description) -> Defaults:
     """Turbo and base differ in the shift of the schedule, and in the values of their weights."""
     # Positions of text begin at 1, and the image lies behind its end.
     longest = (ZImageConfig.read(found.transformer).axes_lens[0] - 2) // MULTIPLE * MULTIPLE
-    usual = {"max_sequence_length": min(512, longest), "longest": longest, "height": SIZE, "width": SIZE}
+    own = {"max_sequence_length": min(512, longest), "longest": longest, "height": SIZE, "width": SIZE}
     if found.configs["scheduler"].get("shift", 1.0) == TURBO_SHIFT:
-        return Defaults(steps=9, guidance_scale=0.0, negative_prompt="", **usual)
-    return Defaults(steps=50, guidance_scale=5.0, negative_prompt="", **usual)
+        return Defaults(steps=9, guidance_scale=0.0, negative_prompt="", **own)
+    return Defaults(steps=50, guidance_scale=5.0, negative_prompt="", **own)
 
 
 def _check(found: Description) -> None:
@@ -115,16 +98,9 @@ def _check(found: Description) -> None:
 
 
 def _build(parts: Parts) -> Pipeline:
-    return ZImagePipeline(
-        **parts.common,
-        reader=ChatReader(
-            tokenizer=parts.components["tokenizer"],
-            text_encoder=parts.components["text_encoder"],
-            layers=(-2,),
-            template={"add_generation_prompt": True, "enable_thinking": True},
-        ),
-        codec=image.ImageDecoder(parts.components["vae"]),
-    )
+    template = {"add_generation_prompt": True, "enable_thinking": True}
+    reader = ChatReader(**parts.only("tokenizer", "text_encoder"), layers=(-2,), template=template)
+    return ZImagePipeline(**parts.common, reader=reader, codec=image.ImageDecoder(parts.components["vae"]))
 
 
 FAMILY = Family(
