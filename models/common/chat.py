@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import torch
 
-from pure.models.common.truncation import cut
+from pure.models.common.truncation import Window
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
 from pure.notes import Note
@@ -25,7 +25,7 @@ class ChatReader:
         tokenizer: writes conversations, and turns them into tokens.
         text_encoder: the language model.
         layers: which hidden states, side by side; none for the last, normalised one.
-        template: what the template is told besides the messages.
+        template: what the tokenizer's template takes besides the messages.
         system: message that goes before the prompt; messages then are lists of parts.
         instruction: words before every prompt.
         dropped: tokens at the beginning that are the same for all prompts, and left out.
@@ -43,25 +43,21 @@ class ChatReader:
 
     def __call__(self, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return embeddings (P, T, layers x W), and a mask (P, T), True at tokens that do not pad; T is `longest`."""
-        tokens = self.tokenizer(
-            [self._conversation(text) for text in texts],
-            padding="max_length",
-            truncation=True,
-            max_length=longest + self.dropped,
-            return_tensors="pt",
-            add_special_tokens=False,
-        )
+        tokens = self._window(longest).tokens(texts)
         hidden = self._hidden(tokens.input_ids, tokens.attention_mask)
         return hidden[:, self.dropped :], tokens.attention_mask[:, self.dropped :].bool().to(hidden.device)
 
     def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
         """Return a note on each text that is truncated."""
-        whole, most = [self._conversation(text) for text in texts], longest + self.dropped
-        return cut(
-            texts,
-            self.tokenizer(whole, add_special_tokens=False).input_ids,
-            most,
-            lambda ids: self.tokenizer.decode(ids[most:]),
+        return self._window(longest).cut(texts)
+
+    def _window(self, longest: int) -> Window:
+        return Window(
+            self.tokenizer,
+            longest + self.dropped,
+            written=self._conversation,
+            last=0,
+            options={"add_special_tokens": False},
             around=", with the conversation it stands in",
         )
 

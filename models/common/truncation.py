@@ -1,7 +1,12 @@
-"""Notes on prompts that are longer than what reads them."""
+"""How many tokens of a prompt an encoder reads, and notes on prompts that have more.
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+Shapes: P texts, T tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
 
 from pure.notes import Note
 
@@ -14,39 +19,56 @@ class Reader(Protocol):
         ...
 
 
-def cut(
-    texts: Sequence[str],
-    tokens: Sequence[Sequence[int]],
-    most: int,
-    decode: Callable[[Sequence[int]], str],
-    *,
-    reader: str = "the text encoder",
-    before: int = 0,
-    around: str = "",
-    cure: str = "",
-) -> tuple[Note, ...]:
-    """Return a note on each text that is cut; its subject is the index of the text.
+def as_it_is(text: str) -> str:
+    """Return the text."""
+    return text
 
-    Args:
-        texts: P prompts.
-        tokens: of each all its tokens, with those that stand around it.
-        most: tokens of each that are read.
-        decode: turns all tokens of a text into what is not read of it.
-        reader: what reads.
-        before: tokens before every prompt, which are not counted.
-        around: what the other tokens are that are counted with the prompt.
-        cure: what to do about it.
 
-    >>> (note,) = cut(["ab", "abc"], [[1, 2], [1, 2, 3]], 2, lambda ids: "c")
-    >>> note.text, note.subject
-    ("the text encoder reads 2 tokens and the prompt 'abc' has 3; it does not see 'c'", 1)
+@attrs.frozen
+class Window:
+    """The tokens that one encoder reads of a prompt.
+
+    Attributes:
+        tokenizer: turns a text into tokens.
+        most: T, tokens that are read, with those that stand around the prompt.
+        written: from a prompt to the text that is read, such as a conversation it stands in.
+        before: tokens before every prompt, which notes do not count.
+        last: tokens at the end that truncation keeps, because they say that the prompt ends.
+        options: of the tokenizer.
+        reader: what notes call the encoder.
+        around: what they say of tokens that are counted with the prompt.
+        cure: what they say can be done.
     """
-    return tuple(
-        Note(
-            f"{reader} reads {most - before} tokens and the prompt {text!r} has {len(ids) - before}{around}; "
-            f"it does not see {decode(ids)!r}{cure}",
-            subject=index,
+
+    tokenizer: Any
+    most: int
+    written: Callable[[str], str] = as_it_is
+    before: int = 0
+    last: int = 1
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    reader: str = "the text encoder"
+    around: str = ""
+    cure: str = ""
+
+    def tokens(self, texts: Sequence[str]) -> Any:
+        """Return `input_ids` and `attention_mask` (P, T) of texts, by padding or truncation."""
+        whole, length = [self.written(text) for text in texts], self.most
+        return self.tokenizer(
+            whole, padding="max_length", max_length=length, truncation=True, return_tensors="pt", **self.options
         )
-        for index, (text, ids) in enumerate(zip(texts, tokens, strict=True))
-        if len(ids) > most
-    )
+
+    def cut(self, texts: Sequence[str]) -> tuple[Note, ...]:
+        """Return a note on each text that is cut; its subject is the index of the text."""
+        tokens = self.tokenizer([self.written(text) for text in texts], **self.options).input_ids
+        return tuple(
+            Note(
+                f"{self.reader} reads {self.most - self.before} tokens and the prompt {text!r} has "
+                f"{len(ids) - self.before}{self.around}; it does not see {self._lost(ids)!r}{self.cure}",
+                subject=index,
+            )
+            for index, (text, ids) in enumerate(zip(texts, tokens, strict=True))
+            if len(ids) > self.most
+        )
+
+    def _lost(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids[self.most - self.last :], skip_special_tokens=self.last > 0)

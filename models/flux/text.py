@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from pure.models.common.truncation import cut
+from pure.models.common.truncation import Window
 from pure.notes import Note
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ class TextEncoder:
     def __call__(self, prompt: Sequence[str], max_sequence_length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return text (P, T, width) and pooled (P, width); T is `max_sequence_length`, by padding or truncation."""
         clip, t5 = self.text_encoder, self.text_encoder_2
-        short = _tokens(self.tokenizer, prompt, self.tokenizer.model_max_length)
-        long = _tokens(self.tokenizer_2, prompt, max_sequence_length)
+        short, long = (window.tokens(prompt).input_ids for window in self._windows(max_sequence_length))
         with torch.no_grad():
             pooled = clip(short.to(clip.device), output_hidden_states=False).pooler_output
             text = t5(long.to(t5.device), output_hidden_states=False)[0]
@@ -41,27 +40,8 @@ class TextEncoder:
 
     def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
         """Return a note on each prompt that is truncated, and by which of the two encoders."""
-        readers = (
-            (self.tokenizer, self.tokenizer.model_max_length, "the pooled embedding (CLIP)", ""),
-            (self.tokenizer_2, length, "the text embedding (T5)", GROW),
-        )
-        return tuple(
-            note
-            for tokenizer, most, reader, cure in readers
-            for note in cut(
-                texts,
-                tokenizer(list(texts)).input_ids,
-                most,
-                # Encoders end a prompt with one token, which truncation keeps.
-                lambda ids, read=tokenizer, most=most: read.decode(ids[most - 1 : -1], skip_special_tokens=True),
-                reader=reader,
-                cure=cure,
-            )
-        )
+        return tuple(note for window in self._windows(length) for note in window.cut(texts))
 
-
-def _tokens(tokenizer: Any, prompt: Sequence[str], length: int) -> torch.Tensor:
-    """Return token ids (P, length)."""
-    return tokenizer(
-        list(prompt), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
+    def _windows(self, length: int) -> tuple[Window, Window]:
+        short = Window(self.tokenizer, self.tokenizer.model_max_length, reader="the pooled embedding (CLIP)")
+        return short, Window(self.tokenizer_2, length, reader="the text embedding (T5)", cure=GROW)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pure.models.common.truncation import cut
+from pure.models.common.truncation import Window
 from pure.notes import Note
 
 CLIP_LENGTH = 77
@@ -36,7 +36,6 @@ class Template:
     size: int = 0
 
 
-PLAIN = Template(text="{}", crop=0)
 ASPECTS = (
     "1. The main content and theme of the video."
     "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
@@ -118,48 +117,24 @@ class Reader:
 
     def tokens(self, texts: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask (P, crop + `length`) of prompts in their template."""
-        found = _tokens(self.tokenizer, texts, self.template.crop + length, self.template)
+        found = self._windows(length)[0].tokens(texts)
         device = self.text_encoder.device
         return found["input_ids"].to(device), found["attention_mask"].to(device)
 
     def pool(self, texts: Sequence[str]) -> torch.Tensor:
         """Return pooled embeddings (P, width)."""
-        ids = _tokens(self.tokenizer_2, texts, CLIP_LENGTH)["input_ids"]
+        ids = self._windows(0)[1].tokens(texts)["input_ids"]
         with torch.no_grad():
             return self.text_encoder_2(ids.to(self.text_encoder_2.device), output_hidden_states=False).pooler_output
 
     def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
         """Return a note on each prompt that is truncated, and by which of the two encoders."""
-        readers = (
-            (self.tokenizer, self.template, length, "the language model"),
-            (self.tokenizer_2, PLAIN, CLIP_LENGTH, "the pooled embedding (CLIP)"),
-        )
-        return tuple(
-            note
-            for tokenizer, template, most, reader in readers
-            for note in cut(
-                texts,
-                tokenizer([template.text.format(text) for text in texts]).input_ids,
-                template.crop + most,
-                lambda ids, read=tokenizer, end=template.crop + most - 1: read.decode(
-                    ids[end:], skip_special_tokens=True
-                ),
-                reader=reader,
-                before=template.crop,
-            )
-        )
+        return tuple(note for window in self._windows(length) for note in window.cut(texts))
 
-
-def _tokens(tokenizer: Any, texts: Sequence[str], length: int, template: Template = PLAIN) -> Any:
-    """Return ids and mask (P, `length`) of prompts in a template."""
-    return tokenizer(
-        [template.text.format(text) for text in texts],
-        padding="max_length",
-        max_length=length,
-        truncation=True,
-        return_tensors="pt",
-        return_attention_mask=True,
-    )
+    def _windows(self, length: int) -> tuple[Window, Window]:
+        crop, written = self.template.crop, self.template.text.format
+        whole = Window(self.tokenizer, crop + length, written, before=crop, reader="the language model")
+        return whole, Window(self.tokenizer_2, CLIP_LENGTH, reader="the pooled embedding (CLIP)")
 
 
 @attrs.frozen(kw_only=True, eq=False)

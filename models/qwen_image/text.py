@@ -6,6 +6,7 @@ which is the same for all, are dropped. Texts keep their own lengths here.
 Shapes: T text tokens, of each text another number.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import attrs
 import torch
 from PIL import Image
 
-from pure.models.common.truncation import cut
+from pure.models.common.truncation import Window
 from pure.notes import Note
 
 SYSTEM, USER, END = "<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
@@ -54,15 +55,9 @@ class TextReader:
 
     def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
         """Return a note on each text that is truncated."""
-        most = DROPPED[DESCRIBE] + longest
-        return cut(
-            texts,
-            self.tokenizer([conversation(DESCRIBE, text) for text in texts]).input_ids,
-            most,
-            lambda ids: self.tokenizer.decode(ids[most:]),
-            before=DROPPED[DESCRIBE],
-            around=", with the end of the conversation it stands in",
-        )
+        around, dropped = ", with the end of the conversation it stands in", DROPPED[DESCRIBE]
+        written = functools.partial(conversation, DESCRIBE)
+        return Window(self.tokenizer, dropped + longest, written, before=dropped, last=0, around=around).cut(texts)
 
 
 @attrs.frozen(kw_only=True, eq=False)

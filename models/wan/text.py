@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 
-from pure.models.common.truncation import cut
+from pure.models.common.truncation import Window
 from pure.notes import Note
 
 
@@ -32,8 +32,7 @@ class TextReader:
 
     def __call__(self, texts: Sequence[str], length: int) -> torch.Tensor:
         """Return embeddings (P, T, width); T is `length`, by padding or truncation."""
-        cleaned = [clean(text) for text in texts]
-        found = self.tokenizer(cleaned, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        found = self._window(length).tokens(texts)
         device = self.text_encoder.device
         mask = found.attention_mask.to(device)
         with torch.no_grad():
@@ -42,9 +41,7 @@ class TextReader:
 
     def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
         """Return a note on each prompt that is truncated."""
-        cleaned = [clean(text) for text in texts]
+        return self._window(length).cut(texts)
 
-        def lost(ids: Sequence[int]) -> str:  # the encoder ends a prompt with one token, which truncation keeps
-            return self.tokenizer.decode(ids[length - 1 : -1], skip_special_tokens=True)
-
-        return cut(cleaned, self.tokenizer(cleaned).input_ids, length, lost, reader="the text embedding")
+    def _window(self, length: int) -> Window:
+        return Window(self.tokenizer, length, written=clean, reader="the text embedding")
