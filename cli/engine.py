@@ -66,6 +66,9 @@ def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
     from pure.experts import transformed
 
     pipeline = open_pipeline(job.model, job.precision, screen.waiting, job.flags.get("variant"))
+    kind = pipeline.defaults
+    if job.options.get("guidance_scale") is not None and kind.guidance_scale is None:
+        screen.note(_idle(job), "warning")
     try:
         effective = job.caching.effective
         if mesh is None:
@@ -86,3 +89,11 @@ def load(job: Job, screen: Screen, mesh: DeviceMesh | None = None) -> Engine:
         return engine
     except (ValueError, TypeError) as error:
         raise Misuse(str(error)) from error
+
+
+def _idle(job: Job) -> str:
+    scale = job.options.get("guidance_scale")
+    return (
+        f"--guidance-scale {scale:g} has no effect: this checkpoint takes no guidance as an "
+        "input; --true-cfg-scale with --negative-prompt guides every checkpoint"
+    )

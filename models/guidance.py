@@ -34,6 +34,15 @@ def embedded_scales(params: Mapping[str, torch.Tensor], scale: float | None, row
     return torch.full((rows,), scale or 0.0, device=device) if embeds_guidance(params) else None
 
 
+def unembedded(params: Mapping[str, torch.Tensor], scale: float | None) -> tuple[str, ...]:
+    """Say that a guidance scale has no effect where the transformer embeds none."""
+    if scale is None or embeds_guidance(params):
+        return ()
+    return (
+        f"guidance_scale={scale} has no effect: this checkpoint embeds none; set true_cfg_scale and a negative prompt",
+    )
+
+
 def unguided(cfg: str, scale: float | None, negative: bool) -> str | None:
     """Say what has no effect where classifier-free guidance is off, if anything has none.
 

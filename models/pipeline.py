@@ -22,7 +22,7 @@ from pure.models import batch as batches
 from pure.models.common.truncation import Reader
 from pure.models.errors import NotFiniteError
 from pure.models.generation import Generation
-from pure.models.guidance import embeds_guidance, guidance_of, unguided, with_guidance
+from pure.models.guidance import guidance_of, unguided, with_guidance
 from pure.models.pictures import Video, pictures
 from pure.models.request import Defaults, Options, Request, check_size, checked, needed, negatives, prompts, seeds
 from pure.notes import Note, warn
@@ -118,11 +118,7 @@ class Pipeline(abc.ABC):
 
     def unused(self, request: Request) -> tuple[str, ...]:
         """Say which settings of the request have no effect with this checkpoint, whatever the guidance."""
-        scale = request.guidance_scale
-        if scale is None or self.cfg == "guidance_scale" or embeds_guidance(self._first()):
-            return ()
-        cure = f"set {self.cfg} and a negative prompt" if self.cfg else "leave it out"
-        return (f"guidance_scale={scale} has no effect: this checkpoint embeds none; {cure}",)
+        return ()
 
     def unguided(self, scale: float | None, negative: bool) -> str | None:
         """Say what has no effect where guidance is off: the scale that was given, or a negative prompt."""

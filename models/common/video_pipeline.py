@@ -25,9 +25,11 @@ class VideoPipeline(Pipeline):
     fp32 = True
 
     def size(self, request: Request) -> tuple[int, int]:
-        """Return the checkpoint's height and width, or others of their area in the proportions of a first picture."""
+        """Return the checkpoint's height and width; where neither is given, fitted to a first picture, their area kept."""
         height, width = self.defaults.height or 0, self.defaults.width or 0
-        return self.codec.fitted(request.images[0], height * width) if request.images else (height, width)
+        if request.images and not (request.height or request.width):
+            return self.codec.fitted(request.images[0], height * width)
+        return height, width
 
     def grid(self, request: Request) -> tuple[int, int, int]:
         """Return tokens along frames, rows and columns; see the base."""

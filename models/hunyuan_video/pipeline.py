@@ -16,7 +16,7 @@ from pure.models.common.schedulers import flow_match
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
-from pure.models.guidance import embedded_scales
+from pure.models.guidance import embedded_scales, unembedded
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reader, Reading
@@ -67,6 +67,10 @@ class HunyuanVideoPipeline(VideoPipeline):
             image=None if image is None else image.to(self.device).expand(len(texts), -1, -1, -1, -1),
             grid=self.grid(request),
         )
+
+    def unused(self, request: Request) -> tuple[str, ...]:
+        """Say that a guidance scale has no effect where the checkpoint embeds none."""
+        return unembedded(self.params, request.guidance_scale)
 
     @property
     def step_dtype(self) -> torch.dtype:

@@ -17,6 +17,7 @@ from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
+from pure.models.guidance import unembedded
 from pure.models.pipeline import Pipeline
 from pure.models.qwen_image.config import QwenImageConfig
 from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
@@ -80,6 +81,10 @@ class QwenImagePipeline(PackedPipeline):
         """Return guidance that keeps the norm of every token."""
         found = super().guidance(request)
         return attrs.evolve(found, normalize="token") if isinstance(found, Guidance) else None
+
+    def unused(self, request: Request) -> tuple[str, ...]:
+        """Say that a guidance scale has no effect where the checkpoint embeds none."""
+        return unembedded(self.params, request.guidance_scale)
 
 
 def _completed(
