@@ -25,7 +25,7 @@ class VideoPipeline(Pipeline):
     fp32 = True
 
     def size(self, request: Request) -> tuple[int, int]:
-        """Return the checkpoint's height and width; where neither is given, fitted to a first picture, their area kept."""
+        """Return the checkpoint's height and width; where neither is given, those of its area that fit a picture."""
         height, width = self.defaults.height or 0, self.defaults.width or 0
         if request.images and not (request.height or request.width):
             return self.codec.fitted(request.images[0], height * width)
