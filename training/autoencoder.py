@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training import data
-from training.budget import Budget, cosine, load, save
+from training.budget import Run
 from training.muon import Muon
 
 CHECKPOINT = "autoencoder.pt"
@@ -82,59 +82,27 @@ def measure(vae: AutoencoderKL, emoji: Tensor, *, count: int = 96, seed: int = 1
     return psnr(decoded, pictures).mean().item()
 
 
-class Training:
-    """Weights, optimisers and the clock of one run."""
-
-    def __init__(self, work: Path, *, seconds: float, lr: float) -> None:
-        torch.manual_seed(0)
-        self.path, self.lr, self.step, spent = work / CHECKPOINT, lr, 0, 0.0
-        self.vae = build()
-        bias = self.vae.encoder.conv_out.bias
-        assert bias is not None
-        torch.nn.init.constant_(bias.data[CHANNELS:], -6.0)
-        self.optimizers = build_optimizers(self.vae, lr=lr)
-        if state := load(self.path):
-            self.vae.load_state_dict(state["model"])
-            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(kept)
-            self.step, spent = state["step"], state["spent"]
-        self.budget, self.saved = Budget(seconds, spent=spent), spent
-
-    def save(self) -> None:
-        """Write everything that going on needs."""
-        self.saved = self.budget.spent
-        state = {
-            "model": self.vae.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "step": self.step,
-            "spent": self.saved,
-        }
-        save(self.path, state)
-
-    def update(self, value: Tensor) -> None:
-        """One optimiser step on a loss."""
-        warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = warm * cosine(self.budget.fraction, peak=self.lr)
-            optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.step += 1
+def begin(work: Path, *, seconds: float, lr: float) -> Run:
+    """The run, at its beginning or where it was left."""
+    torch.manual_seed(0)
+    vae = build()
+    bias = vae.encoder.conv_out.bias
+    assert bias is not None
+    torch.nn.init.constant_(bias.data[CHANNELS:], -6.0)
+    return Run(work / CHECKPOINT, vae, build_optimizers(vae, lr=lr), seconds=seconds, warm_up=WARM_UP_STEPS)
 
 
-def train(training: Training, emoji: Tensor, *, batch: int) -> None:
+def train(training: Run, emoji: Tensor, *, batch: int) -> None:
     """Train until the budget is spent."""
     seen = data.pairs(held_out=False)
     while training.budget.fraction < 1:
         generator = torch.Generator().manual_seed(training.step)
         chosen = random.Random(training.step).choices(seen, k=batch)
         pictures = data.images(emoji, chosen, generator=generator)
-        training.update(loss(training.vae, pictures, generator=generator))
+        training.update(loss(cast(AutoencoderKL, training.module), pictures, generator=generator))
         if training.budget.spent - training.saved > SAVE_EVERY_S or training.budget.fraction >= 1:
             training.save()
-            decibels = measure(training.vae, emoji)
+            decibels = measure(cast(AutoencoderKL, training.module), emoji)
             print(f"step {training.step} {training.saved:.0f}s psnr {decibels:.2f} dB", flush=True)
 
 
@@ -147,7 +115,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     options = parser.parse_args()
-    training = Training(options.work, seconds=60 * options.minutes, lr=options.lr)
+    training = begin(options.work, seconds=60 * options.minutes, lr=options.lr)
     train(training, data.load_emoji(options.emoji), batch=options.batch)
 
 

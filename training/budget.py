@@ -7,9 +7,14 @@ that a run ends with its schedule complete however fast the machine was.
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from training import workers
 
 
 class Budget:
@@ -61,3 +66,52 @@ def checkpoint(path: Path) -> dict:
     if (found := load(path)) is None:
         raise FileNotFoundError(f"there is no checkpoint at {path}; train first")
     return found
+
+
+class Run:
+    """Weights, optimisers and the clock of a training run; begun where the last checkpoint was.
+
+    Args:
+        path: of the checkpoint.
+        module: what is trained.
+        optimizers: of its parameters; their learning rates are the peaks.
+        seconds: in all.
+        warm_up: steps in which the learning rate rises.
+    """
+
+    def __init__(
+        self, path: Path, module: torch.nn.Module, optimizers: Sequence[Any], *, seconds: float, warm_up: int
+    ) -> None:
+        self.path, self.module, self.optimizers, self.warm_up = path, module, optimizers, warm_up
+        self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        self.begun = load(path) or {}
+        if self.begun:
+            module.load_state_dict(self.begun["model"])
+            for optimizer, kept in zip(optimizers, self.begun["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+        self.step, self.saved = self.begun.get("step", 0), self.begun.get("spent", 0.0)
+        self.budget = Budget(seconds, spent=self.saved)
+        self.fraction = self.budget.fraction
+
+    def save(self, **more: Any) -> None:
+        """Write everything that going on needs; one process does."""
+        self.saved = self.budget.spent
+        if workers.rank() == 0:
+            optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+            state = {"model": self.module.state_dict(), "optimizers": optimizers, "step": self.step}
+            save(self.path, {**state, "spent": self.saved, **more})
+
+    def update(self, value: Tensor) -> float:
+        """One optimiser step on a loss; returns the loss over all processes."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        shown, self.fraction = workers.mean(gradients, [value.item(), self.budget.fraction])
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        warm = min(1.0, (self.step + 1) / self.warm_up)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = warm * cosine(self.fraction, peak=peak)
+            optimizer.step()
+        self.step += 1
+        return shown

@@ -9,12 +9,13 @@ learning rate falls to almost nothing as the budget ends.
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training import autoencoder, data, latents, model, text, workers
-from training.budget import Budget, checkpoint, cosine, load, save
+from training.budget import Run, checkpoint
 from training.muon import Muon
 
 CHECKPOINT = "denoiser.pt"
@@ -87,49 +88,21 @@ def optimizers(denoiser: model.Denoiser, *, lr: float, matrix_lr: float) -> list
     ]
 
 
-class Training:
+class Training(Run):
     """Weights, their running average, optimisers and the clock of one run."""
 
     def __init__(self, work: Path, *, seconds: float, **rates: float) -> None:
         torch.manual_seed(0)
-        self.path = work / CHECKPOINT
         self.denoiser = model.Denoiser()
-        self.average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
-        self.optimizers = optimizers(self.denoiser, **rates)
-        self.peaks = [o.param_groups[0]["lr"] for o in self.optimizers]
-        self.step, self.samples, self.curve = 0, 0, []
-        spent = self._resume()
-        self.budget, self.saved = Budget(seconds, spent=spent), spent
-        self.fraction = self.budget.fraction
+        average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
+        found = optimizers(self.denoiser, **rates)
+        super().__init__(work / CHECKPOINT, self.denoiser, found, seconds=seconds, warm_up=WARM_UP_STEPS)
+        self.average = self.begun.get("average", average)
+        self.samples, self.curve = self.begun.get("samples", 0), self.begun.get("curve", [])
 
-    def _resume(self) -> float:
-        if (state := load(self.path)) is None:
-            return 0.0
-        self.denoiser.load_state_dict(state["model"])
-        self.average = state["average"]
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        self.step, self.samples = state["step"], state["samples"]
-        self.curve = state["curve"]
-        return state["spent"]
-
-    def save(self) -> None:
+    def save(self, **more: Any) -> None:
         """Write everything that going on needs; one process does."""
-        self.saved = self.budget.spent
-        if workers.rank():
-            return
-        save(
-            self.path,
-            {
-                "model": self.denoiser.state_dict(),
-                "average": self.average,
-                "optimizers": [o.state_dict() for o in self.optimizers],
-                "step": self.step,
-                "samples": self.samples,
-                "curve": self.curve,
-                "spent": self.saved,
-            },
-        )
+        super().save(average=self.average, samples=self.samples, curve=self.curve, **more)
 
     def log(self, value: float) -> None:
         """Print a point of the loss curve and keep it."""
@@ -139,37 +112,18 @@ class Training:
 
     def update(self, value: Tensor) -> float:
         """One optimiser step on a loss; returns the loss over all processes."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
-        shown, self.fraction = workers.mean(gradients, [value.item(), self.budget.fraction])
-        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
-        warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)
-        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
-            rate = warm * cosine(self.fraction, peak=peak)
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.step()
+        shown = super().update(value)
         text.keep_local(self.denoiser.t5)
-        self.step += 1
         decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(
-            list(self.average.values()),
-            list(self.denoiser.state_dict().values()),
-            1 - decay,
-        )
+        torch._foreach_lerp_(list(self.average.values()), list(self.denoiser.state_dict().values()), 1 - decay)
         return shown
 
 
 def train(options: argparse.Namespace) -> None:
     """Train until the budget is spent; runs in every process."""
     tokens = checkpoint(options.work / latents.CACHE)["tokens"]
-    training = Training(
-        options.work,
-        seconds=60 * options.minutes,
-        lr=options.lr,
-        matrix_lr=options.matrix_lr,
-    )
+    rates = {"lr": options.lr, "matrix_lr": options.matrix_lr}
+    training = Training(options.work, seconds=60 * options.minutes, **rates)
     training.denoiser.transformer.compile_repeated_blocks(dynamic=False)
     prompts, losses = tokenize_pairs(), []
     while training.fraction < 1:

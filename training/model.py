@@ -7,6 +7,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pure.models.common.image import positions
 from training import autoencoder, latents, text
 
 HEADS = 4
@@ -25,7 +26,9 @@ class Denoiser(nn.Module):
         self.transformer = transformer()
         self.clip = text.clip_encoder(text.clip_tokenizer())
         self.t5 = text.t5_encoder(text.t5_tokenizer())
-        self.register_buffer("image_ids", latents.image_ids(), persistent=False)
+        self.register_buffer(
+            "image_ids", positions(0, latents.TOKENS_PER_SIDE, latents.TOKENS_PER_SIDE), persistent=False
+        )
 
     def forward(
         self,

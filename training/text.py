@@ -22,6 +22,7 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from training import data
 
@@ -43,7 +44,7 @@ def words() -> list[str]:
 
 def clip_tokenizer() -> CLIPTokenizer:
     """Byte-level BPE, merged until each known word is a single token."""
-    symbols = [character for _, character in sorted(_byte_characters().items())]
+    symbols = [character for _, character in sorted(bytes_to_unicode().items())]
     vocabulary = ["<|startoftext|>", "<|endoftext|>"]
     vocabulary += [s + end for s in symbols for end in ("", "</w>")]
     merges = byte_pair_merges(words())
@@ -78,13 +79,6 @@ def _merge(word: list[str], pair: tuple[str, str]) -> list[str]:
             merged.append(word[index])
             index += 1
     return merged
-
-
-def _byte_characters() -> dict[int, str]:
-    """The printable stand-in of each byte in byte-level BPE."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + index) for index, b in enumerate(others)}
 
 
 def t5_tokenizer() -> T5Tokenizer:
