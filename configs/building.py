@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pure import Transform, compose, identity
+from pure.checks import check_argument, shown
 from pure.configs.consistency import calibrators
 from pure.configs.effective import Effective
 from pure.configs.layer import Setting
@@ -43,6 +44,18 @@ class Parallel:
     fp32: bool = True
 
 
+def check_effective(effective: Effective) -> None:
+    """Refuse what is no effective configuration, or cannot be done here.
+
+    Raises:
+        TypeError: it is something else.
+        ConfigError: something cannot be done here; lists all of it.
+    """
+    check_argument(effective, Effective, "this takes what configure(...) or resolve(...) returned")
+    if effective.refusals:
+        raise ConfigError(effective.refusals)
+
+
 def parallel(effective: Effective) -> Parallel:
     """Translate the effective `parallelism_config`.
 
@@ -53,8 +66,7 @@ def parallel(effective: Effective) -> Parallel:
     >>> parallel(resolve(facts=Facts(processes=4))).sizes
     Sizes(ring=1, ulysses=4, tp=1)
     """
-    if effective.refusals:
-        raise ConfigError(effective.refusals)
+    check_effective(effective)
     config = effective.parallelism
     if config is None:
         return Parallel()
@@ -82,9 +94,8 @@ def build(effective: Effective, expert: str = "primary") -> Transform:
         ConfigError: something cannot be done here, such as 8 processes' work in one; lists all of it.
     """
     if expert not in ("primary", "secondary"):
-        raise ValueError(f"build(expert={expert!r}): choose 'primary' or 'secondary'")
-    if effective.refusals:
-        raise ConfigError(effective.refusals)
+        raise ValueError(f"build(expert={shown(expert)}): choose 'primary' or 'secondary'")
+    check_effective(effective)
     if not effective.enabled:
         return identity
     several = effective.facts.experts not in (None, 1) or expert == "secondary"
@@ -98,7 +109,11 @@ def translate(config: CacheConfig, check_steps: bool = True) -> Transform:
         config: complete.
         check_steps: compare `num_inference_steps` with the run's steps; False for one of
             several experts, which has steps of its own.
+
+    Raises:
+        TypeError: this is no `CacheConfig`.
     """
+    check_argument(config, CacheConfig, "a cache is translated from a CacheConfig")
     return compose(_cache(config), *_calibrator(config), *_mask(config, check_steps))
 
 
@@ -174,8 +189,7 @@ def quantizations(effective: Effective) -> dict[str, Quantization]:
     Raises:
         ConfigError: something cannot be done here; lists all of it.
     """
-    if effective.refusals:
-        raise ConfigError(effective.refusals)
+    check_effective(effective)
     if effective.quantize is None:
         return {}
     from pure.transforms import Quantization  # here: reading and checking a file needs no models

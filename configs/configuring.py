@@ -50,9 +50,9 @@ def configure(
     place = (spelling or {}).get("cache_dit_params", "cache_dit_params")
     sources = {
         "request": (read_request, (params, enable, place)),
-        "flags": (read_flags, (flags or {}, spelling)),
-        "environment": (read_environment, (environ or {},)),
-        "model": (read_model_defaults, (model or {}, "the model")),
+        "flags": (read_flags, ({} if flags is None else flags, spelling)),
+        "environment": (read_environment, ({} if environ is None else environ,)),
+        "model": (read_model_defaults, ({} if model is None else model, "the model")),
     }
     if file is not None:
         sources["file"] = (load_config, (file, lenient))

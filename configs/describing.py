@@ -4,6 +4,7 @@ from typing import Any
 
 import attrs
 
+from pure.checks import check_argument
 from pure.configs.effective import Effective
 from pure.configs.environment import VARIABLES
 from pure.configs.precedence import SECOND
@@ -104,7 +105,11 @@ def describe(effective: Effective) -> list[Row]:
 
     The second expert's values, under `secondary.`, are listed where they differ from the
     first one's or come from elsewhere.
+
+    Raises:
+        TypeError: this is no effective configuration.
     """
+    check_argument(effective, Effective, "describe takes what configure(...) or resolve(...) returned")
     origins = effective.origins
     rows = [Row(key="enabled", value=write(effective.enabled), origin=origins["enabled"])]
     sections = {

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from pure.checks import check_argument
 from pure.configs.kinds import FALSE, TRUE, Choice, Entries, Flag, Kind
 from pure.configs.layer import Given, Layer, Setting, parse, paths
 from pure.configs.report import ConfigError, Problem, nearest
@@ -65,14 +66,16 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
     Raises:
         ConfigError: lists every variable whose value is not allowed. (SGLang takes an
             unreadable boolean for false and an unreadable list of bins for none.)
+        TypeError: this is no mapping.
 
     >>> read_environment({"SGLANG_CACHE_DIT_FN": "2"}).settings["cache_config.Fn_compute_blocks"].value
     2
     """
+    check_argument(environ, Mapping, "an environment is a mapping of text, such as os.environ")
     settings: dict[str, Setting] = {}
     problems: list[Problem] = []
     notes: list[str] = []
-    for name in sorted(key for key in environ if key.startswith(PREFIX)):
+    for name in sorted(key for key in environ if isinstance(key, str) and key.startswith(PREFIX)):
         if name not in VARIABLES:
             hint = nearest(name, VARIABLES)
             notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))

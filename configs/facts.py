@@ -2,6 +2,8 @@
 
 import attrs
 
+from pure.checks import kind, optional, whole
+
 __all__ = ["Facts"]
 
 
@@ -18,9 +20,9 @@ class Facts:
         experts: number of experts of the model.
     """
 
-    processes: int = 1
-    sequence: int | None = None
-    device: str = "cpu"
-    steps: int | None = None
-    blocks: int | None = None
-    experts: int | None = None
+    processes: int = attrs.field(default=1, validator=whole(1, "the number of processes"))
+    sequence: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of processes")))
+    device: str = attrs.field(default="cpu", validator=kind(str, "the type of a device is a name, such as 'cuda'"))
+    steps: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of steps")))
+    blocks: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of blocks")))
+    experts: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of experts")))

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from pure.checks import LARGEST, MOST
 from pure.configs.report import nearest
 
 __all__ = ["Choice", "Entries", "Flag", "Function", "Kind", "Mask", "Names", "Real", "Text", "Tree", "Whole", "Wrong"]
@@ -102,6 +103,8 @@ class Whole(Kind):
             if value == -1:
                 return value
             raise Wrong("write -1 for no limit")
+        if value > MOST and self.most is None:
+            raise Wrong(f"the most is {MOST}")
         if value < self.least or (self.most is not None and value > self.most):
             raise Wrong
         return value
@@ -142,6 +145,8 @@ class Real(Kind):
             raise Wrong from None
         if number > self.most:
             raise Wrong
+        if LARGEST < abs(number) < math.inf:
+            raise Wrong(f"the most is {LARGEST:g}")
         if not math.isfinite(number) or number < self.least or (self.open and number == self.least):
             raise Wrong("leave the key out for no limit" if self.open else "")
         return number

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import yaml
 
+from pure.checks import check_argument, shown
 from pure.configs.consistency import contradictions
 from pure.configs.layer import Given, Layer, Setting, parse, section, unknown
 from pure.configs.positions import Entry, Leaf, MapNode, Node, parse_json, parse_yaml, plain
@@ -39,7 +40,9 @@ def load_config(source: str | Path, lenient: bool = False) -> Layer:
 
     Raises:
         ConfigError: lists everything that is wrong, with file:line:column.
+        TypeError: this is no path.
     """
+    check_argument(source, (str, Path), "a configuration is loaded from a path or a name")
     path = Path(source)
     packaged = str(source) if str(source) in names() else f"{source}.yaml"
     try:
@@ -70,10 +73,12 @@ def load_text(text: str, name: str = "configuration", lenient: bool = False) -> 
 
     Raises:
         ConfigError: lists everything that is wrong, with name:line:column.
+        TypeError: this is no text.
 
     >>> load_text("cache_config: {Fn_compute_blocks: 1}").settings["cache_config.Fn_compute_blocks"].value
     1
     """
+    check_argument(text, str, "a document is text; a file is read by load_config(path)")
     root, problems = (parse_json if name.lower().endswith(".json") else parse_yaml)(text, name)
     reader = _Reader(lenient)
     if root is not None:
@@ -202,7 +207,14 @@ def dump(layer: Layer, format: str = "yaml") -> str:
     Args:
         layer: what `load_config` returned.
         format: "yaml" or "json".
+
+    Raises:
+        TypeError: this is no layer.
+        ValueError: there is no such format.
     """
+    check_argument(layer, Layer, "dump takes what load_config returned")
+    if format not in ("yaml", "json"):
+        raise ValueError(f"dump(format={shown(format)}): choose 'yaml' or 'json'")
     document: dict[str, Any] = {}
     for path, setting in layer.settings.items():
         section, _, key = path.rpartition(".")

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from pure.checks import check_argument
 from pure.configs.consistency import contradictions
 from pure.configs.effective import Effective
 from pure.configs.kinds import Flag
@@ -36,12 +37,14 @@ def read_flags(values: Mapping[str, Any], spelling: Mapping[str, str] | None = N
     Raises:
         ConfigError: lists everything that is wrong.
     """
+    check_argument(values, Mapping, "flags are a mapping by path, such as {'cache_config.Fn_compute_blocks': 1}")
     spelling = spelling or {}
     return _values("flag", values, {path: f"flag {spelling.get(path, path)}" for path in values})
 
 
 def read_model_defaults(values: Mapping[str, Any], model: str) -> Layer:
     """Make a layer of what a model declares as its defaults; like `read_flags`."""
+    check_argument(values, Mapping, "defaults are a mapping by path, such as {'cache_config.Fn_compute_blocks': 1}")
     return _values("model default", values, dict.fromkeys(values, f"model default of {model}"))
 
 
@@ -50,7 +53,7 @@ def _values(name: str, values: Mapping[str, Any], places: Mapping[str, str]) -> 
     settings: dict[str, Setting] = {}
     problems: list[Problem] = []
     for path, value in values.items():
-        bare = path.removeprefix(SECOND)
+        bare = str(path).removeprefix(SECOND)
         if bare not in kinds or (bare != path and not bare.startswith("cache_config.")):
             problems.append(unknown(places[path], path, path, kinds))
         elif value is not None:
@@ -76,7 +79,11 @@ def resolve(
 
     Raises:
         ConfigError: the sources contradict each other; lists every contradiction with its origins.
+        TypeError: a source is no layer.
     """
+    for layer in (request, flags, file, environment, model):
+        check_argument(layer, Layer, "a source is a layer, as load_config, read_environment and their like return it")
+    check_argument(facts, Facts, "facts are those of Facts(...)")
     layers = [layer.stamped() for layer in (request, flags, file, environment, model)]
     primary = merge([layer.settings for layer in layers])
     secondary = merge([settings for layer in layers for settings in (_second(layer), layer.settings)])

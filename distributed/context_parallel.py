@@ -17,6 +17,7 @@ import torch
 
 from pure import Denoiser, PerToken, Shared, Transform, state, static
 from pure.attention import attend
+from pure.checks import choice, flag, kind
 from pure.distributed.collectives import gather, wait
 from pure.distributed.mesh import Axis, DeviceMesh, axis, shares, start
 from pure.distributed.ring import Ring, Rotate
@@ -26,6 +27,9 @@ __all__ = ["context_parallel"]
 
 Tree = Any
 Sizes = tuple[tuple[str, int], ...]  # tokens of every stream, on all ranks together
+
+
+CHOSEN: Any = choice("p2p", "allgather")
 
 
 @attrs.frozen
@@ -52,11 +56,11 @@ class context_parallel(Transform):
             that cannot be taken in parts.
     """
 
-    mesh: DeviceMesh
-    float8: bool = attrs.field(default=False, kw_only=True)
-    overlap: bool = attrs.field(default=False, kw_only=True)
-    rotate: Rotate = attrs.field(default="p2p", kw_only=True, validator=attrs.validators.in_(("p2p", "allgather")))
-    fp32: bool = attrs.field(default=True, kw_only=True)
+    mesh: DeviceMesh = attrs.field(validator=kind(DeviceMesh, "a mesh is what pure.distributed.make_mesh returns"))
+    float8: bool = attrs.field(default=False, kw_only=True, validator=flag)
+    overlap: bool = attrs.field(default=False, kw_only=True, validator=flag)
+    rotate: Rotate = attrs.field(default="p2p", kw_only=True, validator=CHOSEN)
+    fp32: bool = attrs.field(default=True, kw_only=True, validator=flag)
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Divide the streams, wrap the attention, and let ranks agree on the change."""

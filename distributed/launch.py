@@ -23,6 +23,7 @@ from typing import Any
 import attrs
 import torch
 
+from pure.checks import shown
 from pure.distributed.rank import SIGNALS, RankResult, RankSetup, be_rank
 
 __all__ = ["run"]
@@ -72,12 +73,15 @@ def run(
 
     Raises:
         ValueError: `count` is not 1 to 256, or above the number of GPUs.
+        TypeError: `function` is none.
         RuntimeError: a process died.
         Exception: what the first process to fail raised; a note says which process, and where.
         KeyboardInterrupt: Ctrl-C, unless rank 0 made something else of it.
     """
-    if not 1 <= count <= MOST:
-        raise ValueError(f"count={count}: give a number of processes from 1 to {MOST}, the most on one machine")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
+        raise ValueError(f"count={shown(count)}: give a number of processes from 1 to {MOST}, the most on one machine")
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(f"run takes a function, then the number of processes; got {shown(function)}")
     if device == "cuda" and count > (there := torch.cuda.device_count()):
         raise ValueError(f"{count} processes need a GPU each and this machine has {there}; start {there or 'on a CPU'}")
     threads = max(1, torch.get_num_threads() // count)

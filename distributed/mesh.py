@@ -11,12 +11,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from pure.checks import MOST, check_argument, shown
+
 AXES = ("ring", "ulysses", "tp")
 
 
 def _positive(sizes: "Sizes", field: attrs.Attribute, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"the size of axis {field.name!r} is {value!r}; give a whole number from 1 on")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ValueError(f"the size of axis {field.name!r} is {shown(value)}; give a whole number from 1 on")
 
 
 @attrs.frozen(kw_only=True)
@@ -54,8 +56,10 @@ def make_mesh(sizes: Sizes, device: str | torch.device = "cpu") -> DeviceMesh:
 
     Raises:
         RuntimeError: this process is not one of several ranks.
+        TypeError: `sizes` are none.
         ValueError: there are more or fewer ranks than the mesh needs.
     """
+    check_argument(sizes, Sizes, "a mesh is made of Sizes, such as Sizes(ulysses=2)")
     if not dist.is_initialized():
         raise RuntimeError(
             f"a mesh of {sizes.total} ranks needs processes of one group; start them with "
@@ -93,7 +97,9 @@ def axis(mesh: DeviceMesh, name: str) -> Axis:
 
     Raises:
         ValueError: the mesh has no axis of that name.
+        TypeError: this is no mesh.
     """
+    check_argument(mesh, DeviceMesh, "a mesh is what pure.distributed.make_mesh returns")
     names = mesh.mesh_dim_names or ()
     if name not in names:
         raise ValueError(

@@ -15,13 +15,14 @@ Parameters are quantised after they are split: `local` is given the dict of plai
 Shapes: a weight is (outputs, inputs), a bias (outputs,).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from pure import Denoiser, Experts, Params
+from pure.checks import check_argument, shown
 from pure.distributed.mesh import Axis, axis, shares, start
 from pure.distributed.sharded_weight import ShardedWeight
 from pure.sharding import Kind, Part, Placement, Sharding
@@ -44,6 +45,8 @@ def tensor_parallel(params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh,
         ValueError: the denoiser cannot be split (see `check_tensor_parallel`), or the parameters are not
             its own (see `part_of`), or the mesh has no axis "tp".
     """
+    check_argument(denoiser, (Denoiser, Experts), "the order is (params, denoiser, mesh), with a Denoiser or Experts")
+    check_argument(params, Mapping, "params is a dict of tensors by name, such as pipeline.params")
     along = axis(mesh, AXIS)
     if along.size == 1:
         return params if local is None else local(params)
@@ -62,10 +65,14 @@ def check_tensor_parallel(denoiser: Denoiser | Experts, ranks: int) -> None:
 
     Raises:
         ValueError: nothing says how this denoiser is split, or it has fewer heads than there are ranks.
+        TypeError: this is no denoiser.
 
     >>> from pure.models.flux import flux
     >>> check_tensor_parallel(flux({}), 8)
     """
+    check_argument(denoiser, (Denoiser, Experts), "what is split is a Denoiser or Experts")
+    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+        raise ValueError(f"ranks={shown(ranks)}: give a number of ranks from 1 on")
     for each in denoiser.denoisers.values() if isinstance(denoiser, Experts) else (denoiser,):
         if ranks > 1:
             _sharding(each, ranks)

@@ -6,10 +6,16 @@ import attrs
 import torch
 
 from pure import Denoiser, Experts, Guidance
+from pure.checks import check_argument
 
 
 def guidance_of(denoiser: Denoiser | Experts) -> Guidance | None:
-    """Return the guidance of a denoiser, or of the first expert."""
+    """Return the guidance of a denoiser, or of the first expert.
+
+    Raises:
+        TypeError: this is no denoiser.
+    """
+    check_argument(denoiser, (Denoiser, Experts), "what is guided is a Denoiser or Experts, such as pipeline.denoiser")
     first = next(iter(denoiser.denoisers.values())) if isinstance(denoiser, Experts) else denoiser
     return first.guidance
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from pure.checks import check_argument
 from pure.models.family import Family, PipelineKind
 from pure.models.flux import pipeline as flux_pipeline
 from pure.models.flux2 import pipeline as flux2_pipeline
@@ -30,7 +31,9 @@ def register(family: Family) -> None:
 
     Raises:
         ValueError: its name or a pipeline of it belongs to another family.
+        TypeError: this is no family.
     """
+    check_argument(family, Family, "a family is a pure.models.family.Family(...)")
     others = {name: found for name, found in pipelines().items() if found[0] is not _REGISTERED.get(family.name)}
     if family.name in {found.name for found in FAMILIES}:
         raise ValueError(f"{family.name} is a family of this package; register yours under another name")

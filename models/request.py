@@ -9,13 +9,13 @@ from typing import Any, TypedDict
 import attrs
 from PIL import Image
 
+from pure.guidance import LARGEST_SCALE
 from pure.notes import Note
 from pure.step import MOST_STEPS, Step
 
 MOST_SAMPLES = 1024  # of one prompt
 LARGEST = 2**24
 """Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
-LARGEST_SCALE = 1000.0
 LARGEST_SEED = 2**63 - 1
 # Options that are whole numbers, and the largest one of each; None where the size of the latents limits it.
 WHOLE = {

@@ -8,9 +8,12 @@ from typing import Any
 import attrs
 import torch
 
+from pure.checks import check_argument, function, kind, optional, whole
+
 Params = Mapping[str, torch.Tensor]
 """Parameters of a denoiser, under the names of its checkpoint."""
 Tree = Any
+RUN = function("a block runs a function (params, hidden, context, attend) -> hidden")
 
 
 @attrs.frozen
@@ -28,9 +31,9 @@ class Block:
             blocks, and blocks with different numbers still share one compilation.
     """
 
-    run: Callable[[Params, Tree, Tree, Callable], Tree]
-    prefix: str
-    number: int | None = None
+    run: Callable[[Params, Tree, Tree, Callable], Tree] = attrs.field(validator=RUN)
+    prefix: str = attrs.field(validator=kind(str, "the prefix is text, such as 'blocks.0.'"))
+    number: int | None = attrs.field(default=None, validator=optional(whole(0, "the number of a block")))
 
 
 @attrs.frozen
@@ -42,7 +45,7 @@ class Ending:
             read may be returned unchanged.
     """
 
-    run: Callable[[Params, Tree, Tree, Callable, bool], Tree]
+    run: Callable[[Params, Tree, Tree, Callable, bool], Tree] = attrs.field(validator=RUN)
 
     def __call__(self, params: Params, hidden: Tree, context: Tree, attend: Callable) -> Tree:
         """Run the whole block."""
@@ -77,6 +80,8 @@ def bind(blocks: Sequence[Block], params: Weights) -> Bound:
     if not isinstance(params, Mapping):
         cure = "dict(module.state_dict())" if isinstance(params, torch.nn.Module) else "pipeline.params"
         raise TypeError(f"params is a dict of tensors by name, got {type(params).__name__}; pass {cure}")
+    for block in blocks:
+        check_argument(block, Block, "the blocks of a denoiser are pure.Block(...)")
     groups: dict[str, dict[str, torch.Tensor]] = {block.prefix: {} for block in blocks if block.prefix}
     lengths = sorted({len(prefix) for prefix in groups}, reverse=True)
     flat: dict[str, torch.Tensor] = {}

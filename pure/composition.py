@@ -5,7 +5,8 @@ transforms from left to right; it flattens, drops `identity`, has `==` and a `re
 the recipe. Cache transforms edit different fields of the plan and commute.
 """
 
-from typing import overload
+import difflib
+from typing import Self, overload
 
 import attrs
 
@@ -16,6 +17,19 @@ from pure.experts import Experts
 @attrs.frozen
 class Transform:
     """Base of all transforms: subclasses are frozen records that say how they `edit` a denoiser."""
+
+    def __new__(cls, *args: object, **settings: object) -> Self:
+        """Say what a transform takes where it is given something else: its settings, by name."""
+        own = "__attrs_attrs__" in vars(cls)  # else its __init__ may take anything
+        fields = [field for field in attrs.fields(cls) if field.init] if own else []
+        places = sum(not field.kw_only for field in fields)
+        unknown = sorted(settings.keys() - {field.alias for field in fields})
+        if fields and (len(args) > places or unknown):
+            named = ", ".join(f"{field.alias}=..." for field in fields)
+            near = difflib.get_close_matches(unknown[0], [f.alias for f in fields], n=1) if unknown else []
+            hint = f"there is no {unknown[0]!r}{f', did you mean {near[0]!r}?' if near else ''}; " if unknown else ""
+            raise TypeError(f"{cls.__name__}: {hint}settings are given by name: {cls.__name__}({named})")
+        return super().__new__(cls)
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Return the edited denoiser; overridden by every transform."""

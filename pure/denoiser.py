@@ -10,6 +10,7 @@ import torch
 from pure import guidance as cfg
 from pure import stepping
 from pure.block import Block, Bound, Params, Weights, bind
+from pure.checks import function, kind, names, optional, refuse
 from pure.guidance import Guidance
 from pure.info import Info
 from pure.memory import State, States
@@ -27,15 +28,24 @@ from pure.pieces import (
     ending,
     stays_eager,
 )
-from pure.plan import Plan, Span
+from pure.plan import Plan, Probe, Span
 from pure.predictors import Hold, Predictor
 from pure.rules import can_skip, check, measures
 from pure.sharding import Sharding
-from pure.step import Inputs, Step, check_count, count_of
+from pure.step import Inputs, Step, check_count, check_latents, count_of
 from pure.tokens import PerToken
 from pure.tree import map_samples, put, take
 
 Tree = Any
+
+
+PIECE = function("this piece is a function, or a record with a __call__")
+STREAMS = names("give the names of streams as a tuple, such as ('image', 'text')")
+
+
+def _blocks(instance: object, attribute: attrs.Attribute, value: object) -> None:
+    if not isinstance(value, tuple) or not value or not all(isinstance(block, Block) for block in value):
+        raise refuse(instance, attribute.name, value, "give a tuple of pure.Block(...), at least one", TypeError)
 
 
 @attrs.frozen(kw_only=True)
@@ -67,22 +77,27 @@ class Denoiser:
             ranks; None where nothing says so.
         agree: `(sums of the change, (K, B)) -> sums over all ranks` that divide the tokens; None where
             one rank has all tokens.
+
+    Raises:
+        TypeError: a field is of another kind.
     """
 
-    prepare: Callable[[Params, Tree], Tree]
-    embed: Callable[[Params, Tree, torch.Tensor, torch.Tensor], tuple[Tree, Tree]]
-    blocks: tuple[Block, ...]
-    head: Callable[[Params, Tree, Tree], torch.Tensor]
-    attend: Callable[..., torch.Tensor]
-    probe: Callable[[Tree], torch.Tensor]
-    streams: tuple[str, ...]
-    reads: tuple[str, ...] | None = None
-    plan: Plan = attrs.field(factory=Plan)
-    guidance: Guidance | None = None
-    compile: CompileOptions | None = None
-    sharding: Sharding | None = None
-    per_token: PerToken | None = None
-    agree: Callable[[torch.Tensor], torch.Tensor] | None = None
+    prepare: Callable[[Params, Tree], Tree] = attrs.field(validator=PIECE)
+    embed: Callable[[Params, Tree, torch.Tensor, torch.Tensor], tuple[Tree, Tree]] = attrs.field(validator=PIECE)
+    blocks: tuple[Block, ...] = attrs.field(validator=_blocks)
+    head: Callable[[Params, Tree, Tree], torch.Tensor] = attrs.field(validator=PIECE)
+    attend: Callable[..., torch.Tensor] = attrs.field(validator=PIECE)
+    probe: Callable[[Tree], torch.Tensor] = attrs.field(validator=PIECE)
+    streams: tuple[str, ...] = attrs.field(validator=STREAMS)
+    reads: tuple[str, ...] | None = attrs.field(default=None, validator=optional(STREAMS))
+    plan: Plan = attrs.field(factory=Plan, validator=kind(Plan, "give a pure.Plan(...)"))
+    guidance: Guidance | None = attrs.field(default=None, validator=optional(kind(Guidance, "give a pure.Guidance")))
+    compile: CompileOptions | None = attrs.field(
+        default=None, validator=optional(kind(CompileOptions, "give pure.CompileOptions(...)"))
+    )
+    sharding: Sharding | None = attrs.field(default=None, validator=optional(kind(Sharding, "give a Sharding(...)")))
+    per_token: PerToken | None = attrs.field(default=None, validator=optional(kind(PerToken, "give a PerToken(...)")))
+    agree: Callable[[torch.Tensor], torch.Tensor] | None = attrs.field(default=None, validator=optional(PIECE))
     pieces: Pieces = attrs.field(
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: assemble(self), takes_self=True)
     )
@@ -178,17 +193,6 @@ def apply(denoiser: Denoiser, params: Bound, state: States, inputs: Inputs) -> t
     return prediction, attrs.evolve(state, cache=put(state.cache, conditional, half.cache)), info
 
 
-def check_latents(latents: object) -> None:
-    """Refuse what are no latents.
-
-    Raises:
-        TypeError: it is no tensor of real numbers (B, ...).
-    """
-    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point() or latents.ndim == 0:
-        got = f"{latents.dtype} of shape {tuple(latents.shape)}" if isinstance(latents, torch.Tensor) else None
-        raise TypeError(f"latents are a tensor (B, ...) of floating-point numbers, got {got or type(latents).__name__}")
-
-
 def _prepared(denoiser: Denoiser, params: Bound, conditioning: Tree) -> Tree:
     """Return what `prepare` makes of conditioning of the right kind."""
     try:
@@ -224,6 +228,7 @@ def _wrong_arguments(state: object, inputs: object) -> str:
 
 def assemble(denoiser: Denoiser) -> Pieces:
     """Cut the stack by the plan's span and build the pieces, compiled if the denoiser says so."""
+    attrs.validate(denoiser)  # type: ignore[arg-type]  # while the record is made, before attrs does it
     span = denoiser.plan.span or Span()
     stop = len(denoiser.blocks) - span.back
     skipping = can_skip(denoiser.plan.rules)  # what never skips remembers nothing
@@ -261,7 +266,20 @@ def assemble(denoiser: Denoiser) -> Pieces:
         agree=denoiser.agree,
         compiled=options is not None,
         depths=tuple(stream.predictor.history for stream in kept),
+        keeps=_keeps(kept, (span.front, stop), denoiser.plan.probe or Probe(), probing),
     )
+
+
+def _keeps(kept: tuple[Kept, ...], span: tuple[int, int], probe: Probe, probing: bool) -> str:
+    """Say what is remembered, and of which blocks: a state of another denoiser is known by it."""
+    found = [
+        f"{stream.predictor.history} {'outputs' if stream.whole else 'residuals'} of {stream.name!r} after blocks "
+        f"{span[0]} to {span[1] - 1}"
+        for stream in kept
+    ]
+    if probing:
+        found.append(f"the residual of the first {span[0]} (importance {probe.importance}, every {probe.downsample})")
+    return ", ".join(found) or "nothing"
 
 
 def kept_names(denoiser: Denoiser) -> tuple[str, ...]:

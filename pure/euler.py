@@ -4,8 +4,8 @@ import attrs
 import torch
 
 from pure.schedule import Schedule
-from pure.solver import levels_of
-from pure.step import Step
+from pure.solver import SCHEDULE, check_prediction, levels_of
+from pure.step import Step, check_latents
 
 
 @attrs.frozen
@@ -19,18 +19,25 @@ class FlowMatchEuler:
         schedule: which noise levels are visited; called, it returns the steps.
     """
 
-    schedule: Schedule = attrs.field(factory=Schedule)
+    schedule: Schedule = attrs.field(factory=Schedule, validator=SCHEDULE)
 
     def init(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the latents: Euler's method remembers nothing else."""
+        """Return the latents: Euler's method remembers nothing else.
+
+        Raises:
+            TypeError: these are no latents.
+        """
+        check_latents(latents)
         return latents
 
     def step(self, carry: torch.Tensor, prediction: torch.Tensor, step: Step) -> torch.Tensor:
         """Return the latents after one step.
 
         Raises:
-            ValueError: the step has no noise levels.
+            ValueError: the step has no noise levels, or the prediction is not shaped like the latents.
+            TypeError: an argument is of another kind.
         """
+        check_prediction(carry, prediction)
         now, after = levels_of(step)
         delta = after - now
         if delta.ndim:  # one number stays on the CPU: moving it would wait for the device

@@ -12,20 +12,31 @@ import torch
 
 from pure import guidance
 from pure.block import Bound, Params, Weights
+from pure.checks import check_argument, refuse, shown
 from pure.denoiser import Denoiser
 from pure.info import Info
 from pure.memory import State, States
 from pure.notes import Note
-from pure.step import Inputs, Step
+from pure.step import Inputs, Step, check_steps
 
 Transforms = Callable[[Denoiser], Denoiser] | Mapping[str, Callable[[Denoiser], Denoiser]]
 
 
+def _denoisers(instance: object, attribute: attrs.Attribute, value: Any) -> None:
+    named = isinstance(value, Mapping) and value
+    if not named or not all(isinstance(n, str) and isinstance(one, Denoiser) for n, one in value.items()):
+        raise refuse(instance, attribute.name, value, "give a dict of denoisers by name, at least one", TypeError)
+
+
 @attrs.frozen
 class Experts:
-    """A denoiser made of named denoisers; parameters and states are dicts under the same names."""
+    """A denoiser made of named denoisers; parameters and states are dicts under the same names.
 
-    denoisers: Mapping[str, Denoiser]
+    Raises:
+        TypeError: `denoisers` is no dict of denoisers by name, or empty.
+    """
+
+    denoisers: Mapping[str, Denoiser] = attrs.field(validator=_denoisers)
 
     def bind(self, params: Weights) -> dict[str, Bound]:
         """Group the parameters of every expert by block.
@@ -75,9 +86,9 @@ class Experts:
     def _own_steps(self, steps: Sequence[Step] | int) -> dict[str, list[Step]]:
         """Return the steps of every expert that has any."""
         if isinstance(steps, int):
-            raise TypeError(f"experts share the steps of one schedule; pass its steps instead of their number, {steps}")
-        if not steps:
-            raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
+            wanted = "experts share the steps of one schedule; pass its steps instead of their number"
+            raise TypeError(f"{wanted}, {shown(steps)}")
+        check_steps(steps)
         own = {name: [step for step in steps if step.expert == name] for name in self.denoisers}
         return {name: some for name, some in own.items() if some}
 
@@ -119,16 +130,16 @@ def transformed(denoiser: Denoiser | Experts, transform: Transforms) -> Denoiser
         ValueError: a mapping names an expert that is not there.
         TypeError: this is no transform, or a class instead of a record of it.
     """
+    check_argument(denoiser, (Denoiser, Experts), "what is transformed is a Denoiser or Experts")
     for each in transform.values() if isinstance(transform, Mapping) else (transform,):
         if isinstance(each, type) or not callable(each):
             cure = f"; call it: {each.__name__}(...)" if isinstance(each, type) else ""
-            raise TypeError(f"a transform is a record such as dbcache(), got {each!r:.200}{cure}")
+            raise TypeError(f"a transform is a record such as dbcache(), got {shown(each)}{cure}")
     names = tuple(denoiser.denoisers) if isinstance(denoiser, Experts) else ()
     if isinstance(transform, Mapping):
         if unknown := sorted(transform.keys() - set(names)):
             raise ValueError(f"there are transforms for {', '.join(unknown)}; experts: {', '.join(names) or 'none'}")
     if not isinstance(denoiser, Experts):
-        assert not isinstance(transform, Mapping) or not transform
         return denoiser if isinstance(transform, Mapping) else _applied(transform, denoiser)
     each = transform if isinstance(transform, Mapping) else dict.fromkeys(names, transform)
     return Experts(

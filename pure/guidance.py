@@ -10,17 +10,21 @@ Reference: Ho and Salimans, arXiv:2207.12598, equation 6; the interval: Kynkaann
 al., arXiv:2404.07724.
 """
 
+import math
 from typing import Any
 
 import attrs
 import torch
 
+from pure.checks import choice, number
 from pure.notes import Note
 from pure.step import Step
 from pure.tree import join, map_samples, state
 
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 NORMALIZE = ("none", "token", "sample")
+LARGEST_SCALE = 1000.0
+"""Largest scale of guidance: far beyond any that gives a picture, and far from overflow."""
 
 
 @attrs.frozen(kw_only=True)
@@ -28,7 +32,7 @@ class Guidance:
     """Guidance `scale`, applied at steps in [start, stop) as fractions of the schedule.
 
     Attributes:
-        scale: s above; 1 is the conditional prediction.
+        scale: s above, -1000 to 1000; 1 is the conditional prediction.
         start: fraction of the schedule at which guidance begins, 0 to 1.
         stop: fraction at which it ends, above `start`.
         lowest_sigma: noise level, 0 to 1, below which guidance has ended (1 - c for Z-Image's `cfg_truncation` c).
@@ -36,14 +40,22 @@ class Guidance:
             the conditional one (Qwen-Image); "sample" shrinks a sample whose norm exceeds `cap`
             times that of the conditional one (Z-Image's `cfg_normalization`).
         cap: of "sample": how many times that norm is allowed, above 0.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
-    scale: float
-    start: float = 0.0
-    stop: float = 1.0
-    lowest_sigma: float = 0.0
-    normalize: str = "none"
-    cap: float = 1.0
+    scale: float = attrs.field(validator=number(-math.inf, "the scale", most=LARGEST_SCALE))
+    start: float = attrs.field(default=0.0, validator=number(0.0, "the start of the interval", most=1.0))
+    stop: float = attrs.field(default=1.0, validator=number(0.0, "the end of the interval", most=1.0))
+    lowest_sigma: float = attrs.field(default=0.0, validator=number(0.0, "the lowest noise level", most=1.0))
+    normalize: str = attrs.field(default="none", validator=choice(*NORMALIZE))
+    cap: float = attrs.field(default=1.0, validator=number(0.0, "the cap", above=True))
+
+    def __attrs_post_init__(self) -> None:
+        if self.start >= self.stop:
+            interval = f"{type(self).__name__}(start={self.start}, stop={self.stop})"
+            raise ValueError(f"{interval}: the interval must start before it ends")
 
     def active(self, step: Step) -> bool:
         """Whether this step is guided.

@@ -74,6 +74,7 @@ class Cache:
     ledger: torch.Tensor  # (B, 6 + K) float64, see `write`
     probe: torch.Tensor | None  # (B, N, D) front residual at the last computed step; None if nothing measures it
     history: tuple[tuple[torch.Tensor, ...], ...]  # per kept stream: what the last computed steps left, newest first
+    plan: str = static(default="")  # what is kept of which blocks; a state of another plan is refused by it
 
 
 @state

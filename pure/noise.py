@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from pure.checks import shown
+
 LARGEST_SEED = 2**63 - 1
 """The largest seed: what a signed 64-bit integer of a file or a request can hold."""
 
@@ -16,7 +18,7 @@ def check_seed(seed: object) -> None:
         ValueError: it is not in 0 to `LARGEST_SEED`.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"a seed is a whole number of 0 to 2**63 - 1, got {seed!r:.80}")
+        raise TypeError(f"a seed is a whole number of 0 to 2**63 - 1, got {shown(seed)}")
     if not 0 <= seed <= LARGEST_SEED:
         given = seed if seed.bit_length() < 200 else f"one of {seed.bit_length()} bits"
         raise ValueError(f"a seed is a whole number of 0 to 2**63 - 1, got {given}")
@@ -40,8 +42,27 @@ def consecutive_seeds(seed: int, count: int) -> tuple[int, ...]:
     return tuple(range(seed, seed + count))
 
 
+def check_device(device: object) -> None:
+    """Refuse what names no device.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        if isinstance(device, str | torch.device):
+            torch.device(device)
+            return
+    except RuntimeError:
+        pass
+    raise ValueError(f"there is no device {shown(device)}; write 'cpu', 'cuda' or 'cuda:1'")
+
+
 def gaussian(
-    shape: Sequence[int], seed: int | Sequence[int], *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    shape: Sequence[int],
+    seed: int | Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> torch.Tensor:
     """Return standard normal noise, drawn on the CPU and then moved, so that a seed means the same everywhere.
 
@@ -53,18 +74,20 @@ def gaussian(
         device: of the result.
 
     Raises:
-        ValueError: the number of seeds is not B, a seed is not in 0 to 2**63 - 1, or a side is below 1.
+        ValueError: the number of seeds is not B, a seed is not in 0 to 2**63 - 1, a side is below 1, or there is
+            no such device.
         TypeError: a seed is no whole number, or shape or type are of another kind.
 
     >>> bool((gaussian((2, 3), [7, 8])[1] == gaussian((1, 3), 8)[0]).all())
     True
     """
     if isinstance(shape, str) or not isinstance(shape, Sequence) or not shape:
-        raise TypeError(f"a shape is a tuple (B, ...), got {shape!r:.80}")
+        raise TypeError(f"a shape is a tuple (B, ...), got {shown(shape)}")
     if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in shape):
-        raise ValueError(f"a shape is whole numbers of at least 1, got {tuple(shape)!r:.80}")
+        raise ValueError(f"a shape is whole numbers of at least 1, got {shown(tuple(shape))}")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"noise has a floating-point type, such as torch.float32, got {dtype!r:.80}")
+        raise TypeError(f"noise has a floating-point type, such as torch.float32, got {shown(dtype)}")
+    check_device(device)
     for each in seed if isinstance(seed, Sequence) and not isinstance(seed, str) else (seed,):
         check_seed(each)
     if isinstance(seed, int):

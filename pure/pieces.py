@@ -23,6 +23,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from pure.block import Params
+from pure.checks import flag, refuse
 from pure.plan import Probe
 from pure.predictors import Hold, Predictor
 from pure.rules import Rules
@@ -30,6 +31,17 @@ from pure.tree import map_samples
 
 Tree = Any
 Streams = tuple[torch.Tensor, ...]
+FP16_MAX = torch.finfo(torch.float16).max
+
+
+def _backend(instance: Any, attribute: attrs.Attribute, value: object) -> None:
+    if not isinstance(value, str) and (isinstance(value, type) or not callable(value)):
+        raise refuse(instance, attribute.name, value, "a backend is a name, such as 'inductor', or a function")
+
+
+def _mode(instance: Any, attribute: attrs.Attribute, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise refuse(instance, attribute.name, value, "a mode is a name, such as 'max-autotune', or None")
 
 
 @attrs.frozen(kw_only=True)
@@ -44,9 +56,9 @@ class CompileOptions:
             faster steps).
     """
 
-    backend: str | Callable = "inductor"
-    mode: str | None = None
-    regional: bool = True
+    backend: str | Callable = attrs.field(default="inductor", validator=_backend)
+    mode: str | None = attrs.field(default=None, validator=_mode)
+    regional: bool = attrs.field(default=True, validator=flag)
 
 
 @attrs.frozen
@@ -91,8 +103,18 @@ class Front:
         """Embed latents and timestep, run the front blocks, and measure what they added."""
         entry, context = self.embed(params, prepared, latents, timestep)
         hidden = self.stack(blocks, entry, context)
-        residual = None if self.probe is None else self.probe(hidden) - self.probe(entry)
+        residual = None if self.probe is None else _difference(self.probe(hidden), self.probe(entry))
         return hidden, context, residual
+
+
+def difference_dtype(stream: torch.Tensor) -> torch.dtype:
+    """Return the type that differences of streams are kept in: of two of fp16 they may be twice its largest number."""
+    return torch.float32 if stream.dtype == torch.float16 else stream.dtype
+
+
+def _difference(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    dtype = difference_dtype(after)
+    return _cast(after, dtype) - _cast(before, dtype)
 
 
 @attrs.frozen
@@ -130,8 +152,8 @@ class Middle:
         if stream.whole:
             # A block may return a view of a larger tensor; keeping it would keep that alive
             # and change the strides of the state.
-            return after.clone(memory_format=torch.contiguous_format)
-        return (after - getattr(hidden, stream.name)).contiguous()
+            return _cast(after, difference_dtype(after)).clone(memory_format=torch.contiguous_format)
+        return _difference(after, getattr(hidden, stream.name)).contiguous()
 
 
 @attrs.frozen
@@ -152,7 +174,7 @@ class Fill:
 
     def _predict(self, stream: Kept, now: torch.Tensor, past: Streams, weights: torch.Tensor | None) -> torch.Tensor:
         if weights is None:  # a held stream: weight 1 on the newest
-            return past[0].clone() if stream.whole else now + past[0]
+            return _narrowed(past[0].clone() if stream.whole else now + past[0], now.dtype)
         rows = weights.view(*weights.shape, *(1,) * (now.ndim - 1)).unbind(1)  # K of (B, 1, 1)
         if stream.whole:
             total = rows[0] * _cast(past[0], weights.dtype)
@@ -161,7 +183,14 @@ class Fill:
             total = _cast(now, weights.dtype)
         for weight, residual in zip(rows, past, strict=True):  # addcmul: one pass over memory each
             total = torch.addcmul(total, _cast(residual, weights.dtype), weight)
-        return _cast(total, now.dtype)
+        return _narrowed(total, now.dtype)
+
+
+def _narrowed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return x in the type of its stream, clipped where the blocks of a model in fp16 clip it, too."""
+    if dtype == torch.float16:
+        x = x.clamp(-FP16_MAX, FP16_MAX)
+    return _cast(x, dtype)
 
 
 def _cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -197,6 +226,7 @@ class Pieces:
         agree: adds the sums of the change over the ranks that divide the tokens.
         compiled: whether any piece is.
         depths: of each kept stream, how many computed steps its predictor looks back to.
+        keeps: all that is remembered, in words that no other plan has.
     """
 
     front: Callable
@@ -213,6 +243,7 @@ class Pieces:
     agree: Callable[[torch.Tensor], torch.Tensor] | None
     compiled: bool
     depths: tuple[int, ...]
+    keeps: str
 
 
 def compiled(options: CompileOptions | None, function: Callable) -> Callable:

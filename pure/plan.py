@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from pure.checks import choice, kind, number, optional, refuse, whole
 from pure.predictors import Predictor
 from pure.rules import Rule, ordered
 
@@ -14,8 +15,8 @@ from pure.rules import Rule, ordered
 class Span:
     """Which blocks always run: the first `front` and the last `back` of the stack."""
 
-    front: int = 0
-    back: int = 0
+    front: int = attrs.field(default=0, validator=whole(0, "the number of front blocks"))
+    back: int = attrs.field(default=0, validator=whole(0, "the number of back blocks"))
 
 
 @attrs.frozen(kw_only=True)
@@ -29,9 +30,14 @@ class Probe:
             conditional branch for both.
     """
 
-    importance: float = 0.0
-    downsample: int = 1
-    follow: str = "own"
+    importance: float = attrs.field(default=0.0, validator=number(0.0, "the importance", "use 0 for all tokens"))
+    downsample: int = attrs.field(default=1, validator=whole(1, "the downsampling factor"))
+    follow: str = attrs.field(default="own", validator=choice("own", "conditional"))
+
+
+def _predictor(instance: object, attribute: attrs.Attribute, value: object) -> None:
+    if isinstance(value, type) or not all(hasattr(value, name) for name in ("history", "on", "streams", "weights")):
+        raise refuse(instance, attribute.name, value, "give a predictor, such as taylorseer(order=1)", TypeError)
 
 
 @attrs.frozen(kw_only=True)
@@ -42,18 +48,21 @@ class Plan:
     fine, to different values an error. The default plan computes everything.
     """
 
-    span: Span | None = None
-    rules: tuple[Rule, ...] = ()
-    predictor: Predictor | None = None
-    probe: Probe | None = None
+    span: Span | None = attrs.field(default=None, validator=optional(kind(Span, "give a pure.Span(...)")))
+    rules: tuple[Rule, ...] = attrs.field(default=(), validator=kind(tuple, "rules are added with plan.add(...)"))
+    predictor: Predictor | None = attrs.field(default=None, validator=optional(_predictor))
+    probe: Probe | None = attrs.field(default=None, validator=optional(kind(Probe, "give a pure.Probe(...)")))
 
     def set(self, **fields: Any) -> Plan:
         """Return the plan with `fields` set.
 
         Raises:
             ValueError: a field already holds another value.
+            TypeError: there is no such field, or the value is of another kind.
         """
         for name, new in fields.items():
+            if name not in ("span", "predictor", "probe"):
+                raise TypeError(f"a plan has no field {name!r} to set: there are span, predictor and probe; see add")
             old = getattr(self, name)
             if old is not None and old != new:
                 raise ValueError(f"{name} is set twice, to {old} and to {new}; compose only one of the two")

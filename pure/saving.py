@@ -1,6 +1,8 @@
 """State on disk: stop at any step, go on in another process to the same bits."""
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +11,7 @@ import torch.utils._pytree as pytree
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from pure.checks import shown
 from pure.tree import leaves_with_paths
 
 T = TypeVar("T")
@@ -33,10 +36,10 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> None:
     }
     if not tensors:
         raise TypeError(f"there is no tensor to save in {type(state).__name__}; pass a State, or a tuple of trees")
-    path = Path(path)
+    path = _path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, scratch, metadata={"format": "puredit state"})
+        save_file(tensors, scratch, metadata={"format": "puredit state", "static": json.dumps(dict(_statics(state)))})
         os.replace(scratch, path)
     except SafetensorError as error:
         raise OSError(f"the state cannot be written to {path}: {error}") from error
@@ -54,17 +57,26 @@ def load_state(path: str | os.PathLike[str], like: T) -> T:
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: `path` is no path, or `like` holds no tensor.
         ValueError: the file does not fit; the message lists every difference.
     """
-    if not Path(path).is_file():
+    path = _path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"there is no saved state at {path}")
+    wanted = list(leaves_with_paths(like))
+    tensors = {name or ROOT: leaf for name, leaf in wanted if isinstance(leaf, torch.Tensor)}
+    if not tensors:
+        raise TypeError(f"like is a tree as init returned it, with the tensors to be read; got {shown(like)}")
     try:
         with safe_open(path, framework="pt") as file:
+            fixed: dict = json.loads((file.metadata() or {}).get("static", "{}"))
             stored = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    wanted = list(leaves_with_paths(like))
-    problems = _differences(stored, {name or ROOT: leaf for name, leaf in wanted if isinstance(leaf, torch.Tensor)})
+    here = dict(_statics(like))
+    problems = _differences(stored, tensors) + [
+        f"{name} is {fixed[name]}, expected {value}" for name, value in here.items() if fixed.get(name, value) != value
+    ]
     if problems:
         raise ValueError(f"{path} does not fit the state it is loaded into:\n  " + "\n  ".join(problems))
     # Copied: in a file tensors begin at any address, and matrix products round by how they are aligned.
@@ -72,6 +84,24 @@ def load_state(path: str | os.PathLike[str], like: T) -> T:
         stored[n or ROOT].to(leaf.device, copy=True) if isinstance(leaf, torch.Tensor) else leaf for n, leaf in wanted
     ]
     return pytree.tree_unflatten(leaves, pytree.tree_structure(like))
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"a state is saved to a path, got {shown(path)}; the order is save_state(state, path)")
+    return Path(path)
+
+
+def _statics(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield what a tree holds beside tensors: the static fields of its records, as text."""
+    if isinstance(tree, tuple | list | dict):
+        for key, node in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _statics(node, f"{path}[{key!r}]")
+        return
+    for name in getattr(type(tree), "__static_fields__", ()):
+        yield f"{path}.{name}", repr(getattr(tree, name))
+    for name in getattr(type(tree), "__tree_fields__", ()):
+        yield from _statics(getattr(tree, name), f"{path}.{name}")
 
 
 def _differences(stored: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:

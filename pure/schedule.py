@@ -8,6 +8,7 @@ import math
 import attrs
 import torch
 
+from pure.checks import MOST, choice, flag, number, optional, refuse, shown, whole
 from pure.step import Step, check_count
 
 SPACINGS = ("count", "open", "train", "whole")
@@ -47,28 +48,24 @@ class Schedule:
     [1.0, 0.75, 0.0]
     """
 
-    shift: float = 1.0
-    dynamic: bool = False
-    base_shift: float = 0.5
-    max_shift: float = 1.15
-    base_tokens: int = 256
-    max_tokens: int = 4096
-    time_shift: str = "exponential"
-    empirical: bool = False
-    terminal: float | None = None
-    spacing: str = "count"
-    train_timesteps: int = 1000
-    unit: int = 1000
+    shift: float = attrs.field(default=1.0, validator=number(0.0, "the shift", above=True))
+    dynamic: bool = attrs.field(default=False, validator=flag)
+    base_shift: float = attrs.field(default=0.5, validator=number(-math.inf, "the exponent at base_tokens"))
+    max_shift: float = attrs.field(default=1.15, validator=number(-math.inf, "the exponent at max_tokens"))
+    base_tokens: int = attrs.field(default=256, validator=whole(0, "the number of tokens"))
+    max_tokens: int = attrs.field(default=4096, validator=whole(1, "the number of tokens"))
+    time_shift: str = attrs.field(default="exponential", validator=choice(*TIME_SHIFTS))
+    empirical: bool = attrs.field(default=False, validator=flag)
+    terminal: float | None = attrs.field(default=None, validator=optional(number(0.0, "a noise level", most=1.0)))
+    spacing: str = attrs.field(default="count", validator=choice(*SPACINGS))
+    train_timesteps: int = attrs.field(default=1000, validator=whole(1, "the number of training steps"))
+    unit: int = attrs.field(default=1000, validator=whole(1, "the unit of timesteps"))
 
     def __attrs_post_init__(self) -> None:
-        for name, allowed in (("spacing", SPACINGS), ("time_shift", TIME_SHIFTS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"Schedule({name}={getattr(self, name)!r}): choose one of {list(allowed)}")
-        for name in ("shift", "train_timesteps", "unit"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Schedule({name}={getattr(self, name)!r}): a finite number above 0 is needed")
-        if self.terminal is not None and not 0 <= self.terminal < 1:
-            raise ValueError(f"Schedule(terminal={self.terminal!r}): a noise level of at least 0 and below 1 is needed")
+        if self.terminal == 1:
+            raise refuse(self, "terminal", self.terminal, "a noise level of at least 0 and below 1 is needed")
+        if self.base_tokens == self.max_tokens:
+            raise refuse(self, "max_tokens", self.max_tokens, "base_tokens and max_tokens must differ")
 
     def __call__(self, count: int, tokens: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Step, ...]:
         """Return the `count` steps of an image of `tokens` tokens.
@@ -78,7 +75,10 @@ class Schedule:
 
         Raises:
             ValueError: `count` or `tokens` is out of range.
+            TypeError: `dtype` is no type of floating-point numbers.
         """
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"timesteps have a floating-point type, such as torch.float32, got {shown(dtype)}")
         levels = self._levels(count, tokens)
         sigmas = _with_end(levels)
         steps = levels * self.train_timesteps
@@ -99,6 +99,7 @@ class Schedule:
 
     def _levels(self, count: int, tokens: int) -> torch.Tensor:
         check_count(count)
+        _check_tokens(tokens)
         # In this precision and this order of operations the values are diffusers' to the last bit.
         even = self._even(count)
         if self.dynamic:
@@ -139,7 +140,13 @@ class Schedule:
         return highest * self.train_timesteps, lowest * self.train_timesteps
 
     def exponent(self, count: int, tokens: int) -> float:
-        """Return the exponent of the dynamic shift."""
+        """Return the exponent of the dynamic shift.
+
+        Raises:
+            ValueError: `count` or `tokens` is out of range.
+        """
+        check_count(count)
+        _check_tokens(tokens)
         if self.empirical:
             # Two lines fitted at 10 and at 200 steps; between and beyond them, linear in the number of steps.
             at_200 = 0.00016927 * tokens + 0.45666666
@@ -148,6 +155,11 @@ class Schedule:
             return at_200 if tokens > 4300 else slope * count + (at_200 - 200.0 * slope)
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         return tokens * slope + (self.base_shift - slope * self.base_tokens)
+
+
+def _check_tokens(tokens: object) -> None:
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= MOST:
+        raise ValueError(f"a sample has 1 to {MOST} tokens, a whole number; got {shown(tokens)}")
 
 
 def _with_end(levels: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 import torch
 
+from pure.checks import shown
+
 MOST_STEPS = 10_000
 """Most steps of a schedule: bounds what is allocated per step."""
 
@@ -19,7 +21,33 @@ def check_count(count: object) -> None:
         ValueError: it is not a whole number of 1 to `MOST_STEPS`.
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_STEPS:
-        raise ValueError(f"a run takes 1 to {MOST_STEPS} steps, got {count!r}")
+        raise ValueError(f"a run takes 1 to {MOST_STEPS} steps, got {shown(count)}")
+
+
+def check_steps(steps: object) -> None:
+    """Refuse what are no steps.
+
+    Raises:
+        ValueError: there are none.
+        TypeError: something among them is no step, or this is no sequence.
+    """
+    if not isinstance(steps, Sequence) or isinstance(steps, str):
+        check_count(steps)
+    if not steps:
+        raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
+    for wrong in (step for step in steps if not isinstance(step, Step)):  # type: ignore
+        raise TypeError(f"steps are those of solver.schedule(count, tokens), or their number; got {shown(wrong)}")
+
+
+def check_latents(latents: object, what: str = "latents are") -> None:
+    """Refuse what are no latents.
+
+    Raises:
+        TypeError: it is no tensor of real numbers (B, ...).
+    """
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point() or latents.ndim == 0:
+        got = f"{latents.dtype} of shape {tuple(latents.shape)}" if isinstance(latents, torch.Tensor) else None
+        raise TypeError(f"{what} a tensor (B, ...) of floating-point numbers, got {got or type(latents).__name__}")
 
 
 def count_of(steps: Sequence[Step] | int) -> int:
@@ -31,12 +59,7 @@ def count_of(steps: Sequence[Step] | int) -> int:
     """
     if isinstance(steps, int):
         return steps
-    if not isinstance(steps, Sequence) or isinstance(steps, str):
-        check_count(steps)
-    if not steps:
-        raise ValueError("there are no steps to take; get some from solver.schedule(count, tokens)")
-    if wrong := next((step for step in steps if not isinstance(step, Step)), None):
-        raise TypeError(f"steps are those of solver.schedule(count, tokens), or their number; got {wrong!r:.80}")
+    check_steps(steps)
     counts = {step.count for step in steps}
     if len(counts) != 1 or isinstance(count := counts.pop(), tuple):
         raise ValueError(

@@ -19,7 +19,7 @@ from pure.block import Bound
 from pure.info import Answer, Decision, Info
 from pure.measure import measure
 from pure.memory import Cache, Memory, State, read, write
-from pure.pieces import Kept, Pieces, mark_batch
+from pure.pieces import Kept, Pieces, difference_dtype, mark_batch
 from pure.rules import Rules, decide, judge, settle
 from pure.step import Step, Where
 from pure.tree import numbers, put, send, take
@@ -31,13 +31,14 @@ def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int) -> Cac
     """Return the cache before the first step; of `probed` and `hidden` only the metadata matters."""
 
     def zeros(like: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+        return torch.zeros(like.shape, dtype=difference_dtype(like), device=like.device)
 
     fresh = Memory(
         skipped=0, streak=0, computed=0, first=-1, accumulated=0.0, times=(-1,) * max(pieces.depths, default=0)
     )
     return Cache(
         ledger=write([fresh] * batch),
+        plan=pieces.keeps,
         probe=zeros(probed) if pieces.probing else None,
         history=tuple(
             tuple(zeros(getattr(hidden, stream.name)) for _ in range(stream.predictor.history))
@@ -51,8 +52,11 @@ def advance(
 ) -> tuple[torch.Tensor, State, Info]:
     """Take one step with every row on its own; `paired` rows are the two branches of a sample."""
     cache = state.cache
-    if _shape(cache) != (pieces.probing, pieces.depths):
-        raise ValueError(_other_plan(cache, pieces))
+    if cache.plan != pieces.keeps:
+        raise ValueError(
+            f"this state was initialised by another plan: it remembers {cache.plan}, this denoiser needs "
+            f"{pieces.keeps}; use the state that its own init returned"
+        )
     front, stop = pieces.span
     batch = latents.shape[0]
     rows, memories = step.rows(batch), read(cache.ledger)
@@ -61,27 +65,12 @@ def advance(
     hidden, context, residual = begin(params.all, params.blocks[:front], state.prepared, latents, step.times(batch))
     decisions, sizes = _decide(pieces, answers, cache, residual, rows, [m.size for m in memories], paired)
     ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
-    cache = Cache(ledger=ledger, probe=cache.probe, history=cache.history)
+    cache = Cache(ledger=ledger, probe=cache.probe, history=cache.history, plan=cache.plan)
     if pieces.compiled and any(decision.computed for decision in decisions):  # what a skip passes on is unmarked
         mark_batch((hidden, context), batch)
     hidden, cache = _middle(pieces, params.blocks[front:stop], hidden, context, residual, cache, decisions, memories)
     prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)
     return prediction, State(prepared=state.prepared, cache=cache, branches=state.branches), Info(decisions)
-
-
-def _shape(cache: Cache) -> tuple[bool, tuple[int, ...]]:
-    """Return what a cache remembers: a probe or none, and how many residuals of each stream."""
-    return cache.probe is not None, tuple(map(len, cache.history))
-
-
-def _other_plan(cache: Cache, pieces: Pieces) -> str:
-    def words(probing: bool, depths: tuple[int, ...]) -> str:
-        return f"{'a' if probing else 'no'} front residual and {list(depths)} residuals per stream"
-
-    return (
-        f"this state was initialised by another plan: it remembers {words(*_shape(cache))}, this denoiser needs "
-        f"{words(pieces.probing, pieces.depths)}; use the state that its own init returned"
-    )
 
 
 def _foresee(rules: Rules, rows: tuple[Where, ...], memories: list[Memory]) -> list[tuple[Answer, str]]:
@@ -143,7 +132,8 @@ def _middle(
     computing = [row for row, decision in enumerate(decisions) if decision.computed]
     if len(computing) == len(decisions):
         hidden, left = pieces.middle(blocks, hidden, context)
-        return hidden, Cache(ledger=cache.ledger, probe=residual, history=_shift(cache.history, left))
+        history = _shift(cache.history, left)
+        return hidden, Cache(ledger=cache.ledger, probe=residual, history=history, plan=cache.plan)
     filled = pieces.fill(hidden, cache.history, _weights(pieces.kept, decisions, memories, hidden))
     if not computing:
         return filled, cache
@@ -154,6 +144,7 @@ def _middle(
         ledger=cache.ledger,
         probe=None if cache.probe is None else put(cache.probe, on, take(residual, on)),
         history=put(cache.history, on, history),
+        plan=cache.plan,
     )
 
 

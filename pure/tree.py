@@ -19,6 +19,8 @@ import attrs
 import torch
 import torch.utils._pytree as pytree
 
+from pure.checks import shown
+
 T = TypeVar("T")
 Tree = Any
 _Factory: Any = attrs.Factory  # a class, which attrs' stubs declare as a function
@@ -49,6 +51,8 @@ def state(cls: type[T]) -> type[T]:
     >>> take(pair, torch.tensor([1])).second
     tensor([1.])
     """
+    if not isinstance(cls, type):
+        raise TypeError(f"@pure.state decorates a class, got {shown(cls)}")
     record: Any = attrs.frozen(kw_only=True, eq=False)(cls)
     fields = attrs.fields(record)
     for field in fields:

@@ -18,8 +18,8 @@ import attrs
 import torch
 
 from pure.schedule import BACK_OFF, Schedule
-from pure.solver import levels_of
-from pure.step import Step
+from pure.solver import SCHEDULE, check_prediction, levels_of
+from pure.step import Step, check_latents
 from pure.tree import join, state, take
 
 
@@ -49,10 +49,15 @@ class UniPC:
             without a shift. For videos Wan shifts by 3 at 480 rows and by 5 at 720.
     """
 
-    schedule: Schedule = attrs.field(factory=lambda: Schedule(spacing="whole", unit=1))
+    schedule: Schedule = attrs.field(factory=lambda: Schedule(spacing="whole", unit=1), validator=SCHEDULE)
 
     def init(self, latents: torch.Tensor) -> Carry:
-        """Return the carry before the first step."""
+        """Return the carry before the first step.
+
+        Raises:
+            TypeError: these are no latents.
+        """
+        check_latents(latents)
         batch = latents.shape[0]
         return Carry(
             latents=latents,
@@ -67,8 +72,10 @@ class UniPC:
         """Return the carry after a step from `step.sigma` to `step.sigma_next`, given the predicted velocity.
 
         Raises:
-            ValueError: the step has no noise levels.
+            ValueError: the step has no noise levels, or the prediction is not shaped like the latents.
+            TypeError: an argument is of another kind.
         """
+        check_prediction(self.latents(carry), prediction)
         batch = prediction.shape[0]
         # Of another schedule the first level may be 1, where the log of the signal is infinite.
         now, after = (level.expand(batch).cpu().clamp(max=1 - BACK_OFF) for level in levels_of(step))
@@ -81,7 +88,13 @@ class UniPC:
         return join(*parts)
 
     def latents(self, carry: Carry) -> torch.Tensor:
-        """Return the latents."""
+        """Return the latents.
+
+        Raises:
+            TypeError: this is no carry of UniPC.
+        """
+        if not isinstance(carry, Carry):
+            raise TypeError(f"the carry of UniPC is what its init or step returned, got {type(carry).__name__}")
         return carry.latents
 
 

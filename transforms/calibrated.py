@@ -14,10 +14,10 @@ from typing import Any
 
 import attrs
 
+from pure.checks import check_streams, choice, shown, stream_names, whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.step import MOST_STEPS
-from pure.transforms.checks import check_streams, choice, stream_names, whole
 from pure.transforms.taylorseer import taylorseer
 
 __all__ = ["calibrated"]
@@ -40,7 +40,9 @@ def _rows(table: object) -> tuple[Row, ...]:
     if isinstance(table, Mapping):
         table = [(*key, value) if _listed(key) else (key, value) for key, value in table.items()]
     if not isinstance(table, Iterable) or isinstance(table, str | bytes):
-        raise ValueError(f"calibrated(table={table!r:.80}): a table is rows of history, target and weights, {EXAMPLE}")
+        raise ValueError(
+            f"calibrated(table={shown(table, 80)}): a table is rows of history, target and weights, {EXAMPLE}"
+        )
     rows: dict[tuple[tuple[int, ...], int], Row] = {}
     for row in map(_row, table):
         if rows.setdefault(row[:2], row) != row:
@@ -80,7 +82,7 @@ def _index(value: object) -> bool:
 
 
 def _wrong(row: object, reason: str) -> ValueError:
-    return ValueError(f"calibrated(table): the row {row!r:.200} is wrong: {reason}")
+    return ValueError(f"calibrated(table): the row {shown(row)} is wrong: {reason}")
 
 
 @attrs.frozen(kw_only=True, cache_hash=True)

@@ -2,25 +2,12 @@
 
 import attrs
 
+from pure.checks import narrowed
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.pieces import CompileOptions
-from pure.transforms.checks import check_fields, flag, narrowed, refuse
 
 __all__ = ["compiled"]
-
-
-def _backend(instance: "compiled", attribute: attrs.Attribute, value: object) -> None:
-    if not isinstance(value, str) and not callable(value):
-        raise refuse(instance, attribute.name, value, "a backend is a name, such as 'inductor', or a function")
-
-
-def _mode(instance: "compiled", attribute: attrs.Attribute, value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise refuse(instance, attribute.name, value, "a mode is a name, such as 'max-autotune', or None")
-
-
-CHECKS = {"backend": _backend, "mode": _mode, "regional": flag}
 
 
 @attrs.frozen(kw_only=True)
@@ -36,9 +23,6 @@ class compiled(CompileOptions, Transform):
     >>> compiled(backend="eager")
     compiled(backend='eager', mode=None, regional=True)
     """
-
-    def __attrs_post_init__(self) -> None:
-        check_fields(self, CHECKS)
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set the compile options."""

@@ -8,11 +8,11 @@ computed step $c$.
 
 import attrs
 
+from pure.checks import choice, number, optional, whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.plan import Probe, Span
 from pure.rules import Accumulated, Continuous, Rule, Threshold, Total, Warmup, find
-from pure.transforms.checks import choice, number, optional, whole
 
 __all__ = ["dbcache"]
 

@@ -3,25 +3,14 @@ r"""Classifier-free guidance as a transform.
 $$v = v_- + s\,(v_+ - v_-)$$
 """
 
-import math
-
 import attrs
 
+from pure.checks import narrowed
 from pure.composition import Transform
 from pure.denoiser import Denoiser
-from pure.guidance import NORMALIZE, Guidance
-from pure.transforms.checks import check_fields, choice, narrowed, number, refuse
+from pure.guidance import Guidance
 
 __all__ = ["guided"]
-
-CHECKS = {
-    "scale": number(-math.inf, "the scale"),
-    "start": number(0.0, "the start of the interval", most=1.0),
-    "stop": number(0.0, "the end of the interval", most=1.0),
-    "lowest_sigma": number(0.0, "the lowest noise level", most=1.0),
-    "normalize": choice(*NORMALIZE),
-    "cap": number(0.0, "the cap"),
-}
 
 
 @attrs.frozen(kw_only=True)
@@ -39,13 +28,6 @@ class guided(Guidance, Transform):
 
     Reference: Ho and Salimans, arXiv:2207.12598, equation 6.
     """
-
-    def __attrs_post_init__(self) -> None:
-        check_fields(self, CHECKS)
-        if self.start >= self.stop:
-            raise ValueError(f"guided(start={self.start}, stop={self.stop}): the interval must start before it ends")
-        if self.cap <= 0:
-            raise refuse(self, "cap", self.cap, "the cap must be above 0")
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set the guidance."""

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import attrs
 
+from pure.checks import choice, optional, shown, whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.notes import Note
 from pure.rules import Mask, MaskSource, resolve
 from pure.step import MOST_STEPS
-from pure.transforms.checks import choice, optional, whole
 
 __all__ = ["scm"]
 
@@ -48,6 +48,7 @@ EIGHT = {
 SIX = ((3, 1), (2,))
 FOUR = ((2, 1), (1,))
 BASE_STEPS = 28
+LONGEST = 2**200  # of a run of bins: longer than any run of steps, and short enough to be written out
 
 
 def preset_mask(preset: str, count: int) -> tuple[int, ...] | None:
@@ -247,20 +248,24 @@ class scm(Transform):
 def _entries(value: object) -> tuple[int, ...] | None:
     if value is None:
         return None
-    items = list(value) if isinstance(value, str | Sequence) else None
-    if not items or any(str(item) not in ("0", "1") for item in items):
-        raise ValueError(f"scm(mask={value!r:.200}): a mask is a sequence of 0 and 1, one entry per step")
+    items = list(value) if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray) else []
+    if not items or not all(map(_is_entry, items)):
+        raise ValueError(f"scm(mask={shown(value)}): a mask is a sequence of 0 and 1, one entry per step")
     return tuple(int(item) for item in items)
+
+
+def _is_entry(item: object) -> bool:
+    return item in (0, 1) and not isinstance(item, bool) if isinstance(item, int) else str(item) in ("0", "1")
 
 
 def _bins(name: str, value: object) -> tuple[int, ...] | None:
     if value is None:
         return None
     items = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    whole = all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items)
+    whole = all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < LONGEST for item in items)
     if not items or not whole or (name == "compute_bins" and items[0] == 0):
         raise ValueError(
-            f"scm({name}={value!r:.200}): bins are whole numbers of at least 0, such as [8, 3, 3, 2, 2], "
+            f"scm({name}={shown(value)}): bins are whole numbers of at least 0, such as [8, 3, 3, 2, 2], "
             "and the first compute bin is at least 1"
         )
     return items

@@ -15,9 +15,9 @@ from math import factorial
 
 import attrs
 
+from pure.checks import check_streams, choice, stream_names, whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
-from pure.transforms.checks import check_streams, choice, stream_names, whole
 
 __all__ = ["taylorseer"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from pure.checks import check_argument
 from pure.models.checkpoint.files import variants_of
 from pure.models.checkpoint.reading import read_json
 from pure.models.errors import CheckpointError
@@ -30,7 +31,9 @@ def convert_pickles(checkpoint: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         CheckpointError: there is no pickle, or one holds anything but tensors.
+        TypeError: this is no path.
     """
+    check_argument(checkpoint, (str, os.PathLike), "a checkpoint is the path of its folder")
     folder = Path(checkpoint)
     folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
     pickles = [file for each in folders if not variants_of(each) for file in sorted(each.glob("*.bin*"))]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pure.checks import check_argument
 from pure.models.checkpoint.description import describe
 from pure.models.checkpoint.files import shown, variants_of, weight_files
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
@@ -17,6 +18,7 @@ from pure.models.common.config import parameter_shapes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Parts
 from pure.models.pipeline import Pipeline
+from pure.noise import check_device
 
 READERS = ("tokenizer", "processor", "image_processor", "feature_extractor")
 # Processors of texts and pictures of which only the tokenizer is read; the rest would need torchvision.
@@ -54,7 +56,7 @@ def load_pipeline(
     >>> pipeline.generate("a red apple", steps=2, max_sequence_length=16).pixels.shape
     torch.Size([1, 3, 64, 64])
     """
-    _check_arguments(source, dtype, device)
+    _check_arguments(source, dtype, device, variant)
     describe(locate(source, DESCRIPTION))  # before gigabytes are downloaded
     folder = locate(source, EVERYTHING)
     found = describe(folder)
@@ -91,16 +93,12 @@ def _read(stored: dict[str, Stored], unread: tuple[str, ...]) -> dict[str, Store
     return {name: tensor for name, tensor in stored.items() if not any(part in name for part in unread)}
 
 
-def _check_arguments(source: object, dtype: object, device: str | torch.device) -> None:
+def _check_arguments(source: object, dtype: object, device: object, variant: object) -> None:
     """Refuse what is no path, no torch.dtype or no device."""
-    if not isinstance(source, str | os.PathLike):
-        raise TypeError(f"source is a folder or a hub id, got {source!r}")
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype is a torch.dtype such as torch.bfloat16, or None, got {dtype!r}")
-    try:
-        torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"there is no device {device!r}; write 'cpu', 'cuda' or 'cuda:1'") from error
+    check_argument(source, (str, os.PathLike), "source is a folder or a hub id")
+    check_argument(dtype, (torch.dtype, type(None)), "dtype is a torch.dtype such as torch.bfloat16, or None")
+    check_argument(variant, (str, type(None)), "variant is the name of one, such as 'fp16', or None")
+    check_device(device)
 
 
 def _reads(component: str) -> bool:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import attrs
 from PIL import Image, UnidentifiedImageError
 
+from pure.checks import shown
 from pure.notes import Note
 
 __all__ = ["MOST", "ORIENTATION", "Picture", "PictureError", "open_picture"]
@@ -68,7 +69,10 @@ def open_picture(
     Raises:
         PictureError: it is no picture, damaged, cut off, or too large.
         OSError: there is no such file, or it may not be read.
+        TypeError: the source is none of these.
     """
+    if not isinstance(source, str | os.PathLike | bytes) and not hasattr(source, "read"):
+        raise TypeError(f"a picture is opened from a path, bytes or a binary file, got {shown(source)}")
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     if source == b"" or (isinstance(source, str | os.PathLike) and _is_empty(source)):
         raise PictureError("it is empty")

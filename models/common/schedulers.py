@@ -52,7 +52,7 @@ def flow_match(found: Description, **settings: Any) -> FlowMatchEuler:
     if wrong:
         raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to false, null or the default")
     given = {field: config[key] for key, field in FIELDS.items() if key in config}
-    return FlowMatchEuler(Schedule(**given, **settings))
+    return FlowMatchEuler(_schedule(file, **given, **settings))
 
 
 def unipc(found: Description) -> UniPC:
@@ -70,8 +70,16 @@ def unipc(found: Description) -> UniPC:
     known = dict.fromkeys((*UNIPC_FIXED, *UNIPC_UNREAD, "flow_shift", "num_train_timesteps"))
     if wrong := other + unknown(config, known):
         raise CheckpointError(f"{file} sets {', '.join(wrong)}, not implemented; set it to what is supported or off")
-    shift, timesteps = float(config.get("flow_shift", 1.0)), int(config.get("num_train_timesteps", 1000))
-    return UniPC(Schedule(shift=shift, spacing="whole", train_timesteps=timesteps, unit=1))
+    shift, timesteps = config.get("flow_shift", 1.0), config.get("num_train_timesteps", 1000)
+    return UniPC(_schedule(file, shift=shift, spacing="whole", train_timesteps=timesteps, unit=1))
+
+
+def _schedule(file: str, **settings: Any) -> Schedule:
+    """Return the schedule of a file's settings."""
+    try:
+        return Schedule(**settings)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}; set it as diffusers writes it") from error
 
 
 def scheduler(found: Description, classes: tuple[str, ...]) -> tuple[str, Mapping[str, Any]]:

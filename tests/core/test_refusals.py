@@ -86,6 +86,11 @@ def test_arguments_of_another_kind_are_named() -> None:
         (CACHE, pure.compose(CACHE, taylorseer(order=1))),
         (pure.compose(CACHE, taylorseer(order=2)), pure.compose(CACHE, taylorseer(order=1))),
         (CACHE, scm(mask="1101", policy="static")),
+        (CACHE, dbcache(front=2, threshold=0.5, warmup=1)),
+        (CACHE, dbcache(front=1, back=1, threshold=0.5, warmup=1)),
+        (CACHE, dbcache(front=1, threshold=0.5, warmup=1, downsample=2)),
+        (CACHE, dbcache(front=1, threshold=0.5, warmup=1, importance=0.1)),
+        (pure.compose(CACHE, taylorseer(order=1)), pure.compose(CACHE, taylorseer(order=1, on="hidden"))),
     ],
 )
 def test_the_state_of_another_plan_is_refused(own: pure.Transform, other: pure.Transform) -> None:

@@ -28,6 +28,12 @@ SIZE = len(DENOISER.blocks)
             r"dbcache\(threshold='0.2'\): the threshold must be a number of at least 0; 0.05 to 0.4 are common",
         ),
         ({"threshold": -1}, r"dbcache\(threshold=-1\): the threshold must be a number of at least 0"),
+        (
+            {"threshold": 10**400},
+            r"threshold=a whole number of 1329 bits\): the threshold must be a number of 0 to 1e",
+        ),
+        ({"threshold": 10**5000}, r"threshold=a whole number of 16610 bits\): the threshold must be"),
+        ({"warmup": 10**400}, r"the number of warm-up steps must be a whole number of 0 to 1000000000"),
         ({"threshold": -1e-9}, r"dbcache\(threshold=-1e-09\): the threshold must be a number of at least 0"),
         ({"threshold": math.nan}, r"dbcache\(threshold=nan\): the threshold must be a number"),
         ({"threshold": math.inf}, r"dbcache\(threshold=inf\): the threshold must be a number"),
@@ -197,6 +203,8 @@ def test_predictors_are_per_stream(model, streams, back: int, depths: dict) -> N
         ({"scale": math.nan}, r"guided\(scale=nan\): the scale must be a finite number"),
         ({"scale": "3"}, r"guided\(scale='3'\): the scale must be a finite number"),
         ({"scale": True}, r"guided\(scale=True\): the scale must be a finite number"),
+        ({"scale": 1e308}, r"guided\(scale=1e\+308\): the scale must be a finite number of -1000 to 1000"),
+        ({"scale": 10**400}, r"guided\(scale=a whole number of 1329 bits\): the scale must be a finite number"),
         ({"scale": 2.0, "start": -0.1}, r"guided\(start=-0.1\): the start of the interval must be a number of 0 to 1"),
         ({"scale": 2.0, "start": 0.5, "stop": 0.5}, r"guided\(start=0.5, stop=0.5\): the interval must start before"),
         ({"scale": 2.0, "stop": 1.5}, r"guided\(stop=1.5\): the end of the interval must be a number of 0 to 1"),
@@ -204,8 +212,8 @@ def test_predictors_are_per_stream(model, streams, back: int, depths: dict) -> N
         ({"scale": 2.0, "lowest_sigma": 1.5}, r"guided\(lowest_sigma=1.5\): the lowest noise level must be a number"),
         ({"scale": 2.0, "lowest_sigma": True}, r"guided\(lowest_sigma=True\): the lowest noise level"),
         ({"scale": 2.0, "normalize": "all"}, r"guided\(normalize='all'\): choose one of \['none', 'token', 'sample'\]"),
-        ({"scale": 2.0, "cap": 0}, r"guided\(cap=0\): the cap must be above 0"),
-        ({"scale": 2.0, "cap": -1.0}, r"guided\(cap=-1.0\): the cap must be a number of at least 0"),
+        ({"scale": 2.0, "cap": 0}, r"guided\(cap=0\): the cap must be a finite number above 0"),
+        ({"scale": 2.0, "cap": -1.0}, r"guided\(cap=-1.0\): the cap must be a finite number above 0"),
         ({"scale": 2.0, "cap": math.nan}, r"guided\(cap=nan\): the cap must be"),
     ],
 )
@@ -330,7 +338,7 @@ def test_a_transform_takes_denoisers_only() -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (dbcache, r"a transform is a record such as dbcache\(\), got <class .*; call it: dbcache\(...\)"),
+        (dbcache, r"a transform is a record such as dbcache\(\), got the class dbcache; call it: dbcache\(...\)"),
         (3, r"a transform is a record such as dbcache\(\), got 3"),
         ([dbcache()], r"a transform is a record such as dbcache\(\), got \[dbcache"),
         (None, r"a transform is a record such as dbcache\(\), got None"),

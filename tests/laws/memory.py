@@ -99,7 +99,11 @@ def _on_meta(situation: Situation) -> Any:
 
 
 def state_has_the_promised_size(situation: Situation) -> None:
-    """Law 4: K residuals of the streams that later blocks read, one probe and 6 + K numbers, per row."""
+    """Law 4: K residuals of the streams that later blocks read, one probe and 6 + K numbers, per row.
+
+    Differences of streams in fp16 are kept in fp32.
+    """
+    wide = 2 if situation.latents().dtype == torch.float16 else 1
     db, seer, scm = situation.dbcache, situation.predictor, situation.scm
     first = situation.model.first
     static = scm is not None and scm.policy == "static"
@@ -113,10 +117,11 @@ def state_has_the_promised_size(situation: Situation) -> None:
         expected = {name: _depth(seer, name, first) for name in read} if skipping else {}
         depth = max(expected.values(), default=0)
         assert cache.ledger.shape == (situation.rows, 6 + depth) and cache.ledger.device.type == "cpu"
-        assert sum(leaf.nbytes for leaf in tensors(cache.history).values()) == situation.rows * sum(
+        assert sum(leaf.nbytes for leaf in tensors(cache.history).values()) == situation.rows * wide * sum(
             expert[name] * times for name, times in expected.items()
         )
-        assert (cache.probe.nbytes if cache.probe is not None else 0) == situation.rows * expert["image"] * probing
+        probe = situation.rows * wide * expert["image"] * probing
+        assert (cache.probe.nbytes if cache.probe is not None else 0) == probe
 
 
 def _depth(seer: Any, name: str, denoiser: Denoiser) -> int:

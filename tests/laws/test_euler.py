@@ -118,9 +118,14 @@ def test_a_shift_beyond_all_numbers_is_refused() -> None:
     [
         ({"spacing": "even"}, r"Schedule\(spacing='even'\): choose one of \['count', 'open', 'train', 'whole'\]"),
         ({"time_shift": "cubic"}, r"Schedule\(time_shift='cubic'\): choose one of"),
-        ({"shift": 0.0}, r"Schedule\(shift=0.0\): a finite number above 0"),
-        ({"shift": float("nan")}, r"Schedule\(shift=nan\): a finite number above 0"),
-        ({"unit": -1}, r"Schedule\(unit=-1\): a finite number above 0"),
+        ({"shift": 0.0}, r"Schedule\(shift=0.0\): the shift must be a finite number above 0"),
+        ({"shift": float("nan")}, r"Schedule\(shift=nan\): the shift must be a finite number above 0"),
+        ({"shift": "x"}, r"Schedule\(shift='x'\): the shift must be a finite number above 0"),
+        ({"shift": 10**400}, r"Schedule\(shift=a whole number of 1329 bits\): .* above 0 and at most 1e\+30"),
+        ({"unit": -1}, r"Schedule\(unit=-1\): the unit of timesteps must be a whole number of at least 1"),
+        ({"unit": 1.5}, r"Schedule\(unit=1.5\): the unit of timesteps must be a whole number"),
+        ({"dynamic": "yes"}, r"Schedule\(dynamic='yes'\): choose True or False"),
+        ({"base_tokens": 4096}, r"Schedule\(max_tokens=4096\): base_tokens and max_tokens must differ"),
         ({"terminal": 1.0}, r"Schedule\(terminal=1.0\): a noise level of at least 0 and below 1"),
     ],
 )

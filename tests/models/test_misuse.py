@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pure.models import CheckpointError, load_pipeline
+from pure.models import CheckpointError, convert_pickles, load_pipeline, open_picture, register
 from tests.support import tiny
 
 SHORT: dict[str, Any] = {"steps": 1, "max_sequence_length": 8}
@@ -53,10 +53,26 @@ def test_what_is_no_request_is_named(saved):
 
 
 @pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: open_picture(3), "a picture is opened from a path, bytes or a binary file, got 3"),  # pyright: ignore
+        (lambda: open_picture(None), "a picture is opened from a path, bytes or a binary file, got None"),  # pyright: ignore
+        (lambda: convert_pickles(3), "a checkpoint is the path of its folder, got 3"),  # pyright: ignore
+        (lambda: register(3), r"a family is a pure\.models\.family\.Family\(\.\.\.\), got 3"),  # pyright: ignore
+    ],
+)
+def test_arguments_of_functions(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"source": 3}, TypeError, "source is a folder or a hub id, got 3"),
         ({"dtype": "float32"}, TypeError, r"dtype is a torch\.dtype such as torch\.bfloat16, or None, got 'float32'"),
+        ({"variant": 3}, TypeError, "variant is the name of one, such as 'fp16', or None, got 3"),
+        ({"device": 10**30}, ValueError, "there is no device 10000"),
         ({"device": "gpu"}, ValueError, "there is no device 'gpu'; write 'cpu', 'cuda' or 'cuda:1'"),
         ({"source": "a" * 5000}, CheckpointError, r"'\.\.\. is no path; pass a folder that exists"),
     ],

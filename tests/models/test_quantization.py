@@ -229,7 +229,7 @@ def test_quantised_parameters_are_left_alone_and_said():
     [
         ({"kind": "float8"}, r"kind='float8'\): no kind is called 'float8'; kinds: \['float8_per_row'"),
         ({"plan": (("a", "int9"),)}, r"no kind is called 'int9'"),
-        ({"exclude": "embed"}, r"exclude='embed'\) should be a tuple"),
+        ({"exclude": "embed"}, r"exclude='embed'\): give a tuple of parts of names"),
         ({"exclude": ("",)}, r"none of them empty"),
     ],
 )

@@ -13,6 +13,7 @@ import attrs
 import torch
 
 from pure import Denoiser, Experts
+from pure.checks import check_argument, flag, refuse, shown
 from pure.transforms.quantize.kinds import KINDS, require_torchao, unfit, unsupported
 
 SUFFIX = ".weight"
@@ -21,19 +22,29 @@ FALLS = ("float8_per_row", "float8_per_block")  # may become the above where a s
 Params = Mapping[str, Any]
 
 
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _kind(settings: Any, field: attrs.Attribute, value: Any) -> None:
-    names = [value] if field.name == "kind" else [kind for _, kind in value]
-    for name in names:
-        if name not in KINDS:
-            raise ValueError(f"Quantization({field.name}={value!r}): no kind is called {name!r}; kinds: {[*KINDS]}")
+    if not isinstance(value, str) or value not in KINDS:
+        raise refuse(settings, field.name, value, f"no kind is called {shown(value)}; kinds: {[*KINDS]}")
+
+
+def _plan(settings: Any, field: attrs.Attribute, value: Any) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        raise refuse(settings, field.name, value, "give a tuple of pairs (part of a name, kind)")
+    for part, name in value:
+        if not isinstance(part, str) or not part:
+            raise refuse(settings, field.name, value, f"{shown(part)} is no part of a name")
+        if not isinstance(name, str) or name not in KINDS:
+            raise refuse(settings, field.name, value, f"no kind is called {shown(name)}; kinds: {[*KINDS]}")
 
 
 def _names(settings: Any, field: attrs.Attribute, value: Any) -> None:
     # An empty name is contained in every name; a plain string would be taken letter by letter.
-    if isinstance(value, str) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError(
-            f"Quantization({field.name}={value!r}) should be a tuple of parts of names, none of them empty"
-        )
+    if not isinstance(value, tuple) or not all(isinstance(name, str) and name for name in value):
+        raise refuse(settings, field.name, value, "give a tuple of parts of names, none of them empty")
 
 
 @attrs.frozen(kw_only=True)
@@ -58,10 +69,12 @@ class Quantization:
     """
 
     kind: str = attrs.field(default="float8_per_row", validator=_kind)
-    exclude: tuple[str, ...] = attrs.field(default=("embedder", "embed", "modulation", "mod"), validator=_names)
-    blocks: bool = True
-    fallback: bool = True
-    plan: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_kind)
+    exclude: tuple[str, ...] = attrs.field(
+        default=("embedder", "embed", "modulation", "mod"), converter=_tuple, validator=_names
+    )
+    blocks: bool = attrs.field(default=True, validator=flag)
+    fallback: bool = attrs.field(default=True, validator=flag)
+    plan: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_tuple, validator=_plan)
 
 
 Settings = Quantization | Mapping[str, Quantization]
@@ -97,7 +110,9 @@ def quantize(params: Params, denoiser: Denoiser | Experts, settings: Settings = 
         ModuleNotFoundError: torchao is not installed.
         ValueError: the device cannot compute with a kind, a mapping names an expert that is not
             there, or no layer is left to quantise.
+        TypeError: an argument is of another kind.
     """
+    _check_arguments(params, denoiser, settings)
     require_torchao()
     layers = survey(params, denoiser, settings)
     if not any(layer.kind for layer in layers):
@@ -121,7 +136,9 @@ def survey(params: Params, denoiser: Denoiser | Experts, settings: Settings = Qu
 
     Raises:
         ValueError: the device cannot compute with a kind, or a mapping names an expert that is not there.
+        TypeError: an argument is of another kind.
     """
+    _check_arguments(params, denoiser, settings)
     names = tuple(denoiser.denoisers) if isinstance(denoiser, Experts) else ()
     if isinstance(settings, Mapping) and (unknown := sorted(settings.keys() - set(names))):
         raise ValueError(f"there are settings for {', '.join(unknown)}; experts: {', '.join(names) or 'none'}")
@@ -130,6 +147,20 @@ def survey(params: Params, denoiser: Denoiser | Experts, settings: Settings = Qu
     each = settings if isinstance(settings, Mapping) else dict.fromkeys(names, settings)
     found = [_layers(name, params[name], denoiser.denoisers[name], one) for name, one in each.items()]
     return tuple(layer for layers in found for layer in layers)
+
+
+def _check_arguments(params: object, denoiser: object, settings: object) -> None:
+    check_argument(
+        denoiser, (Denoiser, Experts), "the order is (params, denoiser, settings), with a Denoiser or Experts"
+    )
+    for each in settings.values() if isinstance(settings, Mapping) else (settings,):
+        check_argument(each, Quantization, "settings are a Quantization, or a mapping of such by expert")
+    check_argument(params, Mapping, "params is a dict of tensors by name, such as pipeline.params")
+    groups = [params.get(name) for name in denoiser.denoisers] if isinstance(denoiser, Experts) else [params]  # type: ignore
+    for each in groups:
+        check_argument(each, Mapping, "params of experts are a dict of a dict of tensors for each")
+        for tensor in each.values():  # type: ignore
+            check_argument(tensor, torch.Tensor, "params is a dict of tensors by name")
 
 
 def _layers(expert: str, params: Params, denoiser: Denoiser, settings: Quantization) -> Iterator[Layer]:
@@ -164,6 +195,7 @@ def nbytes(params: Any) -> int:
     """
     if isinstance(params, Mapping):
         return sum(map(nbytes, params.values()))
+    check_argument(params, torch.Tensor, "params is a dict of tensors by name")
     parts = getattr(params, "__tensor_flatten__", None)
     if parts is None:
         return params.nbytes
