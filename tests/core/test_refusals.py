@@ -11,7 +11,7 @@ import torch
 import pure
 from pure import Inputs, Step
 from pure.noise import consecutive_seeds
-from pure.pieces import Fill, Kept
+from pure.pieces import Fill, Kept, Middle, Stack
 from pure.transforms import dbcache, scm, taylorseer
 from pure.tree import leaves_with_paths
 from tests.support.situation import EXPERTS, FLUX_DEV, RANDOM, STREAMS, Situation, same
@@ -259,3 +259,20 @@ def test_what_holds_no_tensor_is_not_saved(nothing: Any, tmp_path: Any) -> None:
     with pytest.raises(TypeError, match="there is no tensor to save"):
         pure.save_state(nothing, tmp_path / "state")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("on", ["residual", "hidden"])
+def test_differences_beyond_fp16_are_kept(on: str) -> None:
+    """Two streams of fp16 may be 131008 apart; the sum is clipped where diffusers clips the blocks of such a model."""
+    stream = Kept("image", cast(Any, Weighing(None, history=1, on=on)))
+
+    def turned(params: Any, hidden: Single, context: Any, attend: Any) -> Single:
+        return Single(image=-hidden.image)
+
+    before = Single(image=torch.tensor([[[-60000.0, 2.0]]]).half())
+    after, (left,) = Middle(Stack((turned,), len), (stream,))([{}], before, None)
+    assert left.dtype == torch.float32
+    for now in (before.image, before.image + 10000):
+        found = Fill((stream,))(Single(image=now), ((left,),), (torch.ones(1, 1),)).image
+        exact = after.image.float() if on == "hidden" else now.float() + left
+        assert found.dtype == torch.float16 and torch.equal(found, exact.clamp(-65504, 65504).half())
