@@ -1,13 +1,12 @@
-"""Which cache a run uses: flags, file and environment to one transform, through `pure.configs`."""
+"""The flags that set the cache and the number of processes, as sources of the configuration."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pure.configs import ConfigError, Effective, Facts, configure
-from pure.engine.caching import Caching
-from pure.engine.errors import Misuse
+from pure.configs import Effective, Facts, read_request
+from pure.engine.caching import Sources
 
-__all__ = ["choose", "settle"]
+__all__ = ["default_sources", "settle"]
 
 FLAGS = {
     "enabled": "enable_cache_dit",
@@ -16,36 +15,38 @@ FLAGS = {
     "parallelism_config.ring_size": "ring_degree",
     "parallelism_config.tp_size": "tp_size",
 }
-
-
-def choose(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) -> Caching:
-    """Return the cache that flags, file and environment ask for.
-
-    Raises:
-        Misuse: a setting is wrong, contradicts another, or is not available; lists all of them.
-    """
-    try:
-        return Caching.of(settle(values, environ, facts))
-    except ConfigError as error:
-        raise Misuse(str(error)) from error
+PARAMS = "--cache-dit-params"
 
 
 def settle(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) -> Effective:
-    """Merge all sources.
+    """Merge all sources of a run: its parameters are those of a request.
 
     Raises:
         ConfigError: a setting is wrong or contradicts another; lists what is wrong in all sources.
     """
-    spelling = {path: "--" + name.replace("_", "-") for path, name in FLAGS.items()}
     params = values["cache_dit_params"]
-    return configure(
-        params=params,
-        # With parameters of its own a request is on; the flag says otherwise as part of the request.
-        enable=None if params is None else values["enable_cache_dit"],
+    # With parameters of its own a request is on; the flag, where it is given, is part of the request.
+    enable = None if params is None else values["enable_cache_dit"]
+    return _sources(values, {"cache_dit_params": PARAMS}).settle(environ, facts, params, enable)
+
+
+def default_sources(values: Mapping[str, Any]) -> Sources:
+    """Return what the flags of a server set for all requests.
+
+    Raises:
+        ConfigError: `--cache-dit-params` is wrong.
+    """
+    params = read_request(values["cache_dit_params"], place=f"flag {PARAMS}").settings
+    found = _sources(values, dict.fromkeys(params, PARAMS))
+    given = {path: value for path, value in found.flags.items() if value is not None}
+    flags = {path: setting.value for path, setting in params.items()} | given
+    return Sources(flags=flags, spelling=found.spelling, file=found.file, lenient=found.lenient)
+
+
+def _sources(values: Mapping[str, Any], spelling: Mapping[str, str]) -> Sources:
+    return Sources(
         flags={path: values.get(name) for path, name in FLAGS.items()},
-        spelling={**spelling, "cache_dit_params": "--cache-dit-params"},
+        spelling={**{path: "--" + name.replace("_", "-") for path, name in FLAGS.items()}, **spelling},
         file=values["cache_dit_config"],
         lenient=values["lenient_config"],
-        environ=environ,
-        facts=facts,
     )

@@ -28,9 +28,9 @@ __all__ = ["COMMANDS", "config", "generate", "models", "serve"]
 def generate(**values: Any) -> None:
     """Make images or videos from prompts."""
     from pure.cli import generate as command
-    from pure.cli.job import make_job
+    from pure.cli.command import make_command
 
-    command.execute(make_job(values))
+    command.execute(make_command(values))
 
 
 @click.command(

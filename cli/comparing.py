@@ -6,7 +6,6 @@ from typing import Any
 import attrs
 import numpy as np
 
-from pure.cli.naming import Output
 from pure.engine.errors import Misuse
 from pure.engine.result import Result
 
@@ -32,9 +31,8 @@ class Comparison:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Made:
-    """One finished output: the result, and with `--compare` the one without a cache."""
+    """One finished sample: the result, and with `--compare` the one without a cache."""
 
-    output: Output
     result: Result
     plain: Result | None = None
     comparison: Comparison | None = None

@@ -7,12 +7,11 @@ import click
 import rich.text
 
 from pure.cli.cache_flags import settle
-from pure.cli.job import facts_of
+from pure.cli.command import checkpoint_of, facts_of
 from pure.cli.screen import console
 from pure.cli.tables import print_table
-from pure.configs import ConfigError, describe, reference_table
+from pure.configs import describe, reference_table
 from pure.engine.errors import Misuse
-from pure.engine.opening import look
 
 __all__ = ["execute"]
 
@@ -28,18 +27,16 @@ def execute(ctx: click.Context, reference: bool, show: bool, values: dict[str, A
     """Print the reference, or the effective configuration.
 
     Raises:
-        Misuse: neither or both are asked for, or a setting is wrong.
+        Misuse: neither or both are chosen.
+        ConfigError: a setting is wrong.
     """
     if reference == show:
         raise Misuse("say what to show: puredit config --reference, or puredit config --show with flags of generate")
     if reference:
         click.echo(reference_table())
         return
-    facts = facts_of(values, look(values["model_path"]), os.environ)
-    try:
-        effective = settle(values, os.environ, facts)
-    except ConfigError as error:
-        raise Misuse(str(error)) from error
+    facts = facts_of(values, checkpoint_of(values), os.environ)
+    effective = settle(values, os.environ, facts)
     screen = console()
     rows = [(row.key, row.value, row.origin) for row in describe(effective)]
     rows.sort(key=lambda row: row[2].startswith("library default"))  # settings from a source come first

@@ -6,15 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from pure.cli.command import Command
 from pure.cli.comparing import Made, compare
-from pure.cli.engine import Engine, load
-from pure.cli.job import Job
-from pure.cli.naming import Output, beside
+from pure.cli.naming import beside
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import write_plot
 from pure.cli.progress import Progress
@@ -22,220 +20,251 @@ from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
-from pure.engine.caching import recipe, threshold_of
+from pure.engine.caching import recipe as written
+from pure.engine.caching import threshold_of
+from pure.engine.engine import Engine, Recipe, open_engine
 from pure.engine.errors import Failure, Interrupted, Misuse
-from pure.engine.make import Denoised, batch_size, denoise, results, take_part, warm_up
+from pure.engine.make import Run, batch_size, denoise, results, warm_up
 from pure.engine.ranks import spread
 from pure.engine.result import Result
-from pure.engine.saving import save_frames, save_image, save_video
+from pure.engine.sample import Sample
+from pure.engine.saving import save, save_frames
 from pure.models import NotFiniteError
+from pure.notes import Note
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-    from pure.models.pipeline import Model
 
 __all__ = ["execute"]
 
 PLAIN = "without-cache"
 T = TypeVar("T")
-Outputs = tuple[Output, ...]
+Samples = tuple[Sample, ...]
 
 
-def execute(job: Job) -> None:
-    """Do a job, in as many processes as it asks for."""
-    if job.parallel.sizes.total == 1:
-        perform(job)
+def execute(command: Command) -> None:
+    """Carry a command out, in as many processes as it sets."""
+    if command.parallel.sizes.total == 1:
+        perform(command)
     else:
-        spread(job, job.parallel.sizes, job.found, perform, follow, os.environ)
+        spread(command, command.parallel.sizes, command.checkpoint.found, perform, follow, os.environ)
 
 
-def perform(job: Job, mesh: DeviceMesh | None = None) -> None:
+def perform(command: Command, mesh: DeviceMesh | None = None) -> None:
     """Load, make and save every image, then write table, plots and report; with a mesh as rank 0 of it.
 
     What is finished is on the disk and is listed, whatever stops the rest.
     """
-    screen = make_screen(job.quiet)
+    screen = make_screen(command.quiet)
     began, when = time.perf_counter(), datetime.now()
-    for note in (*job.caching.effective.notes, *job.notes):
-        screen.note(note)
+    for note in command.notes:
+        screen.note(note.text)
     made: list[Made] = []
     files: list[str] = []
     failed: list[str] = []
-    engine: Engine | None = None
+    recipe: Recipe | None = None
     try:
-        engine = load(job, screen, mesh)
-        _warm(job, engine)
-        for group in _groups(job, engine):
-            for found in _make(job, engine, group, screen):
+        engine, recipe = load(command, screen, mesh)
+        _warm(command, engine, recipe)
+        for group in _groups(command, engine, recipe):
+            for found in _make(command, engine, recipe, group, screen):
                 if isinstance(found, NotFiniteError):
                     failed.append(str(found))
                     continue
                 made.append(found)
-                files += _plot(job, engine, found, len(made) - 1)
-        if job.perf is not None and made:
+                files += _plot(command, recipe, found, len(made) - 1)
+        if command.perf is not None and made:
             seconds = time.perf_counter() - began
-            write_report(job.perf, report(made, settings(job, engine), seconds, when))
-            files.append(f"report: {job.perf}")
+            write_report(command.perf, report(made, settings(command, engine, recipe), seconds, when))
+            files.append(f"report: {command.perf}")
         if failed:
             raise Failure("\n".join(failed))
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted after {len(made)} of {len(job.outputs)} images") from None
+        raise Interrupted(f"interrupted after {len(made)} of {len(command.samples)} images") from None
     finally:
-        _tell(job, engine, made, files, screen, advise=not (failed or (engine and engine.told)))
+        _tell(command, recipe, made, files, screen, advise=not (failed or (recipe and recipe.idle)))
 
 
-def follow(job: Job, mesh: DeviceMesh) -> None:
+def load(command: Command, screen: Screen, mesh: DeviceMesh | None = None) -> tuple[Engine, Recipe]:
+    """Load the checkpoint and check the order against it; with a mesh this process's share of it.
+
+    Raises:
+        Misuse: checkpoint, sizes or settings do not fit together.
+    """
+    effective = command.caching.effective
+    engine = open_engine(command.checkpoint, effective, screen.note, screen.waiting, command.parallel, mesh)
+    scale = command.order.options.get("guidance_scale")
+    notes = []
+    if scale is not None and engine.pipeline.defaults.guidance_scale is None:
+        text = (
+            f"--guidance-scale {scale:g} has no effect: this checkpoint takes no guidance as an "
+            "input; --true-cfg-scale with --negative-prompt guides every checkpoint"
+        )
+        notes.append(Note(text))
+    recipe = engine.recipe(command.order, command.caching)
+    try:
+        notes += engine.pipeline.notes(recipe.batch(command.samples))
+    except (ValueError, TypeError) as error:
+        raise Misuse(str(error)) from error
+    known = {note.text for note in command.notes}
+    for text, kind in dict.fromkeys((note.text, note.kind) for note in (*notes, *recipe.notes)):
+        if text not in known:
+            screen.note(text, kind)
+    return engine, recipe
+
+
+def follow(command: Command, mesh: DeviceMesh) -> None:
     """Take part in every batch without showing or saving anything: what the ranks after 0 do."""
-    engine = load(job, blank(), mesh)
-    _warm(job, engine)
-    for group in _groups(job, engine):
-        for denoiser in (engine.cached, engine.plain) if job.compare else (engine.cached,):
+    engine, recipe = load(command, blank(), mesh)
+    _warm(command, engine, recipe)
+    for group in _groups(command, engine, recipe):
+        for one in _compared(command, recipe):
 
-            def share(some: Outputs, denoiser: Model = denoiser) -> None:
-                take_part(engine.pipeline, denoiser, engine.batch(some), [output.seed for output in some])
+            def share(some: Samples, one: Recipe = one) -> Run:
+                return denoise(engine, one, some)
 
             _fitting(group, share)
 
 
-def _groups(job: Job, engine: Engine) -> list[Outputs]:
-    """Return the outputs in batches, in order."""
-    size = job.batch or batch_size(engine.pipeline, engine.template)
-    return [job.outputs[start : start + size] for start in range(0, len(job.outputs), size)]
+def _compared(command: Command, recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return the recipe, and for a comparison the one without the cache."""
+    return (recipe, recipe.uncached) if command.compare else (recipe,)
 
 
-def _fitting(group: Outputs, act: Callable[[Outputs], T]) -> list[T]:
-    """Do something with a batch; where its prompts do not fit into one, with each output alone.
+def _groups(command: Command, engine: Engine, recipe: Recipe) -> list[Samples]:
+    """Return the samples in batches, in order."""
+    size = command.batch or batch_size(engine, recipe)
+    return [command.samples[start : start + size] for start in range(0, len(command.samples), size)]
+
+
+def _fitting(group: Samples, act: Callable[[Samples], T]) -> list[T]:
+    """Do something with a batch; where its prompts do not fit into one, with each sample alone.
 
     Raises:
-        Misuse: it cannot be done with an output alone either.
+        Misuse: it cannot be done with a sample alone either.
     """
     try:
         return [act(group)]
     except ValueError as error:
         if len(group) == 1:
             raise Misuse(str(error)) from error
-    return [done for output in group for done in _fitting((output,), act)]
+    return [done for sample in group for done in _fitting((sample,), act)]
 
 
-def _warm(job: Job, engine: Engine) -> None:
-    """Take some untimed steps where that is asked for, and one of each kind before a comparison."""
-    count = job.warmup or (1 if job.compare else 0)
-    if not count:
-        return
-    requests = [engine.sized(height, width) for height, width in job.warmup_sizes] or [engine.template]
-    for request in requests:
-        request = attrs.evolve(request, prompts=(job.outputs[0].prompt,))
-        for denoiser in (engine.cached, engine.plain) if job.compare else (engine.cached,):
-            warm_up(engine.pipeline, denoiser, request, count)
+def _warm(command: Command, engine: Engine, recipe: Recipe) -> None:
+    """Take some untimed steps where a warm-up is set, and one with and one without the cache before a comparison."""
+    count = command.warmup or (1 if command.compare else 0)
+    # All sizes are checked before any work, also where nothing is warmed up.
+    sized = [engine.resized(recipe, height, width) for height, width in command.warmup_sizes] or [recipe]
+    for each in (one for size in sized for one in _compared(command, size)) if count else ():
+        warm_up(engine, each, command.samples[0].prompt, count)
 
 
-def _title(job: Job, group: Outputs) -> str:
-    word, count = "video" if job.fps else "image", len(job.outputs)
+def _title(command: Command, group: Samples) -> str:
+    word, count = "video" if command.checkpoint.video else "image", len(command.samples)
     if count == 1:
         return word
-    first, last = job.outputs.index(group[0]) + 1, job.outputs.index(group[-1]) + 1
+    first, last = command.samples.index(group[0]) + 1, command.samples.index(group[-1]) + 1
     return f"{word} {first} of {count}" if first == last else f"{word}s {first} to {last} of {count}"
 
 
-def _make(job: Job, engine: Engine, group: Outputs, screen: Screen) -> Iterator[Made | NotFiniteError]:
-    """Make a batch, and where a comparison is asked for the one without a cache; save each as it comes."""
-    cached = _run(job, engine, engine.cached, group, _title(job, group), screen)
-    if not job.compare:
-        for output, result in zip(group, cached, strict=True):
-            yield _kept(job, output, output.path, result, screen)
+def _make(
+    command: Command, engine: Engine, recipe: Recipe, group: Samples, screen: Screen
+) -> Iterator[Made | NotFiniteError]:
+    """Make a batch, and for a comparison the one without a cache; save each result as it comes."""
+    cached = _run(command, engine, recipe, group, _title(command, group), screen)
+    if not command.compare:
+        for found in cached:
+            if isinstance(found, NotFiniteError):
+                yield found
+            else:
+                yield Made(result=_saved(command, recipe, found, screen))
         return
-    before = [_kept(job, output, output.path, result, screen) for output, result in zip(group, cached, strict=True)]
-    plain = _run(job, engine, engine.plain, group, "without cache", screen)
-    for output, found, result in zip(group, before, plain, strict=True):
-        path = beside(output.path, PLAIN) if output.path else None
-        other = _kept(job, output, path, result, screen)
-        if isinstance(found, NotFiniteError) or isinstance(other, NotFiniteError):
-            yield found if isinstance(found, NotFiniteError) else other
-            continue
-        one, two = found.result, other.result
-        comparison = compare(two.frames, one.frames, two.seconds, one.seconds)
-        yield attrs.evolve(found, plain=two, comparison=comparison)
-
-
-def _kept(
-    job: Job, output: Output, path: Path | None, result: Result | NotFiniteError, screen: Screen
-) -> Made | NotFiniteError:
-    """Save a result, if there is one."""
-    if isinstance(result, NotFiniteError):
-        return result
-    _save(job, path, result, screen)
-    return Made(output=output, result=result)
+    before = [
+        found if isinstance(found, NotFiniteError) else _saved(command, recipe, found, screen) for found in cached
+    ]
+    plain = _run(command, engine, recipe.uncached, group, "without cache", screen)
+    for one, other in zip(before, plain, strict=True):
+        if not isinstance(other, NotFiniteError):
+            _saved(command, recipe, other, screen, PLAIN)
+        if isinstance(one, NotFiniteError):
+            yield one
+        elif isinstance(other, NotFiniteError):
+            yield other
+        else:
+            comparison = compare(other.frames, one.frames, other.seconds, one.seconds)
+            yield Made(result=one, plain=other, comparison=comparison)
 
 
 def _run(
-    job: Job, engine: Engine, denoiser: Model, group: Outputs, title: str, screen: Screen
+    command: Command, engine: Engine, recipe: Recipe, group: Samples, title: str, screen: Screen
 ) -> Iterator[Result | NotFiniteError]:
-    def run(some: Outputs) -> Denoised:
-        with Progress(screen.notes, title if some == group else _title(job, some), job.steps, screen.quiet) as progress:
-            seeds = [output.seed for output in some]
-            return denoise(
-                engine.pipeline, denoiser, engine.batch(some), seeds, lambda frame: progress.update(frame.info)
-            )
+    def run(some: Samples) -> Run:
+        shown = title if some == group else _title(command, some)
+        with Progress(screen.notes, shown, command.steps, screen.quiet) as progress:
+            return denoise(engine, recipe, some, lambda frame: progress.update(frame.info))
 
     for done in _fitting(group, run):
-        yield from results(engine.pipeline, done)
+        yield from results(engine, done)
 
 
-def _save(job: Job, path: Path | None, result: Result, screen: Screen) -> None:
+def _saved(command: Command, recipe: Recipe, result: Result, screen: Screen, remark: str | None = None) -> Result:
+    """Write the files of a result, if it has any; `remark` is added to their names."""
+    path = result.sample.path
     if path is None:
-        return
-    if job.fps is None:
-        save_image(path, result.pixels)
-    else:
-        save_video(path, result.frames, job.fps)
+        return result
+    path = beside(path, remark) if remark else path
+    save(path, result.frames, recipe.fps)
     screen.line(str(path))
-    if job.save_frames:
+    if command.save_frames:
         folder = path.with_name(f"{path.stem}-frames")
         save_frames(folder, result.frames)
         screen.line(f"{folder}/")
+    return result
 
 
-def _plot(job: Job, engine: Engine, made: Made, number: int) -> list[str]:
-    """Draw one image's plot if plots are asked for; say where it is."""
-    if job.plot is None:
+def _plot(command: Command, recipe: Recipe, made: Made, number: int) -> list[str]:
+    """Draw one image's plot if plots are set; say where it is."""
+    if command.plot is None:
         return []
-    path = job.plot if number == 0 else beside(job.plot, str(number + 1))
-    write_plot(path, made, threshold_of(engine.cached), recipe(job.caching.transform))
+    path = command.plot if number == 0 else beside(command.plot, str(number + 1))
+    write_plot(path, made, threshold_of(recipe.denoiser), written(command.caching.transform))
     return [f"plot: {path}"]
 
 
-def settings(job: Job, engine: Engine) -> dict[str, Any]:
+def settings(command: Command, engine: Engine, recipe: Recipe) -> dict[str, Any]:
     """Return the effective configuration, for the report."""
-    request = attrs.asdict(engine.template, filter=lambda field, _: field.name not in ("prompts", "images"))
+    hidden = ("prompts", "images", "memo")
+    request = attrs.asdict(recipe.request, filter=lambda field, _: field.name not in hidden)
+    found = command.checkpoint.found
     return {
-        **{name: value for name, value in job.flags.items() if value not in (None, ())},
+        **{name: value for name, value in command.flags.items() if value not in (None, ())},
         **request,
-        "model_path": job.model or "embedded",
-        "family": job.found.family.name,
-        "pipeline": job.found.kind.pipeline,
+        "model_path": command.checkpoint.path or "embedded",
+        "family": found.family.name,
+        "pipeline": found.kind.pipeline,
         "device": str(engine.pipeline.device),
         "dtype": str(engine.pipeline.dtype),
-        "processes": job.parallel.sizes.total,
-        "parallel": attrs.asdict(job.parallel),
-        "cache": recipe(job.caching.transform),
-        "cache_settings": job.caching.settings,
+        "processes": command.parallel.sizes.total,
+        "parallel": attrs.asdict(command.parallel),
+        "cache": written(command.caching.transform),
+        "cache_settings": command.caching.settings,
     }
 
 
 def _tell(
-    job: Job, engine: Engine | None, made: Sequence[Made], files: Sequence[str], screen: Screen, advise: bool
+    command: Command, recipe: Recipe | None, made: Sequence[Made], files: Sequence[str], screen: Screen, advise: bool
 ) -> None:
     """Print the table of what was finished, and warn of a cache that never skipped, if `advise`."""
     if not made:
         return
-    if not job.quiet:
-        print_table(screen.out, ("", ""), summary(made, threshold_of(engine.cached) if engine else None))
+    if not command.quiet:
+        print_table(screen.out, ("", ""), summary(made, threshold_of(recipe.denoiser) if recipe else None))
         for line in files:
             screen.line(line)
-    if advise and job.caching.asked and never_skipped(made):
+    if advise and command.caching.enabled and never_skipped(made):
         screen.note(
-            f"a cache was asked for and no step was skipped: {recipe(job.caching.transform)}; raise the threshold, "
-            "lower the warm-up, or run more steps",
+            f"a cache was asked for and no step was skipped: {written(command.caching.transform)}; raise the "
+            "threshold, lower the warm-up, or run more steps",
             "warning",
         )

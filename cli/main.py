@@ -14,6 +14,7 @@ import pure
 from pure.cli.commands import COMMANDS
 from pure.cli.memory import keep_memory
 from pure.cli.parsing import WIDEST, Context
+from pure.configs import ConfigError
 from pure.engine.errors import EngineError, Interrupted, Misuse, nearest
 from pure.engine.libraries import quiet_imports
 
@@ -67,6 +68,8 @@ def run(words: Sequence[str]) -> int:
         return _complain(error.format_message(), error.exit_code, debug)
     except EngineError as error:
         return _complain(error.message, _exit_code(error), debug)
+    except ConfigError as error:
+        return _complain(str(error), error.exit_code, debug)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", INTERRUPTED, False)
     except BrokenPipeError:

@@ -12,7 +12,7 @@ import rich.text
 import pure
 from pure.cli.screen import console
 from pure.cli.tables import print_table
-from pure.engine.opening import look, stack
+from pure.engine.checkpoint import look
 from pure.links import document
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def execute(model_path: str | None, as_json: bool) -> None:
     Raises:
         Misuse: the checkpoint is not there, or not supported.
     """
-    found: Any = rows() if model_path is None else described(look(model_path))
+    found: Any = rows() if model_path is None else described(look(model_path).found)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -82,16 +82,17 @@ def capabilities(denoiser: pure.Denoiser) -> dict[str, str]:
 
 def described(found: Description) -> dict[str, Any]:
     """Return what a checkpoint's files say of it."""
+    denoiser = next(iter(found.denoisers.values()))
     defaults = {name: value for name, value in attrs.asdict(found.defaults).items() if value is not None}
     return {
         "family": found.family.name,
         "pipeline": found.kind.pipeline,
         "transformer": found.family.transformer,
         "experts": len(found.transformers),
-        "blocks": stack(found),
+        "blocks": len(denoiser.blocks),
         "task": found.kind.task,
         "guidance": ", ".join(found.kind.guidance),
         "solver": type(found.solver).__name__,
-        **capabilities(found.family.denoiser(found.transformer)),
+        **capabilities(denoiser),
         **{f"default {name.replace('_', ' ')}": value for name, value in defaults.items()},
     }

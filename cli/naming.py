@@ -6,24 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-import attrs
-
 from pure.engine.errors import Misuse, nearest
+from pure.engine.sample import Sample
 from pure.engine.saving import IMAGE_FORMATS
 
-__all__ = ["Output", "automatic", "beside", "plan", "suffix_of"]
+__all__ = ["automatic", "beside", "plan", "suffix_of"]
 
 VIDEO = ".mp4"
 OTHERS = {".mp4": "a video", ".gif": "a video", ".glb": "a mesh", ".obj": "a mesh"}
-
-
-@attrs.frozen
-class Output:
-    """One image or video to make: its prompt, its seed, and the file it goes to (None: not saved)."""
-
-    prompt: str
-    seed: int
-    path: Path | None = None
 
 
 def automatic(prompt: str, when: datetime, identity: str) -> str:
@@ -64,7 +54,7 @@ def plan(
     identity: str = "",
     exists: Callable[[Path], bool] = Path.exists,
     video: bool = False,
-) -> tuple[Output, ...]:
+) -> tuple[Sample, ...]:
     """Give every (prompt, seed) a file of its own in `folder`.
 
     A fixed name gets `.png`, or `.mp4` for a video, if it has no ending; automatic names never meet an existing file.
@@ -75,18 +65,18 @@ def plan(
     if fixed is not None:
         return (_named(pairs, folder, fixed, video),)
     ending = VIDEO if video else ".png"
-    outputs: list[Output] = []
+    samples: list[Sample] = []
     taken: set[Path] = set()
     for prompt, seed in pairs:
         stem = automatic(prompt, when, f"{seed}\n{identity}")
         candidates = (folder / f"{stem}{f'-{n}' if n else ''}{ending}" for n in range(len(pairs) + 1000))
         path = next(path for path in candidates if path not in taken and not exists(path))
         taken.add(path)
-        outputs.append(Output(prompt, seed, path))
-    return tuple(outputs)
+        samples.append(Sample(prompt=prompt, seed=seed, path=path))
+    return tuple(samples)
 
 
-def _named(pairs: Sequence[tuple[str, int]], folder: Path, fixed: str, video: bool) -> Output:
+def _named(pairs: Sequence[tuple[str, int]], folder: Path, fixed: str, video: bool) -> Sample:
     if len(pairs) > 1:
         raise Misuse(
             f"{len(pairs)} images cannot all be called {fixed}; leave out --output-file-name and --output-file-path "
@@ -96,7 +86,7 @@ def _named(pairs: Sequence[tuple[str, int]], folder: Path, fixed: str, video: bo
         raise Misuse(f"--output-file-name {fixed!r} is not a plain file name; the folder goes into --output-path")
     ending = suffix_of(fixed, "--output-file-name", video)
     name = fixed if Path(fixed).suffix else fixed + ending
-    return Output(*pairs[0], folder / name)
+    return Sample(prompt=pairs[0][0], seed=pairs[0][1], path=folder / name)
 
 
 def beside(path: Path, remark: str) -> Path:

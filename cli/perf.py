@@ -27,15 +27,15 @@ def report(made: Sequence[Made], settings: Mapping[str, Any], seconds: float, wh
         "images": images,
         "peak_memory": peak_memory(),
         "settings": dict(settings),
-        "meta": {"prompt": [entry.output.prompt for entry in made], "model": settings.get("model_path")},
+        "meta": {"prompt": [entry.result.sample.prompt for entry in made], "model": settings.get("model_path")},
     }
 
 
 def _image(entry: Made) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "prompt": entry.output.prompt,
-        "seed": entry.output.seed,
-        "path": str(entry.output.path) if entry.output.path else None,
+        "prompt": entry.result.sample.prompt,
+        "seed": entry.result.sample.seed,
+        "path": str(entry.result.sample.path) if entry.result.sample.path else None,
         **run_report(entry.result),
     }
     if entry.plain is not None and entry.comparison is not None:

@@ -84,9 +84,9 @@ def _title(figure: Figure, made: Made, recipe: str) -> None:
     psnr = "images equal" if math.isinf(found.psnr) else f"PSNR {found.psnr:.1f} dB"
     numbers = (
         f"{made.plain.seconds:.2f} s without cache, {made.result.seconds:.2f} s with: {found.ratio:.2f}x   |   "
-        f"{psnr}   |   SSIM {found.ssim:.3f}   |   seed {made.output.seed}"
+        f"{psnr}   |   SSIM {found.ssim:.3f}   |   seed {made.result.sample.seed}"
     )
-    prompt = textwrap.shorten(made.output.prompt, 95, placeholder=" …")
+    prompt = textwrap.shorten(made.result.sample.prompt, 95, placeholder=" …")
     figure.text(0.09, 0.955, f"“{prompt}”", fontsize=15, weight="bold", color=INK, va="center", parse_math=False)
     figure.text(0.09, 0.922, numbers, fontsize=11, color=INK, va="center")
     small = textwrap.shorten(recipe, 170, placeholder=" …")

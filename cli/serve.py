@@ -9,23 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pure.cli.cache_flags import FLAGS as CACHE_FLAGS
-from pure.cli.job import read_size, warmup_mode
-from pure.cli.screen import Screen
+from pure.cli.cache_flags import default_sources
+from pure.cli.command import checkpoint_of, read_size, warmup_mode
 from pure.cli.screen import screen as make_screen
 from pure.cli.serve_options import refuse_for_server
-from pure.configs import ConfigError, Effective, read_request
-from pure.engine import opening as models
+from pure.engine.caching import Caching
+from pure.engine.engine import Order, open_engine
 from pure.engine.errors import Misuse
-from pure.engine.opening import base_of, open_pipeline
-from pure.engine.quantizing import quantised
 from pure.engine.writing import check_folder
 
 if TYPE_CHECKING:
-    from pure.engine.loaded import Recipe, Sources, Studio
-    from pure.models.family import Description
-    from pure.serving.engine import Settings
+    from pure.engine.engine import Engine, Recipe
     from pure.serving.files import Files
+    from pure.serving.worker import WorkerOptions
 
 __all__ = ["execute"]
 
@@ -38,33 +34,34 @@ def execute(values: Mapping[str, Any]) -> None:
 
     Raises:
         Misuse: a flag or the checkpoint is wrong; found before anything is loaded wherever possible.
+        ConfigError: likewise, in the settings of the cache.
     """
     _require_extra()
-    from pure.serving.engine import Engine
     from pure.serving.http.app import make_app
     from pure.serving.http.server import bind, run
-    from pure.serving.http.state import State
+    from pure.serving.http.service import Service
+    from pure.serving.worker import Worker
 
     refuse_for_server(values)
-    found = models.look(values["model_path"])
-    sources = _sources(values)
-    usual = _usual(sources, found)
+    checkpoint = checkpoint_of(values)
+    sources = default_sources(values)
+    caching = Caching.of(sources.settle(os.environ, checkpoint.facts(None)))  # of a request that sets nothing
     files = _files(values)  # makes folders: only once nothing is wrong
     taken = bind(values["host"], values["port"])
     screen = make_screen(values["log_level"] in ("warning", "error"))
     with taken:
-        studio = _studio(values, found, sources, usual, screen)
-        settings = _settings(values, studio)
-        engine = Engine(studio, files, settings, screen.note)
-        path = values["model_path"] or "embedded"
+        engine = open_engine(checkpoint, caching.effective, screen.note, screen.waiting)
+        worker = Worker(engine, files, _options(values, engine, caching), screen.note)
+        path = checkpoint.path or "embedded"
         names = dict.fromkeys(name for name in (values["served_model_name"], values["model_id"], path) if name)
-        state = State(
-            studio=studio,
+        service = Service(
             engine=engine,
+            worker=worker,
             files=files,
+            sources=sources,
             names=tuple(names),
             path=path,
-            precision=str(studio.pipeline.dtype).removeprefix("torch."),
+            precision=str(engine.pipeline.dtype).removeprefix("torch."),
             about={"started": time.time(), **{k: v for k, v in values.items() if v not in (None, ())}},
             metrics=values["enable_metrics"],
             origins=values["allow_origin"],
@@ -72,8 +69,8 @@ def execute(values: Mapping[str, Any]) -> None:
             requests=values["log_requests"],
         )
         host, port = taken.getsockname()[:2]
-        screen.line(f"puredit serves {state.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
-        run(make_app(state), engine, taken, values["http_graceful_shutdown_timeout"])
+        screen.line(f"puredit serves {service.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
+        run(make_app(service), worker, taken, values["http_graceful_shutdown_timeout"])
 
 
 def _require_extra() -> None:
@@ -87,39 +84,6 @@ def _require_extra() -> None:
             importlib.import_module(name)
     except ImportError as error:
         raise Misuse(f"puredit serve needs FastAPI and uvicorn ({error}); pip install 'puredit[serve]'") from error
-
-
-def _sources(values: Mapping[str, Any]) -> Sources:
-    """Return what the server's flags say of the cache.
-
-    Raises:
-        Misuse: `--cache-dit-params` is wrong; with the whole report.
-    """
-    from pure.engine.loaded import Sources
-
-    try:
-        params = read_request(values["cache_dit_params"], place="flag --cache-dit-params").settings
-    except ConfigError as error:
-        raise Misuse(str(error)) from error
-    flags = {path: setting.value for path, setting in params.items()}
-    spelling = dict.fromkeys(flags, "--cache-dit-params")
-    for path, name in CACHE_FLAGS.items():
-        if values.get(name) is not None:
-            flags[path], spelling[path] = values[name], "--" + name.replace("_", "-")
-    file = values["cache_dit_config"]
-    return Sources(flags=flags, spelling=spelling, file=file, lenient=values["lenient_config"])
-
-
-def _usual(sources: Sources, found: Description) -> Effective:
-    """Return the configuration of a request that says nothing, so that a wrong one is found before any request.
-
-    Raises:
-        Misuse: something is; with the whole report.
-    """
-    try:
-        return sources.choose(None, None, os.environ, models.facts_of(found, None)).effective
-    except ConfigError as error:
-        raise Misuse(str(error)) from error
 
 
 def _files(values: Mapping[str, Any]) -> Files:
@@ -138,36 +102,20 @@ def _files(values: Mapping[str, Any]) -> Files:
     return Files(folders["output_path"], folders["input_save_path"])
 
 
-def _studio(
-    values: Mapping[str, Any], found: Description, sources: Sources, usual: Effective, screen: Screen
-) -> Studio:
-    """Load the checkpoint; what is said of quantisation holds for all requests.
-
-    Raises:
-        Misuse: it cannot be loaded.
-    """
-    from pure.engine.loaded import Studio
-
-    opened = open_pipeline(values["model_path"], values["dit_precision"], screen.waiting, values["variant"])
-    pipeline = quantised(opened, usual, screen.note)
-    base = base_of(pipeline, values["enable_torch_compile"])
-    return Studio(pipeline=pipeline, base=base, found=found, sources=sources)
-
-
-def _settings(values: Mapping[str, Any], studio: Studio) -> Settings:
-    """Return how the engine works, with the recipes to warm up with.
+def _options(values: Mapping[str, Any], engine: Engine, caching: Caching) -> WorkerOptions:
+    """Return how the worker works, with the recipes to warm up with.
 
     Raises:
         Misuse: `--warmup` contradicts `--warmup-mode`, or a size is not possible.
     """
-    from pure.serving.engine import Settings
+    from pure.serving.worker import WorkerOptions
 
     mode = warmup_mode(values) or "server"
     sizes = [read_size(text) for text in values["warmup_resolutions"]]
     if sizes and mode != "server":
         raise Misuse("--warmup-resolutions says how to warm up, and nothing does; leave out --warmup-mode")
-    recipes = [_warm(studio, one) for one in sizes or [None]] if mode == "server" else []
-    return Settings(
+    recipes = [_warm(engine, caching, one) for one in sizes or [None]] if mode == "server" else []
+    return WorkerOptions(
         batch=values["batching_max_size"],
         delay=values["batching_delay_ms"] / 1e3,
         warm_up=tuple(recipes),
@@ -176,16 +124,14 @@ def _settings(values: Mapping[str, Any], studio: Studio) -> Settings:
     )
 
 
-def _warm(studio: Studio, sides: tuple[int, int] | None) -> Recipe:
+def _warm(engine: Engine, caching: Caching, sides: tuple[int, int] | None) -> Recipe:
     """Return a request as it will come, of the model's own size or of another."""
     from PIL import Image
 
-    from pure.engine.loaded import Asked
-
     options: dict[str, Any] = {} if sides is None else dict(zip(("height", "width"), sides, strict=True))
     height, width = sides or (BLANK, BLANK)
-    images = (Image.new("RGB", (width, height)),) * studio.pictures[0]
+    options["images"] = (Image.new("RGB", (width, height)),) * engine.pipeline.image_count[0]
     try:
-        return studio.recipe(Asked(options=options, images=images), os.environ)
+        return engine.recipe(Order(options=options), caching)
     except Misuse as error:
         raise Misuse(f"the server cannot warm up: {error.message}; --warmup-mode off leaves it out") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 import pure
-from pure.configs import Effective, build
+from pure.configs import Effective, Facts, build, configure
+from pure.notes import Note
 from pure.rules import Threshold, find
 
 if TYPE_CHECKING:
@@ -20,8 +22,8 @@ class Caching:
     """The cache of a run.
 
     Attributes:
-        transform: what is done to the denoiser; `pure.identity` without a cache.
-        secondary: what is done to the second expert, where there is one.
+        transform: of the denoiser; `pure.identity` without a cache.
+        secondary: of the second expert, where there is one.
         effective: every setting and where it comes from.
     """
 
@@ -34,14 +36,19 @@ class Caching:
         """Return the cache of an effective configuration.
 
         Raises:
-            ConfigError: it asks for what cannot be done here; lists all of it.
+            ConfigError: it sets what cannot be done here; lists all of it.
         """
         return cls(transform=build(effective), secondary=build(effective, "secondary"), effective=effective)
 
     @property
-    def asked(self) -> bool:
-        """Whether a cache was asked for."""
+    def enabled(self) -> bool:
+        """Whether there is a cache."""
         return self.effective.enabled
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Settings without effect, and other notes on the configuration."""
+        return tuple(Note(text, "note") for text in self.effective.notes)
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -49,6 +56,40 @@ class Caching:
         values = attrs.asdict(self.effective.cache, recurse=False)
         origins = self.effective.origins
         return {name: {"value": value, "origin": origins[f"cache_config.{name}"]} for name, value in values.items()}
+
+
+@attrs.frozen(kw_only=True)
+class Sources:
+    """What flags and a file set; a request and the environment set the rest.
+
+    Attributes:
+        flags: values by path, as `pure.configs.read_flags` takes them.
+        spelling: the flag that each comes from.
+        file: of `--cache-dit-config`.
+        lenient: whether unknown keys in it are notes.
+    """
+
+    flags: Mapping[str, Any] = attrs.field(factory=dict)
+    spelling: Mapping[str, str] = attrs.field(factory=dict)
+    file: str | None = None
+    lenient: bool = False
+
+    def settle(
+        self, environ: Mapping[str, str], facts: Facts, params: Any = None, enable: bool | None = None
+    ) -> Effective:
+        """Merge all sources: request > flag > file > environment > default.
+
+        Args:
+            environ: the environment variables.
+            facts: what is known of the run.
+            params: `cache_dit_params` of the request.
+            enable: `enable_cache_dit` of the request.
+
+        Raises:
+            ConfigError: lists everything that is wrong in any of them.
+        """
+        sources = attrs.asdict(self)
+        return configure(params=params, enable=enable, environ=environ, facts=facts, **sources)
 
 
 def threshold_of(denoiser: pure.Denoiser | pure.Experts) -> float | None:

@@ -1,164 +1,178 @@
-"""Making a batch of images or videos: encode, denoise with every step timed, decode each."""
+"""Samples of one recipe under way: begin, step, decode; the command line and the server take their steps here."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import torch
 
+from pure import Frame
+from pure.engine.engine import Engine, Recipe
 from pure.engine.result import Result
+from pure.engine.sample import Sample
 from pure.loop import Observer
 from pure.models import NotFiniteError
 from pure.models import batch as batches
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pure.models import Pipeline, Request
-    from pure.models.pipeline import Model
-
-__all__ = ["Denoised", "batch_size", "decode", "denoise", "results", "take_part", "warm_up"]
+__all__ = ["Run", "batch_size", "begin", "denoise", "join", "keep", "result", "results", "step", "warm_up"]
 
 POSITIONS = 128 * 128
 """Latents of a picture of 1024 x 1024 pixels."""
 
 MOST_ON_CPU, MOST_ON_GPU = 4, 8
 
-K = TypeVar("K")
-
-
-class Clock:
-    """Notes the time after every step, once the device has finished it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.laps: list[float] = []
-        self._last = self._now()
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def lap(self) -> float:
-        """Return the seconds since the last call."""
-        now = self._now()
-        self.laps.append(now - self._last)
-        self._last = now
-        return self.laps[-1]
-
 
 @attrs.frozen(kw_only=True, eq=False)
-class Denoised:
-    """A batch that took its last step.
+class Run:
+    """Samples under way.
 
     Attributes:
-        batch: its samples; their keys are their places among the prompts.
-        request: of the whole batch.
-        encode: seconds of reading the prompts, and
-        laps: of every step, each sample's share.
+        recipe: of all samples.
+        batch: the samples between two steps.
+        times: seconds of each sample, in the order of the batch: of its prompt, then of every step it took part in.
     """
 
-    batch: batches.Batch[int]
-    request: Request
-    encode: float
-    laps: tuple[float, ...]
+    recipe: Recipe
+    batch: batches.Batch[Sample]
+    times: tuple[tuple[float, ...], ...]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples, in the order of the batch."""
+        return tuple(member.key for member in self.batch.members)
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds, once the device has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @torch.no_grad()
-def denoise(
-    pipeline: Pipeline, denoiser: Model, request: Request, seeds: Sequence[int], observe: Observer | None = None
-) -> Denoised:
-    """Run a batch: one sample for each prompt of the request and its seed.
-
-    Args:
-        pipeline: what was loaded.
-        denoiser: the pipeline's, transformed and guided.
-        request: of the whole batch.
-        seeds: one for each prompt.
-        observe: called with every `Frame`.
+def begin(engine: Engine, recipe: Recipe, samples: Sequence[Sample]) -> Run:
+    """Encode the prompts of samples and draw their noise.
 
     Raises:
-        ValueError: a prompt cannot be read, or prompts cannot be in one batch.
+        ValueError: a prompt cannot be read, or the prompts cannot be in one batch.
     """
-    clock = Clock(pipeline.device)
-    batch = pipeline.begin(denoiser, request, seeds, range(len(seeds)))
-    encoded, laps = clock.lap(), []
-    for _ in batch.steps:
-        batch, frame = batches.advance(batch)
-        laps.append(clock.lap() / len(seeds))
-        if observe is not None:
-            observe(frame)
-    return Denoised(batch=attrs.evolve(batch, state={}), request=request, encode=encoded / len(seeds), laps=tuple(laps))
-
-
-def results(pipeline: Pipeline, done: Denoised) -> Iterator[Result | NotFiniteError]:
-    """Yield each sample as it is decoded, in the order of the prompts; or what is wrong with it."""
-    clock, batch = Clock(pipeline.device), done.batch
-    for row, member in enumerate(batch.members):
-        clock.lap()
-        try:
-            frames = decode(pipeline, batch, row, attrs.evolve(done.request, prompts=(member.prompt,)))
-        except NotFiniteError as error:
-            yield error
-            continue
-        yield Result(
-            frames=frames,
-            infos=member.infos,
-            step_seconds=done.laps,
-            encode_seconds=done.encode,
-            decode_seconds=clock.lap(),
-        )
+    began = now(engine.pipeline.device)
+    seeds = [sample.seed for sample in samples]
+    batch = engine.pipeline.begin(recipe.denoiser, recipe.batch(samples), seeds, samples)
+    seconds = now(engine.pipeline.device) - began
+    return Run(recipe=recipe, batch=batch, times=((seconds,),) * len(samples))
 
 
 @torch.no_grad()
-def decode(pipeline: Pipeline, batch: batches.Batch[K], row: int, request: Request) -> np.ndarray:
-    """Return the frames (F, H, W, 3) of one sample that took its last step, decoded alone.
+def step(run: Run) -> tuple[Run, Frame]:
+    """Take one step with every sample; return also what the step was and did."""
+    device = run.batch.finite.device
+    began = now(device)
+    batch, frame = batches.advance(run.batch)
+    seconds = now(device) - began
+    return attrs.evolve(run, batch=batch, times=tuple((*times, seconds) for times in run.times)), frame
+
+
+def join(run: Run, other: Run) -> Run:
+    """Put the samples of another run of an equal recipe behind those of this one.
+
+    Raises:
+        ValueError: no batch can hold both, because their prompts have other lengths, for instance.
+    """
+    return attrs.evolve(run, batch=batches.join(run.batch, other.batch), times=(*run.times, *other.times))
+
+
+def keep(run: Run, rows: Sequence[int]) -> Run:
+    """Return the run with the samples at these rows only."""
+    if len(rows) == len(run.times):
+        return run
+    return attrs.evolve(run, batch=batches.keep(run.batch, rows), times=tuple(run.times[row] for row in rows))
+
+
+@torch.no_grad()
+def result(engine: Engine, run: Run, row: int, share: int = 1) -> Result:
+    """Decode one sample that took its last step, alone, whatever batch it was in.
+
+    Args:
+        engine: of the run.
+        run: with the sample.
+        row: of the sample in the batch.
+        share: how many samples the times of encoding and of the steps are shared by.
 
     Raises:
         NotFiniteError: its latents or pixels are not finite.
     """
+    pipeline, batch = engine.pipeline, run.batch
+    began, member = now(pipeline.device), batch.members[row]
+    request = run.recipe.batch([member.key])
     decoded = pipeline.decoded(pipeline.finished(batches.latents(batch, row), request), request)
     if wrong := batches.faults(batch, decoded, pipeline.dtype, pipeline.cfg, [row]):
         raise NotFiniteError(wrong)
     frames = decoded if decoded.ndim == 5 else decoded[:, None]
-    return frames[0].permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
+    encode, *steps = (seconds / share for seconds in run.times[row])
+    return Result(
+        sample=member.key,
+        frames=frames[0].permute(0, 2, 3, 1).to("cpu", torch.float32).numpy(),
+        infos=member.infos,
+        step_seconds=tuple(steps),
+        encode_seconds=encode,
+        decode_seconds=now(pipeline.device) - began,
+    )
 
 
-def take_part(pipeline: Pipeline, denoiser: Model, request: Request, seeds: Sequence[int]) -> None:
-    """Take the same steps as `denoise` in a process that only computes, and leave the pixels to the one that saves."""
-    denoise(pipeline, denoiser, request, seeds)
+def denoise(engine: Engine, recipe: Recipe, samples: Sequence[Sample], observe: Observer | None = None) -> Run:
+    """Take all steps of a batch of samples.
+
+    Args:
+        engine: loaded.
+        recipe: of all of them.
+        samples: one or several.
+        observe: called with every `Frame`.
+
+    Raises:
+        ValueError: a prompt cannot be read, or the prompts cannot be in one batch.
+    """
+    run = begin(engine, recipe, samples)
+    for _ in run.batch.steps:
+        run, frame = step(run)
+        if observe is not None:
+            observe(frame)
+    return attrs.evolve(run, batch=attrs.evolve(run.batch, state={}))  # decoding needs no state
 
 
-def batch_size(pipeline: Pipeline, request: Request) -> int:
-    """Return how many samples of a request are run together by default.
+def results(engine: Engine, run: Run) -> Iterator[Result | NotFiniteError]:
+    """Yield the result of each sample as it is decoded, in their order; or what is wrong with it."""
+    for row in range(len(run.samples)):
+        try:
+            yield result(engine, run, row, share=len(run.samples))
+        except NotFiniteError as error:
+            yield error
+
+
+def batch_size(engine: Engine, recipe: Recipe) -> int:
+    """Return how many samples are run together by default.
 
     That is as many as together need no more memory than one picture of 1024 x 1024 pixels, and of larger ones one;
     on a GPU four times as many. At most 4, on a GPU 8: more is hardly faster.
-
-    >>> from pure.models import embedded, load_pipeline
-    >>> pipeline = load_pipeline(embedded())
-    >>> batch_size(pipeline, pipeline.request("a red apple"))
-    4
     """
-    positions = math.prod(pipeline.shape(request)[1:])  # latents of one sample, whatever their channels
-    room = POSITIONS if pipeline.device.type == "cpu" else 4 * POSITIONS
-    most = MOST_ON_CPU if pipeline.device.type == "cpu" else MOST_ON_GPU
+    positions = math.prod(engine.pipeline.shape(recipe.request)[1:])  # latents of one sample, whatever their channels
+    on_cpu = engine.pipeline.device.type == "cpu"
+    room, most = (POSITIONS, MOST_ON_CPU) if on_cpu else (4 * POSITIONS, MOST_ON_GPU)
     return max(1, min(most, room // positions))
 
 
 @torch.no_grad()
-def warm_up(pipeline: Pipeline, denoiser: Model, request: Request, count: int) -> None:
-    """Take the first `count` steps of such a run, decode, and forget it all.
+def warm_up(engine: Engine, recipe: Recipe, prompt: str, count: int) -> None:
+    """Take the first `count` steps of a sample, decode, and forget it all.
 
     They are the first steps of the real schedule, so that masks and warm-ups meet the step count
     they were made for.
     """
-    batch = pipeline.begin(denoiser, request, [0], (None,))
-    for _ in batch.steps[:count]:
-        batch, _ = batches.advance(batch)
-    pipeline.decoded(pipeline.finished(batches.latents(batch, 0), request), request)
+    run = begin(engine, recipe, [Sample(prompt=prompt, seed=0)])
+    for _ in run.batch.steps[:count]:
+        run, _ = step(run)
+    request = run.recipe.of([prompt])
+    engine.pipeline.decoded(engine.pipeline.finished(batches.latents(run.batch, 0), request), request)

@@ -13,29 +13,30 @@ from pure.configs import Effective, quantizations
 from pure.engine.errors import Misuse
 
 if TYPE_CHECKING:
-    from pure.models.pipeline import Model, Pipeline
+    from pure.models.pipeline import Model
     from pure.transforms import Layer, Quantization
 
-Note = Callable[[str, str], None]
+Say = Callable[[str, str], None]
+"""Prints a text as a "note" or a "warning"."""
 
-__all__ = ["Quantizer", "quantised", "quantizer"]
+__all__ = ["Quantizer", "Say", "quantizer"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Quantizer:
-    """What turns parameters into quantised ones and says so; of several processes each does it to its part.
+    """Turns parameters into quantised ones and says what was done; each of several processes quantises its part.
 
     Attributes:
         denoiser: whose parameters they are.
         settings: which weights become what; of experts a mapping.
         verbose: whether every layer is listed.
-        note: says it, with "note" or "warning".
+        say: prints a note.
     """
 
     denoiser: Model
     settings: Quantization | Mapping[str, Quantization]
     verbose: bool
-    note: Note
+    say: Say
 
     def __call__(self, params: Any) -> Any:
         """Return the quantised parameters.
@@ -50,40 +51,30 @@ class Quantizer:
         except (ValueError, ModuleNotFoundError) as error:
             raise Misuse(f"quantize_config: {error}") from error
         layers = survey(params, self.denoiser, self.settings)
-        self.note(summary(layers, nbytes(params), nbytes(quantised)), "note")
+        self.say(summary(layers, nbytes(params), nbytes(quantised)), "note")
         for layer in layers if self.verbose else ():
-            self.note(line(layer), "note")
+            self.say(line(layer), "note")
         return quantised
 
 
-def quantizer(effective: Effective, denoiser: Model, note: Note) -> Quantizer | None:
-    """Return what quantises a denoiser's parameters as a configuration says; None if it says nothing of it.
+def quantizer(effective: Effective, denoiser: Model, say: Say) -> Quantizer | None:
+    """Return what quantises a denoiser's parameters as a configuration says; None where it says nothing.
 
     Raises:
-        Misuse: it is said of the second expert alone, and there is one.
+        Misuse: only the second expert is to be quantised, and there is one expert.
     """
-    asked = quantizations(effective)
-    if not asked or effective.quantize is None:
+    chosen = quantizations(effective)
+    if not chosen or effective.quantize is None:
         return None
     components = ("transformer", "transformer_2")
     if isinstance(denoiser, pure.Experts):
         names = zip(components, denoiser.denoisers, strict=True)
-        settings: Any = {name: asked[component] for component, name in names if component in asked}
-    elif components[0] in asked:
-        settings = asked[components[0]]
+        settings: Any = {name: chosen[component] for component, name in names if component in chosen}
+    elif components[0] in chosen:
+        settings = chosen[components[0]]
     else:
         raise Misuse(f"quantize_config: the model has no {components[1]}; name {components[0]}")
-    return Quantizer(denoiser=denoiser, settings=settings, verbose=effective.quantize.verbose, note=note)
-
-
-def quantised(pipeline: Pipeline, effective: Effective, note: Note) -> Pipeline:
-    """Return the pipeline with its parameters quantised as a configuration says, or as it is.
-
-    Raises:
-        Misuse: see `quantizer` and `Quantizer`.
-    """
-    quantize = quantizer(effective, pipeline.denoiser, note)
-    return pipeline if quantize is None else attrs.evolve(pipeline, params=quantize(pipeline.params))
+    return Quantizer(denoiser=denoiser, settings=settings, verbose=effective.quantize.verbose, say=say)
 
 
 def summary(layers: tuple[Layer, ...], before: int, after: int) -> str:

@@ -20,6 +20,7 @@ from pure.configs import Parallel
 from pure.distributed.mesh import Sizes
 from pure.engine.errors import Misuse
 from pure.engine.libraries import quiet_imports, quiet_libraries
+from pure.notes import Note
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -89,19 +90,19 @@ def check_shares(sizes: Sizes, found: Description) -> None:
     from pure.distributed.tensor_parallel import check_tensor_parallel
 
     try:
-        for name in found.transformers:
-            check_tensor_parallel(found.family.denoiser(found.configs[name]), sizes.tp)
+        for denoiser in found.denoisers.values():
+            check_tensor_parallel(denoiser, sizes.tp)
     except ValueError as error:
         raise Misuse(f"tp_size {sizes.tp}: {error}") from error
 
 
-def notes_on(sizes: Sizes, device: str) -> tuple[str, ...]:
-    """Return what a person should know of the processes before they start."""
+def notes_on(sizes: Sizes, device: str) -> tuple[Note, ...]:
+    """Return a note on the processes before they start."""
     if sizes.total == 1:
         return ()
     axes = " x ".join(f"{axis} {size}" for axis, size in attrs.asdict(sizes).items() if size > 1)
     where = "on the CPU, as there is no GPU" if device == "cpu" else "on a GPU each"
-    return (f"{sizes.total} processes {where}: {axes}",)
+    return (Note(f"{sizes.total} processes {where}: {axes}", "note"),)
 
 
 # ------------------------------------------------------------------------------ while they run

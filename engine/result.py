@@ -6,6 +6,7 @@ import attrs
 import numpy as np
 
 from pure import Info
+from pure.engine.sample import Sample
 from pure.engine.statistics import Tally, tally
 
 
@@ -14,6 +15,7 @@ class Result:
     """One image or video and how it came about.
 
     Attributes:
+        sample: its prompt, its seed and its file.
         frames: (F, H, W, 3) float32 in [0, 1]; an image is one frame.
         infos: one per step.
         step_seconds: one per step; the start of the loop belongs to the first.
@@ -21,6 +23,7 @@ class Result:
         decode_seconds: latents to pixels.
     """
 
+    sample: Sample
     frames: np.ndarray
     infos: tuple[Info, ...]
     step_seconds: tuple[float, ...]

@@ -8,15 +8,35 @@ from PIL import Image
 
 from pure.engine.writing import write_whole
 
-__all__ = ["encode_image", "save_frames", "save_image", "save_video"]
+__all__ = ["IMAGE_FORMATS", "encode_image", "save", "save_frames", "save_image"]
 
 OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 
 
-def save_image(path: Path, pixels: np.ndarray) -> None:
+def save(path: Path, frames: np.ndarray, fps: int | None = None, quality: int | None = None) -> None:
+    """Write frames (F, H, W, 3) in [0, 1], whole or not at all: a video, or the one frame of an image.
+
+    Args:
+        path: the file; its ending is the format of an image.
+        frames: one for an image.
+        fps: frames per second; None for an image.
+        quality: of an image, as `encode_image` takes it.
+
+    Raises:
+        Failure: the file cannot be written.
+    """
+    if fps is None:
+        save_image(path, frames[0], quality)
+        return
+    from pure.engine.video import write_video
+
+    write_video(path, _bytes(frames), fps)
+
+
+def save_image(path: Path, pixels: np.ndarray, quality: int | None = None) -> None:
     """Write pixels (H, W, 3) in [0, 1] in the format of the path's ending, whole or not at all."""
     # Encoded in memory first: Pillow's own writing hides why the disk refused.
-    write_whole(path, encode_image(pixels, IMAGE_FORMATS[path.suffix.lower()]))
+    write_whole(path, encode_image(pixels, IMAGE_FORMATS[path.suffix.lower()], quality))
 
 
 def encode_image(pixels: np.ndarray, kind: str, quality: int | None = None) -> bytes:
@@ -25,19 +45,12 @@ def encode_image(pixels: np.ndarray, kind: str, quality: int | None = None) -> b
     Args:
         pixels: red, green and blue.
         kind: "PNG", "JPEG" or "WEBP".
-        quality: 0 to 100, for JPEG and WEBP; None for the usual one.
+        quality: 0 to 100, for JPEG and WEBP; None for the default of the format.
     """
     options = OPTIONS[kind] if quality is None or kind == "PNG" else {**OPTIONS[kind], "quality": quality}
     encoded = io.BytesIO()
     Image.fromarray(_bytes(pixels)).save(encoded, format=kind, **options)
     return encoded.getvalue()
-
-
-def save_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Write frames (F, H, W, 3) in [0, 1] as a video of `fps` frames per second, whole or not at all."""
-    from pure.engine.video import write_video
-
-    write_video(path, _bytes(frames), fps)
 
 
 def save_frames(folder: Path, frames: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """What a model family says of itself, to the loader and to `puredit models`."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,10 @@ class Family:
         return self.config.transformer
 
 
+def _no_options(found: "Description") -> dict[str, Any]:
+    return {}
+
+
 @attrs.frozen(kw_only=True)
 class PipelineKind:
     """One class of pipelines.
@@ -59,6 +64,7 @@ class PipelineKind:
         defaults: those of a request, or from a description to them.
         build: from the loaded parts to the pipeline.
         check: refuses combinations of configs that the pipeline cannot do.
+        options: from a description to further arguments of the family's `denoiser`.
         checkpoints: hub ids of this kind.
     """
 
@@ -72,6 +78,7 @@ class PipelineKind:
     defaults: Defaults | Callable[["Description"], Defaults]
     build: Callable[["Parts"], "Pipeline"]
     check: Callable[["Description"], None] = attrs.field(default=lambda found: None, eq=False)
+    options: Callable[["Description"], Mapping[str, Any]] = attrs.field(default=_no_options, eq=False)
     checkpoints: tuple[str, ...] = ()
 
 
@@ -104,6 +111,12 @@ class Description:
     def transformer(self) -> TransformerConfig:
         """Config of the first transformer, a record of the family's `config`."""
         return next(iter(self.transformers.values()))
+
+    @functools.cached_property
+    def denoisers(self) -> Mapping[str, Denoiser]:
+        """The denoiser of every transformer, by its name; each is built once."""
+        options = self.kind.options(self)
+        return {name: self.family.denoiser(config, **options) for name, config in self.transformers.items()}
 
     @property
     def solver(self) -> Solver:
@@ -139,7 +152,7 @@ class Parts:
     def common(self) -> dict[str, Any]:
         """The fields that every pipeline with one transformer has."""
         return {
-            "denoiser": self.found.family.denoiser(self.found.transformer),
+            "denoiser": next(iter(self.found.denoisers.values())),
             "params": self.params["transformer"],
             "solver": self.found.solver,
             "defaults": self.found.defaults,

@@ -9,9 +9,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from pure.engine.saving import encode_image, save_video
+from pure.engine.sample import Sample
+from pure.engine.saving import encode_image, save
 from pure.engine.writing import write_whole
-from pure.serving.jobs import Output, Sample
+from pure.serving.jobs import Artifact
 
 __all__ = ["Files"]
 
@@ -28,33 +29,30 @@ class Files:
     folder: Path | None
     uploads: Path | None = None
 
-    def put(self, sample: Sample, frames: np.ndarray, fps: int | None, report: Mapping[str, Any]) -> Output:
+    def put(self, sample: Sample, frames: np.ndarray, fps: int | None, report: Mapping[str, Any]) -> Artifact:
         """Write frames (F, H, W, 3) in [0, 1]: the one of an image, all of a video at `fps`.
 
         Raises:
             Failure: the disk refuses.
         """
-        form = sample.job.form
-        number = f"-{sample.number}" if len(sample.job.seeds) > 1 else ""
-        path = self.folder / f"{sample.job.id}{number}{form.suffix}" if self.folder is not None else None
-        if fps is not None:
-            assert path is not None, "videos are refused where nothing is kept"
-            save_video(path, frames, fps)
-            return Output(content=b"", path=str(path.resolve()), report=report)
-        content = encode_image(frames[0], form.encoding, form.quality)
-        if path is not None:
-            write_whole(path, content)
-        return Output(content=b"" if path else content, path=str(path.resolve()) if path else None, report=report)
+        form, number = sample.job.form, f"-{sample.number}" if len(sample.job.seeds) > 1 else ""
+        if self.folder is None:
+            assert fps is None, "videos are refused where nothing is kept"
+            content = encode_image(frames[0], form.encoding, form.quality)
+            return Artifact(content=content, path=None, report=report)
+        path = self.folder / f"{sample.job.id}{number}{form.suffix}"
+        save(path, frames, fps, form.quality)
+        return Artifact(content=b"", path=str(path.resolve()), report=report)
 
-    def content(self, output: Output) -> bytes:
+    def content(self, artifact: Artifact) -> bytes:
         """Return the file of a result."""
-        return Path(output.path).read_bytes() if output.path else output.content
+        return Path(artifact.path).read_bytes() if artifact.path else artifact.content
 
-    def remove(self, outputs: Iterable[Output]) -> None:
+    def remove(self, artifacts: Iterable[Artifact]) -> None:
         """Delete files of results."""
-        for output in outputs:
-            if output.path:
-                Path(output.path).unlink(missing_ok=True)
+        for artifact in artifacts:
+            if artifact.path:
+                Path(artifact.path).unlink(missing_ok=True)
 
     def keep(self, name: str, content: bytes) -> None:
         """Write an uploaded picture, if the server keeps them."""

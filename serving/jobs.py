@@ -14,10 +14,11 @@ from typing import Any
 
 import attrs
 
+from pure.engine.engine import Recipe
 from pure.engine.errors import EngineError
-from pure.engine.loaded import Recipe
+from pure.engine.sample import Sample
 
-__all__ = ["Entry", "Form", "Job", "Output", "Sample", "Store"]
+__all__ = ["Artifact", "Entry", "Form", "Job", "Store"]
 
 KEPT = 1000
 """Most finished jobs with an entry; the files of older ones stay."""
@@ -32,14 +33,12 @@ class Form:
         encoding: Pillow's format of images: PNG, JPEG or WEBP.
         quality: 0 to 100; None for the default of the format.
         suffix: ending of files.
-        keep: whether it goes to the disk.
     """
 
     kind: str
     encoding: str = "PNG"
     quality: int | None = None
     suffix: str = ".png"
-    keep: bool = True
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -56,24 +55,13 @@ class Job:
     @property
     def samples(self) -> tuple[Sample, ...]:
         """The results to make, each on its own."""
-        return tuple(Sample(self, number) for number in range(len(self.seeds)))
-
-
-@attrs.frozen(eq=False)
-class Sample:
-    """One result of a job to make: the unit that is queued and batched."""
-
-    job: Job
-    number: int
-
-    @property
-    def seed(self) -> int:
-        """Of its starting noise."""
-        return self.job.seeds[self.number]
+        return tuple(
+            Sample(prompt=self.prompt, seed=seed, job=self, number=number) for number, seed in enumerate(self.seeds)
+        )
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Output:
+class Artifact:
     """One finished result.
 
     Attributes:
@@ -95,7 +83,7 @@ class Entry:
         job: the request.
         status: queued, in_progress, completed, failed or cancelled.
         steps: steps taken, of all samples.
-        outputs: finished results, by number.
+        artifacts: finished results, by number.
         notes: such as a prompt that is too long.
         error: why it failed.
         started: when work began.
@@ -105,7 +93,7 @@ class Entry:
     job: Job
     status: str = "queued"
     steps: int = 0
-    outputs: Mapping[int, Output] = attrs.field(factory=dict)
+    artifacts: Mapping[int, Artifact] = attrs.field(factory=dict)
     notes: tuple[str, ...] = ()
     error: EngineError | None = None
     started: float | None = None
@@ -180,17 +168,14 @@ class Store:
         """Count a step of one sample."""
         self._change(id, lambda e: attrs.evolve(e, steps=e.steps + 1))
 
-    def finish(self, sample: Sample, output: Output) -> bool:
+    def finish(self, sample: Sample, artifact: Artifact) -> bool:
         """Add a finished result; the last one completes the job. Return False if the job was over already."""
 
         def done(entry: Entry) -> Entry:
-            outputs = {**entry.outputs, sample.number: output}
-            complete = len(outputs) == len(sample.job.seeds)
-            return attrs.evolve(
-                entry,
-                outputs=outputs,
-                **({"status": "completed", "ended": time.time()} if complete else {}),
-            )
+            artifacts = {**entry.artifacts, sample.number: artifact}
+            complete = len(artifacts) == len(sample.job.seeds)
+            over: Any = {"status": "completed", "ended": time.time()} if complete else {}
+            return attrs.evolve(entry, artifacts=artifacts, **over)
 
         return self._change(sample.job.id, done)
 

@@ -40,10 +40,10 @@ class Metrics:
         kind = entry.job.form.kind
         self.add("puredit_requests_total", kind=kind, outcome=entry.status)
         self.add("puredit_seconds_total", entry.seconds, kind=kind)
-        for output in entry.outputs.values():
+        for artifact in entry.artifacts.values():
             self.add("puredit_outputs_total", kind=kind)
             for name in ("computed", "skipped"):
-                self.add("puredit_steps_total", len(output.report.get(f"{name}_steps", ())), decision=name)
+                self.add("puredit_steps_total", len(artifact.report.get(f"{name}_steps", ())), decision=name)
 
     def values(self, **gauges: float) -> dict[Key, float]:
         """Return every counter and these gauges, by name and labels."""

@@ -4,8 +4,8 @@ import threading
 import time
 from collections.abc import Iterable
 
-from pure.engine.loaded import Recipe, alike
-from pure.serving.jobs import Sample
+from pure.engine.engine import Recipe, alike
+from pure.engine.sample import Sample
 
 __all__ = ["Queue"]
 

@@ -57,9 +57,20 @@ def load_pipeline(
     torch.Size([1, 3, 64, 64])
     """
     _check_arguments(source, dtype, device, variant)
-    describe(locate(source, DESCRIPTION))  # before gigabytes are downloaded
+    return load(describe(locate(source, DESCRIPTION)), source, variant=variant, dtype=dtype, device=device)
+
+
+def load(
+    found: Description,
+    source: str | os.PathLike[str],
+    *,
+    variant: str | None,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+) -> Pipeline:
+    """Load a checkpoint that was described, which it is before gigabytes are downloaded; see `load_pipeline`."""
     folder = locate(source, EVERYTHING)
-    found = describe(folder)
+    found = found if folder == found.folder else describe(folder)
     family = found.family
     present = [name for name in found.kind.components if found.classes[name] != "None"]
     _check_variant(found, variant, [*found.transformers, *(name for name in present if not _reads(name))])

@@ -52,6 +52,10 @@ class Picture:
     format: str
     notes: tuple[Note, ...] = ()
 
+    def named(self, name: str) -> Picture:
+        """Return the picture with a name, of its file or field, in front of its notes."""
+        return attrs.evolve(self, notes=tuple(attrs.evolve(n, text=f"{name}: {n.text}") for n in self.notes))
+
 
 def open_picture(
     source: str | os.PathLike[str] | bytes | BinaryIO, formats: tuple[str, ...] | None = None, most: int = MOST

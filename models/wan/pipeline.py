@@ -250,11 +250,12 @@ def _build_picture(parts: Parts) -> Pipeline:
     return kind(**_common(parts), pictures=pictures)
 
 
+def _options(found: Description) -> dict[str, Any]:
+    return {"expand_timesteps": bool(found.index.get("expand_timesteps"))}
+
+
 def _common(parts: Parts) -> dict[str, Any]:
-    found, expand = parts.found, bool(parts.found.index.get("expand_timesteps"))
-    denoisers = {
-        name: wan(WanConfig.read(config), expand_timesteps=expand) for name, config in found.transformers.items()
-    }
+    found, denoisers = parts.found, parts.found.denoisers
     boundary = found.index.get("boundary_ratio")
     first, second = found.kind.transformers
     several = boundary is not None
@@ -284,6 +285,7 @@ TEXT_TO_VIDEO = PipelineKind(
     defaults=_defaults,
     build=_build,
     check=_check_text,
+    options=_options,
     checkpoints=(
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         "Wan-AI/Wan2.1-T2V-14B-Diffusers",

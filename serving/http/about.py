@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 import pure
 from pure.links import document
 from pure.serving.http.errors import HttpError
-from pure.serving.http.state import State, state_of
+from pure.serving.http.service import Service, service_of
 
 __all__ = ["HEALTH", "absent", "router"]
 
@@ -45,10 +45,10 @@ async def liveness() -> dict[str, str]:
 @router.get("/health")
 async def health(request: Request) -> Any:
     """Return 200 if requests are taken, 503 until the warm-up is done and after the end."""
-    engine = state_of(request).engine
-    if not engine.alive:
+    worker = service_of(request).worker
+    if not worker.alive:
         return JSONResponse({"status": "unhealthy", "error": "the engine has stopped"}, 503)
-    if not engine.ready.is_set():
+    if not worker.ready.is_set():
         return JSONResponse({"status": "warming up"}, 503)
     return {"status": "ok"}
 
@@ -57,33 +57,33 @@ async def health(request: Request) -> Any:
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     """List the one model."""
-    return {"object": "list", "data": [_card(state_of(request))]}
+    return {"object": "list", "data": [_card(service_of(request))]}
 
 
 @router.get("/v1/models/{id:path}")
 async def model(request: Request, id: str) -> dict[str, Any]:
     """Describe the model."""
-    state = state_of(request)
-    if id not in state.names:
+    service = service_of(request)
+    if id not in service.names:
         raise HttpError(f"The model {id!r} does not exist", 404, field="model", code="model_not_found")
-    return _card(state)
+    return _card(service)
 
 
-def _card(state: State) -> dict[str, Any]:
-    kind = state.studio.found.kind
+def _card(service: Service) -> dict[str, Any]:
+    kind = service.engine.checkpoint.found.kind
     return {
-        "id": state.names[0],
+        "id": service.names[0],
         "object": "model",
-        "created": int(state.about.get("started", 0)),
+        "created": int(service.about.get("started", 0)),
         "owned_by": "puredit",
-        "root": state.path,
+        "root": service.path,
         "parent": None,
         "max_model_len": None,
         "num_gpus": 1,
         "task_type": kind.task,
         "supported_task_types": [kind.task],
-        "dit_precision": state.precision,
-        "vae_precision": state.precision,
+        "dit_precision": service.precision,
+        "vae_precision": service.precision,
         "pipeline_name": kind.pipeline,
         "pipeline_class": kind.pipeline,
     }
@@ -93,12 +93,12 @@ def _card(state: State) -> dict[str, Any]:
 @router.get("/model_info")
 async def model_info(request: Request) -> dict[str, Any]:
     """Return the task and the defaults of the model."""
-    state = state_of(request)
-    found = state.studio.found
-    output = OUTPUTS[state.studio.video]
+    service = service_of(request)
+    found = service.engine.checkpoint.found
+    output = OUTPUTS[service.engine.checkpoint.video]
     return {
-        "model_path": state.path,
-        "served_model_name": state.names[0],
+        "model_path": service.path,
+        "served_model_name": service.names[0],
         "is_generation": True,
         "model_type": "diffusion",
         "architectures": [found.kind.pipeline],
@@ -114,24 +114,24 @@ async def model_info(request: Request) -> dict[str, Any]:
 @router.get("/server_info")
 async def server_info(request: Request) -> dict[str, Any]:
     """Return the flags that the server was started with."""
-    state = state_of(request)
-    return {"version": pure.__version__, **state.about, "ready": state.engine.ready.is_set()}
+    service = service_of(request)
+    return {"version": pure.__version__, **service.about, "ready": service.worker.ready.is_set()}
 
 
 @router.get("/stats")
 async def stats(request: Request) -> dict[str, Any]:
     """Return the counters as JSON."""
-    engine = state_of(request).engine
-    return engine.metrics.stats(queue_length=len(engine.queue), running=engine.running)
+    worker = service_of(request).worker
+    return worker.metrics.stats(queue_length=len(worker.queue), running=worker.running)
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
     """Return the counters for Prometheus."""
-    state = state_of(request)
-    if not state.metrics:
+    service = service_of(request)
+    if not service.metrics:
         raise HttpError("there are no metrics: start the server with --enable-metrics, or see /stats", 404)
-    text = state.engine.metrics.text(queue_length=len(state.engine.queue), running=state.engine.running)
+    text = service.worker.metrics.text(queue_length=len(service.worker.queue), running=service.worker.running)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

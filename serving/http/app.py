@@ -17,7 +17,7 @@ from pure.engine.errors import EngineError, Stopping
 from pure.serving.http import about, images, videos
 from pure.serving.http.bodies import LIMIT
 from pure.serving.http.errors import HttpError, response_to
-from pure.serving.http.state import State
+from pure.serving.http.service import Service
 
 __all__ = ["make_app"]
 
@@ -25,17 +25,19 @@ PATIENCE = 0.02
 """Seconds between looks at whether the warm-up is done."""
 
 
-def make_app(state: State) -> FastAPI:
-    """Return the application in front of an engine, which the caller starts and stops."""
+def make_app(service: Service) -> FastAPI:
+    """Return the application in front of a worker, which the caller starts and stops."""
     app = FastAPI(title="puredit", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.puredit = state
+    app.state.puredit = service
     for part in (about, images, videos):
         app.include_router(part.router)
     app.add_exception_handler(EngineError, _reported)
     app.add_exception_handler(HTTPException, _missing)
-    app.add_middleware(Checks, state=state)
-    if state.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(state.origins), allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Checks, service=service)
+    if service.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(service.origins), allow_methods=["*"], allow_headers=["*"]
+        )
     return app
 
 
@@ -56,11 +58,11 @@ class Checks:
 
     Attributes:
         app: the application behind it.
-        state: of the server.
+        service: of the server.
     """
 
     app: ASGIApp
-    state: State
+    service: Service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
@@ -75,24 +77,24 @@ class Checks:
         except EngineError as error:
             await response_to(error)(scope, receive, exchange.sending)
         except Exception as error:
-            self.state.log(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}", "warning")
+            self.service.log(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}", "warning")
             if exchange.status:
                 raise
             message = f"internal error: {type(error).__name__}: {error}"
             await response_to(HttpError(message, 500, code="internal_error"))(scope, receive, exchange.sending)
         finally:
-            if self.state.requests:
+            if self.service.requests:
                 status = exchange.status or "closed"
-                self.state.log(f"{scope['method']} {scope['path']} {status} {exchange.seconds:.3f} s", "note")
+                self.service.log(f"{scope['method']} {scope['path']} {status} {exchange.seconds:.3f} s", "note")
 
     async def _ready(self, scope: Scope) -> None:
         """Wait for the warm-up, which health checks do not."""
-        engine = self.state.engine
+        worker = self.service.worker
         if scope["path"] in about.HEALTH:
             return
-        while engine.alive and not engine.ready.is_set():
+        while worker.alive and not worker.ready.is_set():
             await asyncio.sleep(PATIENCE)
-        if not engine.alive:
+        if not worker.alive:
             raise Stopping
 
 

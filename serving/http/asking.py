@@ -5,46 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
-from pure.engine.loaded import Asked
 from pure.serving.http.fields import QUALITIES, SEEDS
 from pure.serving.jobs import Form
 
 if TYPE_CHECKING:
     from pure.models import Picture
 
-__all__ = ["asked", "field_of", "image_form", "seeds"]
+__all__ = ["field_of", "image_form", "order_of", "seeds"]
 
 SEED = 42
-OPTIONS = {
-    "num_inference_steps": "steps",
-    "num_frames": "frames",
-    "width": "width",
-    "height": "height",
-    "guidance_scale": "guidance_scale",
-    "guidance_scale_2": "guidance_scale_2",
-    "true_cfg_scale": "true_cfg_scale",
-    "max_sequence_length": "max_sequence_length",
-}
 ENCODINGS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "jpg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
 
 
-def asked(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Asked:
-    """Return the fields as a request to the model; `width` and `height` win over `size`.
+def order_of(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Order:
+    """Return what the fields of a request say is to be made; `width` and `height` win over `size`.
 
-    >>> asked({"prompt": "a cat", "size": (64, 32), "height": 48}).options
+    >>> order_of({"prompt": "a cat", "size": (64, 32), "height": 48}).options
     {'width': 64, 'height': 48}
     """
     size = fields.get("size")
     options = dict(zip(("width", "height"), size, strict=True)) if size else {}
     options |= {name: fields[field] for field, name in OPTIONS.items() if field in fields}
-    return Asked(
+    if pictures:
+        options["images"] = tuple(picture.image for picture in pictures)
+    return Order(
         negative_prompt=fields.get("negative_prompt"),
         options=options,
-        images=tuple(picture.image for picture in pictures),
-        notes=tuple(note.text for picture in pictures for note in picture.notes),
-        params=fields.get("cache_dit_params"),
-        enable=fields.get("enable_cache_dit"),
+        notes=tuple(note for picture in pictures for note in picture.notes),
         seconds=fields.get("seconds"),
         fps=fields.get("fps"),
     )

@@ -7,8 +7,6 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from pure.configs.kinds import show
 from pure.engine.errors import Misuse
 from pure.models import Picture, PictureError, open_picture
@@ -31,11 +29,9 @@ def opened(sent: Upload) -> Picture:
         Misuse: it cannot be read, or is too large.
     """
     try:
-        picture = open_picture(sent.content, FORMATS, PIXELS)
+        return open_picture(sent.content, FORMATS, PIXELS).named(sent.field)
     except PictureError as error:
         raise Misuse(f"{sent.field}: {error}; send PNG, JPEG or WebP", field=sent.field) from error
-    notes = tuple(attrs.evolve(note, text=f"{sent.field}: {note.text}") for note in picture.notes)
-    return attrs.evolve(picture, notes=notes)
 
 
 def urls(fields: Mapping[str, Any], names: tuple[str, ...]) -> list[Upload]:

@@ -1,4 +1,4 @@
-"""The process: a port, an event loop in front of the engine, and an orderly end."""
+"""The process: a port, an event loop in front of the worker, and an orderly end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from pure.engine.errors import Failure, Interrupted, Misuse
-from pure.serving.engine import Engine
+from pure.serving.worker import Worker
 
 __all__ = ["bind", "run"]
 
@@ -46,15 +46,15 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which tells the engine first when it shuts down."""
+    """Uvicorn's server, which stops the worker first when it shuts down."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, patience: float) -> None:
+    def __init__(self, config: uvicorn.Config, worker: Worker, patience: float) -> None:
         super().__init__(config)
-        self.engine, self.patience = engine, patience
+        self.worker, self.patience = worker, patience
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse what waits, let what runs finish for a while, then break it off."""
-        self.engine.drain()
+        self.worker.drain()
         ending = asyncio.create_task(self._end())
         try:
             await super().shutdown(sockets)
@@ -63,15 +63,15 @@ class Server(uvicorn.Server):
 
     async def _end(self) -> None:
         await asyncio.sleep(self.patience)
-        self.engine.halt()
+        self.worker.halt()
 
 
-def run(app: FastAPI, engine: Engine, taken: socket.socket, patience: float) -> None:
+def run(app: FastAPI, worker: Worker, taken: socket.socket, patience: float) -> None:
     """Serve until a signal comes: SIGTERM ends the server orderly, Ctrl-C is an interruption.
 
     Args:
         app: from `make_app`.
-        engine: not started yet.
+        worker: not started yet.
         taken: from `bind`.
         patience: seconds that running requests have to finish.
 
@@ -87,13 +87,13 @@ def run(app: FastAPI, engine: Engine, taken: socket.socket, patience: float) -> 
         server_header=False,
         timeout_graceful_shutdown=int(patience) + 5,
     )
-    server = Server(config, engine, patience)
+    server = Server(config, worker, patience)
     with _signals(server) as caught:
-        engine.start()
+        worker.start()
         try:
             server.run(sockets=[taken])
         finally:
-            engine.stop()
+            worker.stop()
     if signal.SIGINT in caught:
         raise Interrupted("interrupted; the server has stopped")
 

@@ -11,13 +11,13 @@ from fastapi.responses import FileResponse
 
 from pure.configs.kinds import Choice, Text, Whole
 from pure.engine.errors import Misuse
-from pure.serving.http.asking import asked, seeds
+from pure.serving.http.asking import seeds
 from pure.serving.http.bodies import read_body
 from pure.serving.http.errors import HttpError
 from pure.serving.http.fields import VIDEO, read_fields, read_query
 from pure.serving.http.images import statistics, variant
 from pure.serving.http.pictures import urls
-from pure.serving.http.state import State, memory, state_of
+from pure.serving.http.service import Service, memory, service_of
 from pure.serving.jobs import Entry, Form, Job
 
 __all__ = ["router"]
@@ -29,24 +29,24 @@ router = APIRouter()
 @router.post("/v1/videos")
 async def create(request: Request) -> dict[str, Any]:
     """Begin a video; the picture it begins with is `input_reference` or `reference_url`."""
-    state = state_of(request)
+    service = service_of(request)
     body = await read_body(request)
-    if not state.studio.video:
-        raise Misuse(f"a {state.studio.found.kind.pipeline} makes images; send the prompt to /v1/images/generations")
-    if state.files.folder is None:
+    if not service.engine.checkpoint.video:
+        raise Misuse(f"a {service.engine.checkpoint.name} makes images; send the prompt to /v1/images/generations")
+    if service.files.folder is None:
         raise Misuse("videos need files, and this server saves none (--output-path ''); start it with a folder")
     fields = read_fields(body, VIDEO, seeds)
     sent = [*body.uploads, *urls(fields, VIDEO.urls)]
-    pictures = await state.pictures(sent)
-    recipe = await state.recipe(asked(fields, pictures), fields.get("model"))
+    pictures = await service.pictures(sent)
+    recipe = await service.checked(fields, pictures)
     height, width = recipe.request.height, recipe.request.width
     if height % 2 or width % 2:
         raise Misuse(f"size: {width}x{height} cannot be written as a video; choose even sizes", field="size")
     form = Form(kind="video", suffix=".mp4")
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
-    await state.keep(job, pictures, sent)
-    state.engine.submit(job)
-    return _shown(state, _entry(state, job.id))
+    await service.keep(job, pictures, sent)
+    service.worker.submit(job)
+    return _shown(service, _entry(service, job.id))
 
 
 PAGE = {"limit": Whole(1, 100), "order": Choice(("asc", "desc")), "after": Text()}
@@ -55,14 +55,14 @@ PAGE = {"limit": Whole(1, 100), "order": Choice(("asc", "desc")), "after": Text(
 @router.get("/v1/videos")
 async def listed(request: Request) -> dict[str, Any]:
     """List videos, newest first; `after` an id, `limit` 1 to 100, `order` asc or desc."""
-    state, page = state_of(request), read_query(request, PAGE, limit=20, order="desc", after=None)
-    entries = state.engine.jobs.all("video")[:: 1 if page["order"] == "asc" else -1]
+    service, page = service_of(request), read_query(request, PAGE, limit=20, order="desc", after=None)
+    entries = service.worker.jobs.all("video")[:: 1 if page["order"] == "asc" else -1]
     if page["after"] is not None:
         ids = [entry.job.id for entry in entries]
         if page["after"] not in ids:
             raise Misuse(f"after: there is no video {page['after'][:80]!r}", field="after")
         entries = entries[ids.index(page["after"]) + 1 :]
-    shown = [_shown(state, entry) for entry in entries[: page["limit"]]]
+    shown = [_shown(service, entry) for entry in entries[: page["limit"]]]
     return {
         "object": "list",
         "data": shown,
@@ -75,59 +75,59 @@ async def listed(request: Request) -> dict[str, Any]:
 @router.get("/v1/videos/{id}")
 async def retrieve(request: Request, id: str) -> dict[str, Any]:
     """Return status and progress of a video."""
-    state = state_of(request)
-    return _shown(state, _entry(state, id))
+    service = service_of(request)
+    return _shown(service, _entry(service, id))
 
 
 @router.delete("/v1/videos/{id}")
 async def delete(request: Request, id: str) -> dict[str, Any]:
     """Stop work for a video, and delete its file and its entry."""
-    state = state_of(request)
-    _entry(state, id)
-    state.engine.cancel(id)
-    entry = state.engine.jobs.forget(id)
+    service = service_of(request)
+    _entry(service, id)
+    service.worker.cancel(id)
+    entry = service.worker.jobs.forget(id)
     if entry is not None:
-        await asyncio.to_thread(state.files.remove, list(entry.outputs.values()))
+        await asyncio.to_thread(service.files.remove, list(entry.artifacts.values()))
     return {"id": id, "object": "video.deleted", "deleted": True, "status": "deleted"}
 
 
 @router.get("/v1/videos/{id}/content")
 async def content(request: Request, id: str) -> FileResponse:
     """Send a video that was made."""
-    entry, number = _entry(state_of(request), id), variant(request)
+    entry, number = _entry(service_of(request), id), variant(request)
     if not entry.over:
         raise HttpError("Generation is still in-progress", 404, code="video_not_ready")
     if entry.error is not None:
         raise HttpError(f"there is no video: {entry.error.message}", 404, code="video_failed")
-    output = entry.outputs.get(number)
-    if output is None or output.path is None:
+    artifact = entry.artifacts.get(number)
+    if artifact is None or artifact.path is None:
         raise HttpError(f"Video variant {number} not found", 404, field="variant")
-    if not Path(output.path).is_file():
+    if not Path(artifact.path).is_file():
         raise HttpError("the video's file is gone", 404, code="video_not_found")
-    return FileResponse(output.path, media_type="video/mp4", filename=Path(output.path).name)
+    return FileResponse(artifact.path, media_type="video/mp4", filename=Path(artifact.path).name)
 
 
-def _entry(state: State, id: str) -> Entry:
-    entry = state.engine.jobs.get(id, "video")
+def _entry(service: Service, id: str) -> Entry:
+    entry = service.worker.jobs.get(id, "video")
     if entry is None:
         raise HttpError("Video not found", 404, code="video_not_found")
     return entry
 
 
-def _shown(state: State, entry: Entry) -> dict[str, Any]:
+def _shown(service: Service, entry: Entry) -> dict[str, Any]:
     """Return a video as clients see it."""
     job, request = entry.job, entry.job.recipe.request
-    outputs = [output for _, output in sorted(entry.outputs.items())]
+    artifacts = [artifact for _, artifact in sorted(entry.artifacts.items())]
     done = entry.status == "completed"
     urls = [
-        f"/v1/videos/{job.id}/content" + (f"?variant={n}" if len(job.seeds) > 1 else "") for n in range(len(outputs))
+        f"/v1/videos/{job.id}/content" + (f"?variant={n}" if len(job.seeds) > 1 else "") for n in range(len(artifacts))
     ]
     seconds = request.frames / (job.recipe.fps or 1)
     error = entry.error
     return {
         "id": job.id,
         "object": "video",
-        "model": state.names[0],
+        "model": service.names[0],
         "status": "failed" if entry.status == "cancelled" else entry.status,
         "progress": entry.progress,
         "created_at": int(job.created),
@@ -140,11 +140,11 @@ def _shown(state: State, entry: Entry) -> dict[str, Any]:
         "quality": "standard",
         "url": urls[0] if done else None,
         "urls": urls if done else [],
-        "file_path": outputs[0].path if done else None,
-        "file_paths": [output.path for output in outputs] if done else [],
+        "file_path": artifacts[0].path if done else None,
+        "file_paths": [artifact.path for artifact in artifacts] if done else [],
         "num_outputs": len(job.seeds),
         "error": None if error is None else {"message": error.message, "code": error.code or "generation_failed"},
         "peak_memory_mb": memory(),
         "inference_time_s": entry.seconds,
-        "puredit": statistics(state, entry) if done else None,
+        "puredit": statistics(service, entry) if done else None,
     }

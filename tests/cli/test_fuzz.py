@@ -131,17 +131,17 @@ def test_any_file_of_flags_has_an_answer(content):
 # Flags that go into the job as they are; the others are covered one by one in test_parsing and test_mistakes.
 PLAIN = {
     "--num-inference-steps": (st.integers(1, 99), lambda job: job.steps),
-    "--height": (st.integers(1, 4096), lambda job: job.options.get("height")),
-    "--width": (st.integers(1, 4096), lambda job: job.options.get("width")),
-    "--guidance-scale": (st.floats(0, 20), lambda job: job.options.get("guidance_scale")),
-    "--true-cfg-scale": (st.floats(0, 20), lambda job: job.options.get("true_cfg_scale")),
-    "--max-sequence-length": (st.integers(1, 512), lambda job: job.options.get("max_sequence_length")),
-    "--negative-prompt": (st.text("abc", min_size=1), lambda job: job.negative_prompt),
-    "--seed": (st.integers(0, 2**40), lambda job: job.outputs[0].seed),
-    "--dit-precision": (st.sampled_from(["fp32", "bf16", "fp16"]), lambda job: job.precision),
+    "--height": (st.integers(1, 4096), lambda job: job.order.options.get("height")),
+    "--width": (st.integers(1, 4096), lambda job: job.order.options.get("width")),
+    "--guidance-scale": (st.floats(0, 20), lambda job: job.order.options.get("guidance_scale")),
+    "--true-cfg-scale": (st.floats(0, 20), lambda job: job.order.options.get("true_cfg_scale")),
+    "--max-sequence-length": (st.integers(1, 512), lambda job: job.order.options.get("max_sequence_length")),
+    "--negative-prompt": (st.text("abc", min_size=1), lambda job: job.order.negative_prompt),
+    "--seed": (st.integers(0, 2**40), lambda job: job.samples[0].seed),
+    "--dit-precision": (st.sampled_from(["fp32", "bf16", "fp16"]), lambda job: job.checkpoint.precision),
     "--num-gpus": (st.integers(1, 8), lambda job: job.parallel.sizes.total),
-    "--enable-torch-compile": (st.booleans(), lambda job: job.compiled),
-    "--enable-cache-dit": (st.booleans(), lambda job: job.caching.asked),
+    "--enable-torch-compile": (st.booleans(), lambda job: job.checkpoint.compiled),
+    "--enable-cache-dit": (st.booleans(), lambda job: job.caching.enabled),
 }
 
 

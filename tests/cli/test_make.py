@@ -1,11 +1,18 @@
 """What the engine makes of a batch, without the command around it."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from pure.engine.make import denoise, results
+from pure.configs import configure
+from pure.engine.caching import Caching
+from pure.engine.checkpoint import look
+from pure.engine.engine import Engine, Order
+from pure.engine.make import batch_size, denoise, results
 from pure.engine.result import Result
+from pure.engine.sample import Sample
 from pure.models import NotFiniteError, embedded, load_pipeline
 from pure.models.pipeline import Pipeline
 
@@ -14,8 +21,10 @@ SEEDS = (1, 2, 3)
 
 def made(count: int, seeds: tuple[int, ...] = SEEDS) -> list[Result | NotFiniteError]:
     pipeline = load_pipeline(embedded())
-    request = pipeline.request(["a pear"] * len(seeds), steps=count, max_sequence_length=8)
-    return list(results(pipeline, denoise(pipeline, pipeline.denoiser, request, seeds)))
+    engine = Engine(checkpoint=look(None), pipeline=pipeline, base=pipeline.denoiser)
+    recipe = engine.recipe(Order(options={"steps": count, "max_sequence_length": 8}), Caching.of(configure()))
+    assert batch_size(engine, recipe) == 4
+    return list(results(engine, denoise(engine, recipe, [Sample(prompt="a pear", seed=seed) for seed in seeds])))
 
 
 def test_a_sample_that_is_not_finite_is_named_by_its_row_and_the_others_are_made(
@@ -34,7 +43,8 @@ def test_a_sample_that_is_not_finite_is_named_by_its_row_and_the_others_are_made
 
 def test_the_time_of_a_batch_is_shared_by_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes on by three seconds whenever it is read: each of three samples has one of every lap."""
-    monkeypatch.setattr("pure.engine.make.Clock.lap", lambda self: 3.0)
+    times = itertools.count(0.0, 3.0)
+    monkeypatch.setattr("pure.engine.make.now", lambda device: next(times))
     for one in made(2):
         assert isinstance(one, Result) and one.step_seconds == (1.0, 1.0) and one.encode_seconds == 1.0
         assert one.decode_seconds == 3.0 and one.total_seconds == 6.0

@@ -5,7 +5,7 @@ import json
 import attrs
 
 from pure.cli.models import capabilities
-from pure.engine.opening import look
+from pure.engine.checkpoint import look
 from pure.models.registry import FAMILIES, pipelines
 
 
@@ -30,7 +30,7 @@ def test_a_checkpoint_is_described_from_its_files(puredit, checkpoint, tmp_path)
     found = json.loads(out)
     assert code == 0
     assert (found["family"], found["pipeline"], found["blocks"]) == ("FLUX.1", "FluxPipeline", 6)
-    assert found["default steps"] == 50 == look(str(misnamed)).defaults.steps
+    assert found["default steps"] == 50 == look(str(misnamed)).found.defaults.steps
 
 
 def test_what_is_no_checkpoint(puredit, tmp_path):

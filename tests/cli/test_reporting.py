@@ -12,13 +12,13 @@ from PIL import Image
 from pure import Decision, Info
 from pure.cli import plotting
 from pure.cli.comparing import Comparison, Made, compare
-from pure.cli.naming import Output
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import amplification, panels, write_plot
 from pure.cli.progress import Progress
 from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
 from pure.engine.result import Result
+from pure.engine.sample import Sample
 from pure.engine.statistics import tally
 
 
@@ -36,13 +36,16 @@ INFOS = (info(0, True, "first step"), info(1, False, "threshold", 0.1), info(2, 
 
 def result(infos=INFOS, seconds=(0.2, 0.1, 0.2), shade=0.5):
     frames = np.full((1, 16, 16, 3), shade, dtype=np.float32)
-    return Result(frames=frames, infos=infos, step_seconds=seconds, encode_seconds=0.1, decode_seconds=0.1)
+    sample = Sample(prompt="a $cat$ [red]", seed=7)
+    return Result(
+        sample=sample, frames=frames, infos=infos, step_seconds=seconds, encode_seconds=0.1, decode_seconds=0.1
+    )
 
 
 def made(shade=0.5):
     plain, cached = result(seconds=(0.4, 0.4, 0.2)), result(shade=shade)
     found = compare(plain.frames, cached.frames, plain.seconds, cached.seconds)
-    return Made(output=Output("a $cat$ [red]", 7), result=cached, plain=plain, comparison=found)
+    return Made(result=cached, plain=plain, comparison=found)
 
 
 def test_counts_by_branch():
@@ -85,7 +88,7 @@ def test_the_table_is_printed_as_it_is():
 def test_a_cache_that_never_skipped_is_seen():
     assert not never_skipped([made()])
     idle = (info(0, True, "first step"), info(1, True, "warm-up"))
-    assert never_skipped([Made(output=Output("a", 1), result=result(idle, (0.1, 0.1)))])
+    assert never_skipped([Made(result=result(idle, (0.1, 0.1)))])
 
 
 @pytest.mark.parametrize(
@@ -146,14 +149,14 @@ def test_the_plot_is_a_picture(tmp_path, threshold):
 def video(shades):
     """A video of flat frames."""
     frames = np.stack([np.full((16, 16, 3), shade, dtype=np.float32) for shade in shades])
-    return Result(frames=frames, infos=INFOS, step_seconds=(0.2, 0.1, 0.2))
+    return Result(sample=Sample(prompt="a", seed=1), frames=frames, infos=INFOS, step_seconds=(0.2, 0.1, 0.2))
 
 
 def test_the_plot_of_a_video_shows_the_frame_that_differs_most():
     plain, cached = video([0.2, 0.3, 0.4, 0.5]), video([0.2, 0.3, 0.4, 0.5 + 17 / 255])
     found = compare(plain.frames, cached.frames, 1.0, 1.0)
     assert found.frame == 3
-    shown = panels(Made(output=Output("a", 1), result=cached, plain=plain, comparison=found))
+    shown = panels(Made(result=cached, plain=plain, comparison=found))
     names = [name for name, _ in shown]
     assert names == ["without cache, frame 4 of 4", "with cache, frame 4 of 4", "largest difference, amplified 8x"]
     assert np.array_equal(shown[0][1], plain.frames[3]) and np.array_equal(shown[1][1], cached.frames[3])

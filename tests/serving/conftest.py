@@ -2,18 +2,22 @@
 
 import functools
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import pytest
 from starlette.testclient import TestClient
 
-from pure.engine.loaded import Sources, Studio
+from pure.engine.caching import Sources
+from pure.engine.checkpoint import Checkpoint
+from pure.engine.engine import Engine, Order
 from pure.models import embedded, load_pipeline
 from pure.models.checkpoint.description import describe
-from pure.serving.engine import Engine, Settings
 from pure.serving.files import Files
 from pure.serving.http.app import make_app
-from pure.serving.http.state import State
+from pure.serving.http.service import Service
+from pure.serving.worker import Worker, WorkerOptions
 from tests.serving.processes import Server, Threaded
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
 
@@ -58,15 +62,19 @@ def loaded(folder_of):
 
 @attrs.frozen(eq=False)
 class Here:
-    """The application in this process: a client of it, its engine and its folder."""
+    """The application in this process: a client of it, its worker and what its routes work with."""
 
     client: TestClient
-    engine: Engine
-    state: State
+    worker: Worker
+    service: Service
 
     def threaded(self):
         """The same on a port, for other clients; the caller ends it."""
-        return Threaded.start(self.client.app, self.engine)
+        return Threaded.start(self.client.app, self.worker)
+
+    def recipe(self, *, params: Any = None, enable: bool | None = None, environ: Mapping[str, str] = {}, **order: Any):
+        """The recipe of a request."""
+        return attrs.evolve(self.service, environ=environ).recipe(Order(**order), params, enable)
 
     def post(self, path="/v1/images/generations", status=200, **body):
         answer = self.client.post(path, json={"prompt": "a cat", **body})
@@ -83,7 +91,7 @@ class Here:
 
 @pytest.fixture
 def here(loaded, tmp_path, monkeypatch):
-    """Open the application on a checkpoint; the engine's thread ends with the test."""
+    """Open the application on a checkpoint; the worker's thread ends with the test."""
     for name in [name for name in os.environ if name.startswith("SGLANG_")]:
         monkeypatch.delenv(name)
     yield from opening(loaded, tmp_path)
@@ -93,24 +101,24 @@ NOTHING = Sources()
 
 
 def opening(loaded, folder):
-    """Yield a function that opens the application; afterwards end the engines."""
-    engines = []
+    """Yield a function that opens the application; afterwards end the workers."""
+    workers = []
 
-    def start(name="flux", *, keep=True, sources=NOTHING, start=True, files=None, state=None, log=print, **settings):
+    def start(name="flux", *, keep=True, sources=NOTHING, start=True, files=None, service=None, log=print, **settings):
         pipeline, found = loaded(name)
-        studio = Studio(pipeline=pipeline, base=pipeline.denoiser, found=found, sources=sources)
+        engine = Engine(checkpoint=Checkpoint(path=None, found=found), pipeline=pipeline, base=pipeline.denoiser)
         files = files or Files(folder if keep else None)
-        engine = Engine(studio, files, Settings(**settings), log)
-        about = {"names": ("tiny", name), "path": name, "precision": "float32", **(state or {})}
-        made = State(studio=studio, engine=engine, files=files, **about)
-        engines.append(engine)
+        worker = Worker(engine, files, WorkerOptions(**settings), log)
+        about = {"names": ("tiny", name), "path": name, "precision": "float32", **(service or {})}
+        made = Service(engine=engine, worker=worker, files=files, sources=sources, **about)
+        workers.append(worker)
         if start:
-            engine.start()
-        return Here(TestClient(make_app(made), raise_server_exceptions=False), engine, made)
+            worker.start()
+        return Here(TestClient(make_app(made), raise_server_exceptions=False), worker, made)
 
     yield start
-    for engine in engines:
-        engine.stop()
+    for worker in workers:
+        worker.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,29 +5,28 @@ import threading
 import pytest
 
 import pure
-from pure.engine.loaded import Asked
 from pure.serving.jobs import Form, Job, Store
 
 
 @pytest.fixture
 def app(here):
-    return here("flux", state={"metrics": True, "path": "/models/flux", "about": {"port": 1}})
+    return here("flux", service={"metrics": True, "path": "/models/flux", "about": {"port": 1}})
 
 
 @pytest.mark.parametrize("path", ["/health", "/health_generate", "/liveness"])
 def test_health(app, path):
-    app.engine.ready.wait(10)
+    app.worker.ready.wait(10)
     assert app.client.get(path).json() == {"status": "ok"}
 
 
 def test_health_is_503_until_the_warm_up_is_done_and_other_routes_wait(here):
     go, asked = threading.Event(), []
     app = here("flux", start=False)
-    recipe = app.state.studio.recipe(Asked(options={"steps": 2}), {})
-    app.engine.settings = type(app.engine.settings)(warm_up=(recipe,))
-    warm = app.engine._warm
-    app.engine._warm = lambda recipe: (go.wait(30), warm(recipe))
-    app.engine.start()
+    recipe = app.recipe(options={"steps": 2})
+    app.worker.options = type(app.worker.options)(warm_up=(recipe,))
+    warm = app.worker._warm
+    app.worker._warm = lambda recipe: (go.wait(30), warm(recipe))
+    app.worker.start()
     assert app.client.get("/health").status_code == 503
     assert app.client.get("/liveness").status_code == 200
     waiting = threading.Thread(target=lambda: asked.append(app.client.get("/v1/models")))
@@ -42,11 +41,11 @@ def test_health_is_503_until_the_warm_up_is_done_and_other_routes_wait(here):
 def test_a_warm_up_that_fails_is_said_and_not_fatal(here):
     said = []
     app = here("flux", start=False, log=lambda text, kind: said.append(text))
-    recipe = app.state.studio.recipe(Asked(options={"steps": 2}), {})
-    app.engine.settings = type(app.engine.settings)(warm_up=(recipe,))
-    app.engine._same = lambda denoiser: None
-    app.engine.start()
-    assert app.engine.ready.wait(10) and "the warm-up failed" in said[0]
+    recipe = app.recipe(options={"steps": 2})
+    app.worker.options = type(app.worker.options)(warm_up=(recipe,))
+    app.worker._known = lambda denoiser: None
+    app.worker.start()
+    assert app.worker.ready.wait(10) and "the warm-up failed" in said[0]
 
 
 def test_the_first_request_can_be_warmed_up(here):
@@ -125,20 +124,20 @@ def test_an_error_of_ours_is_500_in_the_same_shape(app, monkeypatch):
     def broken(*_):
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(type(app.state.studio), "recipe", broken)
+    monkeypatch.setattr(type(app.service.engine), "recipe", broken)
     error = app.refused(status=500)
     assert error["code"] == "internal_error" and "a mistake of ours" in error["message"]
 
 
 def test_web_pages_may_use_the_server_only_where_they_are_named(here):
     origin = {"Origin": "https://page.example"}
-    named = here("flux", state={"origins": ("https://page.example",)})
+    named = here("flux", service={"origins": ("https://page.example",)})
     assert named.client.get("/health", headers=origin).headers["access-control-allow-origin"] == origin["Origin"]
     assert "access-control-allow-origin" not in here("flux").client.get("/health", headers=origin).headers
 
 
 def test_after_the_end_everything_is_503(app):
-    app.engine.stop()
+    app.worker.stop()
     answer = app.client.get("/health")
     assert answer.status_code == 503 and answer.json()["status"] == "unhealthy"
     error = app.refused(status=503)
@@ -151,9 +150,9 @@ def test_an_equal_denoiser_is_used_again(app):
     cached = {"cache_dit_params": {"residual_diff_threshold": 0.3, "max_warmup_steps": 1}}
     app.post(num_inference_steps=2, **cached)
     app.post(num_inference_steps=3, prompt="a dog", seed=1, size="16x16", **cached)
-    assert len(app.engine._denoisers) == 1
+    assert len(app.worker._denoisers) == 1
     app.post(num_inference_steps=2)
-    assert len(app.engine._denoisers) == 2
+    assert len(app.worker._denoisers) == 2
 
 
 def test_what_has_no_effect_is_noted_in_the_response(here):
@@ -167,7 +166,7 @@ def test_what_has_no_effect_is_noted_in_the_response(here):
 
 def test_finished_jobs_are_forgotten_some_time_and_others_are_not(here):
     app = here("flux", start=False)
-    recipe = app.state.studio.recipe(Asked(), {})
+    recipe = app.recipe()
     store = Store(kept=2)
     jobs = [Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Form(kind="image")) for _ in range(5)]
     for job in jobs:
@@ -181,7 +180,7 @@ def test_finished_jobs_are_forgotten_some_time_and_others_are_not(here):
 
 def test_requests_are_logged_without_what_they_say(here):
     said = []
-    app = here("flux", state={"requests": True, "log": lambda text, kind: said.append(text)})
+    app = here("flux", service={"requests": True, "log": lambda text, kind: said.append(text)})
     app.post(prompt="a secret wish", num_inference_steps=2)
     (line,) = said
     assert line.startswith("POST /v1/images/generations 200 ") and "wish" not in line
@@ -191,9 +190,9 @@ def test_a_cut_prompt_is_noted_in_its_own_response(here):
     """Three prompts of one batch, of which one holds another: each job has the note on its own."""
     app = here("embedded", batch=3, delay=5.0)
     long, longer = "a red apple " * 8, "on a table, " + "a red apple " * 8
-    recipe = app.state.studio.recipe(Asked(options={"steps": 1}), {})
+    recipe = app.recipe(options={"steps": 1})
     jobs = [Job(prompt=text, seeds=(1,), recipe=recipe, form=Form(kind="image")) for text in (long, longer, "a cat")]
-    notes = [future.result(60).notes for future in [app.engine.submit(job) for job in jobs]]
+    notes = [future.result(60).notes for future in [app.worker.submit(job) for job in jobs]]
     assert [len(each) for each in notes] == [1, 1, 0]
     for text, (note,) in zip((long, longer), notes[:2], strict=True):
         assert f"reads 16 tokens and the prompt {text!r} has" in note

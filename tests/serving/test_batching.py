@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from pure.engine.engine import alike
 from pure.engine.errors import Failure, Misuse
-from pure.engine.loaded import Asked, alike
 from pure.serving.files import Files
-from pure.serving.jobs import Form, Job, Output
+from pure.serving.jobs import Artifact, Form, Job
 from pure.serving.queue import Queue
 
 # Prompts of one length in bytes and of others: tokenizers here take a byte for a token.
@@ -38,7 +38,7 @@ class Kept(Files):
 
     def put(self, sample, frames, fps, report):
         self.frames[sample.job.prompt, sample.seed] = frames
-        return Output(content=b"", path=None, report=report)
+        return Artifact(content=b"", path=None, report=report)
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def studio(here, tmp_path):
 def jobs(opened, name, prompts=PROMPTS, params=CACHED, **changes):
     options, guided, threshold = CASES[name]
     params = {"residual_diff_threshold": threshold, **params} if params else None
-    asked = Asked(negative_prompt="bad" if guided else None, options={**options, **guided, **changes}, params=params)
-    form = Form(kind="video" if opened.state.studio.video else "image")
+    order = {"negative_prompt": "bad" if guided else None, "options": {**options, **guided, **changes}}
+    form = Form(kind="video" if opened.service.engine.checkpoint.video else "image")
     return [
-        Job(prompt=text, seeds=(number,), recipe=opened.state.studio.recipe(asked, {}), form=form)
+        Job(prompt=text, seeds=(number,), recipe=opened.recipe(params=params, **order), form=form)
         for number, text in enumerate(prompts)
     ]
 
@@ -66,15 +66,15 @@ def jobs(opened, name, prompts=PROMPTS, params=CACHED, **changes):
 def made(studio, name, size, **changes):
     """Make all prompts with batches of a size; return frames and decisions, and how many were taken together."""
     opened, frames = studio(name, batch=size)
-    futures = [(job.prompt, opened.engine.submit(job)) for job in jobs(opened, name, **changes)]
-    opened.engine.start()
+    futures = [(job.prompt, opened.worker.submit(job)) for job in jobs(opened, name, **changes)]
+    opened.worker.start()
     entries = {prompt: future.result(60) for prompt, future in futures}
     assert all(entry.status == "completed" for entry in entries.values()), [e.error for e in entries.values()]
     steps = {
-        prompt: [(d["computed"], d["reason"]) for d in entry.outputs[0].report["decisions"]]
+        prompt: [(d["computed"], d["reason"]) for d in entry.artifacts[0].report["decisions"]]
         for prompt, entry in entries.items()
     }
-    return frames, steps, opened.engine.metrics.stats()["batches"]
+    return frames, steps, opened.worker.metrics.stats()["batches"]
 
 
 @pytest.mark.filterwarnings("ignore:the language model reads 256 tokens:UserWarning")  # its template has more bytes
@@ -98,27 +98,27 @@ def test_samples_join_between_steps_and_leave_when_done(studio, name):
     first, *others = jobs(opened, name)
     kind = first.form.kind
     joined = threading.Event()
-    step = opened.engine.jobs.step
+    step = opened.worker.jobs.step
 
     def after(id):  # the others come once the first has taken two steps
         step(id)
-        if id == first.id and opened.engine.jobs.get(id, kind).steps == 2 and not joined.is_set():
+        if id == first.id and opened.worker.jobs.get(id, kind).steps == 2 and not joined.is_set():
             joined.set()
-            futures.extend(opened.engine.submit(job) for job in others)
+            futures.extend(opened.worker.submit(job) for job in others)
 
-    opened.engine.jobs.step = after
-    futures = [opened.engine.submit(first)]
-    opened.engine.start()
+    opened.worker.jobs.step = after
+    futures = [opened.worker.submit(first)]
+    opened.worker.start()
     futures[0].result(60)
     entries = [future.result(60) for future in futures]
     assert [entry.status for entry in entries] == ["completed"] * 4
-    together = opened.engine.metrics.stats()["batches"]
+    together = opened.worker.metrics.stats()["batches"]
     # 2 steps alone, 4 with two others; the last takes the first one's place while those two take their last 2 steps.
     assert together == {"1": 2 + 4, "3": 4 + 2}
     for key, pixels in alone.items():
         assert np.abs(pixels - frames[key]).max() < 1e-5
     for entry in entries:
-        found = [(d["computed"], d["reason"]) for d in entry.outputs[0].report["decisions"]]
+        found = [(d["computed"], d["reason"]) for d in entry.artifacts[0].report["decisions"]]
         assert found == steps_alone[entry.job.prompt]
 
 
@@ -138,7 +138,7 @@ def test_other_settings_are_not_joined(studio):
 
 def test_a_prompt_that_cannot_be_read_fails_alone(studio, monkeypatch):
     opened, _ = studio("flux", batch=4)
-    pipeline = type(opened.state.studio.pipeline)
+    pipeline = type(opened.service.engine.pipeline)
     condition = pipeline.condition
 
     def picky(self, request, texts, negative):
@@ -147,8 +147,8 @@ def test_a_prompt_that_cannot_be_read_fails_alone(studio, monkeypatch):
         return condition(self, request, texts, negative)
 
     monkeypatch.setattr(pipeline, "condition", picky)
-    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
-    opened.engine.start()
+    futures = [opened.worker.submit(job) for job in jobs(opened, "flux")]
+    opened.worker.start()
     *good, bad = [future.result(60) for future in futures]
     assert [entry.status for entry in good] == ["completed"] * 3
     assert bad.status == "failed" and (type(bad.error), bad.error.message) == (Misuse, "there are no pears")
@@ -158,7 +158,7 @@ def test_a_failure_in_a_step_ends_its_requests_and_not_the_engine(studio, monkey
     """Law 15: what failed leaves nothing behind for the next request."""
     alone, _, _ = made(studio, "flux", 1)
     opened, frames = studio("flux", batch=4)
-    solver = type(opened.state.studio.pipeline.solver)
+    solver = type(opened.service.engine.pipeline.solver)
     step, calls = solver.step, []
 
     def breaking(self, carry, prediction, at):
@@ -168,12 +168,12 @@ def test_a_failure_in_a_step_ends_its_requests_and_not_the_engine(studio, monkey
         return step(self, carry, prediction, at)
 
     monkeypatch.setattr(solver, "step", breaking)
-    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
-    opened.engine.start()
+    futures = [opened.worker.submit(job) for job in jobs(opened, "flux")]
+    opened.worker.start()
     entries = [future.result(60) for future in futures]
     assert {(entry.status, type(entry.error)) for entry in entries} == {("failed", Failure)}
-    assert "the device is on fire" in entries[0].error.message and opened.engine.running == 0
-    again = [opened.engine.submit(job).result(60) for job in jobs(opened, "flux")]
+    assert "the device is on fire" in entries[0].error.message and opened.worker.running == 0
+    again = [opened.worker.submit(job).result(60) for job in jobs(opened, "flux")]
     assert [entry.status for entry in again] == ["completed"] * 4
     assert all(np.abs(pixels - frames[key]).max() < 1e-5 for key, pixels in alone.items())
 
@@ -182,23 +182,23 @@ def test_what_waits_for_a_batch_of_its_own_outlives_a_failure(studio, monkeypatc
     """A prompt of another length is set aside; then a step of the running batch fails."""
     opened, _ = studio("qwen", batch=2)
     first, other = jobs(opened, "qwen", ("a dog", "a red apple on a table"))
-    solver = type(opened.state.studio.pipeline.solver)
+    solver = type(opened.service.engine.pipeline.solver)
     step, calls, futures = solver.step, [], []
 
     def breaking(self, carry, prediction, at):
         calls.append(at)
         if len(calls) == 1:
-            futures.append(opened.engine.submit(other))
+            futures.append(opened.worker.submit(other))
         if len(calls) == 3:
             raise RuntimeError("the device is on fire")
         return step(self, carry, prediction, at)
 
     monkeypatch.setattr(solver, "step", breaking)
-    failed = opened.engine.submit(first)
-    opened.engine.start()
+    failed = opened.worker.submit(first)
+    opened.worker.start()
     assert failed.result(60).status == "failed" and "on fire" in failed.result().error.message
-    assert futures[0].result(60).status == "completed" and opened.engine.running == 0
-    counts = opened.engine.metrics.stats()
+    assert futures[0].result(60).status == "completed" and opened.worker.running == 0
+    counts = opened.worker.metrics.stats()
     assert counts["batches"] == {"1": 2 + 6}, "steps of the first before it failed, and all of the other"
 
 
@@ -206,7 +206,7 @@ def test_newcomers_that_cannot_be_read_end_too(studio, monkeypatch):
     """An error of another kind while newcomers are encoded: they and the running ones end."""
     opened, _ = studio("flux", batch=2)
     first, other = jobs(opened, "flux", ("a dog", "a cat"))
-    pipeline = type(opened.state.studio.pipeline)
+    pipeline = type(opened.service.engine.pipeline)
     read, futures = pipeline.condition, []
 
     def reading(self, request, texts, negative):
@@ -215,23 +215,23 @@ def test_newcomers_that_cannot_be_read_end_too(studio, monkeypatch):
         return read(self, request, texts, negative)
 
     monkeypatch.setattr(pipeline, "condition", reading)
-    begun = opened.engine.jobs.step
+    begun = opened.worker.jobs.step
 
     def after(id):
         begun(id)
         if not futures:
-            futures.append(opened.engine.submit(other))
+            futures.append(opened.worker.submit(other))
 
-    opened.engine.jobs.step = after
-    failed = opened.engine.submit(first)
-    opened.engine.start()
+    opened.worker.jobs.step = after
+    failed = opened.worker.submit(first)
+    opened.worker.start()
     assert failed.result(60).status == "failed" and futures[0].result(60).status == "failed"
-    assert "out of memory" in futures[0].result().error.message and opened.engine.running == 0
+    assert "out of memory" in futures[0].result().error.message and opened.worker.running == 0
 
 
 def test_latents_that_are_not_finite_fail_alone(studio, monkeypatch):
     opened, frames = studio("flux", batch=4)
-    pipeline = type(opened.state.studio.pipeline)
+    pipeline = type(opened.service.engine.pipeline)
     real = pipeline.noise
 
     def noise(self, request, seed):
@@ -240,8 +240,8 @@ def test_latents_that_are_not_finite_fail_alone(studio, monkeypatch):
         return found.index_fill(0, torch.tensor(rows, dtype=torch.int64), float("nan"))
 
     monkeypatch.setattr(pipeline, "noise", noise)
-    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
-    opened.engine.start()
+    futures = [opened.worker.submit(job) for job in jobs(opened, "flux")]
+    opened.worker.start()
     *good, bad = [future.result(60) for future in futures]
     assert [entry.status for entry in good] == ["completed"] * 3 and bad.status == "failed"
     assert type(bad.error) is Failure
@@ -254,7 +254,7 @@ def test_progress_and_cancelling_with_two_results(studio, monkeypatch):
     opened, _ = studio("flux", batch=1)
     (job,) = jobs(opened, "flux", PROMPTS[:1])
     job, seen, removed = attrs.evolve(job, seeds=(1, 2)), [], []
-    engine = opened.engine
+    engine = opened.worker
     step = engine.jobs.step
     monkeypatch.setattr(Kept, "remove", lambda self, outputs: removed.extend(outputs))
 
@@ -268,16 +268,16 @@ def test_progress_and_cancelling_with_two_results(studio, monkeypatch):
     future = engine.submit(job)
     engine.start()
     entry = future.result(60)
-    assert entry.status == "cancelled" and len(entry.outputs) == 1
+    assert entry.status == "cancelled" and len(entry.artifacts) == 1
     assert seen == [taken * 100 // 12 for taken in range(1, 9)]
-    assert removed == list(entry.outputs.values())
+    assert removed == list(entry.artifacts.values())
 
 
 def test_cancelled_while_it_is_decoded(studio, monkeypatch):
     opened, frames = studio("flux", batch=1)
-    engine = opened.engine
+    engine = opened.worker
     (job,) = jobs(opened, "flux", PROMPTS[:1])
-    pipeline, removed = type(opened.state.studio.pipeline), []
+    pipeline, removed = type(opened.service.engine.pipeline), []
     decoded = pipeline.decoded
     monkeypatch.setattr(Kept, "remove", lambda self, outputs: removed.extend(outputs))
 
@@ -295,7 +295,7 @@ def test_cancelled_while_it_is_decoded(studio, monkeypatch):
 
 def test_running_videos_fail_at_shutdown(studio):
     opened, frames = studio("wan", batch=2)
-    engine = opened.engine
+    engine = opened.worker
     found, running = jobs(opened, "wan", PROMPTS[:2]), threading.Event()
     step = engine.jobs.step
 
@@ -323,10 +323,10 @@ def test_a_result_that_cannot_be_saved_fails_alone(studio, monkeypatch):
         return put(self, sample, *rest)
 
     monkeypatch.setattr(Kept, "put", full)
-    futures = [opened.engine.submit(job) for job in jobs(opened, "flux")]
-    opened.engine.start()
+    futures = [opened.worker.submit(job) for job in jobs(opened, "flux")]
+    opened.worker.start()
     *good, bad = [future.result(60) for future in futures]
-    assert [entry.status for entry in good] == ["completed"] * 3 and opened.engine.running == 0
+    assert [entry.status for entry in good] == ["completed"] * 3 and opened.worker.running == 0
     assert type(bad.error) is Failure and "No space left on device" in bad.error.message
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from pure.cli.cache_flags import settle
 from pure.configs import configure
+from pure.engine.caching import Sources
 from pure.engine.errors import Misuse
-from pure.engine.loaded import Asked, Sources, facts_of
 from tests.cli.test_page import COMMANDS
 from tests.cli.test_page import name as name_of
+from tests.serving.conftest import opening
 
 SMALL = {"num_inference_steps": 8}
 KNOBS = {
@@ -35,9 +36,9 @@ OBJECTS = [
 
 @pytest.mark.parametrize("params", OBJECTS, ids=lambda params: ",".join(params)[:40])
 def test_library_command_line_and_server_take_the_same_object(here, params):
-    state = here("flux", start=False).state
-    facts = facts_of(state.studio.found, 8)
-    ours = state.studio.recipe(Asked(options={"steps": 8}, params=params), {}).caching.effective
+    opened = here("flux", start=False)
+    facts = opened.service.engine.checkpoint.facts(8)
+    ours = opened.recipe(options={"steps": 8}, params=params).caching.effective
     library = configure(params=params, facts=facts)
     flags = {"cache_dit_params": params, "enable_cache_dit": None, "attention_backend": None}
     typed = settle({**flags, "cache_dit_config": None, "lenient_config": False}, {}, facts)
@@ -61,7 +62,7 @@ def test_all_documented_keys_take_effect_and_are_reported(here):
 def test_secondary_is_the_second_experts(here):
     opened = here("wan-experts", start=False)
     params = {"residual_diff_threshold": 0.4, "secondary": {"residual_diff_threshold": 0.1, "Fn_compute_blocks": 2}}
-    recipe = opened.state.studio.recipe(Asked(options={"height": 16, "width": 32, "frames": 5}, params=params), {})
+    recipe = opened.recipe(options={"height": 16, "width": 32, "frames": 5}, params=params)
     high, low = recipe.denoiser.denoisers.values()
     assert (high.plan.span.front, low.plan.span.front) == (1, 2)
     assert (recipe.caching.effective.cache.residual_diff_threshold, 0.1) == (
@@ -116,11 +117,11 @@ MISTAKES = {
 def test_a_mistake_is_400_with_the_whole_report_before_any_work(here, what):
     params, message = MISTAKES[what]
     opened = here("flux", start=False)  # nothing could be done: the engine does not run
-    opened.engine.ready.set()
-    opened.engine._thread = type("Runs", (), {"is_alive": lambda self: True, "join": lambda *_: None})()
+    opened.worker.ready.set()
+    opened.worker._thread = type("Runs", (), {"is_alive": lambda self: True, "join": lambda *_: None})()
     error = opened.refused(cache_dit_params=params, **SMALL)
     assert re.search(message, error["message"]), error["message"]
-    assert len(opened.engine.queue) == 0 and not opened.engine.jobs.all("image")
+    assert len(opened.worker.queue) == 0 and not opened.worker.jobs.all("image")
 
 
 JUNK = st.recursive(
@@ -132,18 +133,15 @@ KEYS = st.sampled_from([*KNOBS, "scm_preset", "scm_policy", "scm_compute_bins", 
 
 
 @pytest.fixture(scope="module")
-def studio(loaded):
-    from pure.engine.loaded import Studio
-
-    pipeline, found = loaded("flux")
-    return Studio(pipeline=pipeline, base=pipeline.denoiser, found=found, sources=Sources())
+def opened(loaded, tmp_path_factory):
+    yield from ((open("flux", start=False)) for open in opening(loaded, tmp_path_factory.mktemp("results")))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a cache that never skips is no mistake
 @given(params=JUNK | st.dictionaries(KEYS, JUNK, max_size=4), enable=st.none() | st.booleans())
-def test_no_object_breaks_the_server(studio, params, enable):
+def test_no_object_breaks_the_server(opened, params, enable):
     try:
-        studio.recipe(Asked(options={"steps": 6}, params=params, enable=enable), {})
+        opened.recipe(options={"steps": 6}, params=params, enable=enable)
     except Misuse as error:
         assert error.message
 
@@ -167,8 +165,8 @@ def test_request_then_flag_then_file_then_environment_then_default(here, tmp_pat
     file.write_text(f"cache_config:\n  {names[0]}: 0.3\n  {names[1]}: 3\n  {names[2]}: 3\n")
     environ = {f"SGLANG_CACHE_DIT_{name}": "4" for name in ("RDT", "WARMUP", "FN", "MC")}
     sources = Sources(flags={f"cache_config.{names[0]}": 0.2, f"cache_config.{names[1]}": 2}, file=str(file))
-    studio = here("flux", start=False, sources=sources).state.studio
-    recipe = studio.recipe(Asked(options={"steps": 8}, params={names[0]: 0.1}), environ)
+    opened = here("flux", start=False, sources=sources)
+    recipe = opened.recipe(options={"steps": 8}, params={names[0]: 0.1}, environ=environ)
     cache = recipe.caching.effective.cache
     assert [getattr(cache, name) for name in names] == [0.1, 2, 3, 4] and cache.Bn_compute_blocks == 0
     origins = [recipe.caching.settings[name]["origin"].split()[0].rstrip(":") for name in names]
@@ -176,12 +174,12 @@ def test_request_then_flag_then_file_then_environment_then_default(here, tmp_pat
 
 
 def test_enable_cache_dit_of_a_request_turns_it_on_and_off(here):
-    studio = here("flux", start=False, sources=Sources(flags={"enabled": True})).state.studio
-    assert studio.recipe(Asked(), {}).caching.asked
-    assert not studio.recipe(Asked(enable=False), {}).caching.asked
-    assert not studio.recipe(Asked(enable=False, params={"Fn_compute_blocks": 2}), {}).caching.asked
-    plain = here("flux", start=False).state.studio
-    assert plain.recipe(Asked(enable=True), {}).caching.asked and not plain.recipe(Asked(), {}).caching.asked
+    opened = here("flux", start=False, sources=Sources(flags={"enabled": True}))
+    assert opened.recipe().caching.enabled
+    assert not opened.recipe(enable=False).caching.enabled
+    assert not opened.recipe(enable=False, params={"Fn_compute_blocks": 2}).caching.enabled
+    plain = here("flux", start=False)
+    assert plain.recipe(enable=True).caching.enabled and not plain.recipe().caching.enabled
 
 
 ENVIRONMENTS = [words for words in COMMANDS if words.index("sglang")]
@@ -192,8 +190,8 @@ ENVIRONMENTS = [words for words in COMMANDS if words.index("sglang")]
 def test_every_environment_of_the_page_counts_for_a_server(here, words, monkeypatch):
     environ = dict(word.split("=", 1) for word in words[: words.index("sglang")])
     opened = here("flux", start=False)
-    recipe = opened.state.studio.recipe(Asked(), environ)
-    wanted = configure(environ=environ, facts=facts_of(opened.state.studio.found, None))
+    recipe = opened.recipe(environ=environ)
+    wanted = configure(environ=environ, facts=opened.service.engine.checkpoint.facts(None))
     assert recipe.caching.effective == wanted and wanted.enabled
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

@@ -27,7 +27,7 @@ def servers(serve, loaded, tmp_path_factory):
     process = serve("embedded", "--batching-max-size", "4", "--batching-delay-ms", "300", "--enable-metrics", *QUICK)
     here = opening(loaded, tmp_path_factory.mktemp("outputs"))
     start = next(here)
-    threaded = {name: start(name, state={"names": (name,)}).threaded() for name in ("klein", "wan-picture")}
+    threaded = {name: start(name, service={"names": (name,)}).threaded() for name in ("klein", "wan-picture")}
     yield {"image": process.ready(), "edit": threaded["klein"], "video": threaded["wan-picture"]}
     for each in threaded.values():
         each.end()

@@ -121,7 +121,7 @@ def test_no_picture_at_all_and_too_many_pixels(here, monkeypatch):
 
 def test_more_pictures_than_the_model_reads(here):
     app = here("klein")
-    most = app.state.studio.pictures[1]
+    most = app.service.engine.pipeline.image_count[1]
     files = [("image", (str(number), encoded(size=(8, 8)))) for number in range(most + 1)]
     answer = app.client.post("/v1/images/edits", data=FEW, files=files)
     assert answer.status_code == 400 and f"this request has {most + 1}" in answer.json()["detail"]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pure.engine.loaded import Asked
 from pure.serving.http.bodies import LIMIT
 from pure.serving.jobs import Form, Job
 
@@ -253,7 +252,7 @@ def test_results_on_the_disk_are_not_kept_in_memory_too(here):
     app = here("flux")
     made = app.post(**FEW)
     assert isinstance(made["created"], int)
-    (output,) = app.engine.jobs.get(made["id"], "image").outputs.values()
+    (output,) = app.worker.jobs.get(made["id"], "image").artifacts.values()
     assert output.content == b"" and output.path == made["data"][0]["file_path"]
 
 
@@ -267,13 +266,13 @@ def test_a_request_may_have_nearly_fifty_megabytes(here):
 
 def test_an_image_that_is_not_there_yet(here):
     app = here("flux", start=False)
-    recipe = app.state.studio.recipe(Asked(options={"steps": 2}), {})
+    recipe = app.recipe(options={"steps": 2})
     job = Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Form(kind="image"))
-    app.engine.jobs.add(job)
-    app.engine.ready.set()
-    app.engine.start()
+    app.worker.jobs.add(job)
+    app.worker.ready.set()
+    app.worker.start()
     answer = app.client.get(f"/v1/images/{job.id}/content")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "image_not_ready")
-    app.engine.jobs.cancel(job.id)
+    app.worker.jobs.cancel(job.id)
     assert app.client.get(f"/v1/images/{job.id}/content").json()["error"]["code"] == "image_not_found"
     assert app.client.get(f"/v1/videos/{job.id}").json()["error"]["code"] == "video_not_found"

@@ -6,9 +6,8 @@ import time
 import pytest
 
 from pure.engine.errors import Stopping
-from pure.engine.loaded import Asked
 from pure.serving.files import Files
-from pure.serving.jobs import Entry, Form, Job, Output, Store
+from pure.serving.jobs import Artifact, Entry, Form, Job, Store
 from pure.serving.metrics import Metrics
 from tests.serving.test_batching import CASES, jobs, studio  # noqa: F401  (a fixture)
 from tests.serving.test_videos import SMALL, create, finished
@@ -19,14 +18,12 @@ LONG = {"num_inference_steps": 2000}
 @pytest.fixture
 def job(here):
     """A video of two results of four steps."""
-    recipe = here("wan", start=False).state.studio.recipe(
-        Asked(options={"height": 16, "width": 32, "frames": 5, "steps": 4}), {}
-    )
+    recipe = here("wan", start=False).recipe(options={"height": 16, "width": 32, "frames": 5, "steps": 4})
     return Job(prompt="a cat", seeds=(1, 2), recipe=recipe, form=Form(kind="video"))
 
 
 def output(**report):
-    return Output(content=b"", path=None, report=report)
+    return Artifact(content=b"", path=None, report=report)
 
 
 def wait_for(wanted, limit=30):
@@ -79,8 +76,8 @@ def test_progress_of_two_results_counts_the_steps_of_both(job):
 
 def test_progress_over_http_with_two_results(here):
     app = here("wan", start=False)
-    held = Held(app.engine, 4)
-    app.engine.start()
+    held = Held(app.worker, 4)
+    app.worker.start()
     id = create(app, n=2)["id"]
     assert held.reached.wait(30)
     half = app.client.get(f"/v1/videos/{id}").json()
@@ -103,7 +100,7 @@ def test_a_job_is_completed_once_with_its_last_result_and_counted_once(job):
     assert kept(store, job.id).status == "in_progress"
     assert store.finish(one, output(computed_steps=[0, 1, 2, 3], skipped_steps=[]))
     entry = future.result(0)
-    assert entry.status == "completed" and sorted(entry.outputs) == [0, 1]
+    assert entry.status == "completed" and sorted(entry.artifacts) == [0, 1]
     assert entry.ended is not None and entry.started is not None and entry.ended >= entry.started
     assert not store.finish(one, output()), "a result that comes after the end is not wanted"
     store.cancel(job.id)
@@ -136,10 +133,10 @@ def test_first_come_first_served(here, batch):
     """The order in which work begins, not whole seconds: other settings keep the requests out of one batch."""
     app = here("wan", start=False, batch=batch)
     begun = []
-    begin = app.engine.jobs.begin
-    app.engine.jobs.begin = lambda id, *rest: (begun.append(id), begin(id, *rest))[1]
-    wanted = [(job.id, app.engine.submit(job)) for steps in (2, 3, 2, 4, 3) for job in _plain(app, steps)]
-    app.engine.start()
+    begin = app.worker.jobs.begin
+    app.worker.jobs.begin = lambda id, *rest: (begun.append(id), begin(id, *rest))[1]
+    wanted = [(job.id, app.worker.submit(job)) for steps in (2, 3, 2, 4, 3) for job in _plain(app, steps)]
+    app.worker.start()
     for _, future in wanted:
         assert future.result(60).status == "completed"
     ids = [id for id, _ in wanted]
@@ -148,9 +145,9 @@ def test_first_come_first_served(here, batch):
 
 
 def _plain(app, steps, **fields):
-    asked = Asked(options={"height": 16, "width": 32, "frames": 5, "steps": steps})
+    options = {"height": 16, "width": 32, "frames": 5, "steps": steps}
     form = Form(kind="video", suffix=".mp4")
-    return [Job(prompt="a cat", seeds=(1,), recipe=app.state.studio.recipe(asked, {}), form=form, **fields)]
+    return [Job(prompt="a cat", seeds=(1,), recipe=app.recipe(options=options), form=form, **fields)]
 
 
 # ---------------------------------------------------------------------- cancelling
@@ -158,8 +155,8 @@ def _plain(app, steps, **fields):
 
 def test_cancelling_what_waits_empties_the_queue(here):
     app = here("wan", start=False)
-    held = Held(app.engine, 1)
-    app.engine.start()
+    held = Held(app.worker, 1)
+    app.worker.start()
     running = create(app)["id"]
     assert held.reached.wait(30)
     waiting = [create(app, n=2, seed=seed)["id"] for seed in range(2)]
@@ -206,15 +203,15 @@ def test_cancelling_while_a_result_is_written_leaves_no_file(here, tmp_path, mon
 
 def test_cancelling_after_the_first_of_two_leaves_no_file(here, tmp_path):
     app = here("wan", start=False)
-    held = Held(app.engine, 5)  # the first has its four steps, the second its first
-    app.engine.start()
+    held = Held(app.worker, 5)  # the first has its four steps, the second its first
+    app.worker.start()
     id = create(app, n=2)["id"]
     assert held.reached.wait(30)
     assert [file.name for file in tmp_path.iterdir()] == [f"{id}-0.mp4"]
     app.client.delete(f"/v1/videos/{id}")
     assert not list(tmp_path.iterdir())
     held.go.set()
-    wait_for(lambda: app.engine.running == 0)
+    wait_for(lambda: app.worker.running == 0)
     assert not list(tmp_path.iterdir()) and app.client.get(f"/v1/videos/{id}").status_code == 404
 
 
@@ -223,88 +220,88 @@ def test_cancelling_after_the_first_of_two_leaves_no_file(here, tmp_path):
 
 def test_running_and_waiting_videos_fail_at_shutdown(here, tmp_path):
     app = here("wan", start=False)
-    held = Held(app.engine, 5)
-    app.engine.start()
+    held = Held(app.worker, 5)
+    app.worker.start()
     ids = [create(app, n=2)["id"], create(app)["id"]]
     assert held.reached.wait(30)
-    app.engine.halt()
-    entries = [app.engine.jobs.get(id, "video") for id in ids]
+    app.worker.halt()
+    entries = [app.worker.jobs.get(id, "video") for id in ids]
     assert [(entry.status, type(entry.error)) for entry in entries] == [("failed", Stopping)] * 2
-    assert not list(tmp_path.iterdir()) and len(app.engine.queue) == 0
+    assert not list(tmp_path.iterdir()) and len(app.worker.queue) == 0
     held.go.set()
-    app.engine.stop()
-    assert not app.engine._thread.is_alive() and not list(tmp_path.iterdir())
-    assert app.engine.metrics.stats()["requests"] == {"video failed": 2}
+    app.worker.stop()
+    assert not app.worker._thread.is_alive() and not list(tmp_path.iterdir())
+    assert app.worker.metrics.stats()["requests"] == {"video failed": 2}
     answer = app.client.post("/v1/videos", json=SMALL)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
 
 
 def test_draining_refuses_what_waits_and_finishes_what_runs(here):
     app = here("wan", start=False)
-    held = Held(app.engine, 1)
-    app.engine.start()
+    held = Held(app.worker, 1)
+    app.worker.start()
     running, waiting = (create(app, seed=seed)["id"] for seed in range(2))
     assert held.reached.wait(30)
-    app.engine.drain()
+    app.worker.drain()
     assert app.client.get(f"/v1/videos/{waiting}").json()["error"]["code"] == "shutting_down"
     answer = app.client.post("/v1/videos", json=SMALL)
     assert answer.status_code == 503 and answer.json()["error"]["type"] == "server_unavailable"
-    assert len(app.engine.jobs.all("video")) == 2, "a refused request leaves no entry"
+    assert len(app.worker.jobs.all("video")) == 2, "a refused request leaves no entry"
     held.go.set()
-    wait_for(lambda: app.engine.jobs.get(running, "video").over)
-    assert app.engine.jobs.get(running, "video").status == "completed"
+    wait_for(lambda: app.worker.jobs.get(running, "video").over)
+    assert app.worker.jobs.get(running, "video").status == "completed"
 
 
 def test_counts_after_a_join_that_is_refused(studio):  # noqa: F811
     """A prompt whose length does not fit is set aside: it is not counted as running, and is made afterwards."""
     opened, _ = studio("qwen", batch=2)
     first, other = jobs(opened, "qwen", ("a dog", "a red apple on a table"))
-    running, step = [], opened.engine.jobs.step
+    running, step = [], opened.worker.jobs.step
     futures = []
 
     def after(id):
         step(id)
-        running.append(opened.engine.running)
+        running.append(opened.worker.running)
         if len(running) == 2:
-            futures.append(opened.engine.submit(other))
+            futures.append(opened.worker.submit(other))
 
-    opened.engine.jobs.step = after
-    futures.append(opened.engine.submit(first))
-    opened.engine.start()
+    opened.worker.jobs.step = after
+    futures.append(opened.worker.submit(first))
+    opened.worker.start()
     wait_for(lambda: len(futures) == 2)
     assert [future.result(60).status for future in futures] == ["completed"] * 2
-    wait_for(lambda: opened.engine.running == 0)
-    assert set(running) == {1} and opened.engine.metrics.stats()["batches"] == {"1": 12}
+    wait_for(lambda: opened.worker.running == 0)
+    assert set(running) == {1} and opened.worker.metrics.stats()["batches"] == {"1": 12}
 
 
 def test_every_accepted_request_ends_though_a_later_step_fails(studio, monkeypatch):  # noqa: F811
     """A prompt that was set aside is not lost with the batch that it did not fit into."""
     opened, _ = studio("qwen", batch=2)
     first, other = jobs(opened, "qwen", ("a dog", "a red apple on a table"))
-    solver, futures, calls = type(opened.state.studio.pipeline.solver), [], []
+    solver, futures, calls = type(opened.service.engine.pipeline.solver), [], []
     step = solver.step
 
     def breaking(self, carry, prediction, at):
         calls.append(at)
         if len(calls) == 2:
-            futures.append(opened.engine.submit(other))
+            futures.append(opened.worker.submit(other))
         if len(calls) == 4:
             raise RuntimeError("the device is on fire")
         return step(self, carry, prediction, at)
 
     monkeypatch.setattr(solver, "step", breaking)
-    futures.append(opened.engine.submit(first))
-    opened.engine.start()
+    futures.append(opened.worker.submit(first))
+    opened.worker.start()
     wait_for(lambda: len(futures) == 2)
     statuses = {future.result(60).job.prompt: future.result(60).status for future in futures}
     assert statuses == {"a dog": "failed", "a red apple on a table": "completed"}
-    assert CASES["qwen"][0]["steps"] == 6 and opened.engine.running == 0
+    assert CASES["qwen"][0]["steps"] == 6 and opened.worker.running == 0
 
 
 def test_a_request_that_a_closed_queue_refuses_is_not_remembered_nor_counted_as_done(here):
     app = here("wan", start=False)
-    app.engine.queue.close()
+    app.worker.queue.close()
     (job,) = _plain(app, 2)
     with pytest.raises(Stopping, match="shutting down"):
-        app.engine.submit(job)
-    assert app.engine.jobs.all("video") == []
+        app.worker.submit(job)
+    assert app.worker.jobs.all("video") == []

@@ -32,7 +32,7 @@ def unloaded(monkeypatch):
     def load(*_, **__):
         raise AssertionError("a checkpoint was loaded before the mistake was found")
 
-    monkeypatch.setattr("pure.cli.serve.open_pipeline", load)
+    monkeypatch.setattr("pure.cli.serve.open_engine", load)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import attrs
 import pytest
 import uvicorn
 
+from pure.engine.engine import alike
 from pure.engine.errors import Misuse
-from pure.engine.loaded import Asked, alike
-from pure.serving import engine as engines
+from pure.serving import worker as workers
 from pure.serving.files import Files
 from pure.serving.http.asking import seeds
 from pure.serving.http.fields import SEEDS
@@ -28,21 +28,21 @@ from tests.support import wan_pipelines
 def test_a_note_on_one_prompt_of_a_batch_is_told_of_that_prompt_only(studio):  # noqa: F811
     opened, _ = studio("flux", batch=2)
     futures = [
-        opened.engine.submit(one)
+        opened.worker.submit(one)
         for one in jobs(opened, "flux", ("a dog", "a squirrel in a tree"), max_sequence_length=8)
     ]
-    opened.engine.start()
+    opened.worker.start()
     short, long = (future.result(60) for future in futures)
-    assert opened.engine.metrics.stats()["batches"] == {"2": 6}
+    assert opened.worker.metrics.stats()["batches"] == {"2": 6}
     assert short.notes == () and len(long.notes) == 1 and "'a squirrel in a tree'" in long.notes[0]
 
 
 def test_the_times_of_a_result_are_one_for_each_of_its_steps(studio):  # noqa: F811
     opened, _ = studio("flux", batch=2)
-    futures = [opened.engine.submit(one) for one in jobs(opened, "flux", ("a dog", "a cat"))]
-    opened.engine.start()
+    futures = [opened.worker.submit(one) for one in jobs(opened, "flux", ("a dog", "a cat"))]
+    opened.worker.start()
     for future in futures:
-        report = future.result(60).outputs[0].report
+        report = future.result(60).artifacts[0].report
         steps, stages = report["denoise_steps_ms"], report["stages_ms"]
         assert [one["step"] for one in steps] == list(range(6))
         assert sum(one["duration_ms"] for one in steps) == pytest.approx(stages["denoise"])
@@ -53,34 +53,34 @@ def test_nobody_joins_experts_under_way(studio):  # noqa: F811
     """Which expert a step belongs to is one for the whole batch: who comes later waits for a batch of its own."""
     opened, _ = studio("wan-experts", batch=2)
     first, other = jobs(opened, "wan-experts", ("a dog", "a cat"))
-    step, futures, come = opened.engine.jobs.step, [opened.engine.submit(first)], threading.Event()
+    step, futures, come = opened.worker.jobs.step, [opened.worker.submit(first)], threading.Event()
 
     def after(id):
         step(id)
         if not come.is_set():
-            futures.append(opened.engine.submit(other))
+            futures.append(opened.worker.submit(other))
             come.set()
 
-    opened.engine.jobs.step = after
-    opened.engine.start()
+    opened.worker.jobs.step = after
+    opened.worker.start()
     assert come.wait(30)
     assert [future.result(60).status for future in futures] == ["completed"] * 2
-    assert opened.engine.metrics.stats()["batches"] == {"1": 12}
+    assert opened.worker.metrics.stats()["batches"] == {"1": 12}
 
 
 def test_the_latest_denoisers_are_remembered_and_no_more(here, monkeypatch):
     """Every new threshold is a new denoiser, perhaps a compiled one: a client must not fill the memory with them."""
-    monkeypatch.setattr(engines, "REMEMBERED", 2)
+    monkeypatch.setattr(workers, "REMEMBERED", 2)
     app = here("flux", start=False)
     recipes = [jobs(app, "flux", ("a",), {"residual_diff_threshold": each})[0].recipe for each in (0.1, 0.2, 0.3)]
-    kept = [app.engine._same(recipe.denoiser) for recipe in recipes]
-    assert app.engine._denoisers == kept[1:]
-    assert app.engine._same(attrs.evolve(recipes[2].denoiser)) is kept[2]
+    kept = [app.worker._known(recipe).denoiser for recipe in recipes]
+    assert app.worker._denoisers == kept[1:]
+    assert app.worker._known(attrs.evolve(recipes[2], denoiser=attrs.evolve(recipes[2].denoiser))).denoiser is kept[2]
 
 
 def test_a_video_that_fails_after_its_first_result_shows_no_files(here, tmp_path, monkeypatch):
     app = here("wan")
-    pipeline, calls = type(app.state.studio.pipeline), []
+    pipeline, calls = type(app.service.engine.pipeline), []
     decoded = pipeline.decoded
 
     def second(self, *rest):
@@ -103,9 +103,9 @@ def test_an_image_that_was_not_made_is_not_found(here, monkeypatch):
     def broken(*_):
         raise RuntimeError("the autoencoder is on fire")
 
-    monkeypatch.setattr(type(app.state.studio.pipeline), "decoded", broken)
+    monkeypatch.setattr(type(app.service.engine.pipeline), "decoded", broken)
     assert "on fire" in app.refused(status=500, num_inference_steps=1)["message"]
-    (entry,) = app.engine.jobs.all("image")
+    (entry,) = app.worker.jobs.all("image")
     answer = app.client.get(f"/v1/images/{entry.job.id}/content")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "image_not_found")
 
@@ -115,20 +115,19 @@ def test_encoded_pictures_are_not_kept_with_the_entry(here):
     file = io.BytesIO()
     wan_pipelines.picture().resize((64, 64)).save(file, "PNG")
     edit(app, files={"image": file.getvalue()})
-    (entry,) = app.engine.jobs.all("image")
+    (entry,) = app.worker.jobs.all("image")
     assert entry.status == "completed" and len(entry.job.recipe.request.memo) == 0
 
 
 def test_different_pictures_are_not_edited_in_one_batch(here):
     """The two results of one request share its picture; those of another request have their own."""
-    klein = here("klein", start=False).state.studio
+    klein = here("klein", start=False)
     options = {"height": 32, "width": 32, "steps": 2}
     one, other = (
-        klein.recipe(Asked(options=options, images=(wan_pipelines.picture().resize((64, size)),)), {})
-        for size in (64, 96)
+        klein.recipe(options={**options, "images": (wan_pipelines.picture().resize((64, size)),)}) for size in (64, 96)
     )
     assert alike(one, one) and not alike(one, other) and not alike(other, one)
-    assert not alike(one, klein.recipe(Asked(options=options), {}))
+    assert not alike(one, klein.recipe(options=options))
 
 
 def test_the_double_file_of_a_camera_is_kept_as_jpg(here, tmp_path):
@@ -145,7 +144,7 @@ def test_the_first_result_of_a_job_does_not_complete_it_whatever_its_number(job)
     store.begin(job.id)
     assert store.finish(job.samples[1], output()) and store.wanted(job.id) and not future.done()
     store.fail(job.id, Misuse("no"))
-    assert future.result(0).status == "failed" and sorted(future.result(0).outputs) == [1]
+    assert future.result(0).status == "failed" and sorted(future.result(0).artifacts) == [1]
 
 
 def test_the_last_of_several_seeds_may_be_the_largest():

@@ -58,9 +58,9 @@ def test_progress_and_order(here):
     """The engine stands still: everything waits; then it goes on, first come first served."""
     app = here("wan", start=False)
     go = threading.Event()
-    app.engine.settings = type(app.engine.settings)()
-    app.engine.queue.take = (lambda take: lambda *args: (go.wait(30), take(*args))[1])(app.engine.queue.take)
-    app.engine.start()
+    app.worker.options = type(app.worker.options)()
+    app.worker.queue.take = (lambda take: lambda *args: (go.wait(30), take(*args))[1])(app.worker.queue.take)
+    app.worker.start()
     ids = [create(app, seed=seed)["id"] for seed in range(3)]
     page = app.client.get("/v1/videos?limit=2").json()
     assert [one["id"] for one in page["data"]] == ids[:0:-1] and page["has_more"] and page["last_id"] == ids[1]
@@ -88,7 +88,7 @@ def test_deleting_a_video_stops_the_work(here, tmp_path):
     alone = finished(app, create(app, seed=5)["id"])
     pixels = app.client.get(alone["url"]).content
     began = create(app, num_inference_steps=500, seed=1)
-    while app.client.get(f"/v1/videos/{began['id']}").json()["status"] == "queued" or not app.engine.running:
+    while app.client.get(f"/v1/videos/{began['id']}").json()["status"] == "queued" or not app.worker.running:
         time.sleep(0.01)
     waiting = create(app, num_inference_steps=500, seed=2)
     answer = app.client.delete(f"/v1/videos/{began['id']}").json()
@@ -131,7 +131,7 @@ def test_what_cannot_be_a_video(here):
     assert "frames=6 is not" in create(app, 400, num_frames=6)["detail"]
     assert "makes videos; send the prompt to /v1/videos" in app.refused()["message"]
     assert "unknown key" in create(app, 400, cache_dit_params={"x": 1})["detail"]
-    assert not app.engine.jobs.all("video")
+    assert not app.worker.jobs.all("video")
     none = here("wan", keep=False)
     assert "this server saves none" in create(none, 400)["detail"]
 
@@ -142,7 +142,7 @@ def test_a_video_that_fails_says_why(here, monkeypatch):
     def broken(*_):
         raise RuntimeError("the autoencoder is on fire")
 
-    monkeypatch.setattr(type(app.state.studio.pipeline), "decoded", broken)
+    monkeypatch.setattr(type(app.service.engine.pipeline), "decoded", broken)
     done = finished(app, create(app)["id"])
     assert done["status"] == "failed" and "on fire" in done["error"]["message"] and done["progress"] < 100
     answer = app.client.get(f"/v1/videos/{done['id']}/content")

@@ -1,4 +1,4 @@
-"""The engine: one thread that owns the device, takes samples from the queue and makes them, batch by batch."""
+"""The worker: one thread that owns the device, takes samples from the queue and makes them, batch by batch."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 import attrs
-import torch
 
+from pure.engine import make
+from pure.engine.engine import Engine, Recipe
 from pure.engine.errors import EngineError, Failure, Misuse, Stopping
-from pure.engine.loaded import Recipe, Studio
-from pure.engine.make import decode, warm_up
+from pure.engine.make import Run
 from pure.engine.report import finite, run_report
-from pure.engine.result import Result
+from pure.engine.sample import Sample
 from pure.models import NotFiniteError
 from pure.models import batch as batches
 from pure.models.pipeline import Model
 from pure.serving.files import Files
-from pure.serving.jobs import Entry, Job, Sample, Store
+from pure.serving.jobs import Entry, Job, Store
 from pure.serving.metrics import Metrics
 from pure.serving.queue import Queue
 
-__all__ = ["Engine", "Settings"]
+__all__ = ["Worker", "WorkerOptions"]
 
 REMEMBERED = 16
 """Denoisers that are kept, so that an equal one of the next request compiles nothing again."""
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
-    """How the engine works.
+class WorkerOptions:
+    """How the worker works.
 
     Attributes:
         batch: most samples taken together.
@@ -49,32 +49,24 @@ class Settings:
     first: bool = False
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Timed:
-    """A sample's times: when it began, seconds of encoding, seconds of its steps."""
-
-    encode: float
-    laps: tuple[float, ...] = ()
-
-
-class Engine:
+class Worker:
     """Owns the thread. Handlers submit jobs and wait for their futures; nothing else crosses over."""
 
     def __init__(
         self,
-        studio: Studio,
+        engine: Engine,
         files: Files,
-        settings: Settings = Settings(),
+        options: WorkerOptions = WorkerOptions(),
         log: Callable[[str, str], None] = lambda text, kind: None,
     ) -> None:
-        self.studio, self.settings, self.metrics = studio, settings, Metrics()
+        self.engine, self.options, self.metrics = engine, options, Metrics()
         self.jobs, self.queue = Store(self._over), Queue()
         self.ready = threading.Event()
+        self.running = 0  # samples under way
         self._files, self._log = files, log
         self._stopping = threading.Event()
         self._denoisers: list[Model] = []
-        self._times: dict[Sample, Timed] = {}
-        self._cold = settings.first
+        self._cold = options.first
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     # ------------------------------------------------------------------ what handlers call
@@ -87,11 +79,6 @@ class Engine:
     def alive(self) -> bool:
         """Whether the thread runs and takes requests."""
         return self._thread.is_alive() and not self._stopping.is_set()
-
-    @property
-    def running(self) -> int:
-        """How many samples are under way."""
-        return len(self._times)
 
     def submit(self, job: Job) -> Future[Entry]:
         """Queue a job; the future has its entry once it is over.
@@ -132,16 +119,15 @@ class Engine:
         """Count a job that is over; of one that was not completed no file stays."""
         self.metrics.over(entry)
         if entry.status != "completed":
-            self._files.remove(entry.outputs.values())
+            self._files.remove(entry.artifacts.values())
 
     # ------------------------------------------------------------------ the thread
 
-    @torch.no_grad()
     def _work(self) -> None:
-        for recipe in self.settings.warm_up:
+        for recipe in self.options.warm_up:
             self._warm(recipe)
         self.ready.set()
-        while samples := self.queue.take(self.settings.batch, self.settings.delay):
+        while samples := self.queue.take(self.options.batch, self.options.delay):
             waiting = [samples]
             while waiting:
                 waiting += self._attempt(waiting.pop(0))
@@ -150,8 +136,7 @@ class Engine:
         """Take the first steps of such a run; a server that cannot is a slow first request, not a dead server."""
         began = time.perf_counter()
         try:
-            request = attrs.evolve(recipe.request, prompts=("a warm-up",))
-            warm_up(self.studio.pipeline, self._same(recipe.denoiser), request, self.settings.warm_steps)
+            make.warm_up(self.engine, self._known(recipe), "a warm-up", self.options.warm_steps)
             self._log(f"warmed up in {time.perf_counter() - began:.1f} s", "note")
         except Exception as error:
             self._log(f"the warm-up failed: {error}", "warning")
@@ -162,11 +147,11 @@ class Engine:
         try:
             self._make(taken, apart)
         except Exception as error:
-            waiting = {sample for group in apart for sample in group}
-            self._times.clear()
+            waiting = [sample for group in apart for sample in group]
+            self.running = 0
             self._failed([sample for sample in taken if sample not in waiting], error)
         finally:
-            self._times.clear()
+            self.running = 0
         return apart
 
     def _failed(self, samples: Iterable[Sample], error: Exception) -> None:
@@ -178,129 +163,97 @@ class Engine:
 
     def _make(self, taken: list[Sample], apart: list[list[Sample]]) -> None:
         """Make samples of one recipe; add to `taken` those that join, and to `apart` those that need another batch."""
-        recipe = taken[0].job.recipe
+        recipe = self._known(taken[0].job.recipe)
         if self._cold:
             self._cold = False
             self._warm(recipe)
-        batch = self._begin(recipe, list(taken), apart)
-        while batch is not None:
-            batch = self._without_unwanted(batch)
-            if batch is None or self._stopping.is_set():
+        run = self._begin(recipe, list(taken), apart)
+        while run is not None:
+            run = self._without_unwanted(run)
+            if run is None or self._stopping.is_set():
                 break
-            batch = self._finish(self._step(self._with_newcomers(batch, recipe, taken, apart)))
+            run = self._finish(self._step(self._with_newcomers(run, taken, apart)))
 
-    def _begin(
-        self, recipe: Recipe, samples: Sequence[Sample], apart: list[list[Sample]]
-    ) -> batches.Batch[Sample] | None:
+    def _begin(self, recipe: Recipe, samples: Sequence[Sample], apart: list[list[Sample]]) -> Run | None:
         """Start a batch; where prompts do not fit into one, each is to have its own."""
         wanted = [sample for sample in samples if self.jobs.wanted(sample.job.id)]
         if not wanted:
             return None
-        began, negative = time.perf_counter(), recipe.request.negative_prompts
-        request = attrs.evolve(
-            recipe.request,
-            prompts=tuple(sample.job.prompt for sample in wanted),
-            negative_prompts=None if negative is None else negative[:1] * len(wanted),
-        )
         try:
-            pipeline, seeds = self.studio.pipeline, [sample.seed for sample in wanted]
-            batch = pipeline.begin(self._same(recipe.denoiser), request, seeds, wanted)
-            notes = pipeline.notes(request)
+            run = make.begin(self.engine, recipe, wanted)
+            notes = self.engine.pipeline.notes(recipe.batch(wanted))
         except (ValueError, TypeError) as error:
             if len(wanted) > 1:
                 apart += [[sample] for sample in wanted]
             else:
                 self.jobs.fail(wanted[0].job.id, Misuse(str(error)))
             return None
-        seconds = self._lap(began)
         for row, sample in enumerate(wanted):
             self.jobs.begin(sample.job.id, [note.text for note in notes if note.subject in (None, row)])
-            self._times[sample] = Timed(encode=seconds)
-        return batch
+        self.running += len(wanted)
+        return run
 
-    def _without_unwanted(self, batch: batches.Batch[Sample]) -> batches.Batch[Sample] | None:
+    def _without_unwanted(self, run: Run) -> Run | None:
         """Drop the samples of cancelled jobs."""
-        rows = [row for row, member in enumerate(batch.members) if self.jobs.wanted(member.key.job.id)]
-        for row, member in enumerate(batch.members):
-            if row not in rows:
-                self._times.pop(member.key, None)
-        if len(rows) == len(batch.members):
-            return batch
-        return batches.keep(batch, rows) if rows else None
+        return self._keep(run, [row for row, sample in enumerate(run.samples) if self.jobs.wanted(sample.job.id)])
 
-    def _with_newcomers(
-        self, batch: batches.Batch[Sample], recipe: Recipe, taken: list[Sample], apart: list[list[Sample]]
-    ) -> batches.Batch[Sample]:
+    def _keep(self, run: Run, rows: Sequence[int]) -> Run | None:
+        """Return the run with these rows only; None without any."""
+        self.running = len(rows)
+        return make.keep(run, rows) if rows else None
+
+    def _with_newcomers(self, run: Run, taken: list[Sample], apart: list[list[Sample]]) -> Run:
         """Let samples that wait join between steps; those that fit the recipe and not the batch are set apart."""
-        room = self.settings.batch - len(batch.members)
-        if room < 1 or not batches.mixes(batch.denoiser) or not (new := self.queue.more(recipe, room)):
-            return batch
+        room = self.options.batch - len(run.samples)
+        if (
+            room < 1
+            or not batches.mixes(run.batch.denoiser)
+            or not (new := self.queue.more(run.samples[0].job.recipe, room))
+        ):
+            return run
         taken += new
-        other = self._begin(recipe, new, apart)
+        other = self._begin(run.recipe, new, apart)
         if other is None:
-            return batch
+            return run
         try:
-            return batches.join(batch, other)
+            return make.join(run, other)
         except ValueError:  # prompts of another length: they are encoded once more, later
-            for member in other.members:
-                self._times.pop(member.key, None)
-            apart.append([member.key for member in other.members])
-            return batch
+            self.running = len(run.samples)
+            apart.append(list(other.samples))
+            return run
 
-    def _step(self, batch: batches.Batch[Sample]) -> batches.Batch[Sample]:
-        began = time.perf_counter()
-        batch, _ = batches.advance(batch)
-        seconds = self._lap(began)
-        self.metrics.add("puredit_batches_total", samples=str(len(batch.members)))
-        for member in batch.members:
-            times = self._times[member.key]
-            self._times[member.key] = attrs.evolve(times, laps=(*times.laps, seconds))
-            self.jobs.step(member.key.job.id)
-        return batch
+    def _step(self, run: Run) -> Run:
+        run, _ = make.step(run)
+        self.metrics.add("puredit_batches_total", samples=str(len(run.samples)))
+        for sample in run.samples:
+            self.jobs.step(sample.job.id)
+        return run
 
-    def _finish(self, batch: batches.Batch[Sample]) -> batches.Batch[Sample] | None:
+    def _finish(self, run: Run) -> Run | None:
         """Decode and hand over the samples that took their last step; return the others."""
-        if not batch.done:
-            return batch
-        for row in batch.done:
-            sample = batch.members[row].key
+        done = run.batch.done
+        for row in done:
             try:
-                self._hand_over(batch, row)
+                self._hand_over(run, row)
             except Exception as error:  # a full disk, or latents that are not finite; the others go on
-                self._times.pop(sample, None)
-                self._failed([sample], error)
-        staying = [row for row in range(len(batch.members)) if row not in batch.done]
-        return batches.keep(batch, staying) if staying else None
+                self.running -= 1
+                self._failed([run.samples[row]], error)
+        return self._keep(run, [row for row in range(len(run.samples)) if row not in done])
 
-    def _hand_over(self, batch: batches.Batch[Sample], row: int) -> None:
-        """Decode one sample alone, whatever batch it was in, and put it where its job wants it."""
-        member, began = batch.members[row], time.perf_counter()
-        sample, times = member.key, self._times[member.key]
-        frames = decode(self.studio.pipeline, batch, row, sample.job.recipe.request)
-        result = Result(
-            frames=frames,
-            infos=member.infos,
-            step_seconds=times.laps,
-            encode_seconds=times.encode,
-            decode_seconds=self._lap(began),
-        )
+    def _hand_over(self, run: Run, row: int) -> None:
+        """Decode one sample, and put it where its job wants it."""
+        sample, result = run.samples[row], make.result(self.engine, run, row)
         report = finite({"seed": sample.seed, **run_report(result)})
         # A job's own frames per second: samples of one batch may differ in them.
-        output = self._files.put(sample, frames, sample.job.recipe.fps, report)
-        self._times.pop(sample)
-        if not self.jobs.finish(sample, output):
-            self._files.remove([output])
+        artifact = self._files.put(sample, result.frames, sample.job.recipe.fps, report)
+        self.running -= 1
+        if not self.jobs.finish(sample, artifact):
+            self._files.remove([artifact])
 
-    def _same(self, denoiser: Model) -> Model:
-        """Return an equal denoiser that was used before, which may be compiled already; else this one, remembered."""
+    def _known(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with an equal denoiser that was used before, which may be compiled; else remember its."""
         for known in self._denoisers:
-            if known == denoiser:
-                return known
-        self._denoisers = [*self._denoisers[1 - REMEMBERED :], denoiser]
-        return denoiser
-
-    def _lap(self, began: float) -> float:
-        """Return the seconds since `began`, once the device has finished."""
-        if self.studio.pipeline.device.type == "cuda":
-            torch.cuda.synchronize(self.studio.pipeline.device)
-        return time.perf_counter() - began
+            if known == recipe.denoiser:
+                return attrs.evolve(recipe, denoiser=known)
+        self._denoisers = [*self._denoisers[1 - REMEMBERED :], recipe.denoiser]
+        return recipe

@@ -1,4 +1,4 @@
-"""From flags to what is to be done, with everything checked that can be checked before loading."""
+"""The command `puredit generate`, with everything checked that can be checked before loading."""
 
 from __future__ import annotations
 
@@ -7,73 +7,60 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
 
-from pure.cli.cache_flags import choose
+from pure.cli.cache_flags import settle
 from pure.cli.comparing import require_plot_extra, require_video_extra
-from pure.cli.naming import Output, plan, suffix_of
+from pure.cli.naming import plan, suffix_of
 from pure.cli.prompts import read_prompts
 from pure.cli.refusals import refuse
 from pure.configs import Facts, Parallel, parallel
-from pure.engine import opening as models
 from pure.engine.caching import Caching, recipe
+from pure.engine.checkpoint import Checkpoint, look, pictures
+from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
 from pure.engine.ranks import check_shares, count_processes, notes_on
+from pure.engine.sample import Sample
 from pure.engine.writing import check_file, check_folder
+from pure.notes import Note
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from pure.models import Options, Picture
-    from pure.models.family import Description
-
-__all__ = ["Job", "facts_of", "make_job", "read_size", "warmup_mode"]
+__all__ = ["Command", "checkpoint_of", "facts_of", "make_command", "read_size", "warmup_mode"]
 
 SEED, LARGEST_SEED = 42, 2**63 - 1
 MOST_OUTPUTS = 100_000
-SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
-NUMBERS = {"num_inference_steps": "steps", "num_frames": "frames", "max_sequence_length": "max_sequence_length"}
 
 
 @attrs.frozen(kw_only=True)
-class Job:
+class Command:
     """A checked command: what to make, with which cache, and what to write besides.
 
     Attributes:
-        model: a folder or hub id; None is the embedded checkpoint.
-        found: what the checkpoint says of itself.
-        options: what all outputs have in common; what nobody asked for is left out.
-        negative_prompt: what to avoid.
+        checkpoint: which one, and how it is loaded.
+        order: what all samples have in common.
+        samples: the images or videos, in order.
         steps: denoising steps.
-        fps: frames per second; None for images.
         save_frames: whether every frame of a video becomes a file too.
-        outputs: the images or videos, in order.
         caching: the cache.
         batch: samples that are run together; None: see `pure.engine.make.batch_size`.
         compare: whether each is made without the cache too.
         plot: where the plot goes.
         perf: where the report goes.
         warmup: steps of the warm-up run; 0 for none.
-        warmup_sizes: (height, width) of warm-up runs; empty for the request's own.
-        compiled: whether the denoiser is compiled.
-        precision: name of the denoiser's number type; None for the usual one of the device.
+        warmup_sizes: (height, width) of warm-up runs; empty for the order's own.
         quiet: whether only files are printed.
         parallel: how processes share the work.
         flags: everything as parsed, for the report.
-        notes: what a person should be told before work starts.
+        notes: printed before work starts.
     """
 
-    model: str | None
-    found: Description
-    options: Options
-    negative_prompt: str | None
+    checkpoint: Checkpoint
+    order: Order
+    samples: tuple[Sample, ...]
     steps: int
-    fps: int | None
     save_frames: bool
-    outputs: tuple[Output, ...]
     caching: Caching
     batch: int | None
     compare: bool
@@ -81,48 +68,44 @@ class Job:
     perf: Path | None
     warmup: int
     warmup_sizes: tuple[tuple[int, int], ...]
-    compiled: bool
-    precision: str | None
     quiet: bool
     parallel: Parallel
     flags: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
-def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ, when: datetime | None = None) -> Job:
+def make_command(
+    values: Mapping[str, Any], environ: Mapping[str, str] = os.environ, when: datetime | None = None
+) -> Command:
     """Check the flags and return what is to be done.
 
     Raises:
         Misuse: something is wrong or not available.
+        ConfigError: likewise, in the settings of the cache.
         Failure: a folder cannot be written into.
     """
     refuse(values)
-    when, model = when or datetime.now(), values["model_path"]
     prompts = read_prompts(values)
     warmup, warmup_sizes = _warmup(values), tuple(read_size(text) for text in values["warmup_resolutions"])
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
-    found = models.look(model)
-    _fits(values, found)
-    pictures = models.pictures(values["image_path"], found)
-    options = _options(values, [picture.image for picture in pictures])
-    facts = facts_of(values, found, environ)
+    checkpoint = checkpoint_of(values)
+    _check_video(values, checkpoint)
+    order = _order(values, checkpoint)
+    facts = facts_of(values, checkpoint, environ)
     compare = bool(values["compare"] or values["plot"])
     caching, notes = _caching(values, environ, facts, compare)
     shares = parallel(caching.effective)
-    check_shares(shares.sizes, found)
-    outputs = _outputs(values, prompts, when, _identity(options, model), models.video(found))
+    check_shares(shares.sizes, checkpoint.found)
+    samples = _samples(values, prompts, when or datetime.now(), _identity(order, checkpoint), checkpoint.video)
     for path, flag in ((plot, "--plot"), (perf, "--perf-dump-path")):
         if path is not None:
             check_file(path, flag)
-    return Job(
-        model=model,
-        found=found,
-        options=options,
-        negative_prompt=values["negative_prompt"],
-        steps=values["num_inference_steps"] or found.defaults.steps,
-        fps=(values["fps"] or found.defaults.fps) if models.video(found) else None,
+    return Command(
+        checkpoint=attrs.evolve(checkpoint, precision=_precision(values)),
+        order=order,
+        samples=samples,
+        steps=values["num_inference_steps"] or checkpoint.found.defaults.steps,
         save_frames=bool(values["save_frames"]),
-        outputs=outputs,
         caching=caching,
         batch=values["batch_size"],
         compare=compare,
@@ -130,78 +113,88 @@ def make_job(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ,
         perf=perf,
         warmup=warmup,
         warmup_sizes=warmup_sizes,
-        compiled=values["enable_torch_compile"],
-        precision=_precision(values),
         quiet=values["log_level"] in ("warning", "error"),
         parallel=shares,
         flags=values,
-        notes=(*notes, *_texts(pictures), *notes_on(shares.sizes, facts.device)),
+        notes=(*caching.notes, *notes, *order.notes, *notes_on(shares.sizes, facts.device)),
     )
 
 
-def facts_of(values: Mapping[str, Any], found: Description, environ: Mapping[str, str] | None = None) -> Facts:
+def checkpoint_of(values: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint that the flags name, described.
+
+    Raises:
+        Misuse: it is not there, or not supported.
+    """
+    return look(
+        values["model_path"],
+        precision=values["dit_precision"],
+        variant=values["variant"],
+        compiled=values["enable_torch_compile"],
+    )
+
+
+def facts_of(values: Mapping[str, Any], checkpoint: Checkpoint, environ: Mapping[str, str]) -> Facts:
     """Return what is known of the run before it starts.
 
     Raises:
-        Misuse: there are other processes, or fewer GPUs, than `--num-gpus` asks for.
+        Misuse: there are other processes, or fewer GPUs, than `--num-gpus` sets.
     """
-    processes = count_processes(values.get("num_gpus"), environ or {})
-    return models.facts_of(found, values["num_inference_steps"], processes, values.get("sp_degree"))
+    processes = count_processes(values.get("num_gpus"), environ)
+    return checkpoint.facts(values["num_inference_steps"], processes, values.get("sp_degree"))
 
 
-def _fits(values: Mapping[str, Any], found: Description) -> None:
-    """Refuse what this checkpoint cannot do."""
-    kind = found.kind
-    if values["guidance_scale_2"] is not None and models.experts(found) == 1:
-        raise Misuse("--guidance-scale-2 is for the second expert of a model, and this one has one; leave it out")
-    if models.video(found):
-        require_video_extra(f"a {kind.pipeline} makes videos")
+def _check_video(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse flags of videos where the model makes images, and videos where they cannot be encoded."""
+    checkpoint.check_expert_scale(values["guidance_scale_2"], "--guidance-scale-2")
+    if checkpoint.video:
+        require_video_extra(f"a {checkpoint.name} makes videos")
         return
     for flag, nothing in (("num_frames", 1), ("fps", None), ("save_frames", None)):
         if values[flag] not in (None, False, nothing):
             typed = "--" + flag.replace("_", "-")
-            raise Misuse(f"{typed} {values[flag]}: a {kind.pipeline} makes images, not videos; leave it out")
+            raise Misuse(f"{typed} {values[flag]}: a {checkpoint.name} makes images, not videos; leave it out")
 
 
-def _texts(pictures: Sequence[Picture]) -> tuple[str, ...]:
-    return tuple(note.text for picture in pictures for note in picture.notes)
+def _order(values: Mapping[str, Any], checkpoint: Checkpoint) -> Order:
+    """Return what all samples have in common, by the library's names."""
+    opened = pictures(values["image_path"], checkpoint.found)
+    given = {name: values[flag] for flag, name in OPTIONS.items()} | {"images": tuple(one.image for one in opened)}
+    return Order(
+        negative_prompt=values["negative_prompt"],
+        options={name: value for name, value in given.items() if value not in (None, ())},
+        notes=tuple(note for picture in opened for note in picture.notes),
+        fps=values["fps"],
+    )
 
 
-def _options(values: Mapping[str, Any], images: Sequence[Image.Image]) -> Options:
-    """Return what was asked for, by the library's names."""
-    asked: dict[str, Any] = {name: values[flag] for flag, name in NUMBERS.items()}
-    asked |= {name: values[name] for name in ("height", "width", *SCALES)}
-    asked["images"] = tuple(images)
-    options: Any = {name: value for name, value in asked.items() if value not in (None, ())}
-    return options
-
-
-def _identity(options: Options, model: str | None) -> str:
+def _identity(order: Order, checkpoint: Checkpoint) -> str:
     """Return what tells runs of one prompt and seed from each other."""
-    words = {name: value for name, value in options.items() if name != "images"}
-    return json.dumps([words, model], sort_keys=True, default=str)
+    words = {name: value for name, value in order.options.items() if name != "images"}
+    return json.dumps([words, checkpoint.path], sort_keys=True, default=str)
 
 
 def _caching(
     values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts, compare: bool
-) -> tuple[Caching, tuple[str, ...]]:
-    """Return the cache; a comparison without one asked for takes the default."""
-    caching = choose(values, environ, facts)
+) -> tuple[Caching, tuple[Note, ...]]:
+    """Return the cache; a comparison takes the default one where none is set."""
+    caching = Caching.of(settle(values, environ, facts))
     if not compare:
         return caching, ()
     flag = "--plot" if values["plot"] else "--compare"
     require_plot_extra(flag)
-    if caching.asked:
+    if caching.enabled:
         return caching, ()
     if values["enable_cache_dit"] is False:
         raise Misuse(f"{flag} compares with and without a cache; --enable-cache-dit false switches it off; drop one")
-    caching = choose({**values, "enable_cache_dit": True}, environ, facts)
-    return caching, (f"no cache was asked for, so {flag} takes the default one: {recipe(caching.transform)}",)
+    caching = Caching.of(settle({**values, "enable_cache_dit": True}, environ, facts))
+    text = f"no cache was asked for, so {flag} takes the default one: {recipe(caching.transform)}"
+    return caching, (Note(text, "note"),)
 
 
-def _outputs(
+def _samples(
     values: Mapping[str, Any], prompts: Sequence[str], when: datetime, identity: str, video: bool
-) -> tuple[Output, ...]:
+) -> tuple[Sample, ...]:
     seeds = values["seed"] or (SEED,)
     for seed in seeds:
         if seed + values["num_outputs_per_prompt"] - 1 > LARGEST_SEED:
@@ -214,12 +207,12 @@ def _outputs(
     pairs = [(text, seed + i) for text in prompts for seed in seeds for i in range(values["num_outputs_per_prompt"])]
     folder, fixed = _place(values, video)
     if not folder or not values["save_output"] or values["no_save_output"]:
-        return tuple(Output(text, seed) for text, seed in pairs)
-    outputs = plan(pairs, Path(folder), fixed, when, identity, video=video)
+        return tuple(Sample(prompt=text, seed=seed) for text, seed in pairs)
+    samples = plan(pairs, Path(folder), fixed, when, identity, video=video)
     check_folder(Path(folder), "--output-file-path" if values["output_file_path"] else "--output-path")
-    if fixed is not None and outputs[0].path is not None:
-        check_file(outputs[0].path, "--output-file-name")
-    return outputs
+    if fixed is not None and samples[0].path is not None:
+        check_file(samples[0].path, "--output-file-name")
+    return samples
 
 
 def _place(values: Mapping[str, Any], video: bool) -> tuple[str, str | None]:

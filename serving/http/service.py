@@ -10,32 +10,36 @@ from typing import Any
 import attrs
 from fastapi import Request
 
+from pure.configs import ConfigError
+from pure.engine.caching import Caching, Sources
+from pure.engine.engine import Engine, Order, Recipe
 from pure.engine.errors import Misuse, Stopping
-from pure.engine.loaded import Asked, Recipe, Studio
 from pure.engine.report import peak_memory
 from pure.models import Picture
-from pure.serving.engine import Engine
+from pure.notes import Note
 from pure.serving.files import Files
-from pure.serving.http.asking import field_of
+from pure.serving.http.asking import field_of, order_of
 from pure.serving.http.bodies import Upload
 from pure.serving.http.errors import HttpError
 from pure.serving.http.pictures import SUFFIXES, opened
 from pure.serving.jobs import Entry, Job
+from pure.serving.worker import Worker
 
-__all__ = ["State", "memory", "state_of"]
+__all__ = ["Service", "memory", "service_of"]
 
 PIXELS = 2**24
 """Most pixels of an image or a frame: 4096x4096."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class State:
+class Service:
     """What the routes work with.
 
     Attributes:
-        studio: model and settings.
-        engine: does the work.
+        engine: the loaded model.
+        worker: does the work.
         files: where files are.
+        sources: what the server's flags and file set of the cache.
         names: of the model; responses show the first, requests may give any.
         path: of the model, as it was given.
         precision: of the model, as a word.
@@ -47,9 +51,10 @@ class State:
         environ: read when a request starts.
     """
 
-    studio: Studio
     engine: Engine
+    worker: Worker
     files: Files
+    sources: Sources = attrs.field(factory=Sources)
     names: tuple[str, ...]
     path: str
     precision: str
@@ -60,21 +65,40 @@ class State:
     requests: bool = False
     environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
 
-    async def recipe(self, asked: Asked, model: str | None) -> Recipe:
-        """Check a request against model and configuration, away from the event loop.
+    def recipe(self, order: Order, params: Any = None, enable: bool | None = None) -> Recipe:
+        """Check an order against configuration and model.
+
+        Args:
+            order: what is to be made.
+            params: `cache_dit_params`.
+            enable: `enable_cache_dit`.
 
         Raises:
-            Misuse: it is wrong; nothing has been done.
+            Misuse: something in it is wrong or cannot be done; with the whole report.
         """
+        facts = self.engine.checkpoint.facts(order.options.get("steps"))
         try:
-            recipe = await asyncio.to_thread(self.studio.recipe, asked, self.environ)
+            caching = Caching.of(self.sources.settle(self.environ, facts, params, enable))
+        except ConfigError as error:
+            raise Misuse(str(error), field="cache_dit_params", code="invalid_cache_config") from error
+        return self.engine.recipe(order, caching)
+
+    async def checked(self, fields: Mapping[str, Any], pictures: Sequence[Picture]) -> Recipe:
+        """Check the fields of a request, away from the event loop.
+
+        Raises:
+            Misuse: they are wrong; nothing has been done.
+        """
+        params, enable, model = (fields.get(name) for name in ("cache_dit_params", "enable_cache_dit", "model"))
+        try:
+            recipe = await asyncio.to_thread(self.recipe, order_of(fields, pictures), params, enable)
         except Misuse as error:
             raise error if error.field else Misuse(error.message, field=field_of(error.message)) from error
         _bounded(recipe)
         if model in (None, *self.names):
             return recipe
         note = f"the request names the model {model[:80]!r}; this server has only {self.names[0]!r}, which was used"
-        return attrs.evolve(recipe, notes=(*recipe.notes, note))
+        return attrs.evolve(recipe, notes=(*recipe.notes, Note(note)))
 
     async def pictures(self, sent: Sequence[Upload]) -> list[Picture]:
         """Open the input pictures, away from the event loop and only if the model takes so many.
@@ -82,7 +106,7 @@ class State:
         Raises:
             Misuse: there are too many or too few, or one cannot be read.
         """
-        self.studio.check_pictures(len(sent))
+        self.engine.check_pictures(len(sent))
         return await asyncio.to_thread(lambda: [opened(one) for one in sent])
 
     async def keep(self, job: Job, pictures: Sequence[Picture], sent: Sequence[Upload]) -> None:
@@ -97,14 +121,14 @@ class State:
         Raises:
             EngineError: it failed, the client left, or the server stops.
         """
-        future = asyncio.wrap_future(self.engine.submit(job))
+        future = asyncio.wrap_future(self.worker.submit(job))
         leaving = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({future, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
             if not future.done():
-                self.engine.cancel(job.id)
+                self.worker.cancel(job.id)
         if not future.done():
             raise HttpError("the client closed the connection", 499, code="client_closed_request")
         entry = future.result()
@@ -134,8 +158,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def state_of(request: Request) -> State:
-    """Return the state of the application that answers a request."""
+def service_of(request: Request) -> Service:
+    """Return the service of the application that answers a request."""
     return request.app.state.puredit
 
 

@@ -1,0 +1,155 @@
+"""What a checkpoint says of itself, read before anything heavy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from pure.configs import Facts
+from pure.engine.errors import Misuse
+from pure.engine.libraries import quiet_libraries
+
+if TYPE_CHECKING:
+    from pure.models import Picture, Pipeline
+    from pure.models.family import Description
+
+Waiting = Callable[[str], contextlib.AbstractContextManager[object]]
+
+__all__ = ["Checkpoint", "look", "pictures"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def device() -> str:
+    """Return the type of the device that runs use: "cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """A checkpoint and how it is to be loaded.
+
+    Attributes:
+        path: a folder or hub id; None: the one that comes with the package.
+        found: what its JSON files say.
+        precision: of `DTYPES`; None: fp32 on a CPU, as stored elsewhere.
+        variant: of the files, as `load_pipeline` takes it.
+        compiled: whether its denoiser is compiled.
+    """
+
+    path: str | None
+    found: Description
+    precision: str | None = None
+    variant: str | None = None
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """The class of its pipeline, such as `FluxPipeline`."""
+        return self.found.kind.pipeline
+
+    @property
+    def video(self) -> bool:
+        """Whether the model makes videos."""
+        return self.found.kind.task.endswith("video")
+
+    @property
+    def experts(self) -> int:
+        """How many experts the model has."""
+        return len(self.found.transformers)
+
+    def fps(self, given: int | None) -> int | None:
+        """Return the frames per second, by default the checkpoint's; None where the model makes images."""
+        return (given or self.found.defaults.fps) if self.video else None
+
+    def facts(self, steps: int | None, processes: int = 1, sequence: int | None = None) -> Facts:
+        """Return what is known of a run before it starts; `steps` None: the checkpoint's default."""
+        return Facts(
+            processes=processes,
+            sequence=sequence,
+            device=device(),
+            steps=steps or self.found.defaults.steps,
+            blocks=len(next(iter(self.found.denoisers.values())).blocks),
+            experts=self.experts,
+        )
+
+    def check_expert_scale(self, scale: float | None, name: str) -> None:
+        """Refuse the guidance scale of a second expert where there is one expert.
+
+        Raises:
+            Misuse: there is.
+        """
+        if scale is not None and self.experts == 1:
+            message = f"{name} is for the second expert of a model, and this one has one; leave it out"
+            raise Misuse(message, field=name)
+
+    def load(self, waiting: Waiting = contextlib.nullcontext) -> Pipeline:
+        """Load it onto the device; `waiting` is a context that shows what is waited for.
+
+        Raises:
+            Misuse: it is missing, damaged, or not supported.
+        """
+        quiet_libraries()
+        from pure.models import CheckpointError, embedded
+        from pure.models.checkpoint.loading import load
+
+        dtype = DTYPES[self.precision] if self.precision else torch.float32 if device() == "cpu" else None
+        try:
+            with waiting("loading the checkpoint ..."):
+                source = embedded() if self.path is None else self.path
+                return load(self.found, source, variant=self.variant, dtype=dtype, device=device())
+        except CheckpointError as error:
+            raise Misuse(str(error)) from error
+
+
+def look(path: str | None, **options: Any) -> Checkpoint:
+    """Describe a checkpoint from its JSON files; None is the one that comes with the package.
+
+    Args:
+        path: a folder or hub id.
+        options: how it is to be loaded; see `Checkpoint`.
+
+    Raises:
+        Misuse: it is not there, or not supported.
+    """
+    from pure.models import CheckpointError, embedded
+    from pure.models.checkpoint.description import describe
+    from pure.models.checkpoint.hub import DESCRIPTION, locate
+
+    try:
+        found = describe(embedded() if path is None else locate(path, DESCRIPTION))
+    except CheckpointError as error:
+        raise Misuse(str(error)) from error
+    return Checkpoint(path=path, found=found, **options)
+
+
+def pictures(paths: Sequence[str], found: Description) -> tuple[Picture, ...]:
+    """Open the input pictures; their notes name the file.
+
+    Raises:
+        Misuse: one cannot be read, or the model takes none or needs one.
+    """
+    wanted = found.kind.task in ("image-editing", "image-to-video")
+    if paths and not (wanted or found.kind.pictures):
+        raise Misuse(
+            f"--image-path {' '.join(paths)}: a {found.kind.pipeline} takes no pictures (task: {found.kind.task}); "
+            "leave it out"
+        )
+    if wanted and not paths:
+        raise Misuse(f"a {found.kind.pipeline} does {found.kind.task} and needs a picture; give --image-path FILE")
+    return tuple(_opened(path) for path in paths)
+
+
+def _opened(path: str) -> Picture:
+    from pure.models import PictureError, open_picture
+
+    try:
+        picture = open_picture(path)
+    except (OSError, PictureError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise Misuse(f"--image-path {path} cannot be read: {reason}; give a local .png, .jpg or .webp") from error
+    return picture.named(f"--image-path {path}")
