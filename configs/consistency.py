@@ -32,18 +32,21 @@ def calibrators(settings: Settings) -> dict[str, str]:
     return on if enabled is None or enabled.value else {}
 
 
+def _problem(settings: Settings, path: str, found: str, allowed: str, hint: str) -> Problem:
+    return Problem(place=settings[path].place, path=path, found=found, allowed=allowed, hint=hint)
+
+
 def _calibrators(settings: Settings) -> list[Problem]:
     on = list(calibrators(settings).values())
+    allowed, hint = "at most one of TaylorSeer, DMD and FoCa", "switch all but one off"
     return [
-        Problem(
-            place=settings[key].place,
-            path=key,
-            found=f"a second calibrator besides {on[0].removeprefix(CACHE)} ({settings[on[0]].place})",
-            allowed="at most one of TaylorSeer, DMD and FoCa",
-            hint="switch all but one off",
-        )
+        _problem(settings, key, f"a second calibrator besides {_named(settings, on[0])}", allowed, hint)
         for key in on[1:]
     ]
+
+
+def _named(settings: Settings, path: str) -> str:
+    return f"{path.rpartition('.')[2]} ({settings[path].place})"
 
 
 def _bins(settings: Settings) -> list[Problem]:
@@ -51,31 +54,18 @@ def _bins(settings: Settings) -> list[Problem]:
     given = [key for key in keys if key in settings]
     if len(given) == 1:
         other = keys[1 - keys.index(given[0])].removeprefix(CACHE)
-        return [
-            Problem(
-                place=settings[given[0]].place,
-                path=given[0],
-                found=f"no {other} beside it",
-                allowed="both bins or none: a mask alternates between the two",
-                hint=f"add {other} or remove this one",
-            )
-        ]
+        allowed, hint = "both bins or none: a mask alternates between the two", f"add {other} or remove this one"
+        return [_problem(settings, given[0], f"no {other} beside it", allowed, hint)]
     mask = settings.get(f"{CACHE}steps_computation_mask")
     if given and mask is not None and isinstance(mask.value, tuple):
-        return [
-            Problem(
-                place=settings[given[0]].place,
-                path=given[0],
-                found=f"bins beside an explicit mask ({mask.place})",
-                allowed="one of steps_computation_mask and the bins",
-                hint="remove one of the two",
-            )
-        ]
+        found, allowed = f"bins beside an explicit mask ({mask.place})", "one of steps_computation_mask and the bins"
+        return [_problem(settings, given[0], found, allowed, "remove one of the two")]
     return []
 
 
 def _mask(settings: Settings) -> list[Problem]:
-    mask = settings.get(f"{CACHE}steps_computation_mask")
+    path = f"{CACHE}steps_computation_mask"
+    mask = settings.get(path)
     if mask is None or not isinstance(mask.value, tuple):
         return []
     found = []
@@ -86,51 +76,33 @@ def _mask(settings: Settings) -> list[Problem]:
     if policy is not None and policy.value == "static" and not mask.value[0]:
         found.append((f"a static mask that starts with 0 (policy: {policy.place})", "a static mask that starts with 1",
                       "nothing can be reused before the first computed step"))  # fmt: skip
-    path = f"{CACHE}steps_computation_mask"
-    return [Problem(place=mask.place, path=path, found=what, allowed=may, hint=cure) for what, may, cure in found]
+    return [_problem(settings, path, *each) for each in found]
 
 
 def _front(settings: Settings) -> list[Problem]:
-    front = settings.get(f"{CACHE}Fn_compute_blocks")
-    threshold = settings.get(f"{CACHE}residual_diff_threshold")
+    path = f"{CACHE}Fn_compute_blocks"
+    front, threshold = settings.get(path), settings.get(f"{CACHE}residual_diff_threshold")
     if front is None or threshold is None or front.value or not 0 < threshold.value < 1:
         return []
-    return [
-        Problem(
-            place=front.place,
-            path=f"{CACHE}Fn_compute_blocks",
-            found=f"0 with residual_diff_threshold: {threshold.value:g} ({threshold.place})",
-            allowed="at least 1 block whose change the threshold measures",
-            hint="write Fn_compute_blocks: 1, or residual_diff_threshold: 1 to skip without measuring",
-        )
-    ]
+    found = f"0 with residual_diff_threshold: {threshold.value:g} ({threshold.place})"
+    hint = "write Fn_compute_blocks: 1, or residual_diff_threshold: 1 to skip without measuring"
+    return [_problem(settings, path, found, "at least 1 block whose change the threshold measures", hint)]
 
 
 def _auto(settings: Settings) -> list[Problem]:
     paths = [f"parallelism_config.{size}" for size in SIZES]
     auto = [path for path in paths if path in settings and settings[path].value == "auto"]
+    allowed = "at most one of ulysses_size, ring_size and tp_size is auto"
     return [
-        Problem(
-            place=settings[path].place,
-            path=path,
-            found=f"a second auto besides {auto[0].split('.')[1]} ({settings[auto[0]].place})",
-            allowed="at most one of ulysses_size, ring_size and tp_size is auto",
-            hint="write a number",
-        )
+        _problem(settings, path, f"a second auto besides {_named(settings, auto[0])}", allowed, "write a number")
         for path in auto[1:]
     ]
 
 
 def _backends(settings: Settings) -> list[Problem]:
-    inner, outer = settings.get("parallelism_config.attention_backend"), settings.get("attention_backend")
+    path = "parallelism_config.attention_backend"
+    inner, outer = settings.get(path), settings.get("attention_backend")
     if inner is None or outer is None or inner.value == outer.value:
         return []
-    return [
-        Problem(
-            place=inner.place,
-            path="parallelism_config.attention_backend",
-            found=f"{inner.value}, but attention_backend is {outer.value} ({outer.place})",
-            allowed="one attention backend",
-            hint="remove one of the two",
-        )
-    ]
+    found = f"{inner.value}, but attention_backend is {outer.value} ({outer.place})"
+    return [_problem(settings, path, found, "one attention backend", "remove one of the two")]

@@ -10,8 +10,8 @@ import attrs
 
 from pure.checks import check_argument
 from pure.configs.kinds import FALSE, TRUE, Choice, Entries, Flag, Kind
-from pure.configs.layer import Given, Layer, Setting, parse, paths
-from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.layer import KINDS, SECOND, Layer, Source
+from pure.configs.report import nearest
 from pure.configs.schema import PRESETS
 
 __all__ = ["PREFIX", "VARIABLES", "read_environment"]
@@ -72,30 +72,19 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
     2
     """
     check_argument(environ, Mapping, "an environment is a mapping of text, such as os.environ")
-    settings: dict[str, Setting] = {}
-    problems: list[Problem] = []
-    notes: list[str] = []
+    source = Source()
     for name in sorted(key for key in environ if isinstance(key, str) and key.startswith(PREFIX)):
         if name not in VARIABLES:
             hint = nearest(name, VARIABLES)
-            notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))
+            source.notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))
             continue
-        path = VARIABLES[name]
-        kind = _kind(path)
-        if isinstance(kind, Entries) and not environ[name].strip():
-            continue
-        given = Given(path, kind.read(environ[name]), f"environment {name}")
-        new, wrong = parse(path, path, given, kind)
-        settings |= new
-        problems += wrong
-    if problems:
-        raise ConfigError(problems)
-    return Layer(name="environment", settings=settings, notes=tuple(notes))
+        kind = _kind(VARIABLES[name])
+        if not isinstance(kind, Entries) or environ[name].strip():
+            source.take(VARIABLES[name], kind.read(environ[name]), f"environment {name}", kind=kind)
+    return source.layer("environment")
 
 
 def _kind(path: str) -> Kind:
-    path = path.removeprefix("secondary.")
-    if path == "cache_config.steps_computation_mask":
-        return Choice(PRESETS)
-    kind = Flag() if path == "enabled" else paths()[path]
+    path = path.removeprefix(SECOND)
+    kind = Choice(PRESETS) if path == "cache_config.steps_computation_mask" else KINDS[path]
     return Boolean() if isinstance(kind, Flag) else kind

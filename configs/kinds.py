@@ -69,10 +69,6 @@ class Kind(abc.ABC):
         """Return what the text of an environment variable means; `parse` checks it."""
         return text.strip()
 
-    def structure(self, value: Any, _: Any) -> Any:
-        """`parse` as cattrs calls it."""
-        return self.parse(value)
-
 
 @attrs.frozen
 class Whole(Kind):

@@ -1,16 +1,24 @@
-"""A layer: what one source says, every value checked and with its place; and the check of sections."""
+"""A layer: what one source says, every value checked and with its place."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
-import cattrs
 
-from pure.configs.kinds import Kind, Wrong, show
-from pure.configs.report import Problem, nearest
-from pure.configs.schema import BACKEND, SECTIONS, converter, key_of
+from pure.configs.kinds import Flag, Kind, Wrong, show
+from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.schema import BACKEND, SECTIONS, key_of
 
-__all__ = ["Layer", "Setting"]
+__all__ = ["KINDS", "SECOND", "Layer", "Setting", "Source"]
+
+SECOND = "secondary."
+"""What the paths of the second expert's own settings start with."""
+KINDS: Mapping[str, Kind] = {
+    "enabled": Flag(),
+    "attention_backend": BACKEND.kind,
+    **{f"{name}.{field.name}": key_of(field).kind for name, cls in SECTIONS.items() for field in attrs.fields(cls)},
+}
+"""What is allowed, by path."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,58 +61,41 @@ class Layer:
         return attrs.evolve(self, settings=settings)
 
 
-@attrs.frozen
-class Given:
-    """One key as a source gives it: its name, its value, and the place of the value."""
+class Source:
+    """One source of configuration while it is read: collects allowed values, problems with the others, and notes."""
 
-    key: str
-    value: Any
-    place: str
+    def __init__(self) -> None:
+        self.settings: dict[str, Setting] = {}
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
 
+    def take(self, path: str, value: Any, place: str, shown: str = "", kind: Kind | None = None) -> None:
+        """Check one value.
 
-def paths() -> dict[str, Kind]:
-    """Return the kind of every path."""
-    found: dict[str, Kind] = {"attention_backend": BACKEND.kind}
-    for section, cls in SECTIONS.items():
-        found |= {f"{section}.{field.name}": key_of(field).kind for field in attrs.fields(cls)}
-    return found
+        Args:
+            path: the setting, with `secondary.` in front for the second expert.
+            value: as the source gives it.
+            place: where it is.
+            shown: the path as the source spells it.
+            kind: what is allowed, where the source allows less than the key.
+        """
+        kind = kind or KINDS[path.removeprefix(SECOND)]
+        try:
+            self.settings[path] = Setting(value=kind.parse(value), place=place)
+        except Wrong as error:
+            found, hint = show(value), str(error)
+            problem = Problem(place=place, path=shown or path, found=found, allowed=kind.allowed, hint=hint)
+            self.problems.append(problem)
 
+    def layer(self, name: str) -> Layer:
+        """Return what was read.
 
-def parse(path: str, shown: str, given: Given, kind: Kind | None = None) -> tuple[dict[str, Setting], list[Problem]]:
-    """Check one value; `shown` is the path as the source spells it."""
-    kind = kind or paths()[path]
-    try:
-        return {path: Setting(value=kind.parse(given.value), place=given.place)}, []
-    except Wrong as error:
-        return {}, [_wrong(shown, given, kind, str(error))]
-
-
-def section(name: str, given: Iterable[Given]) -> tuple[dict[str, Setting], list[Problem]]:
-    """Structure the known keys of one section; a null is unset.
-
-    Returns:
-        The settings by path, and a problem for every value that is not allowed.
-    """
-    by_key = {item.key: item for item in given if item.value is not None}
-    cls = SECTIONS[name]
-    wrong: dict[str, str] = {}
-    values = {key: item.value for key, item in by_key.items()}
-    try:
-        made = converter.structure(values, cls)
-    except cattrs.ClassValidationError as errors:
-        wrong = {note.name: str(error) for error, note in errors.group_exceptions()[0]}
-        made = converter.structure({key: value for key, value in values.items() if key not in wrong}, cls)
-    kinds = {field.name: key_of(field).kind for field in attrs.fields(cls)}
-    settings = {
-        f"{name}.{key}": Setting(value=getattr(made, key), place=item.place)
-        for key, item in by_key.items()
-        if key not in wrong
-    }
-    return settings, [_wrong(f"{name}.{key}", by_key[key], kinds[key], wrong[key]) for key in by_key if key in wrong]
-
-
-def _wrong(path: str, given: Given, kind: Kind, hint: str) -> Problem:
-    return Problem(place=given.place, path=path, found=show(given.value), allowed=kind.allowed, hint=hint)
+        Raises:
+            ConfigError: lists all problems.
+        """
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Layer(name=name, settings=self.settings, notes=tuple(self.notes))
 
 
 def unknown(place: str, path: str, key: object, known: Iterable[str], hint: str = "") -> Problem:

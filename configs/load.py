@@ -11,7 +11,7 @@ import yaml
 
 from pure.checks import check_argument, shown
 from pure.configs.consistency import contradictions
-from pure.configs.layer import Given, Layer, Setting, parse, section, unknown
+from pure.configs.layer import Layer, Setting, Source, unknown
 from pure.configs.positions import Entry, Leaf, MapNode, Node, parse_json, parse_yaml, plain
 from pure.configs.report import ConfigError, Problem, nearest
 from pure.configs.schema import SECTIONS, key_of
@@ -80,18 +80,16 @@ def load_text(text: str, name: str = "configuration", lenient: bool = False) -> 
     """
     check_argument(text, str, "a document is text; a file is read by load_config(path)")
     root, problems = (parse_json if name.lower().endswith(".json") else parse_yaml)(text, name)
-    reader = _Reader(lenient)
+    document = _Document(lenient)
     if root is not None:
-        reader.document(root)
+        document.walk(root)
     elif not problems:
         problems = [_document(name, "an empty document")]
-    problems = problems + reader.problems
-    if not problems and not reader.settings and root is not None:
+    problems = problems + document.problems
+    if not problems and not document.settings and root is not None:
         problems = [_document(root.place, "a document that sets nothing")]
-    problems += contradictions(reader.settings)
-    if problems:
-        raise ConfigError(problems)
-    return Layer(name="file", settings=reader.settings, notes=tuple(reader.notes))
+    document.problems = problems + contradictions(document.settings)
+    return document.layer("file")
 
 
 def _document(place: str, found: str) -> Problem:
@@ -104,16 +102,14 @@ def _document(place: str, found: str) -> Problem:
     )
 
 
-class _Reader:
-    """Walks a document; collects settings, problems and notes."""
+class _Document(Source):
+    """Walks a document."""
 
     def __init__(self, lenient: bool) -> None:
+        super().__init__()
         self.lenient = lenient
-        self.settings: dict[str, Setting] = {}
-        self.problems: list[Problem] = []
-        self.notes: list[str] = []
 
-    def document(self, root: Node) -> None:
+    def walk(self, root: Node) -> None:
         """Read the sections, or the legacy flat form."""
         if not isinstance(root, MapNode):
             what = "nothing" if isinstance(root, Leaf) and root.value is None else f"{plain(root)!r:.60}"
@@ -127,16 +123,11 @@ class _Reader:
             if entry.key in SECTIONS:
                 self._section(entry.key, entry.node, entry.place)
             elif entry.key == "attention_backend":
-                self._backend(entry)
+                if (value := plain(entry.node)) is not None:
+                    self.take("attention_backend", value, entry.node.place)
             else:
                 sections = [name for name in SECTIONS if entry.key in _known(name)]
                 self._unknown(entry, "", TOP, f"it belongs into {sections[0]}" if sections else "")
-
-    def _backend(self, entry: Entry) -> None:
-        value = plain(entry.node)
-        if value is not None:
-            given = Given("attention_backend", value, entry.node.place)
-            self._take(*parse("attention_backend", "attention_backend", given))
 
     def _section(self, name: str, node: Node, place: str, flat: bool = False) -> None:
         if not isinstance(node, MapNode) or all(plain(entry.node) is None for entry in node.entries):
@@ -146,25 +137,22 @@ class _Reader:
             allowed = "a mapping that sets at least one key"
             self.problems.append(Problem(place=node.place, path=name, found=found, allowed=allowed, hint=hint))
             return
-        given: dict[str, Given] = {}
+        given: dict[str, str] = {}  # the place of every key
         known = _known(name)
         for entry in node.entries:
             key = known.get(entry.key) if isinstance(entry.key, str) else None
             if key is None:
                 self._unknown(entry, name, known, _elsewhere(entry.key, name))
             elif key in given:
-                self.problems.append(_alias(entry, name, given[key]))
+                self.problems.append(_alias(entry, name, key, given[key]))
             else:
-                given[key] = Given(key, plain(entry.node), entry.node.place)
+                given[key] = entry.node.place
+                if (value := plain(entry.node)) is not None:  # a null is unset
+                    self.take(f"{name}.{key}", value, entry.node.place)
                 if entry.key in MISSPELLED:
                     self.notes.append(f"{entry.place}: {entry.key} is read as {key}, which is how it is spelled")
-        self._take(*section(name, given.values()))
         if name == "cache_config":
             self.settings["enabled"] = Setting(value=True, place=f"{place} {name}" if not flat else place)
-
-    def _take(self, settings: dict[str, Setting], problems: list[Problem]) -> None:
-        self.settings |= settings
-        self.problems += problems
 
     def _unknown(self, entry: Entry, within: str, known: Iterable[str], hint: str) -> None:
         path = f"{within}.{entry.key}" if within else str(entry.key)
@@ -177,13 +165,13 @@ class _Reader:
             self.problems.append(problem)
 
 
-def _alias(entry: Entry, section: str, first: Given) -> Problem:
+def _alias(entry: Entry, section: str, key: str, place: str) -> Problem:
     return Problem(
         place=entry.place,
         path=f"{section}.{entry.key}",
-        found=f"another name of {first.key}",
+        found=f"another name of {key}",
         allowed="every key once",
-        hint=f"its value is at {first.place} already; remove one of the two",
+        hint=f"its value is at {place} already; remove one of the two",
     )
 
 

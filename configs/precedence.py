@@ -13,16 +13,14 @@ import attrs
 from pure.checks import check_argument
 from pure.configs.consistency import contradictions
 from pure.configs.effective import Effective
-from pure.configs.kinds import Flag
-from pure.configs.layer import Given, Layer, Setting, parse, paths, unknown
-from pure.configs.report import ConfigError, Problem
+from pure.configs.layer import KINDS, SECOND, Layer, Setting, Source, unknown
+from pure.configs.report import ConfigError
 from pure.configs.schema import SECTIONS, SGLANG, CacheConfig
 from pure.configs.support import Facts, observations
 
 __all__ = ["Facts", "read_flags", "read_model_defaults", "resolve"]
 
 MASK = ("cache_config.steps_computation_mask", "cache_config.scm_compute_bins", "cache_config.scm_cache_bins")
-SECOND = "secondary."
 EMPTY = Layer(name="none")
 
 
@@ -49,21 +47,14 @@ def read_model_defaults(values: Mapping[str, Any], model: str) -> Layer:
 
 
 def _values(name: str, values: Mapping[str, Any], places: Mapping[str, str]) -> Layer:
-    kinds = paths() | {"enabled": Flag()}
-    settings: dict[str, Setting] = {}
-    problems: list[Problem] = []
+    source = Source()
     for path, value in values.items():
         bare = str(path).removeprefix(SECOND)
-        if bare not in kinds or (bare != path and not bare.startswith("cache_config.")):
-            problems.append(unknown(places[path], path, path, kinds))
+        if bare not in KINDS or (bare != path and not bare.startswith("cache_config.")):
+            source.problems.append(unknown(places[path], path, path, KINDS))
         elif value is not None:
-            new, wrong = parse(bare, path, Given(path, value, places[path]), kinds[bare])
-            problems += wrong
-            if new:
-                settings[path] = new[bare]
-    if problems:
-        raise ConfigError(problems)
-    return Layer(name=name, settings=settings)
+            source.take(path, value, places[path])
+    return source.layer(name)
 
 
 def resolve(

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pure.configs.environment import KNOBS
-from pure.configs.kinds import Choice, Flag, Kind, show
-from pure.configs.layer import Given, Layer, Setting, parse, paths
+from pure.configs.kinds import Choice, show
+from pure.configs.layer import SECOND, Layer, Setting, Source
 from pure.configs.positions import MapNode, parse_json, plain
-from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.report import Problem, nearest
 from pure.configs.schema import PRESETS
 
 __all__ = ["REQUEST_KEYS", "read_request"]
@@ -42,30 +42,26 @@ def read_request(params: Mapping[str, Any] | str | None = None, enable: bool | N
     >>> sorted(read_request({"Fn_compute_blocks": 2}).settings)
     ['cache_config.Fn_compute_blocks', 'enabled']
     """
-    reader = _Reader(place)
+    reader = _Parameters(place)
     if isinstance(params, str):
         params = reader.json(params)
     if params is not None:
         reader.mapping(params, NAME, "", {**REQUEST_KEYS, "secondary": ""})
     if enable is not None:
-        path, given = "enable_cache_dit", Given("enabled", enable, "enable_cache_dit")
-        reader.take(*parse("enabled", path, given, Flag()))
+        reader.take("enabled", enable, "enable_cache_dit", "enable_cache_dit")
     elif reader.settings:
         reader.settings["enabled"] = Setting(value=True, place=place)
     reader.bins()
-    if reader.problems:
-        raise ConfigError(reader.problems)
-    return Layer(name="request", settings=reader.settings)
+    return reader.layer("request")
 
 
-class _Reader:
-    """Walks the object; collects settings and problems."""
+class _Parameters(Source):
+    """Reads the object."""
 
     def __init__(self, place: str) -> None:
+        super().__init__()
         self.place = place
         self.places: dict[str, str] = {}
-        self.settings: dict[str, Setting] = {}
-        self.problems: list[Problem] = []
 
     def json(self, text: str) -> Any:
         """Parse JSON; notes the place of every key."""
@@ -82,11 +78,6 @@ class _Reader:
                     self.places |= {f"{entry.key}.{inner.key}": inner.node.place for inner in entry.node.entries}
         return plain(root)
 
-    def take(self, settings: dict[str, Setting], problems: list[Problem]) -> None:
-        """Add what was parsed."""
-        self.settings |= settings
-        self.problems += problems
-
     def mapping(self, value: Any, shown: str, prefix: str, keys: Mapping[str, str]) -> None:
         """Read the object, or its `secondary`."""
         if not isinstance(value, Mapping):
@@ -100,10 +91,10 @@ class _Reader:
             elif entry is None:
                 continue
             elif key == "secondary":
-                self.mapping(entry, f"{shown}.secondary", "secondary.", SECONDARY_KEYS)
+                self.mapping(entry, f"{shown}.secondary", SECOND, SECONDARY_KEYS)
             else:
-                new, wrong = parse(keys[key], path, Given(key, entry, place), _kind(keys[key]))
-                self.take({prefix + name: setting for name, setting in new.items()}, wrong)
+                preset = keys[key] == "cache_config.steps_computation_mask"
+                self.take(prefix + keys[key], entry, place, path, Choice(PRESETS) if preset else None)
 
     def bins(self) -> None:
         """Bins come in pairs."""
@@ -126,7 +117,3 @@ class _Reader:
 def _unknown(place: str, path: str, key: object, keys: Mapping[str, str]) -> Problem:
     allowed = f"the keys {', '.join(sorted(keys))}"
     return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=nearest(key, keys))
-
-
-def _kind(path: str) -> Kind:
-    return Choice(PRESETS) if path == "cache_config.steps_computation_mask" else paths()[path]

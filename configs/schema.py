@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from pure.configs.kinds import Choice, Entries, Flag, Function, Kind, Mask, Names, Real, Text, Tree, Whole
 
-__all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "converter", "key_of"]
+__all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "key_of"]
 
 PRESETS = ("none", "slow", "medium", "fast", "ultra")
 ATTENTION = (
@@ -254,15 +252,3 @@ SGLANG = {
 def key_of(field: attrs.Attribute) -> Key:
     """Return what is known of a key."""
     return field.metadata["key"]
-
-
-def _converter() -> cattrs.Converter:
-    made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    for section in SECTIONS.values():
-        hooks: dict[str, Any] = {f.name: override(struct_hook=key_of(f).kind.structure) for f in attrs.fields(section)}
-        made.register_structure_hook(section, make_dict_structure_fn(section, made, **hooks))
-    return made
-
-
-converter = _converter()
-"""Structures a plain mapping into a section, strictly."""
