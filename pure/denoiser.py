@@ -11,6 +11,7 @@ from pure import guidance as cfg
 from pure import stepping
 from pure.block import Block, Bound, Params, Weights, bind
 from pure.checks import function, kind, names, optional, refuse
+from pure.decide import can_skip, check, measures
 from pure.guidance import Guidance
 from pure.info import Info
 from pure.memory import State, States
@@ -30,7 +31,6 @@ from pure.pieces import (
 )
 from pure.plan import Plan, Probe, Span
 from pure.predictors import Hold, Predictor
-from pure.rules import can_skip, check, measures
 from pure.sharding import Sharding
 from pure.step import Inputs, Step, check_count, check_latents, count_of
 from pure.tokens import PerToken
@@ -119,7 +119,7 @@ class Denoiser:
             ValueError: the plan does not fit the number of steps, or there are none.
             TypeError: an argument is of another kind.
         """
-        return init(self, bind(self.blocks, params), conditioning, latents, count_of(steps))
+        return init(self, bind(self.blocks, params), conditioning, latents, steps)
 
     def apply(self, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
         """Take one step: return the prediction (shaped like the latents), the new state, and what was done.
@@ -144,25 +144,31 @@ class Denoiser:
         """
         count = count_of(steps)
         check_count(count)
-        found = check(self.plan.rules, count)
+        found = check(self.plan.rules, count, () if isinstance(steps, int) else steps)
         if self.plan.predictor is not None and not self.plan.rules:
             text = f"{self.plan.predictor} has no effect: no step can be skipped; add dbcache(...) or a static mask"
             found = (*found, Note(text))
         return found if conditioning is None else (*found, *cfg.notes(self.guidance, conditioning))
 
 
-def init(denoiser: Denoiser, params: Bound, conditioning: Tree, latents: torch.Tensor, count: int) -> State:
+def init(
+    denoiser: Denoiser, params: Bound, conditioning: Tree, latents: torch.Tensor, steps: Sequence[Step] | int
+) -> State:
     """Return the state before the first step (see `Denoiser.init`)."""
+    count = count_of(steps)
     check_count(count)
-    check(denoiser.plan.rules, count)
+    check(denoiser.plan.rules, count, () if isinstance(steps, int) else steps)
+    _check_probe(denoiser.plan)
     check_latents(latents)
     conditioning, guided = cfg.rows(denoiser.guidance, conditioning)
     prepared = map_samples(torch.Tensor.contiguous, _prepared(denoiser, params, conditioning))
     entry = cfg.doubled(latents) if guided else latents
     _check_rows(prepared, entry.shape[0])
     batch = entry.shape[0]
-    hidden, _ = denoiser.embed(params.all, prepared, entry, entry.new_zeros(batch))
-    cache = stepping.empty(denoiser.pieces, denoiser.probe(hidden), hidden, batch)
+    hidden, context = denoiser.embed(params.all, prepared, entry, entry.new_zeros(batch))
+    probe = denoiser.plan.probe
+    probed = denoiser.probe(hidden) if probe is None or probe.of is None else probe.of(params.all, hidden, context)
+    cache = stepping.empty(denoiser.pieces, probed, hidden, batch)
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
 
 
@@ -191,6 +197,21 @@ def apply(denoiser: Denoiser, params: Bound, state: States, inputs: Inputs) -> t
     prediction, half, info = stepping.advance(pieces, params, half, latents, step)
     # Only the cache goes back: the prepared half is constant, and copying it would cost a request's memory.
     return prediction, attrs.evolve(state, cache=put(state.cache, conditional, half.cache)), info
+
+
+def _check_probe(plan: Plan) -> None:
+    """Refuse a rule that judges changes where nothing can be measured.
+
+    Raises:
+        ValueError: there are no front blocks, and the probe names nothing else.
+    """
+    front = 0 if plan.span is None else plan.span.front
+    judging = next((rule for rule in plan.rules if rule.measures), None)
+    if judging is not None and front == 0 and (plan.probe is None or plan.probe.of is None):
+        raise ValueError(
+            f"{judging} judges how much a step changes what the front blocks add, and the plan has no front blocks: "
+            "set span=Span(front=1), or the probe to Probe(of=...)"
+        )
 
 
 def _prepared(denoiser: Denoiser, params: Bound, conditioning: Tree) -> Tree:
@@ -249,7 +270,9 @@ def assemble(denoiser: Denoiser) -> Pieces:
         return Stack(tuple(inner(block.run) for block in blocks), denoiser.attend, dense)
 
     leading, unread = stack(denoiser.blocks[: span.front]), denoiser.reads is not None and not span.back
-    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing else None))
+    probe = denoiser.plan.probe
+    of = probe.of if probing and probe is not None else None
+    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing else None, of))
     return Pieces(
         front=front,
         # Compiled it would be one graph more, for a few hundredths of a skipped step.
@@ -262,9 +285,10 @@ def assemble(denoiser: Denoiser) -> Pieces:
         count=len(denoiser.blocks),
         probing=probing,
         rules=denoiser.plan.rules,
-        probe=denoiser.plan.probe,
+        probe=probe,
         agree=denoiser.agree,
         compiled=options is not None,
+        follows=probe is not None and probe.since == "last step",
         depths=tuple(stream.predictor.history for stream in kept),
         keeps=_keeps(kept, (span.front, stop), denoiser.plan.probe or Probe(), probing),
     )
@@ -278,7 +302,8 @@ def _keeps(kept: tuple[Kept, ...], span: tuple[int, int], probe: Probe, probing:
         for stream in kept
     ]
     if probing:
-        found.append(f"the residual of the first {span[0]} (importance {probe.importance}, every {probe.downsample})")
+        what = f"the residual of the first {span[0]}" if probe.of is None else f"what {probe.of!r} returns"
+        found.append(f"{what} (importance {probe.importance}, every {probe.downsample}, since {probe.since})")
     return ", ".join(found) or "nothing"
 
 

@@ -9,6 +9,7 @@ after each computed step: whoever measures again says what it was.
 Shapes: B rows, N tokens, D width.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -67,8 +68,8 @@ def measure(
 
     Args:
         probe: how to measure; None: everything.
-        old: (B, N, D) residual at the last computed step.
-        new: (B, N, D) residual now.
+        old: (B, N, D) what is compared, at the step that the probe compares with.
+        new: (B, N, D) the same now.
         paired: rows are the two branches of a sample; both may take the change of the conditional one.
         agree: adds the sums of all shards, where the tokens are divided.
         sizes: of every row of `old`, as the last measurement returned them; -1 where they are not known.
@@ -89,6 +90,10 @@ def measure(
         whole = [relative(n, d) for n, d in zip(*of_all, strict=True)]
         changes = [change if n > 0 else each for n, change, each in zip(numerators, changes, whole, strict=True)]
         now = [-1.0] * len(changes)  # which tokens are important is another question every time
+    if probe.since == "last step":
+        now = [-1.0] * len(changes)  # compared with this step, whose size is not known
+    if probe.polynomial is not None:
+        changes = [_polynomial(probe.polynomial, change) for change in changes]
     if paired and probe.follow == "conditional":
         changes = [changes[row - row % 2] for row in range(len(changes))]
     return changes, now
@@ -103,6 +108,10 @@ def _read(sums: torch.Tensor) -> list:
             "scm(..., policy='static')"
         )
     return found
+
+
+def _polynomial(coefficients: Sequence[float], change: float) -> float:
+    return functools.reduce(lambda total, each: total * change + each, coefficients, 0.0)
 
 
 def relative(numerator: float, denominator: float) -> float:

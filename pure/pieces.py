@@ -96,15 +96,20 @@ class Front:
     embed: Callable
     stack: Stack
     probe: Callable | None
+    of: Callable | None = None
 
     def __call__(
         self, params: Params, blocks: Sequence[Params], prepared: Tree, latents: torch.Tensor, timestep: torch.Tensor
     ) -> tuple[Tree, Tree, torch.Tensor | None]:
-        """Embed latents and timestep, run the front blocks, and measure what they added."""
+        """Embed latents and timestep, run the front blocks, and return what the probe compares: what they added."""
         entry, context = self.embed(params, prepared, latents, timestep)
         hidden = self.stack(blocks, entry, context)
-        residual = None if self.probe is None else _difference(self.probe(hidden), self.probe(entry))
-        return hidden, context, residual
+        if self.probe is None:
+            return hidden, context, None
+        if self.of is not None:
+            found = self.of(params, entry, context)
+            return hidden, context, _cast(found, difference_dtype(found))
+        return hidden, context, _difference(self.probe(hidden), self.probe(entry))
 
 
 def difference_dtype(stream: torch.Tensor) -> torch.dtype:
@@ -225,6 +230,7 @@ class Pieces:
         probe: how the change is measured.
         agree: adds the sums of the change over the ranks that divide the tokens.
         compiled: whether any piece is.
+        follows: whether a change is that since the last step, skipped or not.
         depths: of each kept stream, how many computed steps its predictor looks back to.
         keeps: all that is remembered, in words that no other plan has.
     """
@@ -242,6 +248,7 @@ class Pieces:
     probe: Probe | None
     agree: Callable[[torch.Tensor], torch.Tensor] | None
     compiled: bool
+    follows: bool
     depths: tuple[int, ...]
     keeps: str
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
+import torch
 
-from pure.checks import choice, kind, number, optional, refuse, whole
+from pure.block import Params, Tree
+from pure.checks import choice, function, kind, number, optional, refuse, whole
 from pure.predictors import Predictor
 from pure.rules import Rule, ordered
 
@@ -19,20 +23,42 @@ class Span:
     back: int = attrs.field(default=0, validator=whole(0, "the number of back blocks"))
 
 
+def _polynomial(instance: object, attribute: attrs.Attribute, value: object) -> None:
+    good = isinstance(value, tuple) and value and all(isinstance(each, int | float) for each in value)
+    if value is not None and not (good and all(map(math.isfinite, value))):  # type: ignore[arg-type]
+        raise refuse(instance, attribute.name, value, "give a tuple of finite numbers, highest power first, or None")
+
+
 @attrs.frozen(kw_only=True)
 class Probe:
-    """How the change of the front residual is measured.
+    """What is measured of a step, and how.
 
     Attributes:
+        of: `(params, hidden, context) -> (B, N, D)`, what is compared: of the parameters under the
+            checkpoint's names and what `Denoiser.embed` returns. None: what the front blocks add to the
+            stream that the denoiser's `probe` names.
+        since: "last computed" compares with the last computed step; "last step" with the last step at
+            which anything was measured or computed.
+        polynomial: coefficients, highest power first, of the polynomial that the change is put through;
+            None: the change itself.
         importance: only tokens whose own relative change exceeds this are measured; 0 measures all.
         downsample: every k-th feature is measured; 1 measures all.
         follow: "own" measures every guidance branch; "conditional" uses the change of the
             conditional branch for both.
+
+    Raises:
+        ValueError: a value is out of range.
+        TypeError: `of` is no function.
     """
 
     importance: float = attrs.field(default=0.0, validator=number(0.0, "the importance", "use 0 for all tokens"))
     downsample: int = attrs.field(default=1, validator=whole(1, "the downsampling factor"))
     follow: str = attrs.field(default="own", validator=choice("own", "conditional"))
+    of: Callable[[Params, Tree, Tree], torch.Tensor] | None = attrs.field(
+        default=None, validator=optional(function("of is a function (params, hidden, context)"))
+    )
+    since: str = attrs.field(default="last computed", validator=choice("last computed", "last step"))
+    polynomial: tuple[float, ...] | None = attrs.field(default=None, validator=_polynomial)
 
 
 def _predictor(instance: object, attribute: attrs.Attribute, value: object) -> None:

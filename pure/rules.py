@@ -1,11 +1,12 @@
-"""When to compute: rules, their canonical order, and the decision they take together.
+"""When to compute: rules and their canonical order. What they decide together is in `decide`.
 
 A rule sees where one sample stands and its counters and answers COMPUTE, SKIP or DEFER.
 The first step of a sample is always computed. After it, the first answer in the
 canonical order wins, whatever the order of composition:
 warm-up, mask, total limit, continuous limit, accumulated limit, threshold, and at the
-end the default, which computes. All but the threshold are Python arithmetic on the CPU;
-only when they all defer is the change measured and read back from the device.
+end the default, which computes. All of this is Python arithmetic on the CPU. Only where a
+rule that judges (the threshold, or one of your own) defers is the change measured and read
+back from the device; then that rule judges it.
 """
 
 import functools
@@ -30,12 +31,24 @@ class Rule:
         before: the kind of rule it stands directly before.
         after: the kind of rule it stands directly after.
         rank: place of a kind of rule that names neither.
+        history: how many of the last computed steps it finds in `memory.times`, at least 1.
     """
 
     name: ClassVar[str]
     before: "ClassVar[type[Rule] | None]" = None
     after: "ClassVar[type[Rule] | None]" = None
     rank: ClassVar[float]
+    history: ClassVar[int] = 1
+
+    @property
+    def judges(self) -> bool:
+        """Whether it has a `judge`."""
+        return type(self).judge is not Rule.judge
+
+    @property
+    def measures(self) -> bool:
+        """Whether it can ever ask for the change."""
+        return self.judges
 
     @property
     def may_skip(self) -> bool:
@@ -50,6 +63,16 @@ class Rule:
     def answer(self, where: Where, memory: Memory) -> Answer:
         """Answer for one sample; overridden by every rule."""
         raise TypeError(f"{type(self).__name__} gives no answer; override answer()")
+
+    def judge(self, change: float, where: Where, memory: Memory) -> Answer:
+        """Answer with the measured change, where `answer` deferred; overridden by rules that ask for it.
+
+        Args:
+            change: what the plan's `Probe` measures.
+            where: where the sample stands.
+            memory: of the sample.
+        """
+        raise TypeError(f"{type(self).__name__} judges no change; override judge()")
 
 
 class Restraint(Rule):
@@ -202,6 +225,11 @@ class Threshold(Rule):
     value: float
 
     @property
+    def measures(self) -> bool:
+        """Whether it can ever ask for the change."""
+        return 0 < self.value < 1
+
+    @property
     def may_skip(self) -> bool:
         """Whether it can ever answer SKIP."""
         return self.value > 0
@@ -212,13 +240,12 @@ class Threshold(Rule):
             return Answer.COMPUTE
         return Answer.SKIP if self.value >= 1 else Answer.DEFER
 
-    def judge(self, change: float) -> Answer:
+    def judge(self, change: float, where: Where, memory: Memory) -> Answer:
         """Answer once the change is known."""
         return Answer.SKIP if self.value >= 1 or change < self.value else Answer.COMPUTE
 
 
 Rules = tuple[Rule, ...]
-MEASURE = "measure"
 
 
 def place(kind: type[Rule]) -> tuple[float, ...]:
@@ -260,124 +287,3 @@ def ordered(rules: Rules) -> Rules:
 def find(rules: Rules, kind: type) -> Rule | None:
     """Return the rule of this kind, if the plan has one."""
     return next((rule for rule in rules if isinstance(rule, kind)), None)
-
-
-@functools.lru_cache(maxsize=512)
-def settle(rules: Rules, count: int) -> Rules:
-    """Return the rules of a run of `count` steps.
-
-    The mask is written out, or left out where it has none for this count. The one coupling
-    between rules is resolved: the mask's leading ones cap the warm-up.
-    """
-    mask = find(rules, Mask)
-    if not isinstance(mask, Mask):
-        return rules
-    entries = resolve(mask.source, count)
-    if entries is None:
-        return tuple(rule for rule in rules if rule is not mask)
-    ones = next((i for i, entry in enumerate(entries) if not entry), len(entries))
-    settled: list[Rule] = []
-    for rule in rules:
-        if isinstance(rule, Warmup):
-            rule = attrs.evolve(rule, steps=min(rule.steps, ones))
-        settled.append(Entries(entries, mask.policy) if rule is mask else rule)
-    return tuple(settled)
-
-
-def decide(settled: Rules, where: Where, memory: Memory) -> tuple[Answer, str]:
-    """Return the first answer of settled host rules and its reason; DEFER if the change must be measured."""
-    answer, reason = _first_answer(settled, where, memory)
-    if memory.computed == 0 and answer is not Answer.COMPUTE:
-        return Answer.COMPUTE, "first step"
-    return answer, reason
-
-
-def _first_answer(settled: Rules, where: Where, memory: Memory) -> tuple[Answer, str]:
-    summing = False
-    for rule in settled:
-        answer = rule.answer(where, memory)
-        if isinstance(rule, Threshold) and (answer is Answer.DEFER or (answer is Answer.SKIP and summing)):
-            return Answer.DEFER, MEASURE
-        if answer is not Answer.DEFER:
-            if not isinstance(answer, Answer):
-                raise TypeError(_no_answer(rule, answer, where))
-            return answer, rule.name
-        summing = summing or isinstance(rule, Accumulated)
-    return Answer.COMPUTE, "default"
-
-
-def _no_answer(rule: Rule, answer: object, where: Where) -> str:
-    return f"{rule} answered {answer!r} at step {where.index}; answer() must return pure.Answer.COMPUTE, SKIP or DEFER"
-
-
-def judge(rules: Rules, change: float) -> tuple[Answer, str]:
-    """Return the threshold's answer to a measured change."""
-    threshold = find(rules, Threshold)
-    if not isinstance(threshold, Threshold):
-        raise AssertionError("a change was measured without a threshold")
-    return threshold.judge(change), threshold.name
-
-
-def measures(rules: Rules) -> bool:
-    """Whether any step of any run can need a measurement."""
-    threshold = find(rules, Threshold)
-    if not isinstance(threshold, Threshold) or threshold.value <= 0:
-        return False
-    return threshold.value < 1 or find(rules, Accumulated) is not None
-
-
-def can_skip(rules: Rules, count: int | None = None) -> bool:
-    """Whether a run (of `count` steps, if given) can skip at all, leaving measured changes aside."""
-    if count is None:
-        deciding = next((rule for rule in rules if rule.may_skip or rule.forbids), None)
-        return deciding is not None and deciding.may_skip
-    return None in _reasons(rules, count)
-
-
-def _reasons(rules: Rules, count: int) -> dict[str | None, None]:
-    """Return why the steps of a run are computed, in order; None stands for a step that may be skipped."""
-    seen = Memory(skipped=0, streak=0, computed=1, first=0, accumulated=0.0, times=())
-    settled, found = settle(rules, count), dict[str | None, None]()
-    for index in range(1, count):
-        answer, reason = decide(settled, Where(index, count), seen)
-        found[reason if answer is Answer.COMPUTE else None] = None
-    return found
-
-
-def check(rules: Rules, count: int) -> tuple[Note, ...]:
-    """Check the rules against the number of steps of a run.
-
-    Returns:
-        Notes on a mask that is off or does not fit, and on rules that cannot skip a step.
-
-    Raises:
-        ValueError: the mask does not fit the step count, or is static and starts with a skip.
-    """
-    if not rules:
-        return ()
-    found: tuple[Note, ...] = ()
-    mask = find(rules, Mask)
-    if isinstance(mask, Mask):
-        entries, found = resolve(mask.source, count), mask.source.notes(count)
-        if entries is not None and mask.policy == "static" and not entries[0]:
-            raise ValueError(
-                f"the static mask {''.join(map(str, entries))} starts with 0, but there is nothing to reuse "
-                "before the first computed step; start it with 1 or use policy='dynamic'"
-            )
-    reasons = _reasons(rules, count)
-    if None in reasons:
-        return found
-    return (*found, Note(f"nothing will be skipped: {_computing(tuple(filter(None, reasons)), count)}"))
-
-
-def _computing(reasons: tuple[str, ...], count: int) -> str:
-    if not reasons:
-        return "a run of 1 step is its first step, which is computed"
-    cure = ""
-    if "default" in reasons:
-        cure = "; no rule skips: add dbcache(threshold=...) or a static mask"
-    elif "threshold" in reasons:
-        cure = "; a threshold of 0 never skips: raise it"
-    elif reasons == ("warm-up",):
-        cure = "; use a shorter warm-up or more steps"
-    return f"{' and '.join(reasons)} {'computes' if len(reasons) == 1 else 'compute'} every one of {count} steps{cure}"

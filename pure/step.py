@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,9 +129,14 @@ class Step:
             or isinstance(expert, tuple)
             or isinstance(branch, tuple)
         ):
-            return (Where(index, count, expert, branch),) * batch
+            if _one(self.sigma) and _one(self.timestep):
+                return (Where(index, count, expert, branch, step=self),) * batch
+            return tuple(Where(index, count, expert, branch, step=self, row=row) for row in range(batch))
         columns = [_spread(name, getattr(self, name), batch) for name in ("index", "count", "expert", "branch")]
-        return tuple(Where(*values) for values in zip(*columns, strict=True))
+        return tuple(
+            Where(index=index, count=count, expert=expert, branch=branch, step=self, row=row)
+            for row, (index, count, expert, branch) in enumerate(zip(*columns, strict=True))
+        )
 
     def times(self, batch: int) -> torch.Tensor:
         """Return the timestep of every sample, shape (B,).
@@ -180,12 +186,50 @@ def _spread(name: str, value: Any, batch: int) -> tuple:
 
 @attrs.frozen
 class Where:
-    """Where one sample stands: the Python side of a `Step`, all that rules may read."""
+    """Where one sample stands: the Python side of a `Step`, all that rules may read.
+
+    Attributes:
+        index: of the step, from 0.
+        count: number of steps of the run.
+        expert: name of the expert; empty where there is one only.
+        branch: name of the guidance branch.
+        step: of the batch, with the levels of all samples; None where it is not known.
+        row: of the sample in it.
+    """
 
     index: int
     count: int
     expert: str = ""
     branch: str = "conditional"
+    step: Step | None = attrs.field(default=None, eq=False, repr=False)
+    row: int = attrs.field(default=0, eq=False, repr=False)
+
+    @property
+    def fraction(self) -> float:
+        """How much of the run is over, 0 to below 1."""
+        return self.index / self.count
+
+    @property
+    def sigma(self) -> float:
+        """Noise level before the step, 1 to above 0; NaN where it is not known."""
+        return self._level(None if self.step is None else self.step.sigma)
+
+    @property
+    def timestep(self) -> float:
+        """What the model sees as time, the first token's if each has its own; NaN where it is not known.
+
+        On a GPU reading it waits for the device; `sigma` does not.
+        """
+        return self._level(None if self.step is None else self.step.timestep)
+
+    def _level(self, level: torch.Tensor | None) -> float:
+        if level is None:
+            return math.nan
+        return float((level if _one(level) else level[self.row]).flatten()[0])
+
+
+def _one(level: torch.Tensor | None) -> bool:
+    return level is None or level.ndim == 0
 
 
 @attrs.frozen(eq=False)

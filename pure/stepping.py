@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from pure.block import Bound
+from pure.decide import decide, remembered, settle
 from pure.info import Answer, Decision, Info
 from pure.measure import measure
 from pure.memory import Cache, Memory, State, read, write
 from pure.pieces import Kept, Pieces, difference_dtype, mark_batch
-from pure.rules import Rules, decide, judge, settle
+from pure.rules import Rules
 from pure.step import Step, Where
 from pure.tree import numbers, put, send, take
 
@@ -34,7 +35,12 @@ def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int) -> Cac
         return torch.zeros(like.shape, dtype=difference_dtype(like), device=like.device)
 
     fresh = Memory(
-        skipped=0, streak=0, computed=0, first=-1, accumulated=0.0, times=(-1,) * max(pieces.depths, default=0)
+        skipped=0,
+        streak=0,
+        computed=0,
+        first=-1,
+        accumulated=0.0,
+        times=(-1,) * max(*pieces.depths, remembered(pieces.rules), 0),
     )
     return Cache(
         ledger=write([fresh] * batch),
@@ -60,10 +66,11 @@ def advance(
     front, stop = pieces.span
     batch = latents.shape[0]
     rows, memories = step.rows(batch), read(cache.ledger)
-    answers = _foresee(pieces.rules, rows, memories)
+    settled = [settle(pieces.rules, where.count) for where in rows]  # from its cache, all but the first time
+    answers = [decide(*each) for each in zip(settled, rows, memories, strict=True)]
     begin = pieces.brief if all(answer is Answer.SKIP for answer, _ in answers) else pieces.front
     hidden, context, residual = begin(params.all, params.blocks[:front], state.prepared, latents, step.times(batch))
-    decisions, sizes = _decide(pieces, answers, cache, residual, rows, [m.size for m in memories], paired)
+    decisions, sizes = _decide(pieces, settled, answers, cache, residual, rows, memories, paired)
     ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
     cache = Cache(ledger=ledger, probe=cache.probe, history=cache.history, plan=cache.plan)
     if pieces.compiled and any(decision.computed for decision in decisions):  # what a skip passes on is unmarked
@@ -73,23 +80,21 @@ def advance(
     return prediction, State(prepared=state.prepared, cache=cache, branches=state.branches), Info(decisions)
 
 
-def _foresee(rules: Rules, rows: tuple[Where, ...], memories: list[Memory]) -> list[tuple[Answer, str]]:
-    """Return what is known of every row before anything runs, with the reason; DEFER where a change decides."""
-    settled = {count: settle(rules, count) for count in {where.count for where in rows}}
-    return [decide(settled[where.count], where, memory) for where, memory in zip(rows, memories, strict=True)]
-
-
 def _decide(
     pieces: Pieces,
+    settled: list[Rules],
     foreseen: list[tuple[Answer, str]],
     cache: Cache,
     residual: torch.Tensor | None,
     rows: tuple[Where, ...],
-    sizes: list[float],
+    memories: list[Memory],
     paired: bool,
 ) -> tuple[tuple[Decision, ...], list[float]]:
-    """Return what is done with every row, and the sizes of the residuals it was compared with."""
-    answers = list(foreseen)
+    """Return what is done with every row, and the sizes of what it was compared with.
+
+    `foreseen` are the answers before anything is measured.
+    """
+    answers, sizes = list(foreseen), [memory.size for memory in memories]
     changes: list[float | None] = [None] * len(rows)
     if any(answer is Answer.DEFER for answer, _ in answers):  # the only synchronisation with the device
         assert cache.probe is not None and residual is not None, "a plan that measures keeps a probe"
@@ -97,7 +102,7 @@ def _decide(
         for row, (answer, _) in enumerate(answers):
             if answer is Answer.DEFER:
                 changes[row] = measured[row]
-                answers[row] = judge(pieces.rules, measured[row])
+                answers[row] = decide(settled[row], rows[row], memories[row], measured[row])
     front, stop = pieces.span
     total, skipping = pieces.count, front + pieces.count - stop
     decisions = tuple(
@@ -134,6 +139,8 @@ def _middle(
         hidden, left = pieces.middle(blocks, hidden, context)
         history = _shift(cache.history, left)
         return hidden, Cache(ledger=cache.ledger, probe=residual, history=history, plan=cache.plan)
+    if pieces.follows and residual is not None:  # the next step is compared with this one, skipped or not
+        cache = Cache(ledger=cache.ledger, probe=residual, history=cache.history, plan=cache.plan)
     filled = pieces.fill(hidden, cache.history, _weights(pieces.kept, decisions, memories, hidden))
     if not computing:
         return filled, cache

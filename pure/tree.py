@@ -89,7 +89,8 @@ def _plain_init(cls: type, fields: Sequence[attrs.Attribute]) -> Callable[..., N
     body = refusal + "\n".join(lines)
     source = f"def make({', '.join(scope)}):\n def __init__({signature}):\n{body}\n return __init__"
     made: dict[str, Any] = {}
-    exec(source, sys.modules[cls.__module__].__dict__, made)
+    module = sys.modules.get(cls.__module__)  # None where code is run by `exec` under another name
+    exec(source, {} if module is None else module.__dict__, made)
     return made["make"](**scope)
 
 

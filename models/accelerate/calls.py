@@ -9,6 +9,7 @@ import torch
 
 from pure.block import Bound
 from pure.composition import Transform
+from pure.decide import can_skip
 from pure.models.accelerate.branches import Branch, Clock, find, marks
 from pure.models.accelerate.checks import check_module
 from pure.models.accelerate.components import Model, ModelOutput, model_of
@@ -18,7 +19,6 @@ from pure.models.adapt.forward import TIMES
 from pure.models.adapt.structure import fingerprint, parameters
 from pure.models.errors import CheckpointError
 from pure.notes import Note
-from pure.rules import can_skip
 from pure.step import Inputs, Step
 from pure.tree import put, take
 

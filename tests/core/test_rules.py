@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from pure.decide import can_skip, check, decide, measures
 from pure.info import Answer, Decision
 from pure.measure import relative
 from pure.memory import Memory, read, write
@@ -23,17 +24,18 @@ from pure.rules import (
     Threshold,
     Total,
     Warmup,
-    can_skip,
-    check,
-    decide,
-    judge,
-    measures,
     place,
 )
 from pure.step import Where
 from pure.transforms.scm import Explicit
 
 COMPUTE, SKIP, DEFER = Answer.COMPUTE, Answer.SKIP, Answer.DEFER
+
+
+def judge(rules: tuple, change: float) -> tuple[Answer, str]:
+    return decide(rules, Where(5, 10), memory(), change)
+
+
 MASK = Mask(Explicit((1, 0, 1, 0)), "dynamic")
 RULES = (Warmup(2), MASK, Total(3), Continuous(2), Accumulated(0.5), Threshold(0.2))
 

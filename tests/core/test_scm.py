@@ -4,7 +4,8 @@ import pytest
 
 import pure
 from pure import Note
-from pure.rules import Warmup, check, resolve, settle
+from pure.decide import check, settle
+from pure.rules import Warmup, resolve
 from pure.transforms import dbcache, scm
 from pure.transforms.scm import PRESETS, preset_mask
 from tests.support.masks import COUNTS, MASKS

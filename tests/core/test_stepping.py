@@ -28,7 +28,7 @@ def situation(transform: pure.Transform = pure.identity, samples: int = 2, **fie
 
 def test_steps_of_a_batch_name_every_sample() -> None:
     step = Step(index=(0, 3), count=(4, 8), timestep=torch.zeros(2), expert="low", branch=("a", "b"))
-    assert [attrs.astuple(where) for where in step.rows(2)] == [(0, 4, "low", "a"), (3, 8, "low", "b")]
+    assert list(step.rows(2)) == [pure.Where(0, 4, "low", "a"), pure.Where(3, 8, "low", "b")]
     with pytest.raises(ValueError, match=r"Step.index has 2 entries for a batch of 3 samples; give one per sample"):
         step.rows(3)
     assert Step(index=1, count=2, timestep=torch.tensor(0.5)).times(3).tolist() == [0.5] * 3

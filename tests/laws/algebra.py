@@ -5,7 +5,7 @@ import itertools
 import attrs
 
 import pure
-from pure.rules import can_skip
+from pure.decide import can_skip
 from pure.transforms import dbcache, scm
 from tests.support.situation import Situation, caches, same, transformed
 
