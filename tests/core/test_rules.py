@@ -178,6 +178,7 @@ def test_a_threshold_is_strict_and_nan_computes() -> None:
 )
 def test_relative_change(numerator: float, denominator: float, expected: float) -> None:
     assert relative(numerator, denominator) == expected
+    assert math.isnan(relative(1.0, math.nan))
 
 
 @pytest.mark.parametrize(("numerator", "denominator"), [(math.nan, 1.0), (1.0, math.nan), (math.nan, 0.0)])

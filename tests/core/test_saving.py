@@ -47,7 +47,10 @@ def test_tensors_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
 def test_saving_replaces_in_one_step_and_leaves_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
     pure.save_state(state(), file)
-    pure.save_state(state(taylorseer(order=2)), file)
+    before = file.read_bytes()
+    with file.open("rb") as old:  # who reads the old one meanwhile still has it
+        pure.save_state(state(taylorseer(order=2)), file)
+        assert old.read() == before
     assert same(pure.load_state(file, like=state(taylorseer(order=2))), state(taylorseer(order=2)))
     assert list(tmp_path.iterdir()) == [file]
 
@@ -63,6 +66,13 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match=r"the state cannot be written to .*state\.safetensors: no space left"):
         pure.save_state({"x": torch.ones(1)}, file)
     assert pure.load_state(file, like={"x": torch.ones(1)})["x"] == 0 and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_save_onto_a_folder_leaves_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with pytest.raises(OSError, match="state"):
+        pure.save_state({"x": torch.zeros(1)}, tmp_path / "state")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 def test_every_difference_is_listed(tmp_path: Path) -> None:

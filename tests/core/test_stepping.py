@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 import pure
 from pure import Branches, Guidance, Inputs, Note, Probe, Step
 from pure.block import bind
+from pure.experts import transformed
 from pure.measure import measure, sums
 from pure.memory import read
+from pure.pieces import Fill, Kept
+from pure.predictors import Hold
 from pure.transforms import dbcache, guided, scm
-from tests.support.situation import EXPERTS, RANDOM, SOLVER, Situation, same
+from pure.tree import static
+from tests.support.situation import EXPERTS, RANDOM, SOLVER, Situation, same, tensors
 
 CACHE = dbcache(front=1, threshold=0.5, warmup=1)
 GUIDED = pure.compose(guided(scale=2.0, start=0.25, stop=0.75), CACHE)
@@ -32,6 +36,18 @@ def test_steps_of_a_batch_name_every_sample() -> None:
     with pytest.raises(ValueError, match=r"Step.index has 2 entries for a batch of 3 samples; give one per sample"):
         step.rows(3)
     assert Step(index=1, count=2, timestep=torch.tensor(0.5)).times(3).tolist() == [0.5] * 3
+    assert Step(index=1, count=2, timestep=torch.tensor(0.5)).times(1).tolist() == [0.5]
+
+
+def test_samples_of_runs_of_other_lengths_follow_masks_of_their_own() -> None:
+    """The preset is 1101 for 4 steps and 111001 for 6."""
+    case = situation(scm(preset="fast", policy="static"), count=6)
+    state, latents = case.start(), case.latents()
+    for index in (0, 1):
+        _, state, _ = case.apply(state, latents, case.schedule()[index])
+    for counts, computed in (((4, 6), (False, True)), ((6, 4), (True, False))):
+        step = Step(index=(2, 2), count=counts, timestep=torch.full((2,), 0.5))
+        assert case.apply(state, latents, step)[2].computed == computed
 
 
 def test_a_state_of_another_batch_is_refused() -> None:
@@ -48,9 +64,23 @@ def test_a_state_of_another_batch_is_refused() -> None:
         situation().apply(guided_pair.start(), guided_pair.latents(), step)
 
 
+def test_what_is_prepared_keeps_no_larger_tensor_alive() -> None:
+    case, prepare = situation(), RANDOM.first.prepare
+
+    def view(params, conditioning):
+        prepared = prepare(params, conditioning)
+        return torch.stack([prepared, prepared], dim=-1)[..., 0]
+
+    viewing = attrs.evolve(case.single, prepare=view)
+    state = viewing.init(RANDOM.params, case.conditioning(), case.latents(), 4)
+    assert same(state, case.start()) and state.prepared.untyped_storage().nbytes() == state.prepared.nbytes
+
+
 def test_states_built_differently_are_not_joined() -> None:
-    with pytest.raises(ValueError, match="states are built differently"):
-        pure.join(situation().start(), situation(GUIDED).start())
+    one, other = situation().start(), situation(GUIDED).start()
+    for states in ((one, other), (one, other, one), (one, one, other)):
+        with pytest.raises(ValueError, match="states are built differently"):
+            pure.join(*states)
 
 
 def test_sample_takes_the_length_of_the_schedule_not_of_the_part_it_runs() -> None:
@@ -95,6 +125,7 @@ def test_longer_prefixes_win() -> None:
     blocks = [pure.Block(print, "a."), pure.Block(print, "a.b.")]
     bound = bind(blocks, {"a.x": torch.zeros(1), "a.b.x": torch.ones(1)})
     assert [list(group) for group in bound.blocks] == [["x"], ["x"]] and bound.blocks[1]["x"] == 1
+    assert bind([pure.Block(print, "")], {"a.x": torch.zeros(1)}).blocks == ({},), "a block may have none"
 
 
 def test_guidance_without_a_negative_prompt_says_so() -> None:
@@ -126,6 +157,9 @@ def test_a_run_carries_the_notes_on_its_plan() -> None:
         "nothing will be skipped: warm-up computes every one of 4 steps; use a shorter warm-up or more steps"
     ]
     assert pure.sample(situation().denoiser, *arguments).notes == ()
+    both = Branches(conditional=arguments[1], unconditional=arguments[1])
+    (note,) = pure.sample(situation().denoiser, RANDOM.params, both, *arguments[2:]).notes
+    assert note.text.startswith("the negative conditioning has no effect")
 
 
 def test_notes_of_experts_name_the_expert() -> None:
@@ -137,6 +171,8 @@ def test_notes_of_experts_name_the_expert() -> None:
     )
     assert [note.text[:45] for note in notes] == ["expert 'high': nothing will be skipped: warm-"]
     assert case.denoiser.notes(steps[4:]) == ()
+    unguided = attrs.evolve(case, transform=guided(scale=2.0))
+    assert len(unguided.denoiser.notes(steps, case.conditioning())) == 1, "of both experts it is said once"
     assert case.denoiser.notes(case.schedule()) == ()
     with pytest.raises(TypeError, match="experts share the steps of one schedule; pass its steps instead of their num"):
         case.denoiser.notes(8)
@@ -155,6 +191,16 @@ def test_samples_on_both_sides_of_the_interval_are_refused() -> None:
 def test_the_interval_is_half_open(index: int, inside: bool) -> None:
     step = Step(index=index, count=4, timestep=torch.zeros(()))
     assert Guidance(scale=2.0, start=0.25, stop=0.75).active(step) is inside
+
+
+def test_experts_are_transformed_alike_or_each_by_name() -> None:
+    plain = EXPERTS.denoiser
+    assert isinstance(plain, pure.Experts)
+    one = transformed(plain, {"low": CACHE})
+    assert isinstance(one, pure.Experts)
+    names = {name: each.plan.rules != () for name, each in one.denoisers.items()}
+    assert names == {"high": False, "low": True}
+    assert transformed(plain, CACHE) == transformed(plain, dict.fromkeys(names, CACHE)) == CACHE(plain)
 
 
 def test_an_unknown_expert_is_refused() -> None:
@@ -188,7 +234,12 @@ def test_noise_wants_a_seed_per_sample() -> None:
     with pytest.raises(ValueError, match="2 seeds for a batch of 3; give one seed per sample, or a single integer"):
         pure.gaussian((3, 2), [1, 2])
     assert pure.gaussian((3, 2), 7).dtype == torch.float32
-    assert pure.gaussian((3, 2), 7, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+    def drawn(rows: int, seed: int) -> torch.Tensor:
+        return torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.bfloat16)
+
+    assert torch.equal(pure.gaussian((3, 64), 7, dtype=torch.bfloat16), drawn(3, 7)), "drawn in its own type"
+    assert torch.equal(pure.gaussian((2, 64), [7, 8], dtype=torch.bfloat16), torch.cat([drawn(1, 7), drawn(1, 8)]))
 
 
 def test_the_loop_names_what_changed() -> None:
@@ -219,7 +270,39 @@ def test_sample_observes_every_step_and_keeps_every_info() -> None:
     )
     assert [frame.info for frame in frames] == list(run.infos) == [entry.info for entry in case.trace()]
     assert run.latents is frames[-1].latents and run.state is frames[-1].state
-    assert not run.latents.requires_grad
+    training = {name: tensor.clone().requires_grad_() for name, tensor in RANDOM.params.items()}
+    trained = pure.sample(case.denoiser, training, case.conditioning(), case.latents(), case.schedule(), SOLVER)
+    assert torch.equal(trained.latents, run.latents) and not trained.latents.requires_grad
+    assert not any(leaf.requires_grad for leaf in tensors(trained.state).values())
+
+
+def test_the_strides_of_streams_are_not_those_of_the_state() -> None:
+    """The loop would refuse a state whose strides follow what a block happens to return."""
+
+    def strided(block: pure.Block) -> pure.Block:
+        def run(*arguments):
+            out = block.run(*arguments)
+            return attrs.evolve(out, image=out.image.transpose(1, 2).contiguous().transpose(1, 2))
+
+        return pure.Block(run, block.prefix)
+
+    blocks = tuple(map(strided, RANDOM.first.blocks))
+    case = attrs.evolve(
+        situation(CACHE), model=attrs.evolve(RANDOM, denoiser=attrs.evolve(RANDOM.first, blocks=blocks))
+    )
+    assert torch.equal(case.trace()[-1].prediction, situation(CACHE).trace()[-1].prediction)
+
+
+def test_what_is_no_stream_passes_a_skipped_middle() -> None:
+    @pure.state
+    class Hidden:
+        image: torch.Tensor
+        text: torch.Tensor
+        rows: int = static(default=1)
+
+    hidden = Hidden(image=torch.ones(1, 2, 3), text=torch.zeros(1, 1, 3), rows=7)
+    filled = Fill((Kept("image", Hold()),))(hidden, ((torch.full((1, 2, 3), 0.5),),), (None,))
+    assert torch.equal(filled.image, torch.full((1, 2, 3), 1.5)) and filled.text is hidden.text and filled.rows == 7
 
 
 def test_experts_are_sampled_with_their_own_step_counts() -> None:
@@ -248,9 +331,9 @@ def test_a_size_that_is_known_is_not_summed_again() -> None:
     assert all(math.isnan(change) for change in known) and again == sizes, "only what has moved is summed"
     assert measure(None, old, new, sizes=sizes)[0] == pytest.approx(changes, rel=1e-6)
     assert measure(None, old, new, sizes=[1.0, -1.0, 1.0]) == (changes, sizes), "of one row it is not known"
-    probe = Probe(downsample=3)
-    changes, sizes = measure(probe, old, new)
-    assert measure(probe, old, new, sizes=sizes)[0] == pytest.approx(changes, rel=1e-6)
+    for probe, dtype in ((Probe(downsample=3), torch.float32), (None, torch.bfloat16), (None, torch.float64)):
+        changes, sizes = measure(probe, old.to(dtype), new.to(dtype))
+        assert measure(probe, old.to(dtype), new.to(dtype), sizes=sizes)[0] == pytest.approx(changes, rel=1e-6)
     assert measure(Probe(importance=0.1), old, new)[1] == [-1.0] * 3, "other tokens may be important next time"
 
 

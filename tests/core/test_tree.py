@@ -103,8 +103,9 @@ def test_join_undoes_take(sizes: list[int]) -> None:
 def test_join_refuses_requests_that_share_nothing() -> None:
     one, two = ({"x": torch.zeros(1), "table": Shared(value=torch.full((2,), float(i)))} for i in range(2))
     assert torch.equal(pure.join(one, one)["x"], torch.zeros(2))
-    with pytest.raises(ValueError, match="cannot be joined: a value that all samples share differs"):
-        pure.join(one, two)
+    for trees in ((one, two), (one, one, two)):
+        with pytest.raises(ValueError, match="cannot be joined: a value that all samples share differs"):
+            pure.join(*trees)
 
 
 def test_join_works_where_there_are_no_values() -> None:

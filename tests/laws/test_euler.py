@@ -74,6 +74,14 @@ def test_half_precision_is_integrated_in_fp32_and_rounded_once(dtype: torch.dtyp
         latents = ours
 
 
+def test_double_precision_is_integrated_in_double_precision() -> None:
+    latents, velocity = (pure.gaussian((1, 8), seed, dtype=torch.float64) for seed in (0, 1))
+    step = FlowMatchEuler().schedule(3, 16)[1]
+    assert step.sigma is not None and step.sigma_next is not None
+    exact = latents + (step.sigma_next - step.sigma).double() * velocity
+    assert torch.equal(FlowMatchEuler().step(latents, velocity, step), exact)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_samples_of_a_batch_may_stand_at_different_steps(dtype: torch.dtype) -> None:
     solver = FlowMatchEuler(Schedule(shift=3.0))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Schedule, Step
+from pure.schedule import BACK_OFF
 from pure.tree import signature
 from pure.unipc import UniPC
 from tests.support.situation import Situation
@@ -80,6 +81,7 @@ def test_the_carry_keeps_its_structure_and_is_never_changed() -> None:
     solver = of(5.0)
     carry = solver.init(pure.gaussian((2, *SHAPE), 0))
     expected = signature(carry)
+    assert carry.taken.dtype == torch.int64
     for step in solver.schedule(4):
         fields = [getattr(carry, name) for name in ("latents", "corrected", "clean", "older", "sigmas", "taken")]
         copies = [tensor.clone() for tensor in fields]
@@ -111,6 +113,29 @@ def test_samples_of_a_batch_may_stand_at_different_steps() -> None:
             alone[row] = solver.step(alone[row], predicted[row : row + 1], steps[place])
             for name in ("latents", "corrected", "clean", "older", "sigmas", "taken"):
                 assert torch.equal(getattr(together, name)[row : row + 1], getattr(alone[row], name))
+
+
+def test_samples_at_one_level_may_have_other_histories() -> None:
+    """One begins where the other has been for two steps."""
+    solver = of(3.0)
+    step, alone = solver.schedule(6)[2], [_walked(solver, 0, 2), _walked(solver, 1, 0)]
+    together, predicted = pure.join(*alone), velocity(pure.gaussian((2, *SHAPE), 7), 8, torch.float32)
+    found = solver.step(together, predicted, step)
+    for row, own in enumerate(alone):
+        assert torch.equal(found.latents[row : row + 1], solver.step(own, predicted[row : row + 1], step).latents)
+
+
+def test_a_schedule_that_begins_with_nothing_but_noise_stays_finite() -> None:
+    """As the same schedule from a level just below 1, where the log of the signal is finite."""
+    solver, latents = UniPC(Schedule(shift=3.0)), pure.gaussian((1, *SHAPE), 0)
+    steps = solver.schedule(6)
+    assert steps[0].sigma == 1
+    first = attrs.evolve(steps[0], sigma=torch.tensor(1 - BACK_OFF))
+    carry, other = solver.init(latents), solver.init(latents)
+    for step, same in zip(steps, (first, *steps[1:]), strict=True):
+        carry = solver.step(carry, velocity(carry.latents, 1, torch.float32), step)
+        other = solver.step(other, velocity(other.latents, 1, torch.float32), same)
+        assert carry.latents.isfinite().all() and torch.equal(carry.latents, other.latents)
 
 
 def _walked(solver: UniPC, seed: int, count: int) -> Any:

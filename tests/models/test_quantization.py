@@ -16,7 +16,7 @@ from pure.transforms.quantize import exact_int8
 from pure.transforms.quantize.kinds import GROUP, KINDS, LEAST, LEAST_ELSE, SIDE, unfit, unsupported
 from tests.laws.laws import FAMILIES
 from tests.support import toys
-from tests.support.situation import FLUX_DEV, Situation, tensors
+from tests.support.situation import FLUX_DEV, RANDOM, Situation, tensors
 from tests.support.wan import WAN_EXPERTS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -80,6 +80,22 @@ def test_a_weight_moves_by_half_a_step(kind, dtype):
     slack = {torch.float32: 1e-5, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-7}[dtype]
     assert (moved <= rounding(exact, kind, top) + slack * top).all()
     assert moved.max() > 0
+
+
+SCALES = {"float8_per_tensor": 1, "int8_per_tensor": 1, "float8_per_block": 2, "int4_weight_only": 256 * 4}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_numbers_share_a_scale_as_the_name_says(kind):
+    """All, those of a row (an output), of a block of 128 x 128, or 32 of a row."""
+    made: Any = KINDS[kind].make(normal(256, 128))
+    assert made.scale.unique().numel() == SCALES.get(kind, 256)
+
+
+@pytest.mark.parametrize(("kind", "beside"), [("float8_weight_only", 4), ("int8_weight_only", 5)])
+def test_scales_count_among_the_bytes(kind, beside):
+    """Of every output a scale in fp32, and of integers a zero point in a byte."""
+    assert nbytes(KINDS[kind].make(normal(256, 128))) == 256 * (128 + beside)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,6 +218,11 @@ def test_a_shape_that_allows_no_blocks():
     assert all("no multiple of 128 x 128" in layer.reason for layer in layers)
     with pytest.raises(ValueError, match=r"nothing would be quantised: it is outside .*no multiple of 128 x 128"):
         quantize(FLUX_DEV.params, FLUX_DEV.denoiser, attrs.evolve(blocks, fallback=False))
+
+
+def test_integers_do_not_become_float8():
+    (layer,) = survey({"blocks.0.q.weight": normal(256, 20)}, RANDOM.denoiser, Quantization(kind="int4_weight_only"))
+    assert (layer.kind, layer.reason) == ("", "its shape 256 x 20 is no multiple of 1 x 32")
 
 
 def test_nothing_that_is_passed_in_changes():

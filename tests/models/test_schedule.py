@@ -26,6 +26,7 @@ CASES = {
 SPACED = {
     "wan": ({"shift": 7.0}, FlowMatchEuler(Schedule(shift=7.0, spacing="train", unit=1)), None),
     "flow sigmas": ({"shift": 3.0}, FlowMatchEuler(Schedule(shift=3.0, spacing="train")), None),
+    "dynamic": ({"use_dynamic_shifting": True}, FlowMatchEuler(Schedule(dynamic=True, spacing="train")), None),
     "hunyuan": (
         {"shift": 7.0},
         FlowMatchEuler(Schedule(shift=7.0, spacing="open", unit=1)),
@@ -53,6 +54,16 @@ def test_other_spacings_are_equal_bit_for_bit(case):
         timesteps = torch.stack([step.timestep for step in solver.schedule(count, 1024)])
         unit = solver.schedule.unit
         assert torch.equal(timesteps * unit, scheduler.timesteps / unit * unit)
+
+
+def test_timesteps_are_rounded_in_units_of_training_steps():
+    """As pipelines do: `t.to(dtype) / 1000`."""
+    scheduler, exact = prepared(FlowMatchEulerDiscreteScheduler(), 28, 1024), torch.float32
+    for dtype in (torch.bfloat16, torch.float16, exact):
+        steps = FlowMatchEuler().schedule(28, 1024, dtype)
+        assert torch.equal(torch.stack([step.timestep for step in steps]), scheduler.timesteps.to(dtype) / 1000)
+        assert {step.sigma.dtype for step in steps if step.sigma is not None} == {exact}
+        assert torch.equal(torch.stack([step.sigma for step in steps if step.sigma is not None]), scheduler.sigmas[:-1])
 
 
 @pytest.mark.parametrize("tokens", [16, 1024, 4300, 4301, 16384])
