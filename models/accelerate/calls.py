@@ -167,7 +167,7 @@ class ComponentCall:
         if hook is not None:
             _, kwargs = hook.pre_forward(self.module, **kwargs)
         model = self._model(kwargs)
-        moment = self.clock.moment(self.session.pipe.scheduler, kwargs[model.timestep])
+        moment = self.clock.moment(self.session.pipe.scheduler, kwargs[model.forward.timestep])
         branch, rows = self._branch(model, kwargs)
         index = self.clock.index(moment, branch, certain=hasattr(self.session.pipe.scheduler, "step_index"))
         if index is None or index >= self.count:
@@ -211,7 +211,7 @@ class ComponentCall:
 
     def _advance(self, branch: Branch, rows: Sequence[int] | None, index: int, kwargs: Mapping[str, Any]) -> Any:
         model = branch.model
-        request, denoiser = model.request(kwargs), model.denoiser
+        request, denoiser = model.forward.sorted(kwargs), model.denoiser
         params = self.bound.get(id(model))
         if params is None:
             params = self.bound[id(model)] = denoiser.bind(parameters(self.module) if model.functional else {})

@@ -13,7 +13,7 @@ from pure.denoiser import Denoiser
 from pure.models.accelerate.proxy import bare
 from pure.models.adapt.adapt import adapt
 from pure.models.adapt.arguments import Arguments
-from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_of, prediction_of, sorted_call
+from pure.models.adapt.forward import Forward, Prediction, forward_of, prediction_of
 from pure.models.adapt.whole import whole
 from pure.models.errors import CheckpointError
 
@@ -26,8 +26,6 @@ class Model:
         denoiser: the transformed denoiser.
         forward: how the component is called.
         functional: whether its parameters are an argument; a U-Net keeps its own.
-        shared: names of arguments that all samples share.
-        second: names of arguments whose second dimension is the sample.
         stamp: fingerprint of the component when it was adapted.
         note: why it runs in one piece though it is a transformer; empty otherwise.
     """
@@ -35,19 +33,8 @@ class Model:
     denoiser: Denoiser
     forward: Forward
     functional: bool
-    shared: frozenset[str] = frozenset()
-    second: frozenset[str] = frozenset()
     stamp: tuple = ()
     note: str = ""
-
-    @property
-    def timestep(self) -> str:
-        """Name of the timestep among the arguments."""
-        return self.forward.timestep
-
-    def request(self, kwargs: Mapping[str, Any]) -> ForwardCall:
-        """Sort the arguments of a call."""
-        return sorted_call(kwargs, self.forward, self.shared, self.second)
 
 
 # Their blocks read what blocks long before them returned, so that there is no middle that could be left out.
@@ -116,8 +103,7 @@ def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Tran
         adapted = adapt(module, example=kwargs, check=1, several=True)
     except CheckpointError as error:
         return _uncut(module, kwargs, transform, stamp, error)
-    denoiser = transform(adapted.denoiser)
-    return Model(denoiser, adapted.forward, True, adapted.shared, adapted.second, stamp)
+    return Model(transform(adapted.denoiser), adapted.forward, functional=True, stamp=stamp)
 
 
 def _whole(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:

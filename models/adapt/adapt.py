@@ -19,7 +19,7 @@ from pure.block import Block
 from pure.denoiser import Denoiser
 from pure.models.adapt.arguments import Arguments, outline_of
 from pure.models.adapt.cut import STREAMS, BlockRun, Hidden, alike, hidden_of, streams_of, tensor_of
-from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_of, prediction_of, sorted_call, times_of
+from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_of, prediction_of
 from pure.models.adapt.pieces import Embed, Head, Samples
 from pure.models.adapt.samples import find_samples
 from pure.models.adapt.search import Cut, discover, search
@@ -41,16 +41,17 @@ class Adapted:
         params: the model's own parameters and buffers, not copied.
         forward: how the model is called.
         cut: its blocks.
-        shared: names of arguments that all samples share, whatever their shapes.
-        second: names of arguments whose second dimension is the sample.
     """
 
     denoiser: Denoiser
     params: Params
     forward: Forward
     cut: Cut
-    shared: frozenset[str] = frozenset()
-    second: frozenset[str] = frozenset()
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Names of arguments that all samples share, whatever their shapes."""
+        return self.forward.shared
 
     def request(self, kwargs: Mapping[str, Any]) -> ForwardCall:
         """Sort the keyword arguments of one call of the model's forward.
@@ -58,7 +59,7 @@ class Adapted:
         Raises:
             CheckpointError: an argument cannot be part of a state, or samples differ in what they must share.
         """
-        return sorted_call(kwargs, self.forward, self.shared, self.second)
+        return self.forward.sorted(kwargs)
 
     def __repr__(self) -> str:
         """Say where the model is cut."""
@@ -95,17 +96,18 @@ def adapt(
         CheckpointError: it cannot be cut, or the pieces are not the model; with the reason.
     """
     check_unpatched(module)
-    forward = attrs.evolve(forward_of(module, example, latents, timestep), several=several)
+    forward = forward_of(module, example, latents, timestep)
+    forward = attrs.evolve(forward, several=several, shared=frozenset(shared))
     _check_scale(module, example)
-    request = sorted_call(example, forward, shared)
-    kwargs = forward.arguments(request.conditioning, request.latents, times_of(request))
+    request = forward.sorted(example)
+    kwargs = forward.unsorted(request)
     with torch.no_grad():
         calls, raw = discover(module, kwargs)
         forward = attrs.evolve(forward, bare=isinstance(raw, torch.Tensor))
         expected, first = prediction_of(raw, several), None
         for cut in search(module, kwargs, calls, request.latents.device):
             try:
-                adapted = _adapted(module, forward, cut, example, frozenset(shared))
+                adapted = _adapted(module, forward, cut, example)
                 if check > 0:
                     _compare(module, adapted, adapted.request(example), expected)
             except (CheckpointError, Untraceable, KeyError) as error:  # a shorter run of other blocks may do
@@ -118,23 +120,19 @@ def adapt(
     raise first if isinstance(first, CheckpointError) else CheckpointError(str(first)) from first
 
 
-def _adapted(
-    module: torch.nn.Module, forward: Forward, cut: Cut, example: Mapping[str, Any], shared: frozenset[str]
-) -> Adapted:
+def _adapted(module: torch.nn.Module, forward: Forward, cut: Cut, example: Mapping[str, Any]) -> Adapted:
     """Return the model with one choice of blocks.
 
     Raises:
         CheckpointError: the samples of a batch cannot be told apart, or the head reads more than the streams.
     """
-    request = sorted_call(example, forward, shared)
-    denoiser, params = _denoiser(module, forward, cut, request), _values(module)
+    denoiser, params = _denoiser(module, forward, cut, forward.sorted(example)), _values(module)
     embed = denoiser.embed
     assert isinstance(embed, Embed)
-    samples, shared, second = find_samples(embed, params, example, shared)
-    request = sorted_call(example, forward, shared, second)
-    outline = outline_of(request.conditioning)
-    denoiser = attrs.evolve(denoiser, embed=attrs.evolve(embed, samples=samples, shape=outline))
-    adapted = Adapted(denoiser, params, forward, cut, shared, second)
+    embed = find_samples(embed, params, example)
+    request = embed.forward.sorted(example)
+    denoiser = attrs.evolve(denoiser, embed=attrs.evolve(embed, shape=outline_of(request.conditioning)))
+    adapted = Adapted(denoiser, params, embed.forward, cut)
     return attrs.evolve(adapted, denoiser=attrs.evolve(denoiser, reads=_reads(adapted, request)))
 
 
@@ -142,8 +140,7 @@ def _compare_other(module: torch.nn.Module, adapted: Adapted, request: ForwardCa
     """Compare the pieces with the model on random latents."""
     noise = torch.randn(request.latents.shape, generator=torch.Generator().manual_seed(0))
     other, forward = attrs.evolve(request, latents=noise.to(request.latents)), adapted.forward
-    kwargs = forward.arguments(other.conditioning, other.latents, times_of(other))
-    _compare(module, adapted, other, prediction_of(module(**kwargs), forward.several))
+    _compare(module, adapted, other, prediction_of(module(**forward.unsorted(other)), forward.several))
 
 
 def _check_scale(module: torch.nn.Module, example: Mapping[str, Any]) -> None:
@@ -170,7 +167,7 @@ def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: Forw
     )
     return Denoiser(
         prepare=as_it_is,
-        embed=Embed(model, forward, cut, Samples(), outline_of(request.conditioning), times_of(request).shape[1:]),
+        embed=Embed(model, forward, cut, Samples(), outline_of(request.conditioning), request.times.shape[1:]),
         blocks=blocks,
         head=Head(model, forward, cut),  # type: ignore[arg-type]  # a tuple where the model makes several things
         attend=attend,
@@ -194,7 +191,7 @@ def first_stream(hidden: Hidden) -> torch.Tensor:
 def _reads(adapted: Adapted, request: ForwardCall) -> tuple[str, ...]:
     """Find out which streams the head reads: those whose loss it notices."""
     denoiser, params = adapted.denoiser, adapted.params
-    hidden, context = denoiser.embed(params, request.conditioning, request.latents, times_of(request))
+    hidden, context = denoiser.embed(params, request.conditioning, request.latents, request.times)
     whole, streams = denoiser.head(params, hidden, context), streams_of(hidden)
     found = []
     for number, name in enumerate(denoiser.streams):
@@ -213,7 +210,7 @@ def _compare(module: torch.nn.Module, adapted: Adapted, request: ForwardCall, ex
     predictions, blocks = _all(in_pieces(adapted, request)), adapted.cut.blocks
     start = f"{type(module).__name__} cut at {blocks[0]} to {blocks[-1]} is not the model: "
     for found, wanted in zip(predictions, _all(expected), strict=True):
-        if torch.equal(found, wanted) or _equal_with_nan(found, wanted):
+        if _equal_with_nan(found, wanted):
             continue
         if not torch.equal(found.isfinite(), wanted.isfinite()):
             raise CheckpointError(
@@ -241,15 +238,12 @@ def in_pieces(adapted: Adapted, request: ForwardCall) -> Prediction:
         CheckpointError: a block writes into its arguments.
     """
     denoiser, params = adapted.denoiser, adapted.params
-    hidden, context = denoiser.embed(params, request.conditioning, request.latents, times_of(request))
+    hidden, context = denoiser.embed(params, request.conditioning, request.latents, request.times)
     for name, block, group in zip(adapted.cut.blocks, denoiser.blocks, denoiser.bind(params).blocks, strict=True):
-        watched = [leaf for leaf in [*streams_of(hidden), *_tensors(context)] if not leaf.is_inference()]
+        leaves = [*streams_of(hidden), *map(tensor_of, context.constants)]
+        watched = [leaf for leaf in leaves if not leaf.is_inference()]
         versions = [leaf._version for leaf in watched]
         hidden = block.run(group, hidden, context, denoiser.attend)
         if versions != [leaf._version for leaf in watched]:
             raise CheckpointError(f"{name} writes into its arguments, so that a step could not be taken again")
     return denoiser.head(params, hidden, context)
-
-
-def _tensors(context: Any) -> list[torch.Tensor]:
-    return [tensor_of(leaf) for leaf in context.constants]

@@ -16,7 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from pure.models.adapt.structure import Template
-from pure.models.adapt.tape import Constant, Op, Slot, Tape, Untraceable, play
+from pure.models.adapt.tape import Constant, Op, Slot, Tape, Untraceable, filled, play
 from pure.models.adapt.walk import Mark, Visit
 from pure.tree import Shared, state, static
 
@@ -150,19 +150,13 @@ class BlockRun:
         constants = [tensor_of(leaf) for leaf in context.constants]
         entering = {number: form.join(streams) for number, form in enumerate(self.wiring.enters) if form is not None}
         slots = play(link.ops, entering, constants)
-        args, kwargs = pytree.tree_unflatten([_value(s, slots, constants) for s in link.sources], link.spec)
+        args, kwargs = pytree.tree_unflatten([filled(s, slots, constants) for s in link.sources], link.spec)
         outputs = pytree.tree_leaves(self.template(params, args, kwargs))
         changed = dict(enumerate(streams))
         for form, output in zip(self.wiring.leaves, outputs, strict=True):
             if form is not None:
                 changed |= form.split(output, streams)
         return hidden_of([changed[number] for number in range(len(streams))], hidden.dims)
-
-
-def _value(source: Any, slots: Mapping[int, torch.Tensor], constants: Sequence[torch.Tensor]) -> Any:
-    if isinstance(source, Slot):
-        return slots[source.number]
-    return constants[source.number] if isinstance(source, Constant) else source
 
 
 @attrs.define(eq=False)

@@ -4,7 +4,7 @@ Shapes: B samples.
 """
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +25,11 @@ class ForwardCall:
     timestep: torch.Tensor  # () or (B, ...)
     conditioning: Arguments
 
+    @property
+    def times(self) -> torch.Tensor:
+        """The timestep of every sample, as a step gives it."""
+        return self.timestep.expand(self.latents.shape[0]) if self.timestep.ndim == 0 else self.timestep
+
 
 @attrs.frozen
 class Forward:
@@ -37,6 +42,8 @@ class Forward:
         plain: arguments that are passed every time, hashable.
         several: whether it may return several tensors (picture and sound), which are then one prediction.
         bare: whether it returns a tensor that is in no tuple and no record.
+        shared: names of arguments that all samples share, whatever their shapes.
+        second: names of arguments whose second dimension is the sample.
     """
 
     latents: str
@@ -45,6 +52,29 @@ class Forward:
     plain: tuple[tuple[str, Any], ...] = ()
     several: bool = False
     bare: bool = False
+    shared: frozenset[str] = frozenset()
+    second: frozenset[str] = frozenset()
+
+    def sorted(self, kwargs: Mapping[str, Any]) -> ForwardCall:
+        """Sort the keyword arguments of a call.
+
+        Raises:
+            CheckpointError: an argument cannot be part of a state, or samples differ in what they must share.
+        """
+        known = {self.latents, self.timestep, *dict(self.plain)}
+        others = {key: value for key, value in kwargs.items() if key not in known}
+        latents, timestep = kwargs[self.latents], kwargs[self.timestep]
+        if self.listed:
+            if len({(tuple(each.shape), each.dtype) for each in latents}) != 1:
+                raise CheckpointError(f"the tensors of {self.latents} differ in shape; run samples of each size apart")
+            latents = torch.stack(list(latents))
+        if not isinstance(timestep, torch.Tensor):
+            timestep = torch.tensor(timestep, device=latents.device)
+        return ForwardCall(latents, timestep, pack(others, latents.shape[0], self.shared, self.second))
+
+    def unsorted(self, call: ForwardCall) -> dict[str, Any]:
+        """Return the keyword arguments of a sorted call."""
+        return self.arguments(call.conditioning, call.latents, call.times)
 
     def arguments(self, conditioning: Arguments, latents: torch.Tensor, timestep: torch.Tensor) -> dict[str, Any]:
         """Return the keyword arguments of a call."""
@@ -113,24 +143,3 @@ def forward_of(
 def arguments_of(module: torch.nn.Module) -> list[str]:
     """Return the names of the arguments of a module's forward."""
     return [name for name in inspect.signature(module.__class__.forward).parameters if name != "self"]
-
-
-def sorted_call(
-    kwargs: Mapping[str, Any], forward: Forward, shared: Collection[str] = (), second: Collection[str] = ()
-) -> ForwardCall:
-    """Sort the keyword arguments of a call; see `Adapted.request`."""
-    others = {key: value for key, value in kwargs.items() if key not in (forward.latents, forward.timestep)}
-    others = {key: value for key, value in others.items() if key not in dict(forward.plain)}
-    latents, timestep = kwargs[forward.latents], kwargs[forward.timestep]
-    if forward.listed:
-        if len({(tuple(each.shape), each.dtype) for each in latents}) != 1:
-            raise CheckpointError(f"the tensors of {forward.latents} differ in shape; run samples of each size apart")
-        latents = torch.stack(list(latents))
-    if not isinstance(timestep, torch.Tensor):
-        timestep = torch.tensor(timestep, device=latents.device)
-    return ForwardCall(latents, timestep, pack(others, latents.shape[0], shared, second))
-
-
-def times_of(call: ForwardCall) -> torch.Tensor:
-    """Return the timestep of every sample, as a step gives it."""
-    return call.timestep.expand(call.latents.shape[0]) if call.timestep.ndim == 0 else call.timestep

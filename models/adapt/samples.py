@@ -7,10 +7,11 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
 import torch
 
 from pure.models.adapt.arguments import has_samples
-from pure.models.adapt.forward import ForwardCall, sorted_call, times_of
+from pure.models.adapt.forward import ForwardCall
 from pure.models.adapt.pieces import Embed, Samples
 from pure.models.adapt.tape import Untraceable
 from pure.models.errors import CheckpointError
@@ -20,42 +21,39 @@ Params = Mapping[str, torch.Tensor]
 Names = frozenset[str]
 
 
-def find_samples(
-    embed: Embed, params: Params, example: Mapping[str, Any], shared: Names
-) -> tuple[Samples, Names, Names]:
+def find_samples(embed: Embed, params: Params, example: Mapping[str, Any]) -> Embed:
     """Find out where the samples are in streams, constants and arguments.
 
     Args:
-        embed: of the model, with any `samples`.
+        embed: of the model; its forward says which arguments are known to be shared.
         params: of the model.
         example: keyword arguments of one call of the forward.
-        shared: names of arguments that all samples share.
 
     Returns:
-        Where they are in streams and constants; names of arguments that all samples share; and of
-        those whose second dimension is the sample.
+        `embed` with what was found in its `samples` and in `shared` and `second` of its forward.
 
     Raises:
         CheckpointError: something is neither shared nor one row per sample, in a batch of several.
     """
-    batch, reasons = len(example[embed.forward.latents]), []
-    for more, second in _guesses(embed, example, shared, batch):
+    batch, reasons, known = len(example[embed.forward.latents]), [], embed.forward.shared
+    for more, second in _guesses(embed, example, batch):
+        guess = attrs.evolve(embed, forward=attrs.evolve(embed.forward, shared=known | more, second=second))
         try:
-            call = sorted_call(example, embed.forward, shared | more, second)
-            return _samples(embed, params, call, batch), shared | more, second
+            return attrs.evolve(guess, samples=_samples(guess, params, guess.forward.sorted(example), batch))
         except (CheckpointError, Untraceable, RuntimeError, ValueError, IndexError) as error:
             reasons.append(error)
     if batch == 1:
-        return Samples(), shared, frozenset()  # there is nothing to tell apart
+        return embed  # there is nothing to tell apart
     raise CheckpointError(
         f"the samples of a batch of {type(embed.model.module).__name__} cannot be told apart ({reasons[0]}); run one "
         "sample at a time, or name the arguments that all samples share (shared=...)"
     ) from reasons[0]
 
 
-def _guesses(embed: Embed, example: Mapping[str, Any], shared: Names, batch: int) -> Iterator[tuple[Names, Names]]:
+def _guesses(embed: Embed, example: Mapping[str, Any], batch: int) -> Iterator[tuple[Names, Names]]:
     """Yield arguments that may be shared though a dimension is the batch, and those that may have samples second."""
-    others = sorted(example.keys() - shared - {embed.forward.latents, embed.forward.timestep})
+    forward = embed.forward
+    others = sorted(example.keys() - forward.shared - {forward.latents, forward.timestep})
     tensors = {name: example[name] for name in others if isinstance(example[name], torch.Tensor)}
     second = frozenset(n for n, t in tensors.items() if t.ndim > 2 and t.shape[1] == batch != t.shape[0])
     seconds = list(dict.fromkeys((frozenset(), second)))
@@ -85,8 +83,7 @@ def _samples(embed: Embed, params: Params, call: ForwardCall, batch: int) -> Sam
 
 
 def _walked(embed: Embed, params: Params, call: ForwardCall) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    kwargs = embed.forward.arguments(call.conditioning, call.latents, times_of(call))
-    _, streams, constants = embed.walk(params, kwargs, call.latents.device)
+    _, streams, constants = embed.walk(params, embed.forward.unsorted(call), call.latents.device)
     return streams, constants
 
 

@@ -184,14 +184,15 @@ def play(ops: Sequence[Op], slots: Mapping[int, torch.Tensor], constants: Sequen
     """Do with numbers what the tape says; return the tensor of every slot."""
     known = dict(slots)
     for op in ops:
-        leaves = [_value(leaf, known, constants) for leaf in op.leaves]
+        leaves = [filled(leaf, known, constants) for leaf in op.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, op.spec)
         results = pytree.tree_leaves(op.function(*args, **kwargs))
         known.update(zip(op.results, results, strict=True))
     return known
 
 
-def _value(leaf: Any, slots: Mapping[int, torch.Tensor], constants: Sequence[torch.Tensor]) -> Any:
+def filled(leaf: Any, slots: Mapping[int, torch.Tensor], constants: Sequence[torch.Tensor]) -> Any:
+    """Return what a leaf stands for: the tensor of a slot or a constant, or a plain value."""
     if isinstance(leaf, Slot):
         return slots[leaf.number]
     if isinstance(leaf, Slice):

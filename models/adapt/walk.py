@@ -46,20 +46,17 @@ class Visit:
 class Journal:
     """Results of what runs outside the blocks, in order of the calls: written by one walk, read by the next."""
 
-    entries: list[tuple[str, Any]] = attrs.field(factory=list)
-    versions: list[list] = attrs.field(factory=list)
-    read: int = 0
+    entries: list[tuple[str, Any, list]] = attrs.field(factory=list)
 
     def write(self, name: str, result: Any) -> None:
         """Add a result, and the versions of its tensors, which tell of writes into them."""
-        self.entries.append((name, result))
-        self.versions.append([(leaf, leaf._version) for leaf in _watched(result)])
+        self.entries.append((name, result, [(leaf, leaf._version) for leaf in _watched(result)]))
 
     def replayable(self) -> tuple:
         """Return `(name, result, usable)` of every call; results that were written into are of no use."""
         return tuple(
             (name, result, all(leaf._version == version for leaf, version in watched))
-            for (name, result), watched in zip(self.entries, self.versions, strict=True)
+            for name, result, watched in self.entries
         )
 
 
