@@ -15,7 +15,7 @@ import attrs
 import torch
 
 from pure.attention import attend
-from pure.block import Block
+from pure.block import Block, Params
 from pure.denoiser import Denoiser
 from pure.models.adapt.arguments import Arguments, outline_of
 from pure.models.adapt.cut import STREAMS, BlockRun, Hidden, alike, hidden_of, streams_of, tensor_of
@@ -27,8 +27,6 @@ from pure.models.adapt.structure import Template, check_unpatched, parameters
 from pure.models.adapt.tape import Untraceable
 from pure.models.adapt.walk import outline
 from pure.models.errors import CheckpointError
-
-Params = Mapping[str, torch.Tensor]
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -15,12 +15,12 @@ import attrs
 import torch
 import torch.utils._pytree as pytree
 
+from pure.block import Params
 from pure.models.adapt.structure import Template
 from pure.models.adapt.tape import Constant, Op, Slot, Tape, Untraceable, filled, play
 from pure.models.adapt.walk import Mark, Visit
 from pure.tree import Shared, state, static
 
-Params = Mapping[str, torch.Tensor]
 STREAMS = ("image", "text", "other")
 
 

@@ -11,6 +11,7 @@ import attrs
 import torch
 import torch.utils._pytree as pytree
 
+from pure.block import Params
 from pure.models.adapt.arguments import Arguments, outline_of
 from pure.models.adapt.cut import Context, Form, Hidden, Moved, Registry, entry_link, hidden_of, link, streams_of
 from pure.models.adapt.forward import Forward, Prediction, prediction_of
@@ -19,8 +20,6 @@ from pure.models.adapt.tape import Tape
 from pure.models.adapt.walk import Model, Reading, Walk, symbolic
 from pure.models.errors import CheckpointError
 from pure.tree import Shared
-
-Params = Mapping[str, torch.Tensor]
 
 
 @attrs.define(eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import torch
 
+from pure.block import Params
 from pure.models.adapt.arguments import has_samples
 from pure.models.adapt.forward import ForwardCall
 from pure.models.adapt.pieces import Embed, Samples
@@ -17,7 +18,6 @@ from pure.models.adapt.tape import Untraceable
 from pure.models.errors import CheckpointError
 from pure.tree import take
 
-Params = Mapping[str, torch.Tensor]
 Names = frozenset[str]
 
 

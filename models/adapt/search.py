@@ -14,8 +14,6 @@ from pure.models.adapt.tape import Slot, Tape, Untraceable
 from pure.models.adapt.walk import Mark, Visit, Walk, outline
 from pure.models.errors import CheckpointError
 
-Params = Mapping[str, torch.Tensor]
-
 
 @attrs.frozen(eq=False)
 class Call:

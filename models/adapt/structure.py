@@ -14,9 +14,9 @@ import attrs
 import torch
 from torch import nn
 
+from pure.block import Params
 from pure.models.errors import CheckpointError
 
-Params = Mapping[str, torch.Tensor]
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 

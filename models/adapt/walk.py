@@ -12,12 +12,12 @@ import attrs
 import torch
 import torch.utils._pytree as pytree
 
+from pure.block import Params
 from pure.models.adapt.structure import copied, units
 from pure.models.adapt.tape import Symbol, Tape
 from pure.models.errors import CheckpointError
 
 Tree = Any
-Params = Mapping[str, torch.Tensor]
 
 
 class Stop(BaseException):

@@ -7,20 +7,19 @@ must be said beforehand: `scm(mask, policy="static")`, with `taylorseer` or with
 Shapes: B samples.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import torch
 
 from pure.attention import attend
-from pure.block import Block
+from pure.block import Block, Params
 from pure.denoiser import Denoiser
 from pure.tree import state
 
 __all__ = ["whole"]
 
-Params = Mapping[str, torch.Tensor]
 Tree = Any
 Function = Callable[[torch.Tensor, torch.Tensor, Tree], torch.Tensor]
 

@@ -7,12 +7,13 @@ Shapes: B samples, S tokens, D width, H heads, C width of a head.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-Params = Mapping[str, torch.Tensor]
+from pure.block import Params
+
 Attend = Callable[..., torch.Tensor]
 
 THETA = 10000.0
