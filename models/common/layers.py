@@ -25,9 +25,11 @@ def linear(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, params[name + ".weight"], params.get(name + ".bias"))
 
 
-def perceptron(params: Params, name: str, x: torch.Tensor) -> torch.Tensor:
-    """Apply two affine maps with a SiLU between them."""
-    return linear(params, name + ".linear_2", F.silu(linear(params, name + ".linear_1", x)))
+def perceptron(
+    params: Params, name: str, x: torch.Tensor, activate: Callable[[torch.Tensor], torch.Tensor] = F.silu
+) -> torch.Tensor:
+    """Apply two affine maps with an activation between them."""
+    return linear(params, name + ".linear_2", activate(linear(params, name + ".linear_1", x)))
 
 
 def embed_number(params: Params, name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -100,23 +100,12 @@ def wan(config: WanConfig | Mapping[str, Any], *, expand_timesteps: bool = False
     'blocks.1.'
     """
     found = WanConfig.read(config)
-    patch, width, eps = found.patch, found.attention_head_dim, found.eps
-    run = Layer(width, eps)
-    prepare = Prepare(
-        blocks=found.num_layers,
-        width=width,
-        eps=eps,
-        axes=found.axes,
-        longest=found.rope_max_seq_len,
-        embeds_image=found.image_dim is not None,
-        expand_timesteps=expand_timesteps,
-        patch=patch,
-    )
+    run = Layer(found.attention_head_dim, found.eps)
     return Denoiser(
-        prepare=prepare,
-        embed=Embed(patch, expand_timesteps),
+        prepare=Prepare(found, expand_timesteps),
+        embed=Embed(found.patch, expand_timesteps),
         blocks=tuple(Block(run, f"blocks.{i}.", number=i) for i in range(found.num_layers)),
-        head=Head(patch, eps),
+        head=Head(found.patch, found.eps),
         attend=attend,
         probe=image_stream,
         streams=("image",),
@@ -126,18 +115,12 @@ def wan(config: WanConfig | Mapping[str, Any], *, expand_timesteps: bool = False
     )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Prepare:
     """Embed text and image, make keys and values of them for all blocks, and tabulate the rotary embedding."""
 
-    blocks: int
-    width: int  # C
-    eps: float
-    axes: tuple[int, int, int]  # features of a head that say frame, row and column; they sum to C
-    longest: int  # most tokens along a side
-    embeds_image: bool
+    config: WanConfig
     expand_timesteps: bool
-    patch: Grid
 
     def __call__(self, params: Params, conditioning: Conditioning) -> Prepared:
         """Return what does not depend on the step.
@@ -158,37 +141,35 @@ class Prepare:
             image=image,
             beside=conditioning.beside,
             first=conditioning.first,
-            rotary=Shared(value=tables(conditioning.grid, self.axes, conditioning.text.device)),
+            rotary=Shared(value=tables(conditioning.grid, self.config.axes, conditioning.text.device)),
             grid=conditioning.grid,
         )
 
     def _cross(self, params: Params, tokens: torch.Tensor, key: str, value: str, norm: str) -> Cross:
         """Return keys and values of `tokens` (B, tokens, D) for every block."""
         keys, values = [], []
-        for number in range(self.blocks):
+        for number in range(self.config.num_layers):
             name = f"blocks.{number}.attn2."
-            keys.append(normalised(params, name + norm, linear(params, name + key, tokens), self.eps))
+            keys.append(normalised(params, name + norm, linear(params, name + key, tokens), self.config.eps))
             values.append(linear(params, name + value, tokens))
-        split = (-1, self.width)
-        return Cross(
-            keys=torch.stack(keys, dim=1).unflatten(-1, split), values=torch.stack(values, dim=1).unflatten(-1, split)
-        )
+        split = (-1, self.config.attention_head_dim)
+        of_keys, of_values = (torch.stack(each, dim=1).unflatten(-1, split) for each in (keys, values))
+        return Cross(keys=of_keys, values=of_values)
 
     def _check(self, params: Params, conditioning: Conditioning) -> None:
-        if (conditioning.image is not None) != self.embeds_image:
-            wanted = (
-                "needs Conditioning.image" if self.embeds_image else "embeds no image; leave Conditioning.image None"
-            )
+        embeds, patch, longest = self.config.image_dim is not None, self.config.patch, self.config.rope_max_seq_len
+        if (conditioning.image is not None) != embeds:
+            wanted = "needs Conditioning.image" if embeds else "embeds no image; leave Conditioning.image None"
             raise ValueError(f"this transformer {wanted}")
-        if conditioning.first is not None and not (self.expand_timesteps and self.patch[0] == 1):
+        if conditioning.first is not None and not (self.expand_timesteps and patch[0] == 1):
             raise ValueError(
                 "Conditioning.first needs a timestep for every token: wan(..., expand_timesteps=True) "
-                f"and patches of one frame, here {self.patch[0]}"
+                f"and patches of one frame, here {patch[0]}"
             )
-        if max(conditioning.grid) > self.longest:
+        if max(conditioning.grid) > longest:
             raise ValueError(
                 f"a video of {conditioning.grid} tokens (frames, rows, columns) is too large: "
-                f"rope_max_seq_len is {self.longest}; make it smaller"
+                f"rope_max_seq_len is {longest}; make it smaller"
             )
         position = params.get(EMBEDDER + "image_embedder.pos_embed")
         if position is not None and conditioning.image is not None and position.shape[1] != conditioning.image.shape[1]:
@@ -200,8 +181,7 @@ class Prepare:
 
 def embed_text(params: Params, text: torch.Tensor) -> torch.Tensor:
     """Project text embeddings to (B, T, D)."""
-    name = EMBEDDER + "text_embedder."
-    return linear(params, name + "linear_2", gelu(linear(params, name + "linear_1", text)))
+    return perceptron(params, EMBEDDER + "text_embedder", text, gelu)
 
 
 def embed_image(params: Params, image: torch.Tensor) -> torch.Tensor:

@@ -86,27 +86,9 @@ def z_image(config: ZImageConfig | Mapping[str, Any]) -> Denoiser:
     """
     found = ZImageConfig.read(config)
     layer = Layer(width=found.heads.width, eps=found.norm_eps, normed=found.qk_norm)
-    refiners = found.n_refiner_layers
-    return two_streams(
-        prepare=Prepare(
-            layer=layer,
-            prefixes=tuple(f"context_refiner.{i}." for i in range(refiners)),
-            attend=attend,
-            axes=found.axes_dims,
-            lengths=found.axes_lens,
-            theta=found.rope_theta,
-        ),
-        embed=Embed(
-            layer=layer,
-            prefixes=tuple(f"noise_refiner.{i}." for i in range(refiners)),
-            attend=attend,
-            scale=found.t_scale,
-        ),
-        blocks=tuple(Block(layer, f"layers.{i}.") for i in range(found.n_layers)),
-        head=head,
-        sharding=sharding(found),
-        per_token=PER_TOKEN,
-    )
+    blocks = tuple(Block(layer, f"layers.{i}.") for i in range(found.n_layers))
+    prepare, embed = Prepare(found, layer, attend), Embed(found, layer, attend)
+    return two_streams(prepare, embed, blocks, head, sharding(found), PER_TOKEN)
 
 
 @attrs.frozen
@@ -176,25 +158,19 @@ def feed(params: Params, prefix: str, x: torch.Tensor) -> torch.Tensor:
     return linear(params, prefix + "w2", F.silu(linear(params, prefix + "w1", x)) * linear(params, prefix + "w3", x))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Prepare:
     """Embed and refine the text, which no step changes, and tabulate rotary embedding and mask.
 
     Attributes:
+        config: of the transformer.
         layer: of the refiner.
-        prefixes: of its layers' names.
         attend: of the refiner.
-        axes: widths of the rotary embedding, which sum to C.
-        lengths: positions there are on each axis.
-        theta: base of its rates.
     """
 
+    config: ZImageConfig
     layer: Layer
-    prefixes: tuple[str, ...]
     attend: Attend
-    axes: tuple[int, ...]
-    lengths: tuple[int, ...]
-    theta: float
 
     def __call__(self, params: Params, conditioning: Conditioning) -> Prepared:
         """Return what does not depend on the step.
@@ -216,8 +192,8 @@ class Prepare:
             mask = (torch.arange(count + tokens, device=text.device) < (ends + count)[:, None])[:, None, None]
         of_text = None if mask is None else mask[..., count:]
         tables = rotary[0][:, count:], rotary[1][:, count:]
-        for prefix in self.prefixes:
-            x = self.layer.run(params, prefix, x, None, tables, of_text, self.attend)
+        for i in range(self.config.n_refiner_layers):
+            x = self.layer.run(params, f"context_refiner.{i}.", x, None, tables, of_text, self.attend)
         return Prepared(text=x, rotary=rotary, mask=mask, grid=grid)
 
     def rotary(self, ends: torch.Tensor, grid: tuple[int, int], tokens: int) -> Tables:
@@ -234,8 +210,10 @@ class Prepare:
         first = image[:, 0] * (ends + 1)[:, None]  # (B, N)
         text = torch.arange(1, tokens + 1, device=ends.device).double().expand(len(ends), -1)
         cosines, sines = [], []
-        for axis, width in enumerate(self.axes):
-            rates = 1.0 / (self.theta ** (torch.arange(0, width, 2, dtype=torch.float64, device=ends.device) / width))
+        for axis, width in enumerate(self.config.axes_dims):
+            rates = 1.0 / (
+                self.config.rope_theta ** (torch.arange(0, width, 2, dtype=torch.float64, device=ends.device) / width)
+            )
             of_image = image[:, axis].expand(len(ends), -1) if axis else first
             places = torch.cat([of_image, torch.zeros_like(text) if axis else text], dim=1)
             angles = (places[..., None] * rates).float()
@@ -247,27 +225,19 @@ class Prepare:
     def _check(self, tokens: int, grid: tuple[int, int]) -> None:
         # The image lies behind the text, whose positions begin at 1.
         needed = {"text": tokens + 2, "rows": grid[0], "columns": grid[1]}
-        for (name, count), limit in zip(needed.items(), self.lengths, strict=True):
+        for (name, count), limit in zip(needed.items(), self.config.axes_lens, strict=True):
             if count > limit:
                 cure = "shorten the prompt" if name == "text" else "make a smaller image"
                 raise ValueError(f"{name} would need {count} positions and the checkpoint has {limit}; {cure}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Embed:
-    """Embed latents and timestep, and refine the image.
+    """Embed latents and timestep, and refine the image; the attributes are those of `Prepare`."""
 
-    Attributes:
-        layer: of the refiner.
-        prefixes: of its layers' names.
-        attend: of the refiner.
-        scale: of the time.
-    """
-
+    config: ZImageConfig
     layer: Layer
-    prefixes: tuple[str, ...]
     attend: Attend
-    scale: float
 
     def __call__(
         self, params: Params, prepared: Prepared, latents: torch.Tensor, timestep: torch.Tensor
@@ -284,7 +254,7 @@ class Embed:
                 f"{rows * PATCH} x {columns * PATCH}; encode the prompt for the size of the latents"
             )
         latents = latents.to(prepared.text.dtype)
-        angles = sinusoids((1 - timestep) * self.scale, FREQUENCIES).to(latents.dtype)
+        angles = sinusoids((1 - timestep) * self.config.t_scale, FREQUENCIES).to(latents.dtype)
         temb = linear(params, "t_embedder.mlp.2", F.silu(linear(params, "t_embedder.mlp.0", angles)))
         context = Context(temb=temb, rotary=prepared.rotary, mask=prepared.mask, grid=prepared.grid)
         tokens, x = rows * columns, patchify(latents)
@@ -293,8 +263,8 @@ class Embed:
         x = linear(params, EMBEDDER, F.pad(x, (0, 0, 0, count - tokens)))
         x = torch.cat([x[:, :tokens], params["x_pad_token"].expand(len(x), count - tokens, -1)], dim=1)
         tables = prepared.rotary[0][:, :count], prepared.rotary[1][:, :count]
-        for prefix in self.prefixes:
-            x = self.layer.run(params, prefix, x, temb, tables, None, self.attend)
+        for i in range(self.config.n_refiner_layers):
+            x = self.layer.run(params, f"noise_refiner.{i}.", x, temb, tables, None, self.attend)
         return Hidden(image=x, text=prepared.text), context
 
 
