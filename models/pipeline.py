@@ -44,9 +44,9 @@ class Pipeline(abc.ABC):
         defaults: of the checkpoint.
         reader: turns prompts into embeddings, and says which it cuts.
         codec: turns latents into pixels, and says which sizes are possible.
+        image_count: the least and the largest number of input pictures.
         cfg: the option that scales classifier-free guidance: "true_cfg_scale", "guidance_scale", or ""
             where there is none.
-        image_count: the least and the largest number of input pictures.
         fp32: whether latents and timesteps are fp32 for models of every type.
     """
 
@@ -56,9 +56,9 @@ class Pipeline(abc.ABC):
     defaults: Defaults
     reader: Reader = attrs.field(repr=False)
     codec: Any = attrs.field(repr=False)
+    image_count: tuple[int, int] = (0, 0)
 
     cfg: ClassVar[str] = "true_cfg_scale"
-    image_count: ClassVar[tuple[int, int]] = (0, 0)
     fp32: ClassVar[bool] = False
 
     # ------------------------------------------------------------------ what a family says

@@ -11,8 +11,7 @@ from pure.checks import check_argument
 from pure.models.checkpoint.description import describe
 from pure.models.checkpoint.files import shown, variants_of, weight_files
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
-from pure.models.checkpoint.misfit import check_numbers, check_weights, reason
-from pure.models.checkpoint.reading import shortened
+from pure.models.checkpoint.misfit import check_groups, check_numbers, check_weights
 from pure.models.checkpoint.weights import Stored, read_weights, survey
 from pure.models.common.config import parameter_shapes
 from pure.models.errors import CheckpointError
@@ -148,13 +147,8 @@ def _model(
             )
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be loaded as {name}: {_cause(error)}") from error
-    missing = sorted(map(str, report["missing_keys"]))
-    wrong = {"missing": missing, "of another shape": sorted(map(str, report["mismatched_keys"]))}
-    if any(wrong.values()):
-        lines = [f"  {len(names)} {what}: {shortened(names)}" for what, names in wrong.items() if names]
-        why = reason(stored, missing)
-        because = f": {why}" if why else ":"
-        raise CheckpointError(f"the tensors in {folder} do not fit its config.json{because}\n" + "\n".join(lines))
+    missing, other = (list(map(str, report[name])) for name in ("missing_keys", "mismatched_keys"))
+    check_groups(folder, {"missing": missing, "of another shape": other}, stored, missing)
     return model.eval().requires_grad_(False)  # or every decoded picture would keep what a gradient needs
 
 

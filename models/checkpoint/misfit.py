@@ -9,7 +9,7 @@ from pure.models.checkpoint.reading import shortened
 from pure.models.checkpoint.weights import DTYPES, Stored
 from pure.models.errors import CheckpointError
 
-__all__ = ["check_numbers", "check_weights", "reason"]
+__all__ = ["check_groups", "check_numbers", "check_weights", "reason"]
 
 UNQUANTISED = "use the unquantised checkpoint; puredit quantises it itself (see quantize_config)"
 MERGE = "merge it with pipe.fuse_lora() and pipe.unload_lora_weights(), and save the pipeline again"
@@ -53,9 +53,26 @@ def check_weights(folder: Path, stored: Mapping[str, Stored], shapes: Mapping[st
         if name in stored and stored[name].shape != shape
     ]
     groups = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+    check_groups(folder, groups, stored, shapes.keys() - stored.keys())
+
+
+def check_groups(
+    folder: Path, groups: Mapping[str, Collection[str]], stored: Mapping[str, Stored], missing: Collection[str]
+) -> None:
+    """Refuse tensors that do not fit, if there are any.
+
+    Args:
+        folder: of the component.
+        groups: what is wrong with which tensors.
+        stored: what is there.
+        missing: names of what is not.
+
+    Raises:
+        CheckpointError: they are counted, the first are named, and the reason is given where it is known.
+    """
     lines = [f"  {len(names)} {what}: {shortened(sorted(names))}" for what, names in groups.items() if names]
     if lines:
-        why = reason(stored, shapes.keys() - stored.keys())
+        why = reason(stored, missing)
         because = f": {why}" if why else ":"
         raise CheckpointError(f"the tensors in {folder} do not fit its config.json{because}\n" + "\n".join(lines))
 

@@ -101,8 +101,23 @@ def clip(x: torch.Tensor) -> torch.Tensor:
     return x.clip(-FP16_MAX, FP16_MAX) if x.dtype == torch.float16 else x
 
 
+def cosines_and_sines(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cosine and the sine of angles."""
+    return angles.cos(), angles.sin()
+
+
+def polar(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the same by way of complex numbers, whose bits are others."""
+    turns = torch.polar(torch.ones_like(angles), angles)
+    return turns.real, turns.imag
+
+
 def rotary_tables(
-    ids: torch.Tensor, axes: tuple[int, ...], theta: float = THETA, dtype: torch.dtype = torch.float64
+    ids: torch.Tensor,
+    axes: tuple[int, ...],
+    theta: float = THETA,
+    dtype: torch.dtype = torch.float64,
+    turn: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = cosines_and_sines,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosines and sines (S, 1, C), fp32, of positions (S, axes), each repeated for the two halves of a pair.
 
@@ -112,8 +127,9 @@ def rotary_tables(
     for axis, width in enumerate(axes):
         rates = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=dtype, device=ids.device) / width))
         angles = torch.outer(ids[:, axis].float(), rates)
-        cosines.append(angles.cos().repeat_interleave(2, dim=1).float())
-        sines.append(angles.sin().repeat_interleave(2, dim=1).float())
+        cosine, sine = turn(angles)
+        cosines.append(cosine.repeat_interleave(2, dim=1).float())
+        sines.append(sine.repeat_interleave(2, dim=1).float())
     return torch.cat(cosines, dim=-1).unsqueeze(1), torch.cat(sines, dim=-1).unsqueeze(1)
 
 

@@ -40,9 +40,9 @@ class Flux2Pipeline(ImagePipeline):
 
     reader: ChatReader = attrs.field(repr=False)
     codec: ImageCodec = attrs.field(repr=False)
+    image_count: tuple[int, int] = (0, MOST)
 
     cfg: ClassVar[str] = ""
-    image_count: ClassVar[tuple[int, int]] = (0, MOST)
 
     def size(self, request: Request) -> tuple[int, int]:
         """Return the size of the first picture, if there is one; see the base."""

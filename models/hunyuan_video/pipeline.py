@@ -92,8 +92,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     reader: PictureReader = attrs.field(repr=False)
     kind: str
-
-    image_count = (1, 1)
+    image_count: tuple[int, int] = (1, 1)
 
     def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
         """Return embeddings of the picture and P texts, of both branches as long as the longer one."""

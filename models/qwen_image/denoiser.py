@@ -20,7 +20,17 @@ from typing import Any
 import torch
 
 from pure import Denoiser
-from pure.models.common.layers import THETA, Params, linear, linear_of_copy, modulations, perceptron, rms_norm
+from pure.models.common.layers import (
+    THETA,
+    Params,
+    linear,
+    linear_of_copy,
+    modulations,
+    perceptron,
+    polar,
+    rms_norm,
+    rotary_tables,
+)
 from pure.models.common.streams import Conditioning, Context, Double, Embed, Prepare, head, stack, two_streams
 from pure.models.qwen_image.config import QwenImageConfig, sharding
 
@@ -89,15 +99,9 @@ def embed_text(params: Params, text: torch.Tensor) -> torch.Tensor:
     return linear(params, "txt_in", rms_norm(text, params["txt_norm.weight"]))
 
 
-def rotary(ids: torch.Tensor, axes: Sequence[int], theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary(ids: torch.Tensor, axes: tuple[int, ...], theta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosines and sines (S, 1, C) of positions (S, axes), each repeated for the two halves of a pair."""
-    turns = []
-    for axis, width in enumerate(axes):
-        rates = 1.0 / torch.pow(theta, torch.arange(0, width, 2, device=ids.device).float().div(width))
-        angles = torch.outer(ids[:, axis].float(), rates)
-        turns.append(torch.polar(torch.ones_like(angles), angles))  # its bits are not those of cos and sin
-    both = torch.cat(turns, dim=1).repeat_interleave(2, dim=1).unsqueeze(1)
-    return both.real.contiguous(), both.imag.contiguous()
+    return rotary_tables(ids, axes, theta, torch.float32, polar)
 
 
 def embed_time(params: Params, name: str, time: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

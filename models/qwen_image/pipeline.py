@@ -106,7 +106,9 @@ def _completed(
 
 @attrs.frozen(kw_only=True, eq=False)
 class QwenImageEditPipeline(QwenImagePipeline):
-    """Qwen-Image-Edit: one picture and an instruction, read together.
+    """Qwen-Image-Edit: a picture and an instruction, read together; of -2509 and -2511 several pictures.
+
+    The prompt calls several pictures Picture 1, Picture 2 ...
 
     Attributes:
         area: pixels that pictures are resized to, proportions kept; also the size of the result
@@ -116,8 +118,7 @@ class QwenImageEditPipeline(QwenImagePipeline):
 
     area: int = AREA
     read_area: int | None = None
-
-    image_count = (1, 1)
+    image_count: tuple[int, int] = (1, 1)
 
     def size(self, request: Request) -> tuple[int, int]:
         """Return height and width near `area` with the proportions of the last picture, in pixels."""
@@ -154,15 +155,6 @@ class QwenImageEditPipeline(QwenImagePipeline):
         return torch.cat([image.pack(each) for each in encoded], dim=1)
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class QwenImageEditPlusPipeline(QwenImageEditPipeline):
-    """Qwen-Image-Edit-2509 and -2511: pictures, which the prompt calls Picture 1, Picture 2 ..., and an instruction."""
-
-    read_area: int | None = READ_AREA
-
-    image_count = (1, MOST)
-
-
 def _text_to_image(found: Description) -> Defaults:
     side = image.SIDE * 2 ** len(found.configs["vae"].get("temperal_downsample", (False, True, True)))
     return attrs.evolve(EDIT, height=side, width=side)
@@ -191,19 +183,21 @@ def _check_edit(found: Description) -> None:
 
 
 def _build(parts: Parts) -> Pipeline:
-    return _assembled(parts, QwenImagePipeline, TextReader(**parts.only("tokenizer", "text_encoder")))
+    reader = TextReader(**parts.only("tokenizer", "text_encoder"))
+    return QwenImagePipeline(**parts.common, reader=reader, codec=ImageCodec(parts.components["vae"]))
 
 
 def _build_edit(parts: Parts) -> Pipeline:
-    return _assembled(parts, QwenImageEditPipeline, _picture_reader(parts, numbered=False))
+    return _edit(parts, several=False)
 
 
 def _build_edit_plus(parts: Parts) -> Pipeline:
-    return _assembled(parts, QwenImageEditPlusPipeline, _picture_reader(parts, numbered=True))
+    return attrs.evolve(_edit(parts, several=True), read_area=READ_AREA, image_count=(1, MOST))
 
 
-def _assembled(parts: Parts, kind: type[QwenImagePipeline], reader: TextReader | PictureReader) -> Pipeline:
-    return kind(**parts.common, reader=reader, codec=ImageCodec(parts.components["vae"]))
+def _edit(parts: Parts, several: bool) -> QwenImageEditPipeline:
+    reader, codec = _picture_reader(parts, numbered=several), ImageCodec(parts.components["vae"])
+    return QwenImageEditPipeline(**parts.common, reader=reader, codec=codec)
 
 
 def _picture_reader(parts: Parts, numbered: bool) -> PictureReader:

@@ -82,15 +82,14 @@ class WanPipeline(VideoPipeline):
 
 @attrs.frozen(kw_only=True, eq=False)
 class WanImageToVideoPipeline(WanPipeline):
-    """Wan 2.2 A14B from a first picture, and perhaps a last one, which are put beside the latents.
+    """Wan from a first picture, and perhaps a last one, which are put beside the latents.
 
     Attributes:
         pictures: turns pictures into embeddings; None where the transformer embeds none.
     """
 
     pictures: PictureReader | None = attrs.field(default=None, repr=False)
-
-    image_count = (1, 2)
+    image_count: tuple[int, int] = (1, 2)
 
     def sized(self, request: Request) -> Request:
         """Return the request with its size, in which the pictures fit; see the base."""
@@ -116,24 +115,10 @@ class WanImageToVideoPipeline(WanPipeline):
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class WanFirstPicturePipeline(WanImageToVideoPipeline):
-    """Wan 2.1 from a first picture, which is embedded too."""
-
-    image_count = (1, 1)
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class WanFirstAndLastPicturePipeline(WanImageToVideoPipeline):
-    """Wan 2.1 from a first and a last picture, which are embedded too."""
-
-    image_count = (2, 2)
-
-
-@attrs.frozen(kw_only=True, eq=False)
 class WanFirstFramePipeline(WanImageToVideoPipeline):
     """Wan 2.2 TI2V-5B from text, and perhaps from a picture: it is the first frame itself, at timestep 0."""
 
-    image_count = (0, 1)
+    image_count: tuple[int, int] = (0, 1)
 
     def given(self, request: Request) -> dict[str, torch.Tensor]:
         """Return latents of the first frame, if it is given."""
@@ -150,13 +135,6 @@ class WanFirstFramePipeline(WanImageToVideoPipeline):
     def _first_frame(self, request: Request) -> torch.Tensor:
         size = request.height, request.width
         return request.once(("first", *size), lambda: self.codec.first(request.images[0], *size))
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class WanGivenFramePipeline(WanFirstFramePipeline):
-    """Wan 2.2 TI2V-5B from a picture."""
-
-    image_count = (1, 1)
 
 
 # ---------------------------------------------------------------------- what the files say
@@ -242,12 +220,15 @@ def _build(parts: Parts) -> Pipeline:
 def _build_picture(parts: Parts) -> Pipeline:
     config = WanConfig.read(parts.found.transformer)
     if parts.found.index.get("expand_timesteps"):
-        return WanGivenFramePipeline(**_common(parts))
+        return WanFirstFramePipeline(**_common(parts), image_count=(1, 1))
     if config.image_dim is None:
         return WanImageToVideoPipeline(**_common(parts))
-    pictures = PictureReader(**parts.only("image_processor", "image_encoder"))
-    kind = WanFirstPicturePipeline if config.pos_embed_seq_len is None else WanFirstAndLastPicturePipeline
-    return kind(**_common(parts), pictures=pictures)
+    # Wan 2.1, which embeds the pictures too: a first one, or with positions for both a first and a last one.
+    pictures, count = (
+        PictureReader(**parts.only("image_processor", "image_encoder")),
+        1 + (config.pos_embed_seq_len is not None),
+    )
+    return WanImageToVideoPipeline(**_common(parts), pictures=pictures, image_count=(count, count))
 
 
 def _options(found: Description) -> dict[str, Any]:

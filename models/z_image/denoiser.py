@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 from pure import Block, Denoiser, PerToken, state
 from pure.attention import attend
-from pure.models.common.layers import Attend, Params, linear, rms_norm, rotate, sinusoids
+from pure.models.common.layers import Attend, Params, linear, polar, rms_norm, rotate, sinusoids
 from pure.models.common.streams import Hidden, Tables, two_streams
 from pure.models.z_image.config import PATCH, ZImageConfig, sharding
 from pure.tree import static
@@ -217,9 +217,9 @@ class Prepare:
             of_image = image[:, axis].expand(len(ends), -1) if axis else first
             places = torch.cat([of_image, torch.zeros_like(text) if axis else text], dim=1)
             angles = (places[..., None] * rates).float()
-            turns = torch.polar(torch.ones_like(angles), angles)
-            cosines.append(turns.real.repeat_interleave(2, dim=-1))
-            sines.append(turns.imag.repeat_interleave(2, dim=-1))
+            cosine, sine = polar(angles)
+            cosines.append(cosine.repeat_interleave(2, dim=-1))
+            sines.append(sine.repeat_interleave(2, dim=-1))
         return torch.cat(cosines, dim=-1).unsqueeze(2), torch.cat(sines, dim=-1).unsqueeze(2)
 
     def _check(self, tokens: int, grid: tuple[int, int]) -> None:
