@@ -33,7 +33,7 @@ class Member(Generic[K]):
     """One sample of a batch.
 
     Attributes:
-        key: what the caller knows it by.
+        key: that the caller identifies it by.
         prompt: what it shows.
         seed: of its starting noise; None where the whole batch was drawn from one.
         place: the index in the schedule of its next step.
@@ -154,7 +154,7 @@ def not_finite_from(batch: Batch[K], row: int) -> int | None:
 def faults(
     batch: Batch[K], pixels: torch.Tensor, dtype: torch.dtype, option: str, rows: Sequence[int] | None = None
 ) -> dict[int, str]:
-    """Say of samples whose latents or pixels are not finite where that began, and the likely cause.
+    """Return for samples whose latents or pixels are not finite where that began, and the likely cause.
 
     Args:
         batch: after the last step of these samples.

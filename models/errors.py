@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint, and with what it makes."""
+"""Errors of checkpoints, and of samples that are not finite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says what is wrong with which file, and what helps."""
+    """A checkpoint cannot be used; the message names the file, the fault and the cure."""
 
 
 class NotFiniteError(ArithmeticError):

@@ -1,4 +1,4 @@
-"""What a model family says of itself, to the loader and to `puredit models`."""
+"""The description of a model family, for the loader and for `puredit models`."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ class Family:
     """A transformer class, and the pipelines made of it.
 
     Attributes:
-        name: as people call it.
+        name: as `puredit models` prints it.
         config: the record of the transformer's config; it names the transformer's class.
         denoiser: from the config to the denoiser.
         kinds: the pipelines.
@@ -63,7 +63,7 @@ class PipelineKind:
         solver: from a description to the solver; refuses schedulers that are not supported.
         defaults: those of a request, or from a description to them.
         build: from the loaded parts to the pipeline.
-        check: refuses combinations of configs that the pipeline cannot do.
+        check: refuses combinations of configs that the pipeline does not support.
         options: from a description to further arguments of the family's `denoiser`.
         checkpoints: hub ids of this kind.
     """
@@ -84,7 +84,7 @@ class PipelineKind:
 
 @attrs.frozen(kw_only=True)
 class Description:
-    """What a folder says of itself, read from its JSON files.
+    """The description of a checkpoint folder, read from its JSON files.
 
     Attributes:
         folder: where it is.

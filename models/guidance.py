@@ -41,7 +41,7 @@ def embedded_scales(params: Mapping[str, torch.Tensor], scale: float | None, row
 
 
 def unembedded(params: Mapping[str, torch.Tensor], scale: float | None) -> tuple[str, ...]:
-    """Say that a guidance scale has no effect where the transformer embeds none."""
+    """Return a sentence on a guidance scale without effect, where the transformer embeds none."""
     if scale is None or embeds_guidance(params):
         return ()
     return (
@@ -50,7 +50,7 @@ def unembedded(params: Mapping[str, torch.Tensor], scale: float | None) -> tuple
 
 
 def unguided(cfg: str, scale: float | None, negative: bool) -> str | None:
-    """Say what has no effect where classifier-free guidance is off, if anything has none.
+    """Return what has no effect where classifier-free guidance is off, as a sentence, or None.
 
     Args:
         cfg: the option that scales it, "" where there is none.

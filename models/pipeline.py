@@ -1,7 +1,7 @@
 """A whole pipeline: prompt to conditioning, noise to latents, latents to pixels.
 
-What families share is here; a family says how it encodes, shapes and decodes in the
-methods marked abstract, which take a checked `Request`.
+What families share is here; a family implements how it encodes, shapes and decodes in the
+abstract methods, which take a checked `Request`.
 
 Shapes: B samples, F frames, H x W pixels; latents have the family's own shape (B, ...).
 """
@@ -61,7 +61,7 @@ class Pipeline(abc.ABC):
     cfg: ClassVar[str] = "true_cfg_scale"
     fp32: ClassVar[bool] = False
 
-    # ------------------------------------------------------------------ what a family says
+    # ------------------------------------------------------------------ implemented by families
 
     @abc.abstractmethod
     def size(self, request: Request) -> tuple[int, int]:
@@ -112,16 +112,16 @@ class Pipeline(abc.ABC):
         return 1
 
     def guidance(self, request: Request) -> Guidance | Mapping[str, Guidance] | None:
-        """Return classifier-free guidance as asked for; a scale of at most 1 is off."""
+        """Return the classifier-free guidance of a request; a scale of at most 1 is off."""
         scale = self.scale(request, self.cfg) if self.cfg else None
         return Guidance(scale=float(scale)) if scale is not None and scale > 1 else None
 
     def unused(self, request: Request) -> tuple[str, ...]:
-        """Say which settings of the request have no effect with this checkpoint, whatever the guidance."""
+        """Return the settings of the request that have no effect with this checkpoint, each as a sentence."""
         return ()
 
     def unguided(self, scale: float | None, negative: bool) -> str | None:
-        """Say what has no effect where guidance is off: the scale that was given, or a negative prompt."""
+        """Return what has no effect where guidance is off, as a sentence: the given scale, or a negative prompt."""
         return unguided(self.cfg, scale, negative)
 
     # ------------------------------------------------------------------ requests
@@ -158,7 +158,7 @@ class Pipeline(abc.ABC):
         negative_prompt: str | Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Request:
-        """Check what is asked for, and fill in the checkpoint's defaults.
+        """Return a checked request with the checkpoint's defaults filled in.
 
         Args:
             prompt: one, or one for each image.
@@ -249,7 +249,7 @@ class Pipeline(abc.ABC):
                 found += [attrs.evolve(note, subject=sample) for sample in range(first, first + many)]
         return tuple(found)
 
-    # ------------------------------------------------------------------ what a user writes
+    # ------------------------------------------------------------------ a run
 
     def encode(self, request: Request) -> object:
         """Encode the prompts, each for `images_per_prompt` neighbouring samples of the batch.
@@ -306,7 +306,7 @@ class Pipeline(abc.ABC):
             denoiser: guided as the request says; see `guide`.
             request: B samples.
             seed: see `noise`.
-            keys: what the caller knows each of the B samples by.
+            keys: that the caller identifies each of the B samples by.
 
         Raises:
             ValueError: see `encode`, `noise` and `Denoiser.init`; or prompts cannot be in one batch.
@@ -323,7 +323,7 @@ class Pipeline(abc.ABC):
         """Decode latents (B, ...) to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1.
 
         Raises:
-            TypeError: these are no latents and a request.
+            TypeError: the arguments are not latents and a request.
             ValueError: the latents have another size than the request, or are not finite.
         """
         wanted = self.pack(torch.empty((1, *self.shape(needed(request))), device="meta")).shape

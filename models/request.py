@@ -1,4 +1,4 @@
-"""What is asked of a pipeline, checked, and what a checkpoint does by default."""
+"""Requests to a pipeline with their options, which are checked here, and the defaults of a checkpoint."""
 
 import difflib
 import math

@@ -16,7 +16,7 @@ from pure.info import Info
 from pure.memory import State
 from pure.models.accelerate.components import Model
 
-# Parts of the names of arguments that say what is to be seen, and not how or where.
+# Parts of the names of arguments with the content of the prompt, and of those without.
 TELLING = ("encoder_hidden_states", "cap_feats", "prompt", "pooled", "text", "caption", "class_labels")
 SILENT = ("mask", "ids", "controlnet", "seq_len")
 

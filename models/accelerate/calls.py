@@ -73,7 +73,7 @@ class Session:
 
 
 def shape_of_call(kwargs: Mapping[str, Any]) -> tuple:
-    """Say what calls must have in common to be cut in the same way; sizes are checked when they run."""
+    """Return what calls must have in common to be cut in the same way; sizes are checked when they run."""
     return tuple(sorted((name, "time" if name in TIMES else _kind(value)) for name, value in kwargs.items()))
 
 

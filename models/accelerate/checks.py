@@ -1,4 +1,4 @@
-"""What `accelerate` is given: which components get which transform, and why some cannot."""
+"""The arguments of `accelerate`: which components get which transform, and why some cannot."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ HOW = "write `with pure.accelerate(pipe, dbcache()): pipe(...)`"
 
 
 def check_pipe(pipe: Any) -> None:
-    """Refuse what is no pipeline of diffusers.
+    """Refuse an argument that is not a pipeline of diffusers.
 
     Raises:
         TypeError: naming what it is.
@@ -49,7 +49,7 @@ def check_pipe(pipe: Any) -> None:
 
 
 def check_transform(transform: Any, where: str = "") -> None:
-    """Refuse what is no transform.
+    """Refuse an argument that is not a transform.
 
     Raises:
         TypeError: naming what it is and what helps.
@@ -126,7 +126,7 @@ def check_unguided(denoiser: Denoiser) -> None:
 
 
 def _missing(pipe: Any, names: list[str]) -> str:
-    """Say which components the pipeline lacks, and which it has."""
+    """Return which components the pipeline lacks, and which it has, as a sentence."""
     own, kind = vars(pipe), type(pipe).__name__
     there = [name for name in COMPONENTS if isinstance(own.get(name), torch.nn.Module)]
     empty = [name for name in (names or COMPONENTS) if name in own and own[name] is None]

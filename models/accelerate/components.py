@@ -116,7 +116,7 @@ def _whole(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transf
 def _uncut(
     module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple, error: CheckpointError
 ) -> Model:
-    """Run in one piece what cannot be cut, if the transform only says which steps to skip.
+    """Run a model that cannot be cut in one piece, if the transform skips steps by a mask alone.
 
     Raises:
         CheckpointError: the transform measures changes.
@@ -132,7 +132,7 @@ def _uncut(
 
 @dataclasses.dataclass
 class ModelOutput(BaseOutput):
-    """What a pipeline gets that asks for a record."""
+    """The output of a component for a pipeline that wants a record."""
 
     sample: Any
 

@@ -1,4 +1,4 @@
-"""What an accelerated pipeline has in place of a component."""
+"""The object that an accelerated pipeline has in place of a component."""
 
 import contextlib
 import contextvars
@@ -13,7 +13,7 @@ CONTEXT: contextvars.ContextVar[str] = contextvars.ContextVar("name of the cache
 
 
 class Proxy:
-    """A component in all but what a call does.
+    """A component, except for its calls.
 
     Args:
         module: the component; what is read and written here is read and written there.

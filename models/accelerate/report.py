@@ -17,7 +17,7 @@ class CallReport:
         branches: for every component and guidance branch (`"transformer/cond"`) its steps.
         counts: number of steps of each, as the scheduler says.
         plain: model calls that went past the cache, with the reason.
-        notes: what is worth saying about the call.
+        notes: on the call.
     """
 
     branches: Mapping[str, tuple[Info, ...]]
@@ -83,7 +83,7 @@ def finite_rows(prediction: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Te
 
 
 def notes_of(report: CallReport, could: bool, finite: Mapping[str, Sequence[torch.Tensor]]) -> tuple[Note, ...]:
-    """Return what a person should know of a call.
+    """Return the notes on a call.
 
     Args:
         report: of the call.

@@ -60,7 +60,7 @@ class Adapted:
         return self.forward.sorted(kwargs)
 
     def __repr__(self) -> str:
-        """Say where the model is cut."""
+        """Show where the model is cut."""
         first, last = self.cut.blocks[0], self.cut.blocks[-1]
         more = f"; then not, because {self.cut.why}" if self.cut.why else ""
         return f"Adapted({len(self.cut.blocks)} blocks, {first} to {last}, streams {', '.join(self.cut.streams)}{more})"

@@ -151,7 +151,7 @@ def freeze(name: str, value: Any) -> Any:
     """Return a plain value as something hashable.
 
     Raises:
-        CheckpointError: it is an object of another kind, which may change under our hands.
+        CheckpointError: it is an object of another kind, which could change between steps.
     """
     if isinstance(value, list | tuple):
         return Sequence(type(value), tuple(freeze(name, entry) for entry in value))
@@ -191,7 +191,7 @@ def _restored(leaf: Leaf, samples: Any, shared: Any, batch: int) -> Any:
 
 
 def outline_of(arguments: Arguments) -> tuple:
-    """Say which arguments there are and which are left out, and what switches say; not how large anything is."""
+    """Return which arguments are given and which are left out, and the values of switches; without sizes."""
     leaves = arguments.layout.leaves
     spec = tuple((name, None if leaf is None else "given") for name, leaf in _named(arguments))
     return spec, tuple(leaf.value for leaf in leaves if leaf.kind == PLAIN and isinstance(leaf.value, bool | str))

@@ -217,7 +217,7 @@ def _plain(leaf: Any, registry: Registry) -> Any:
     try:
         hash(leaf)
     except TypeError:
-        raise Untraceable(f"a block is given a {type(leaf).__name__}, which may change under our hands") from None
+        raise Untraceable(f"a block is given a {type(leaf).__name__}, which could change between steps") from None
     return leaf
 
 

@@ -198,7 +198,7 @@ class _Final:
 
 
 def changed(model: str, what: str) -> str:
-    """Say what is other than when a model was adapted, and what helps."""
+    """Return what has changed since a model was adapted, and the cure, as a sentence."""
     return (
         f"{model} {what} than when it was adapted; adapt it with arguments like these "
         "(of the same shapes, the same ones left out)"

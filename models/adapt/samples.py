@@ -66,7 +66,7 @@ def _guesses(embed: Embed, example: Mapping[str, Any], batch: int) -> Iterator[t
 
 
 def _samples(embed: Embed, params: Params, call: ForwardCall, batch: int) -> Samples:
-    """Say where the samples are: what grows when there is one sample more (the first one again).
+    """Return where the samples are: the dimensions that grow when there is one sample more (the first one again).
 
     Raises:
         CheckpointError: a stream has no sample dimension, or a constant is neither shared nor one row per sample.

@@ -130,7 +130,7 @@ OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps in every m
 
 
 def fingerprint(module: nn.Module) -> tuple:
-    """Say what a module is made of, to notice that it was changed: two milliseconds for a thousand submodules.
+    """Return what a module is made of, to notice changes: two milliseconds for a thousand submodules.
 
     Modules and tensors by identity, tensors with dtype, device and shape, settings by value. The values of
     tensors take no part: pieces of an adapted model read them when they run.
@@ -159,7 +159,7 @@ def _setting(value: Any) -> Any:
 
 
 def described(module: nn.Module) -> tuple:
-    """Say what two modules must have in common to be one and the same function of their parameters."""
+    """Return what two modules must have in common to be the same function of their parameters."""
     own = {key: value for key, value in vars(module).items() if key not in ("_parameters", "_buffers", "_modules")}
     tensors = {**module._parameters, **module._buffers}
     shapes = tuple((name, None if t is None else (tuple(t.shape), t.dtype)) for name, t in tensors.items())

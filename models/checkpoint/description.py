@@ -1,4 +1,4 @@
-"""What a diffusers folder says about itself, checked before anything heavy is read."""
+"""The description of a diffusers folder, checked before any weights are read."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, PipelineKind
 from pure.models.registry import pipelines
 
-# Where a component writes what it is, the first that is there.
+# Files with the config of a component; the first that exists is read.
 FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 LIBRARIES = ("diffusers", "transformers")
 

@@ -96,7 +96,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def _nothing(folder: Path) -> str:
-    """Say why a folder has no weights that can be read."""
+    """Return the reason why a folder has no weights that can be read."""
     names = sorted(path.name for path in folder.iterdir())
     for name in names:
         if name.endswith(".bin"):

@@ -103,7 +103,7 @@ def _snapshot(cache: Path) -> Path:
 
 
 def _of_folder(folder: Path) -> str:
-    """Say what a folder without `model_index.json` is, and which folder to pass."""
+    """Return what a folder without `model_index.json` is, and which folder to pass."""
     for above in list(folder.absolute().parents)[:2]:
         if (above / INDEX).is_file():
             return f"it is a part of the checkpoint {above}; pass that folder"
@@ -118,7 +118,7 @@ def _of_folder(folder: Path) -> str:
 
 
 def _of_file(file: Path) -> str:
-    """Say what a file is, and which folder to pass."""
+    """Return what a file is, and which folder to pass."""
     for above in list(file.absolute().parents)[:2]:
         if (above / INDEX).is_file():
             return f"pass the folder of its checkpoint, {above}"

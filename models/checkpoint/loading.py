@@ -104,7 +104,7 @@ def _read(stored: dict[str, Stored], unread: tuple[str, ...]) -> dict[str, Store
 
 
 def _check_arguments(source: object, dtype: object, device: object, variant: object) -> None:
-    """Refuse what is no path, no torch.dtype or no device."""
+    """Refuse arguments that are no path, torch.dtype or device."""
     check_argument(source, (str, os.PathLike), "source is a folder or a hub id")
     check_argument(dtype, (torch.dtype, type(None)), "dtype is a torch.dtype such as torch.bfloat16, or None")
     check_argument(variant, (str, type(None)), "variant is the name of one, such as 'fp16', or None")
@@ -135,7 +135,7 @@ def _model(
     folder, name = found.folder / component, found.classes[component]
     cls = _class(found, component, name)
     try:
-        # On the way modules may be initialised at random, which is not to be seen outside.
+        # Modules may be initialised at random on the way; the caller's random state stays as it was.
         with torch.random.fork_rng(devices=[]):
             model, report = cls.from_pretrained(
                 folder,

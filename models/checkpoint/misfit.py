@@ -1,4 +1,4 @@
-"""Weights that do not fit their config: which, why, and what helps."""
+"""Weights that do not fit their config: which they are, the reason and the cure."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ UNQUANTISED = "use the unquantised checkpoint; puredit quantises it itself (see 
 MERGE = "merge it with pipe.fuse_lora() and pipe.unload_lora_weights(), and save the pipeline again"
 CONVERT = "convert it with the from_single_file of its class in diffusers, and save_pretrained into this folder"
 UNWRAP = "unwrap the model and save it again with save_pretrained"
-# What a name betrays: the end or a part of it, what it is, and what helps.
+# What a name shows: the end or a part of it, the library it comes from, and the cure.
 SIGNS = (
     (r"\.(absmax|nested_absmax|quant_map|nested_quant_map|quant_state\.\w+|SCB)$", "bitsandbytes", UNQUANTISED),
     (r"\.(wscales|wcscales|wtscale|smooth_factor|smooth_factor_orig)$", "Nunchaku", UNQUANTISED),
@@ -40,7 +40,7 @@ SINGLE = ("model.diffusion_model.", "diffusion_model.", "net.")  # what single f
 
 
 def check_weights(folder: Path, stored: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare what is stored with what the config asks for.
+    """Compare the stored tensors with those of the config.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or mis-shaped; they are counted, and the first are named.
@@ -99,7 +99,7 @@ def check_numbers(folder: Path, stored: Mapping[str, Stored]) -> None:
 
 
 def reason(stored: Mapping[str, Stored], missing: Collection[str]) -> str:
-    """Return why tensors have other names or shapes than expected, and what helps; empty if that is unknown."""
+    """Return the reason why tensors have unexpected names or shapes, and the cure; empty if it is unknown."""
     if why := _sign(stored):
         return why
     if any(0 in tensor.shape for tensor in stored.values()):
@@ -125,7 +125,7 @@ def reason(stored: Mapping[str, Stored], missing: Collection[str]) -> str:
 
 
 def _sign(names: Iterable[str]) -> str:
-    """Return what a name betrays: quantised weights, or an adapter."""
+    """Return what the names show: quantised weights, or an adapter."""
     names = list(names)
     for pattern, who, cure in SIGNS:
         if found := [name for name in names if re.search(pattern, name)]:

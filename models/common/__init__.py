@@ -1,1 +1,1 @@
-"""What model families share."""
+"""Building blocks that model families share."""

@@ -1,4 +1,4 @@
-"""What the autoencoders of images and of videos have in common."""
+"""The base of the autoencoders of images and of videos."""
 
 from collections.abc import Sequence
 from typing import Any

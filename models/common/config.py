@@ -44,7 +44,7 @@ class TransformerConfig:
         """Refuse fields that contradict each other or are not implemented; families override it.
 
         Raises:
-            CheckpointError: they do.
+            CheckpointError: they are.
         """
 
     @classmethod
@@ -116,7 +116,7 @@ def typed(name: str, value: Any, kind: Any) -> Any:
     """Return a value of a JSON file as a field of type `kind`.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: it has another type.
 
     >>> typed("axes", [16, 56, 56], tuple[int, ...]), typed("theta", 256, float)
     ((16, 56, 56), 256.0)

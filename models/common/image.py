@@ -51,7 +51,7 @@ def positions(text: int, rows: int, columns: int) -> torch.Tensor:
 
 @attrs.frozen(eq=False)
 class ImageAutoencoder(Autoencoder, abc.ABC):
-    """An autoencoder of images, and what its shape says about sizes."""
+    """An autoencoder of images, and the sizes that its shape allows."""
 
     @property
     def patch(self) -> int:
@@ -85,7 +85,7 @@ class ImageAutoencoder(Autoencoder, abc.ABC):
         """Return pixels (B, 3, H, W) in 0 to 1 of latents."""
 
     def shown(self, decoded: torch.Tensor) -> torch.Tensor:
-        """Return pixels in 0 to 1 of what the autoencoder made, (B, 3, H, W) in -1 to 1."""
+        """Return pixels in 0 to 1 of decoded pixels (B, 3, H, W) in -1 to 1."""
         pixels = self.processor.postprocess(decoded, output_type="pt")
         assert isinstance(pixels, torch.Tensor)
         return pixels

@@ -1,4 +1,4 @@
-"""What the pipelines of single images have in common.
+"""The base of pipelines of single images.
 
 Shapes: B samples, h x w tokens (N = h w), C channels of a token of 2 x 2 latents, H x W pixels.
 """
@@ -18,7 +18,7 @@ from pure.models.request import Request
 
 @attrs.frozen(kw_only=True, eq=False)
 class ImagePipeline(Pipeline):
-    """A pipeline whose autoencoder says which sizes are possible.
+    """A pipeline of images, whose autoencoder determines which sizes are possible.
 
     Attributes:
         codec: turns latents into pixels.

@@ -1,4 +1,4 @@
-"""What the families have in common: affine maps, embeddings of numbers, modulation, rotary positions.
+"""Layers that the families have in common: affine maps, embeddings of numbers, modulation, rotary positions.
 
 Every function takes a parameter group and a name in it; the order of operations is that
 of diffusers, so that predictions are equal to the last bit.
@@ -87,8 +87,8 @@ def feed(
         name: of the network.
         x: tokens.
         shift: added before the network.
-        scale: what the tokens are scaled by before the network, less 1.
-        gate: what the result is multiplied by.
+        scale: factor of the tokens before the network, less 1.
+        gate: factor of the result.
         activate: applied between the two affine maps.
         maps: names of the two in the network.
     """

@@ -1,6 +1,6 @@
 """Opening a picture: from a file or bytes to three colours, the right way up.
 
-The result is that of diffusers' `load_image`; what is lost on the way is told in notes.
+The result is that of diffusers' `load_image`; notes report what is lost on the way.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _read(opened: Image.Image, most: int) -> Picture:
         )
     opened.load()
     notes = [*_frames(opened), *_values(opened)]
-    opened.info.pop("transparency", None)  # a note tells it; converting would warn
+    opened.info.pop("transparency", None)  # a note reports it; converting would warn
     try:
         turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
     except Exception as error:  # as above: a damaged block of EXIF, behind which the picture may be whole

@@ -1,4 +1,4 @@
-"""What the placements of the families have in common; each family's own are beside its config.
+"""Placements that the families have in common; each family's own are beside its config.
 
 Attention is split by heads and feed-forward networks by features: two products in a row, of which
 the first gives every rank its own outputs and the second adds up what the ranks made of them.

@@ -21,7 +21,7 @@ FIELDS: Mapping[str, str] = {
 }
 
 UNIPC = "UniPCMultistepScheduler"
-# What the one UniPC we have does: the only value allowed, and diffusers' default.
+# Settings of which `UniPC` implements one value: the values that mean it, and diffusers' default.
 UNIPC_FIXED: Mapping[str, tuple[tuple[Any, ...], Any]] = {
     "prediction_type": (("flow_prediction",), "epsilon"),
     "use_flow_sigmas": ((True,), False),
@@ -40,7 +40,7 @@ UNIPC_UNREAD = (
 
 
 def flow_match(found: Description, **settings: Any) -> FlowMatchEuler:
-    """Return the flow-match Euler solver of a checkpoint; `settings` are what its pipeline class adds.
+    """Return the flow-match Euler solver of a checkpoint; `settings` are added by its pipeline class.
 
     Raises:
         CheckpointError: the scheduler is of another class, or has an option that is not implemented.

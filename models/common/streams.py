@@ -1,6 +1,6 @@
-"""What transformers with a stream for the image and one for the text have in common.
+"""Building blocks of transformers with a stream for the image and one for the text.
 
-A family says in the fields of `Prepare`, `Embed`, `Double` and `Single` how it differs from FLUX.1; all
+The fields of `Prepare`, `Embed`, `Double` and `Single` are the differences from FLUX.1; all
 their operations are those of diffusers, in its order, so that predictions are equal to the last bit.
 
 Shapes: B samples, N image tokens, R tokens of pictures to edit, T text tokens, S = T + N + R, D width,
@@ -45,7 +45,7 @@ PER_TOKEN = PerToken(tables=(("rotary", STREAMS),), masks=(("mask", STREAMS),), 
 
 @state
 class Conditioning:
-    """What an image is made from, besides noise; a family has no use for what it leaves out."""
+    """What an image is made from, besides noise; fields without a meaning for a family are None."""
 
     text: torch.Tensor  # (B, T, width of the text encoder), padded at the end where there is a mask
     ids: Shared  # (S, axes) positions: text first, then the image, then the pictures to edit
@@ -99,7 +99,7 @@ class Prepare:
         axes: widths of the rotary embedding, which sum to C.
         theta: base of its rates.
         embed_text: from parameters and text to (B, T, D).
-        embedder: what the names of the embedders of guidance and pooled text begin with.
+        embedder: prefix of the names of the embedders of guidance and pooled text.
         tabulate: from positions, `axes` and `theta` to the tables.
     """
 
@@ -141,7 +141,7 @@ class Embed:
     """Embed latents and time.
 
     Attributes:
-        embedder: what the name of the time's embedder begins with.
+        embedder: prefix of the name of the time's embedder.
         image: name of the image's embedder.
         embed_time: as `layers.embed_number`.
         zero_reference: pictures to edit are at time 0.
@@ -252,7 +252,7 @@ class Double:
         modulations: from parameters, context and the number of image tokens to those of the image, then of the text:
             twice shift, scale and gate, each (B, 1 or tokens, D).
         norm: of queries and keys, by the weight that is its second argument.
-        project: what projects attended image and text, slices of one tensor.
+        project: affine map of attended image and text, which are slices of one tensor.
         feeds: names of the feed-forward networks of image and text.
         maps: names of their two affine maps.
         activate: between the two.

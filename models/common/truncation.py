@@ -33,11 +33,11 @@ class Window:
         most: T, tokens that are read, with those that stand around the prompt.
         written: from a prompt to the text that is read, such as a conversation it stands in.
         before: tokens before every prompt, which notes do not count.
-        last: tokens at the end that truncation keeps, because they say that the prompt ends.
+        last: tokens at the end that truncation keeps, because they mark the end of the prompt.
         options: of the tokenizer.
-        reader: what notes call the encoder.
-        around: what they say of tokens that are counted with the prompt.
-        cure: what they say can be done.
+        reader: name of the encoder in notes.
+        around: remark on tokens that are counted with the prompt.
+        cure: remark on how to read more.
     """
 
     tokenizer: Any

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True, eq=False)
 class VideoAutoencoder(Autoencoder, abc.ABC):
-    """An autoencoder of videos, and what its shape and the transformer's patches say about sizes.
+    """An autoencoder of videos, and the sizes that its shape and the transformer's patches allow.
 
     Attributes:
         patch: latents on the sides of a token: frames, rows, columns.
@@ -95,7 +95,7 @@ class VideoAutoencoder(Autoencoder, abc.ABC):
         """Return pixels (B, F, 3, H, W) in 0 to 1 of latents (B, C, f, h, w)."""
 
     def shown(self, video: torch.Tensor) -> torch.Tensor:
-        """Return pixels (B, F, 3, H, W) in 0 to 1 of what the autoencoder made, (B, 3, F, H, W) in -1 to 1."""
+        """Return pixels (B, F, 3, H, W) in 0 to 1 of decoded pixels (B, 3, F, H, W) in -1 to 1."""
         pixels = self.processor.postprocess_video(video, output_type="pt")
         assert isinstance(pixels, torch.Tensor)
         return pixels

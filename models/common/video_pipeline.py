@@ -1,4 +1,4 @@
-"""What the pipelines of videos have in common.
+"""The base of pipelines of videos.
 
 Shapes: B samples, F frames of H x W pixels, C latent channels, f frames of h x w latents.
 """

@@ -93,12 +93,12 @@ class Flux2KleinPipeline(Flux2Pipeline):
     cfg: ClassVar[str] = "guidance_scale"
 
     def guidance(self, request: Request) -> Guidance | None:
-        """Return classifier-free guidance as asked for; a distilled checkpoint has none."""
+        """Return the classifier-free guidance of a request; a distilled checkpoint has none."""
         found = super().guidance(request)
         return found if isinstance(found, Guidance) and not self.distilled else None
 
     def guide(self, denoiser: Model, request: Request) -> tuple[Model, Request]:
-        """Return the denoiser with the guidance asked for.
+        """Return the denoiser with the guidance of the request.
 
         A distilled checkpoint whose transform does not guide runs without; the request's notes say so.
         """
@@ -139,7 +139,7 @@ def _solver(found: Description) -> Solver:
 
 
 def _klein_defaults(found: Description) -> Defaults:
-    """The distilled checkpoints say so in `model_index.json`."""
+    """Distilled checkpoints are marked in `model_index.json`."""
     if _distilled(found):
         return Defaults(steps=4, guidance_scale=1.0, negative_prompt="")
     return Defaults(steps=50, guidance_scale=4.0, negative_prompt="")
@@ -186,7 +186,7 @@ def _build_dev(parts: Parts) -> Pipeline:
         layers=DEV_LAYERS,
         system=SYSTEM_MESSAGE,
         template={"add_generation_prompt": False},
-        forbidden="[IMG]",  # it stands for a picture
+        forbidden="[IMG]",  # the place of a picture
     )
     return Flux2Pipeline(**parts.common, reader=reader, codec=ImageCodec(parts.components["vae"]))
 

@@ -69,7 +69,7 @@ class HunyuanVideoPipeline(VideoPipeline):
         )
 
     def unused(self, request: Request) -> tuple[str, ...]:
-        """Say that a guidance scale has no effect where the checkpoint embeds none."""
+        """Return a sentence on a guidance scale without effect, where the checkpoint embeds none."""
         return unembedded(self.params, request.guidance_scale)
 
     @property
@@ -149,7 +149,7 @@ def _solver(found: Description) -> Solver:
 
 
 def _defaults(found: Description) -> Defaults:
-    """FastHunyuan is told from its schedule, a checkpoint that embeds guidance from its config."""
+    """FastHunyuan is recognised by its schedule, and a checkpoint that embeds guidance by its config."""
     embeds = HunyuanVideoConfig.read(found.transformer).guidance_embeds
     few = float(found.configs["scheduler"].get("shift", 1.0)) >= DISTILLED_SHIFT
     return Defaults(

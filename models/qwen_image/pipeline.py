@@ -83,7 +83,7 @@ class QwenImagePipeline(PackedPipeline):
         return attrs.evolve(found, normalize="token") if isinstance(found, Guidance) else None
 
     def unused(self, request: Request) -> tuple[str, ...]:
-        """Say that a guidance scale has no effect where the checkpoint embeds none."""
+        """Return a sentence on a guidance scale without effect: the checkpoints embed none."""
         return unembedded(self.params, request.guidance_scale)
 
 
@@ -136,7 +136,7 @@ class QwenImageEditPipeline(QwenImagePipeline):
         return self.reader(texts, pictures)
 
     def unused(self, request: Request) -> tuple[str, ...]:
-        """Say that the length of the prompt is not limited."""
+        """Return also that the length of the prompt is not limited."""
         if request.max_sequence_length == self.defaults.max_sequence_length:
             return super().unused(request)
         return (*super().unused(request), "max_sequence_length has no effect: an edit's prompt is read whole")

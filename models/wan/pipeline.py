@@ -137,7 +137,7 @@ class WanFirstFramePipeline(WanImageToVideoPipeline):
         return request.once(("first", *size), lambda: self.codec.first(request.images[0], *size))
 
 
-# ---------------------------------------------------------------------- what the files say
+# ---------------------------------------------------------------------- from a description to a pipeline
 
 
 def _solver(found: Description) -> Solver:
@@ -224,10 +224,8 @@ def _build_picture(parts: Parts) -> Pipeline:
     if config.image_dim is None:
         return WanImageToVideoPipeline(**_common(parts))
     # Wan 2.1, which embeds the pictures too: a first one, or with positions for both a first and a last one.
-    pictures, count = (
-        PictureReader(**parts.only("image_processor", "image_encoder")),
-        1 + (config.pos_embed_seq_len is not None),
-    )
+    pictures = PictureReader(**parts.only("image_processor", "image_encoder"))
+    count = 1 if config.pos_embed_seq_len is None else 2
     return WanImageToVideoPipeline(**_common(parts), pictures=pictures, image_count=(count, count))
 
 

@@ -62,12 +62,12 @@ class ZImagePipeline(ImagePipeline):
         return [attrs.evolve(branch, text=branch.text[:, : max(lengths)], ragged=ragged) for branch in branches]
 
     def guidance(self, request: Request) -> Guidance | None:
-        """Return classifier-free guidance as asked for; a scale of 0 is off."""
+        """Return the classifier-free guidance of a request; a scale of 0 is off."""
         scale = self.scale(request, self.cfg) or 0.0
         return Guidance(scale=1.0 + scale) if scale > 0 else None
 
     def unguided(self, scale: float | None, negative: bool) -> str | None:
-        """Say what has no effect where guidance is off."""
+        """Return what has no effect where guidance is off, as a sentence."""
         if negative:
             return "the negative prompt has no effect: set guidance_scale above 0"
         return f"guidance_scale={scale} has no effect: it must be above 0" if scale is not None and scale < 0 else None
