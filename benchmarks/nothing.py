@@ -5,6 +5,9 @@ from typing import Any
 import torch
 
 import pure
+from pure.attention import attend
+from pure.models.adapt.whole import as_it_is
+from pure.models.common.streams import image_stream
 
 
 @pure.state
@@ -17,11 +20,6 @@ class Hidden:
 @pure.state
 class Empty:
     """No conditioning, no context."""
-
-
-def prepare(params: pure.Params, conditioning: Empty) -> Empty:
-    """Return what it got."""
-    return conditioning
 
 
 def embed(params: pure.Params, prepared: Empty, latents: torch.Tensor, timestep: torch.Tensor) -> tuple[Hidden, Empty]:
@@ -39,25 +37,15 @@ def head(params: pure.Params, hidden: Hidden, context: Empty) -> torch.Tensor:
     return hidden.image
 
 
-def image(hidden: Hidden) -> torch.Tensor:
-    """Return the only stream."""
-    return hidden.image
-
-
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the values."""
-    return v
-
-
 def nothing() -> tuple[pure.Denoiser, dict[str, torch.Tensor], Empty, torch.Tensor]:
     """Return denoiser, parameters, conditioning and latents of a model of 18 empty blocks."""
     denoiser = pure.Denoiser(
-        prepare=prepare,
+        prepare=as_it_is,
         embed=embed,
         blocks=tuple(pure.Block(block, "") for _ in range(18)),
         head=head,
         attend=attend,
-        probe=image,
+        probe=image_stream,
         streams=("image",),
     )
     return denoiser, {}, Empty(), torch.zeros(1, 4, 8)

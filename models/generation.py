@@ -1,7 +1,10 @@
-"""The result of `Pipeline.generate`."""
+"""The result of `Pipeline.generate`, and its pixels as pictures that can be shown and saved."""
+
+from os import PathLike
 
 import attrs
 import torch
+from PIL import Image
 
 from pure.info import Info
 from pure.notes import Note
@@ -22,3 +25,25 @@ class Generation:
     latents: torch.Tensor
     infos: tuple[Info, ...]
     notes: tuple[Note, ...] = ()
+
+
+class Video(list[Image.Image]):
+    """The frames of one video, in order."""
+
+    def save(self, path: str | PathLike[str], fps: float = 16.0) -> None:
+        """Save it as an animated picture: .png, .webp or .gif; `puredit generate` writes .mp4.
+
+        Raises:
+            ValueError: the ending stands for no such file.
+        """
+        self[0].save(path, save_all=True, append_images=self[1:], duration=1000.0 / fps, loop=0)
+
+
+def pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """Return pixels (N, 3, H, W) in 0 to 1 as pictures.
+
+    >>> pictures(torch.ones(1, 3, 2, 4))[0].size
+    (4, 2)
+    """
+    arrays = (pixels.detach().to("cpu", torch.float32).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+    return [Image.fromarray(array) for array in arrays]

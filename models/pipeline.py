@@ -21,9 +21,8 @@ from pure.loop import Observer
 from pure.models import batch as batches
 from pure.models.common.truncation import Reader
 from pure.models.errors import NotFiniteError
-from pure.models.generation import Generation
+from pure.models.generation import Generation, Video, pictures
 from pure.models.guidance import guidance_of, unguided, with_guidance
-from pure.models.pictures import Video, pictures
 from pure.models.request import Defaults, Options, Request, check_size, checked, needed, negatives, prompts, seeds
 from pure.notes import Note, warn
 from pure.tree import map_samples

@@ -17,7 +17,7 @@ import torch
 from pure.attention import attend
 from pure.block import Block, Params
 from pure.denoiser import Denoiser
-from pure.models.adapt.arguments import Arguments, outline_of
+from pure.models.adapt.arguments import outline_of
 from pure.models.adapt.cut import STREAMS, BlockRun, Hidden, alike, hidden_of, streams_of, tensor_of
 from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_of, prediction_of
 from pure.models.adapt.pieces import Embed, Head, Samples
@@ -26,6 +26,7 @@ from pure.models.adapt.search import Cut, discover, search
 from pure.models.adapt.structure import Template, check_unpatched, parameters
 from pure.models.adapt.tape import Untraceable
 from pure.models.adapt.walk import outline
+from pure.models.adapt.whole import as_it_is
 from pure.models.errors import CheckpointError
 
 
@@ -172,11 +173,6 @@ def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: Forw
         probe=first_stream,
         streams=STREAMS[: len(cut.streams)],
     )
-
-
-def as_it_is(params: Params, conditioning: Arguments) -> Arguments:
-    """Return the conditioning: what of it depends on the step only the model's forward knows."""
-    return conditioning
 
 
 def first_stream(hidden: Hidden) -> torch.Tensor:

@@ -171,7 +171,9 @@ def chain(module: torch.nn.Module, walk: Walk, calls: Sequence[Call], why: str) 
     registry, last, why = Registry(), 0, broken or why
     _learn(state, followed)
     leaving = [_leaving(state, 0, followed)]
-    _enter(state, leaving[0])
+    first = [form for form in leaving[0] if form]
+    if len(set(first)) < len(first):
+        raise Untraceable("two outputs of the first block become the same argument")
     places = [state.keys[0].index(key) for key in state.streams]
     links = [entry_link(visits[0], places, registry)]
     for number, way in enumerate(followed, start=1):
@@ -270,11 +272,6 @@ def _leaving(state: _Chain, number: int, followed: Sequence[Link]) -> tuple[Form
     if any(key is not None and key not in forms for key in found):
         raise Untraceable(f"it returns {sorted(set(filter(None, found)) - forms.keys())}, no stream until there")
     return tuple(None if key is None else forms[key] for key in found)
-
-
-def _enter(state: _Chain, leaving: tuple[Form | None, ...]) -> None:
-    if len({form for form in leaving if form}) < len([form for form in leaving if form]):
-        raise Untraceable("two outputs of the first block become the same argument")
 
 
 def _entering(state: _Chain, number: int, way: Link, before: tuple[Form | None, ...]) -> dict[str, Form]:

@@ -16,6 +16,7 @@ import torch
 from pure.attention import attend
 from pure.block import Block, Params
 from pure.denoiser import Denoiser
+from pure.models.common.streams import image_stream
 from pure.tree import state
 
 __all__ = ["whole"]
@@ -55,18 +56,18 @@ def whole(function: Function, channels: int | None = None) -> Denoiser:
     ([''], ('image',))
     """
     return Denoiser(
-        prepare=constant,
+        prepare=as_it_is,
         embed=Nothing(channels),
         blocks=(Block(Everything(function), ""),),
         head=prediction,
         attend=attend,
-        probe=prediction_so_far,
+        probe=image_stream,
         streams=("image",),
     )
 
 
-def constant(params: Params, conditioning: Tree) -> Tree:
-    """Return the conditioning."""
+def as_it_is(params: Params, conditioning: Tree) -> Tree:
+    """Return the conditioning: only the function or the model's forward knows what of it depends on the step."""
     return conditioning
 
 
@@ -111,9 +112,4 @@ class Everything:
 
 def prediction(params: Params, hidden: Prediction, context: Arguments) -> torch.Tensor:
     """Return the prediction."""
-    return hidden.image
-
-
-def prediction_so_far(hidden: Prediction) -> torch.Tensor:
-    """Return the stream whose change would be measured."""
     return hidden.image
