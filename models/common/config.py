@@ -49,12 +49,13 @@ class TransformerConfig:
 
     @classmethod
     def read(cls, config: "TransformerConfig | Mapping[str, Any]") -> Self:
-        """Return the record of a `config.json`; what it leaves out has the transformer's defaults.
+        """Return the record of the contents of a `config.json`; what it leaves out has the transformer's defaults.
 
         A record that was read before is returned as it is.
 
         Raises:
-            CheckpointError: the class or a value's type is another, an unknown option is on, or see `check`.
+            CheckpointError: the class or a value's type is another, an option is on that is not implemented, or
+                options contradict each other (see `check`).
 
         >>> from pure.models.flux.config import FluxConfig
         >>> FluxConfig.read({"num_layers": 6, "axes_dims_rope": [64, 32, 32]}).axes_dims_rope

@@ -20,13 +20,7 @@ EMBEDDER = "time_text_embed."
 
 
 def flux(config: FluxConfig | Mapping[str, Any]) -> Denoiser:
-    """Return the denoiser of a FLUX.1 transformer.
-
-    Args:
-        config: the contents of its `config.json`, or the record read from it.
-
-    Raises:
-        CheckpointError: the config has an option that is not implemented, or contradicts itself.
+    """Return the denoiser of a FLUX.1 transformer; see `FluxConfig.read` for the config and its errors.
 
     >>> flux({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'

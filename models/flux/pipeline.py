@@ -27,11 +27,7 @@ LENGTH = "_max_sequence_length"
 
 @attrs.frozen(kw_only=True, eq=False)
 class FluxPipeline(PackedPipeline):
-    """FLUX.1: guidance embedded (dev) or not (schnell), and classifier-free guidance on top.
-
-    Attributes:
-        reader: turns prompts into embeddings.
-    """
+    """FLUX.1: guidance embedded (dev) or not (schnell), and classifier-free guidance on top."""
 
     reader: TextEncoder = attrs.field(repr=False)
 

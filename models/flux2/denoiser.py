@@ -37,13 +37,7 @@ SHARED = ("double_stream_modulation_img", "double_stream_modulation_txt", "singl
 
 
 def flux2(config: Flux2Config | Mapping[str, Any]) -> Denoiser:
-    """Return the denoiser of a FLUX.2 transformer.
-
-    Args:
-        config: the contents of its `config.json`, or the record read from it.
-
-    Raises:
-        CheckpointError: the config has an option that is not implemented, or contradicts itself.
+    """Return the denoiser of a FLUX.2 transformer; see `Flux2Config.read` for the config and its errors.
 
     >>> flux2({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'

@@ -31,12 +31,7 @@ APART = 10  # in time, between the picture that is made and each reference
 
 @attrs.frozen(kw_only=True, eq=False)
 class Flux2Pipeline(ImagePipeline):
-    """FLUX.2-dev: guidance is an input of the transformer. Pictures to edit are optional.
-
-    Attributes:
-        reader: turns prompts into embeddings.
-        codec: turns latents into pixels, and back.
-    """
+    """FLUX.2-dev: guidance is an input of the transformer. Pictures to edit are optional."""
 
     reader: ChatReader = attrs.field(repr=False)
     codec: ImageCodec = attrs.field(repr=False)

@@ -85,18 +85,12 @@ class Context:
 
 
 def hunyuan_video(config: HunyuanVideoConfig | Mapping[str, Any]) -> Denoiser:
-    """Return the denoiser of a HunyuanVideo transformer.
+    """Return the denoiser of a HunyuanVideo transformer; see `HunyuanVideoConfig.read` for the config and its errors.
 
     Latents are (B, channels, F, Y, X), timesteps run from 1000 to 0. From an image, `Conditioning.image`
     holds its latents. A checkpoint of type "latent_concat" sees them beside the latents. One of type
     "token_replace" sees them instead of the first frame, whose predicted velocity is zero: start
     with the image's latents there, and they stay.
-
-    Args:
-        config: the contents of its `config.json`, or the record read from it.
-
-    Raises:
-        CheckpointError: the config has an option that is not implemented, or contradicts itself.
 
     >>> hunyuan_video({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'

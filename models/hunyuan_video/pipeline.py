@@ -35,8 +35,6 @@ class HunyuanVideoPipeline(VideoPipeline):
     """HunyuanVideo from text: guidance embedded, and classifier-free guidance on top.
 
     Attributes:
-        reader: turns prompts into embeddings.
-        codec: turns latents into pixels.
         trim: leave out text tokens that no prompt of a branch needs. The video is the same but for
             rounding; where that leaves no padding at all, as with one prompt, attention runs
             without a mask, which GPUs have faster kernels for. Requests then join only with others as long.

@@ -20,13 +20,7 @@ from pure.models.ovis.config import OvisConfig, sharding
 
 
 def ovis(config: OvisConfig | Mapping[str, Any]) -> Denoiser:
-    """Return the denoiser of an Ovis-Image transformer.
-
-    Args:
-        config: the contents of its `config.json`, or the record read from it.
-
-    Raises:
-        CheckpointError: the config has an option that is not implemented, or contradicts itself.
+    """Return the denoiser of an Ovis-Image transformer; see `OvisConfig.read` for the config and its errors.
 
     >>> ovis({"num_layers": 1, "num_single_layers": 2}).blocks[1].prefix
     'single_transformer_blocks.0.'

@@ -31,11 +31,7 @@ DROPPED = 28  # tokens of the conversation before the prompt, as the checkpoint'
 
 @attrs.frozen(kw_only=True, eq=False)
 class OvisImagePipeline(PackedPipeline):
-    """Ovis-Image: guided by a negative prompt, which is empty where none is given.
-
-    Attributes:
-        reader: turns prompts into embeddings.
-    """
+    """Ovis-Image: guided by a negative prompt, which is empty where none is given."""
 
     reader: ChatReader = attrs.field(repr=False)
 

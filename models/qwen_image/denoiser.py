@@ -38,16 +38,10 @@ __all__ = ["Conditioning", "positions", "qwen_image"]
 
 
 def qwen_image(config: QwenImageConfig | Mapping[str, Any]) -> Denoiser:
-    """Return the denoiser of a Qwen-Image transformer.
+    """Return the denoiser of a Qwen-Image transformer; see `QwenImageConfig.read` for the config and its errors.
 
     It is one for text-to-image and edits; what it does with `Conditioning.reference` depends
     on `zero_cond_t`, which Qwen-Image-Edit-2511 sets: reference tokens then are at time 0.
-
-    Args:
-        config: the contents of its `config.json`, or the record read from it.
-
-    Raises:
-        CheckpointError: the config has an option that is not implemented, or contradicts itself.
 
     >>> qwen_image({"num_layers": 2}).blocks[1].prefix
     'transformer_blocks.1.'

@@ -36,10 +36,6 @@ class QwenImagePipeline(PackedPipeline):
     """Qwen-Image from text.
 
     Prompts differ in length: shorter ones are padded and masked, also beside a longer negative one.
-
-    Attributes:
-        reader: turns prompts into embeddings.
-        codec: turns latents into pixels.
     """
 
     reader: TextReader | PictureReader = attrs.field(repr=False)

@@ -89,12 +89,9 @@ def wan(config: WanConfig | Mapping[str, Any], *, expand_timesteps: bool = False
     """Return the denoiser of a Wan transformer; timesteps run from 1000 to 0.
 
     Args:
-        config: the contents of its `config.json`, or the record read from it.
+        config: see `WanConfig.read`, also for its errors.
         expand_timesteps: every token has a timestep of its own, as the pipeline of TI2V-5B says:
             that of a given first frame is 0.
-
-    Raises:
-        CheckpointError: the config has an option that is not implemented, or contradicts itself.
 
     >>> wan({"num_layers": 2}).blocks[1].prefix
     'blocks.1.'

@@ -30,8 +30,6 @@ class WanPipeline(VideoPipeline):
     """Wan from text.
 
     Attributes:
-        reader: turns prompts into embeddings.
-        codec: turns latents into pixels and pictures into latents.
         boundary: with two experts the timestep from which on down the low-noise one takes over.
     """
 

@@ -73,13 +73,7 @@ class Context:
 
 
 def z_image(config: ZImageConfig | Mapping[str, Any]) -> Denoiser:
-    """Return the denoiser of a Z-Image transformer.
-
-    Args:
-        config: the contents of its `config.json`, or the record read from it.
-
-    Raises:
-        CheckpointError: the config has an option that is not implemented, or contradicts itself.
+    """Return the denoiser of a Z-Image transformer; see `ZImageConfig.read` for the config and its errors.
 
     >>> z_image({"n_layers": 2}).blocks[1].prefix
     'layers.1.'

@@ -32,9 +32,6 @@ class ZImagePipeline(ImagePipeline):
     Its scale s counts from the conditional prediction, v = v+ + s (v+ - v-): that of `pure.Guidance`
     is s + 1. What diffusers calls `cfg_truncation` c and `cfg_normalization` n is the transform
     `guided(scale=s + 1, lowest_sigma=1 - c, normalize="sample", cap=n)`.
-
-    Attributes:
-        reader: turns prompts into embeddings.
     """
 
     reader: ChatReader = attrs.field(repr=False)
