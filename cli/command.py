@@ -44,7 +44,7 @@ class Command:
         steps: denoising steps.
         save_frames: whether every frame of a video becomes a file too.
         caching: the cache.
-        batch: samples that are run together; None: see `pure.engine.make.batch_size`.
+        batch: samples that are run together; None: see `pure.engine.denoising.batch_size`.
         compare: whether each is made without the cache too.
         plot: where the plot goes.
         perf: where the report goes.

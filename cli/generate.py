@@ -22,9 +22,9 @@ from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
 from pure.engine.caching import recipe as written
 from pure.engine.caching import threshold_of
+from pure.engine.denoising import Denoising, batch_size, denoise, results, warm_up
 from pure.engine.engine import Engine, Recipe, open_engine
 from pure.engine.errors import Failure, Interrupted, Misuse
-from pure.engine.make import Run, batch_size, denoise, results, warm_up
 from pure.engine.ranks import spread
 from pure.engine.result import Result
 from pure.engine.sample import Sample
@@ -39,7 +39,7 @@ __all__ = ["execute"]
 
 PLAIN = "without-cache"
 T = TypeVar("T")
-Samples = tuple[Sample, ...]
+Group = tuple[Sample, ...]
 
 
 def execute(command: Command) -> None:
@@ -120,7 +120,7 @@ def follow(command: Command, mesh: DeviceMesh) -> None:
     for group in _groups(command, engine, recipe):
         for one in _compared(command, recipe):
 
-            def share(some: Samples, one: Recipe = one) -> Run:
+            def share(some: Group, one: Recipe = one) -> Denoising:
                 return denoise(engine, one, some)
 
             _fitting(group, share)
@@ -131,13 +131,13 @@ def _compared(command: Command, recipe: Recipe) -> tuple[Recipe, ...]:
     return (recipe, recipe.uncached) if command.compare else (recipe,)
 
 
-def _groups(command: Command, engine: Engine, recipe: Recipe) -> list[Samples]:
+def _groups(command: Command, engine: Engine, recipe: Recipe) -> list[Group]:
     """Return the samples in batches, in order."""
     size = command.batch or batch_size(engine, recipe)
     return [command.samples[start : start + size] for start in range(0, len(command.samples), size)]
 
 
-def _fitting(group: Samples, act: Callable[[Samples], T]) -> list[T]:
+def _fitting(group: Group, act: Callable[[Group], T]) -> list[T]:
     """Do something with a batch; where its prompts do not fit into one, with each sample alone.
 
     Raises:
@@ -160,7 +160,7 @@ def _warm(command: Command, engine: Engine, recipe: Recipe) -> None:
         warm_up(engine, each, command.samples[0].prompt, count)
 
 
-def _title(command: Command, group: Samples) -> str:
+def _title(command: Command, group: Group) -> str:
     word, count = "video" if command.checkpoint.video else "image", len(command.samples)
     if count == 1:
         return word
@@ -169,7 +169,7 @@ def _title(command: Command, group: Samples) -> str:
 
 
 def _make(
-    command: Command, engine: Engine, recipe: Recipe, group: Samples, screen: Screen
+    command: Command, engine: Engine, recipe: Recipe, group: Group, screen: Screen
 ) -> Iterator[Made | NotFiniteError]:
     """Make a batch, and for a comparison the one without a cache; save each result as it comes."""
     cached = _run(command, engine, recipe, group, _title(command, group), screen)
@@ -197,9 +197,9 @@ def _make(
 
 
 def _run(
-    command: Command, engine: Engine, recipe: Recipe, group: Samples, title: str, screen: Screen
+    command: Command, engine: Engine, recipe: Recipe, group: Group, title: str, screen: Screen
 ) -> Iterator[Result | NotFiniteError]:
-    def run(some: Samples) -> Run:
+    def run(some: Group) -> Denoising:
         shown = title if some == group else _title(command, some)
         with Progress(screen.notes, shown, command.steps, screen.quiet) as progress:
             return denoise(engine, recipe, some, lambda frame: progress.update(frame.info))

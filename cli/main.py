@@ -13,7 +13,7 @@ import click
 import pure
 from pure.cli.commands import COMMANDS
 from pure.cli.memory import keep_memory
-from pure.cli.parsing import WIDEST, Context
+from pure.cli.parsing import WIDEST, CommandContext
 from pure.configs import ConfigError
 from pure.engine.errors import EngineError, Interrupted, Misuse, nearest
 from pure.engine.libraries import quiet_imports
@@ -27,7 +27,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 class Commands(click.Group):
     """The group; an unknown command names the nearest known one."""
 
-    context_class = Context
+    context_class = CommandContext
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command."""

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from pure.cli.parsing import Flag
-from pure.cli.values import Json, Params, boolean, number, whole
+from pure.cli.values import Json, Value, boolean, number, whole
+from pure.configs.kinds import Unchecked
 
 __all__ = ["FLAGS", "apply_flags"]
 
@@ -160,7 +161,7 @@ def _cache() -> tuple[Flag, ...]:
         _flag(
             group,
             "--cache-dit-params",
-            type=Params(),
+            type=Value(Unchecked(), "json"),
             metavar="JSON",
             help="Cache settings for this run, like '{\"residual_diff_threshold\": 0.12}'.",
         ),

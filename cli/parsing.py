@@ -14,11 +14,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from pure.cli.spelling import unknown
-from pure.cli.values import Json, Params, Value
+from pure.cli.values import Json, Value
 from pure.configs import kinds
 from pure.engine.errors import Misuse, nearest
 
-__all__ = ["Context", "Flag", "FlagCommand", "read_defaults", "rewrite"]
+__all__ = ["CommandContext", "Flag", "FlagCommand", "read_defaults", "rewrite"]
 
 FROM_FILE = click.core.ParameterSource.DEFAULT_MAP
 NARROWEST, WIDEST = 30, 110  # columns of the help text
@@ -36,7 +36,7 @@ class Formatter(click.HelpFormatter):
         super().__init__(indent_increment, width or max(columns, NARROWEST), max_width)
 
 
-class Context(click.Context):
+class CommandContext(click.Context):
     """What a command is called with; its help is written by `Formatter`."""
 
     formatter_class = Formatter
@@ -52,7 +52,7 @@ class Flag(click.Option):
     @property
     def boolean(self) -> bool:
         """Whether a bare flag means true."""
-        return isinstance(self.type, Value) and isinstance(self.type.kind, kinds.Flag)
+        return isinstance(self.type, Value) and isinstance(self.type.kind, kinds.Bool)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Return what a shell may complete: paths, the packaged files of cache settings, choices."""
@@ -67,7 +67,7 @@ class Flag(click.Option):
 class FlagCommand(click.Command):
     """A command whose flags follow our grammar, whose help is grouped and ends with `examples`."""
 
-    context_class = Context
+    context_class = CommandContext
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
         self.examples = examples
@@ -188,7 +188,7 @@ def read_defaults(path: Path, flags: Mapping[str, click.Parameter]) -> dict[str,
 
 def _value(path: Path, key: str, value: Any, param: click.Parameter) -> Any:
     """Return a value from a file as click takes it from there."""
-    if isinstance(param.type, Json | Params):
+    if isinstance(param.type, Json) or param.name == "cache_dit_params":
         return value
     several = getattr(param, "multiple", False)
     values = value if several and isinstance(value, list) else [value]

@@ -20,7 +20,7 @@ from pure.engine.writing import check_folder
 
 if TYPE_CHECKING:
     from pure.engine.engine import Engine, Recipe
-    from pure.serving.files import Files
+    from pure.serving.storage import Storage
     from pure.serving.worker import WorkerOptions
 
 __all__ = ["execute"]
@@ -86,20 +86,20 @@ def _require_extra() -> None:
         raise Misuse(f"puredit serve needs FastAPI and uvicorn ({error}); pip install 'puredit[serve]'") from error
 
 
-def _files(values: Mapping[str, Any]) -> Files:
+def _files(values: Mapping[str, Any]) -> Storage:
     """Return the folders of results and uploads, which are made and can be written into.
 
     Raises:
         Failure: one cannot.
     """
-    from pure.serving.files import Files
+    from pure.serving.storage import Storage
 
     folders = {}
     for name in ("output_path", "input_save_path"):
         folders[name] = Path(values[name]) if values[name] else None
         if folders[name] is not None:
             check_folder(folders[name], "--" + name.replace("_", "-"))
-    return Files(folders["output_path"], folders["input_save_path"])
+    return Storage(folders["output_path"], folders["input_save_path"])
 
 
 def _options(values: Mapping[str, Any], engine: Engine, caching: Caching) -> WorkerOptions:

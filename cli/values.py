@@ -7,9 +7,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pure.configs.kinds import Flag, Kind, Real, Whole, Wrong, show
+from pure.configs.kinds import Bool, Real, ValueKind, Whole, Wrong, show
 
-__all__ = ["Json", "Params", "Value", "boolean", "number", "whole"]
+__all__ = ["Json", "Value", "boolean", "number", "whole"]
 
 LARGEST = 2**63 - 1
 
@@ -22,7 +22,7 @@ class Value(click.ParamType):
         name: stands for the value in the help text.
     """
 
-    def __init__(self, kind: Kind, name: str) -> None:
+    def __init__(self, kind: ValueKind, name: str) -> None:
         self.kind, self.name = kind, name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -38,7 +38,7 @@ class Value(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the words of a boolean."""
-        words = ("true", "false") if isinstance(self.kind, Flag) else ()
+        words = ("true", "false") if isinstance(self.kind, Bool) else ()
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
@@ -51,7 +51,7 @@ def _shown(value: Any) -> str:
 
 def boolean() -> Value:
     """Return the type of a switch that takes a value; the flag alone means true."""
-    return Value(Flag(), "true|false")
+    return Value(Bool(), "true|false")
 
 
 def whole(least: int = 1, most: int | None = None) -> Value:
@@ -80,14 +80,4 @@ class Json(click.ParamType):
                 )
         if not isinstance(value, dict):
             self.fail(f"{_shown(value)} is {type(value).__name__}; a JSON object {{...}} is wanted", param, ctx)
-        return value
-
-
-class Params(click.ParamType):
-    """An object that `pure.configs` checks: JSON text on the command line, a mapping in a file."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value unchanged."""
         return value

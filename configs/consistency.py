@@ -4,9 +4,7 @@ The checks read settings by path, so that they serve one file (with its lines) a
 effective configuration (with its origins) alike.
 """
 
-from collections.abc import Mapping
-
-from pure.configs.layer import Setting
+from pure.configs.layer import Settings
 from pure.configs.report import Problem
 
 __all__ = ["calibrators", "contradictions"]
@@ -14,7 +12,6 @@ __all__ = ["calibrators", "contradictions"]
 CACHE = "cache_config."
 CALIBRATORS = ("taylorseer", "dmd", "foca")
 SIZES = ("ulysses_size", "ring_size", "tp_size")
-Settings = Mapping[str, Setting]
 
 
 def contradictions(settings: Settings) -> list[Problem]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import attrs
 
 from pure.checks import check_argument
-from pure.configs.kinds import FALSE, TRUE, Choice, Entries, Flag, Kind
+from pure.configs.kinds import FALSE, TRUE, Bool, Choice, Counts, ValueKind
 from pure.configs.layer import KINDS, SECOND, Layer, Source
 from pure.configs.report import nearest
 from pure.configs.schema import PRESETS
@@ -48,7 +48,7 @@ VARIABLES = {
 
 
 @attrs.frozen
-class Boolean(Flag):
+class BooleanVariable(Bool):
     """A boolean variable."""
 
     @property
@@ -79,12 +79,12 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
             source.notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))
             continue
         kind = _kind(VARIABLES[name])
-        if not isinstance(kind, Entries) or environ[name].strip():
+        if not isinstance(kind, Counts) or environ[name].strip():
             source.take(VARIABLES[name], kind.read(environ[name]), f"environment {name}", kind=kind)
     return source.layer("environment")
 
 
-def _kind(path: str) -> Kind:
+def _kind(path: str) -> ValueKind:
     path = path.removeprefix(SECOND)
     kind = Choice(PRESETS) if path == "cache_config.steps_computation_mask" else KINDS[path]
-    return Boolean() if isinstance(kind, Flag) else kind
+    return BooleanVariable() if isinstance(kind, Bool) else kind

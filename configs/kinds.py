@@ -13,7 +13,21 @@ import attrs
 from pure.checks import LARGEST, MOST
 from pure.configs.report import nearest
 
-__all__ = ["Choice", "Entries", "Flag", "Function", "Kind", "Mask", "Names", "Real", "Text", "Tree", "Whole", "Wrong"]
+__all__ = [
+    "Bool",
+    "Callback",
+    "Choice",
+    "Counts",
+    "Nested",
+    "Real",
+    "StepMask",
+    "Text",
+    "Unchecked",
+    "ValueKind",
+    "Whole",
+    "Words",
+    "Wrong",
+]  # fmt: skip
 
 TRUE = ("1", "true", "yes", "y", "t", "on")
 FALSE = ("0", "false", "no", "n", "f", "off", "")
@@ -49,7 +63,7 @@ def _written(value: object) -> str:
 
 
 @attrs.frozen
-class Kind(abc.ABC):
+class ValueKind(abc.ABC):
     """Base of the kinds."""
 
     @property
@@ -71,7 +85,7 @@ class Kind(abc.ABC):
 
 
 @attrs.frozen
-class Whole(Kind):
+class Whole(ValueKind):
     """A whole number in a range, or one of some words; `unlimited` lets -1 mean no limit."""
 
     least: int
@@ -114,7 +128,7 @@ class Whole(Kind):
 
 
 @attrs.frozen
-class Real(Kind):
+class Real(ValueKind):
     """A finite number, of at least or more than `least`, and at most `most`."""
 
     least: float = -math.inf
@@ -156,7 +170,7 @@ class Real(Kind):
 
 
 @attrs.frozen
-class Flag(Kind):
+class Bool(ValueKind):
     """True or false."""
 
     @property
@@ -181,7 +195,7 @@ class Flag(Kind):
 
 
 @attrs.frozen
-class Choice(Kind):
+class Choice(ValueKind):
     """One of some words."""
 
     words: tuple[str, ...]
@@ -202,7 +216,7 @@ class Choice(Kind):
 
 
 @attrs.frozen
-class Text(Kind):
+class Text(ValueKind):
     """Text, of at most `most` characters, that is not empty unless `empty` allows it."""
 
     empty: bool = False
@@ -225,7 +239,7 @@ class Text(Kind):
 
 
 @attrs.frozen
-class Names(Kind):
+class Words(ValueKind):
     """A list of texts."""
 
     @property
@@ -243,7 +257,7 @@ class Names(Kind):
 
 
 @attrs.frozen
-class Entries(Kind):
+class Counts(ValueKind):
     """A list of whole numbers of at least `least`; `first`: the least of the first one."""
 
     least: int = 0
@@ -277,7 +291,7 @@ class Entries(Kind):
 
 
 @attrs.frozen
-class Mask(Kind):
+class StepMask(ValueKind):
     """A step mask: a preset, a list of 0 and 1, or a string of them (which becomes the list)."""
 
     presets: tuple[str, ...]
@@ -305,7 +319,7 @@ class Mask(Kind):
 
 
 @attrs.frozen
-class Tree(Kind):
+class Nested(ValueKind):
     """A mapping that is passed on as it is; `lists`: a list will do too."""
 
     lists: bool = False
@@ -320,11 +334,11 @@ class Tree(Kind):
         right = isinstance(value, dict) or (self.lists and isinstance(value, list))
         if not right or not _plain(value):
             raise Wrong
-        return Names().parse(value) if isinstance(value, list) else value
+        return Words().parse(value) if isinstance(value, list) else value
 
 
 @attrs.frozen
-class Function(Kind):
+class Callback(ValueKind):
     """A Python function: it cannot be written in a configuration."""
 
     @property
@@ -335,6 +349,24 @@ class Function(Kind):
     def parse(self, value: Any) -> Any:
         """Refuse."""
         raise Wrong("leave the key out")
+
+
+@attrs.frozen
+class Unchecked(ValueKind):
+    """A value that is checked elsewhere, such as a whole `cache_dit_params`."""
+
+    @property
+    def allowed(self) -> str:
+        """The two forms."""
+        return "an object, or one as JSON text"
+
+    def parse(self, value: Any) -> Any:
+        """Let it pass."""
+        return value
+
+    def read(self, text: str) -> Any:
+        """As it is, so that places in it are right."""
+        return text
 
 
 def _plain(value: Any) -> bool:

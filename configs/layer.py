@@ -5,16 +5,16 @@ from typing import Any
 
 import attrs
 
-from pure.configs.kinds import Flag, Kind, Wrong, show
+from pure.configs.kinds import Bool, ValueKind, Wrong, show
 from pure.configs.report import ConfigError, Problem, nearest
 from pure.configs.schema import BACKEND, SECTIONS, key_of
 
-__all__ = ["KINDS", "SECOND", "Layer", "Setting", "Source"]
+__all__ = ["KINDS", "SECOND", "Layer", "Setting", "Settings", "Source"]
 
 SECOND = "secondary."
 """What the paths of the second expert's own settings start with."""
-KINDS: Mapping[str, Kind] = {
-    "enabled": Flag(),
+KINDS: Mapping[str, ValueKind] = {
+    "enabled": Bool(),
     "attention_backend": BACKEND.kind,
     **{f"{name}.{field.name}": key_of(field).kind for name, cls in SECTIONS.items() for field in attrs.fields(cls)},
 }
@@ -38,6 +38,10 @@ class Setting:
     def origin(self) -> str:
         """Layer and place."""
         return self.place if self.place.startswith(self.source) else f"{self.source} {self.place}"
+
+
+Settings = Mapping[str, Setting]
+"""Values with their places, by path."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +73,7 @@ class Source:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
-    def take(self, path: str, value: Any, place: str, shown: str = "", kind: Kind | None = None) -> None:
+    def take(self, path: str, value: Any, place: str, shown: str = "", kind: ValueKind | None = None) -> None:
         """Check one value.
 
         Args:

@@ -12,7 +12,7 @@ import yaml
 from pure.checks import check_argument, shown
 from pure.configs.consistency import contradictions
 from pure.configs.layer import Layer, Setting, Source, unknown
-from pure.configs.positions import Entry, Leaf, MapNode, Node, parse_json, parse_yaml, plain
+from pure.configs.positions import Leaf, MapNode, Node, Pair, parse_json, parse_yaml, plain
 from pure.configs.report import ConfigError, Problem, nearest
 from pure.configs.schema import SECTIONS, key_of
 
@@ -154,7 +154,7 @@ class _Document(Source):
         if name == "cache_config":
             self.settings["enabled"] = Setting(value=True, place=f"{place} {name}" if not flat else place)
 
-    def _unknown(self, entry: Entry, within: str, known: Iterable[str], hint: str) -> None:
+    def _unknown(self, entry: Pair, within: str, known: Iterable[str], hint: str) -> None:
         path = f"{within}.{entry.key}" if within else str(entry.key)
         problem = unknown(entry.place, path, entry.key, known, hint)
         if self.lenient:
@@ -165,7 +165,7 @@ class _Document(Source):
             self.problems.append(problem)
 
 
-def _alias(entry: Entry, section: str, key: str, place: str) -> Problem:
+def _alias(entry: Pair, section: str, key: str, place: str) -> Problem:
     return Problem(
         place=entry.place,
         path=f"{section}.{entry.key}",

@@ -12,7 +12,7 @@ import yaml
 
 from pure.configs.report import ConfigError, Problem
 
-__all__ = ["Entry", "Leaf", "ListNode", "MapNode", "Node", "parse_json", "parse_yaml", "plain"]
+__all__ = ["Leaf", "ListNode", "MapNode", "Node", "Pair", "parse_json", "parse_yaml", "plain"]
 
 LARGEST = 20_000  # nodes; a configuration has dozens, an alias bomb millions
 
@@ -34,7 +34,7 @@ class ListNode:
 
 
 @attrs.frozen
-class Entry:
+class Pair:
     """One `key: value` of a mapping."""
 
     key: Any
@@ -46,7 +46,7 @@ class Entry:
 class MapNode:
     """A mapping; keys are unique."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Pair, ...]
     place: str
 
 
@@ -146,12 +146,12 @@ class _Yaml:
             return ListNode(tuple(self.convert(item, inside, path) for item in node.value), place)
         return Leaf(self._scalar(node, place), place)
 
-    def _entries(self, node: yaml.MappingNode, above: tuple[int, ...], path: str) -> tuple[Entry, ...]:
-        entries: dict[tuple[str, str], Entry] = {}
+    def _entries(self, node: yaml.MappingNode, above: tuple[int, ...], path: str) -> tuple[Pair, ...]:
+        entries: dict[tuple[str, str], Pair] = {}
         for key_node, value_node in node.value:
             place = _at(self.name, key_node.start_mark)
             key = key_node.value if key_node.tag.endswith(":merge") else plain(self.convert(key_node, above, path))
-            entry = Entry(key if isinstance(key, str | int | float | None) else str(key), place, Leaf(None, place))
+            entry = Pair(key if isinstance(key, str | int | float | None) else str(key), place, Leaf(None, place))
             first = entries.get((type(key).__name__, str(key)))
             inner = f"{path}.{entry.key}" if path else str(entry.key)
             if first is not None:
@@ -170,7 +170,7 @@ class _Yaml:
             return None
 
 
-def _twice(first: Entry, place: str, path: str) -> Problem:
+def _twice(first: Pair, place: str, path: str) -> Problem:
     line = ":".join(first.place.rsplit(":", 2)[1:])
     return Problem(
         place=place,
@@ -243,7 +243,7 @@ class _Json:
         return ListNode(tuple(items), self.place(start)), at + 1
 
     def _map(self, start: int, path: str) -> tuple[Node, int]:
-        entries: dict[str, Entry] = {}
+        entries: dict[str, Pair] = {}
         at = self.skip(start + 1)
         while self.text[at] != "}":
             place = self.place(at)
@@ -253,7 +253,7 @@ class _Json:
             if key in entries:
                 self.problems.append(_twice(entries[key], place, inner))
             else:
-                entries[key] = Entry(key, place, node)
+                entries[key] = Pair(key, place, node)
             at = self.skip(at)
             at = self.skip(at + 1) if self.text[at] == "," else at
         return MapNode(tuple(entries.values()), self.place(start)), at + 1

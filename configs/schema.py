@@ -1,7 +1,7 @@
 """The configuration as frozen records: every key, its kind, default, unit, range and interactions.
 
 This is the only list of keys. The checks, the reference table (`puredit config --reference`,
-docs/configuration.md) and the translation into transforms all read it. Names and defaults
+docs/configuration.md) and the translation into transforms all read it. Words and defaults
 are cache-dit's; in Python, lists are tuples.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from pure.configs.kinds import Choice, Entries, Flag, Function, Kind, Mask, Names, Real, Text, Tree, Whole
+from pure.configs.kinds import Bool, Callback, Choice, Counts, Nested, Real, StepMask, Text, ValueKind, Whole, Words
 
 __all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "key_of"]
 
@@ -35,13 +35,13 @@ QUANT = (
 class Key:
     """What is known of a key besides its name and default."""
 
-    kind: Kind
+    kind: ValueKind
     help: str
     unit: str = ""
     aliases: tuple[str, ...] = ()
 
 
-def _key(default: Any, kind: Kind, help: str, unit: str = "", aliases: tuple[str, ...] = ()) -> Any:
+def _key(default: Any, kind: ValueKind, help: str, unit: str = "", aliases: tuple[str, ...] = ()) -> Any:
     return attrs.field(default=default, metadata={"key": Key(kind=kind, help=help, unit=unit, aliases=aliases)})
 
 
@@ -79,28 +79,28 @@ class CacheConfig:
         -1, Whole(0, unlimited=True), "Most steps skipped in a row. Ignored on the zeros of a static mask.", "steps"
     )
     enable_separate_cfg: bool | None = _key(
-        None, Flag(), "Accepted without effect: guidance branches are named, so each always has a cache of its own.",
+        None, Bool(), "Accepted without effect: guidance branches are named, so each always has a cache of its own.",
         aliases=("enable_sperate_cfg",))  # fmt: skip
     cfg_compute_first: bool = _key(
-        False, Flag(), "Accepted without effect, as branches are named; refused with cfg_diff_compute_separate: false."
+        False, Bool(), "Accepted without effect, as branches are named; refused with cfg_diff_compute_separate: false."
     )
     cfg_diff_compute_separate: bool = _key(
-        True, Flag(), "false: the unconditional branch takes the change measured on the conditional one."
+        True, Bool(), "false: the unconditional branch takes the change measured on the conditional one."
     )
     num_inference_steps: int | None = _key(
         None, Whole(1), "Steps that the mask is meant for; it does not set the steps of the run. A preset is derived "
         "anew for another number, with a note; an explicit mask is refused.", "steps")  # fmt: skip
     steps_computation_mask: str | tuple[int, ...] | None = _key(
-        None, Mask(PRESETS), "1 computes, 0 may skip; a preset is derived from the run's steps."
+        None, StepMask(PRESETS), "1 computes, 0 may skip; a preset is derived from the run's steps."
     )
     steps_computation_policy: str = _key(
         "dynamic", Choice(("dynamic", "static")), "What a 0 of the mask means: dynamic leaves the decision to the "
         "other rules, static skips whatever they say.")  # fmt: skip
     scm_compute_bins: tuple[int, ...] | None = _key(
-        None, Entries(0, first=1), "Lengths of the runs of ones; needs scm_cache_bins; wins over a preset. Bins that "
+        None, Counts(0, first=1), "Lengths of the runs of ones; needs scm_cache_bins; wins over a preset. Bins that "
         "are too short compute the remaining steps, too long ones are cut; both warn.", "steps")  # fmt: skip
     scm_cache_bins: tuple[int, ...] | None = _key(
-        None, Entries(0), "Lengths of the runs of zeros between them; needs scm_compute_bins.", "steps"
+        None, Counts(0), "Lengths of the runs of zeros between them; needs scm_compute_bins.", "steps"
     )
     force_refresh_step_hint: int | None = _key(
         None, Whole(0), "Refused: state belongs to one request, there is nothing to refresh.", "calls"
@@ -113,31 +113,31 @@ class CacheConfig:
         0.0, Real(0), "Measure only tokens whose own relative change exceeds this; 0 measures all.", "relative change"
     )
     downsample_factor: int = _key(1, Whole(1), "Measure every n-th feature only.", "features")
-    enable_calibrator: bool = _key(True, Flag(), "false switches the chosen calibrator off.")
-    enable_encoder_calibrator: bool = _key(False, Flag(), "As enable_encoder_taylorseer; of the calibrator that is on.")
+    enable_calibrator: bool = _key(True, Bool(), "false switches the chosen calibrator off.")
+    enable_encoder_calibrator: bool = _key(False, Bool(), "As enable_encoder_taylorseer; of the calibrator that is on.")
     calibrator_type: str | None = _key(
         None, Choice(("taylorseer", "dmd", "foca")), "As enable_taylorseer: true, and so on; at most one calibrator."
     )
     calibrator_cache_type: str = _key("residual", RESIDUAL, "Of DMD and FoCa; see taylorseer_cache_type.")
-    enable_taylorseer: bool = _key(False, Flag(), "Extrapolate skipped residuals instead of repeating them.")
+    enable_taylorseer: bool = _key(False, Bool(), "Extrapolate skipped residuals instead of repeating them.")
     enable_encoder_taylorseer: bool = _key(
-        False, Flag(), "Extrapolate every stream; false: those the head reads (FLUX: image, not text)."
+        False, Bool(), "Extrapolate every stream; false: those the head reads (FLUX: image, not text)."
     )
     taylorseer_cache_type: str = _key("residual", RESIDUAL, "Extrapolate what the middle blocks add, or their output.")
     taylorseer_order: int = _key(1, Whole(0, 3), "Highest derivative; 1 or 2 are common, 0 repeats.")
-    enable_dmd: bool = _key(False, Flag(), "true is refused: DMD is not implemented.")
-    enable_encoder_dmd: bool | None = _key(None, Flag(), DMD)
+    enable_dmd: bool = _key(False, Bool(), "true is refused: DMD is not implemented.")
+    enable_encoder_dmd: bool | None = _key(None, Bool(), DMD)
     dmd_history: int = _key(6, Whole(4), DMD, "computed steps")
     dmd_rank: int = _key(0, Whole(0), DMD)
     dmd_ridge: float = _key(1e-8, Real(0), DMD)
     dmd_svd_precision: str = _key("medium", Choice(("low", "medium", "high")), DMD)
-    enable_foca: bool = _key(False, Flag(), "true is refused: FoCa is not implemented.")
-    enable_encoder_foca: bool = _key(False, Flag(), "FoCa only.")
-    enable_dynamic_prune_threshold: bool = _key(False, Flag(), PRUNE)
+    enable_foca: bool = _key(False, Bool(), "true is refused: FoCa is not implemented.")
+    enable_encoder_foca: bool = _key(False, Bool(), "FoCa only.")
+    enable_dynamic_prune_threshold: bool = _key(False, Bool(), PRUNE)
     max_dynamic_prune_threshold: float | None = _key(None, Real(0), PRUNE, "relative change")
     dynamic_prune_threshold_relax_ratio: float = _key(1.25, Real(0), PRUNE)
-    non_prune_block_ids: tuple[int, ...] = _key((), Entries(0, empty=True), PRUNE, "block indices")
-    force_reduce_calibrator_vram: bool = _key(False, Flag(), PRUNE)
+    non_prune_block_ids: tuple[int, ...] = _key((), Counts(0, empty=True), PRUNE, "block indices")
+    force_reduce_calibrator_vram: bool = _key(False, Bool(), PRUNE)
 
 
 @attrs.frozen(kw_only=True)
@@ -165,32 +165,32 @@ class ParallelismConfig:
         ("tp",),
     )
     attention_backend: str | None = _key(None, Choice(ATTENTION), "As the section attention_backend.")
-    ulysses_anything: bool = _key(False, Flag(), "Accepted without effect: any number of heads and tokens works.")
+    ulysses_anything: bool = _key(False, Bool(), "Accepted without effect: any number of heads and tokens works.")
     ulysses_float8: bool = _key(
-        False, Flag(), "Communicate in float8: fewer bytes, and results that differ by its rounding. " + ONE
+        False, Bool(), "Communicate in float8: fewer bytes, and results that differ by its rounding. " + ONE
     )
-    ulysses_async: bool = _key(False, Flag(), "Overlap communication with computation. " + ONE)
+    ulysses_async: bool = _key(False, Bool(), "Overlap communication with computation. " + ONE)
     ring_rotate_method: str = _key("p2p", Choice(("p2p", "allgather")), "How the ring communicates. " + ONE)
-    ring_convert_to_fp32: bool = _key(True, Flag(), "Combine the ring's partial results in float32. " + ONE)
-    extra_parallel_modules: tuple[str, ...] = _key((), Names(), WHOLE)
-    extra_parallel_kwargs: Mapping[str, Any] = _key(attrs.Factory(dict), Tree(), WHOLE)
+    ring_convert_to_fp32: bool = _key(True, Bool(), "Combine the ring's partial results in float32. " + ONE)
+    extra_parallel_modules: tuple[str, ...] = _key((), Words(), WHOLE)
+    extra_parallel_kwargs: Mapping[str, Any] = _key(attrs.Factory(dict), Nested(), WHOLE)
     parallel_kwargs: Mapping[str, Any] = _key(
-        attrs.Factory(dict), Tree(), "Deprecated and refused: write its keys in parallelism_config."
+        attrs.Factory(dict), Nested(), "Deprecated and refused: write its keys in parallelism_config."
     )
-    cp_plan: None = _key(None, Function(), "A Python object.")
-    use_ray: bool = _key(False, Flag(), "true is refused: " + RAY)
+    cp_plan: None = _key(None, Callback(), "A Python object.")
+    use_ray: bool = _key(False, Bool(), "true is refused: " + RAY)
     ray_num_workers: int | None = _key(None, Whole(1), RAY, "processes")
     ray_address: str | None = _key(None, Text(), RAY)
-    ray_runtime_env: Mapping[str, Any] | None = _key(None, Tree(), RAY)
-    ray_init_kwargs: Mapping[str, Any] = _key(attrs.Factory(_dashboard), Tree(), RAY)
-    ray_worker_options: Mapping[str, Any] = _key(attrs.Factory(dict), Tree(), RAY)
+    ray_runtime_env: Mapping[str, Any] | None = _key(None, Nested(), RAY)
+    ray_init_kwargs: Mapping[str, Any] = _key(attrs.Factory(_dashboard), Nested(), RAY)
+    ray_worker_options: Mapping[str, Any] = _key(attrs.Factory(dict), Nested(), RAY)
     ray_master_port: int = _key(0, Whole(0, 65535), RAY, "port")
-    ray_auto_shutdown: bool = _key(True, Flag(), RAY)
+    ray_auto_shutdown: bool = _key(True, Bool(), RAY)
     ray_transfer_backend: str = _key("auto", Text(), RAY)
-    ray_transfer_custom_obj: bool = _key(True, Flag(), RAY)
-    ray_use_flashpack: bool = _key(False, Flag(), RAY)
-    ray_use_compile: bool = _key(False, Flag(), RAY)
-    ray_transfer_fn: None = _key(None, Function(), RAY)
+    ray_transfer_custom_obj: bool = _key(True, Bool(), RAY)
+    ray_use_flashpack: bool = _key(False, Bool(), RAY)
+    ray_use_compile: bool = _key(False, Bool(), RAY)
+    ray_transfer_fn: None = _key(None, Callback(), RAY)
 
 
 @attrs.frozen(kw_only=True)
@@ -207,27 +207,27 @@ class QuantizeConfig:
         "nvfp4 and svdq are refused.",
     )
     exclude_layers: tuple[str, ...] = _key(
-        ("embedder", "embed", "modulation", "mod"), Names(), "Layers whose name contains one of these stay as they are."
+        ("embedder", "embed", "modulation", "mod"), Words(), "Layers whose name contains one of these stay as they are."
     )
-    regional_quantize: bool = _key(True, Flag(), "Only the repeated blocks; false: all layers.")
-    repeated_blocks: tuple[str, ...] = _key((), Names(), "Refused: the blocks are those of the denoiser.")
-    filter_fn: None = _key(None, Function(), "A Python function.")
+    regional_quantize: bool = _key(True, Bool(), "Only the repeated blocks; false: all layers.")
+    repeated_blocks: tuple[str, ...] = _key((), Words(), "Refused: the blocks are those of the denoiser.")
+    filter_fn: None = _key(None, Callback(), "A Python function.")
     components_to_quantize: Mapping[str, Any] | tuple[str, ...] | None = _key(
         None,
-        Tree(lists=True),
+        Nested(lists=True),
         "transformer, transformer_2 (the second expert) or both, perhaps with a quant_type or keys of its own each; "
         "unset: both.",
     )
     per_tensor_fallback: bool = _key(
-        True, Flag(), "Where a shape allows no float8 per row or block: float8_per_tensor; false: such layers stay."
+        True, Bool(), "Where a shape allows no float8 per row or block: float8_per_tensor; false: such layers stay."
     )
     precision_plan: Mapping[str, Any] | None = _key(
-        None, Tree(), "A quant_type for layers whose name contains the key; the longest key counts."
+        None, Nested(), "A quant_type for layers whose name contains the key; the longest key counts."
     )
-    calibrate_fn: None = _key(None, Function(), "A Python function.")
+    calibrate_fn: None = _key(None, Callback(), "A Python function.")
     serialize_to: str | None = _key(None, Text(), "Refused: weights are quantised at every start.")
-    svdq_kwargs: Mapping[str, Any] | None = _key(None, Tree(), "Refused: SVDQuant is not implemented.")
-    verbose: bool = _key(False, Flag(), "Say of every layer what it became.")
+    svdq_kwargs: Mapping[str, Any] | None = _key(None, Nested(), "Refused: SVDQuant is not implemented.")
+    verbose: bool = _key(False, Bool(), "Say of every layer what it became.")
 
 
 SECTIONS: dict[str, type] = {

@@ -10,7 +10,7 @@ import attrs
 
 from pure.configs.consistency import SIZES
 from pure.configs.facts import Facts
-from pure.configs.layer import Setting
+from pure.configs.layer import Setting, Settings
 from pure.configs.report import Problem
 
 __all__ = ["PARALLEL", "count_of", "settle_sizes", "without_effect"]
@@ -18,7 +18,6 @@ __all__ = ["PARALLEL", "count_of", "settle_sizes", "without_effect"]
 PARALLEL = "parallelism_config."
 """What the paths of its keys start with."""
 ULYSSES, RING, TP = (PARALLEL + size for size in SIZES)
-Settings = Mapping[str, Setting]
 
 OF_ULYSSES = ("ulysses_float8", "ulysses_async")
 OF_RING = ("ring_rotate_method", "ring_convert_to_fp32")

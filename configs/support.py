@@ -4,13 +4,13 @@ Nothing a source says is ignored silently: a value either takes effect, or is no
 without effect, or is refused with the reason and what would do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import attrs
 
 from pure.configs.consistency import SIZES, calibrators
 from pure.configs.facts import Facts
-from pure.configs.layer import Setting
+from pure.configs.layer import Setting, Settings
 from pure.configs.quantization import refusals as unquantizable
 from pure.configs.report import Problem
 from pure.configs.schema import SECTIONS, ParallelismConfig
@@ -19,7 +19,6 @@ from pure.configs.sizes import PARALLEL, settle_sizes, without_effect
 __all__ = ["Facts", "observations"]
 
 CACHE = "cache_config."
-Settings = Mapping[str, Setting]
 NATIVE = ("native", "torch_sdpa")
 DEFAULTS = {
     f"{section}.{name}": value

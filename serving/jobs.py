@@ -18,14 +18,14 @@ from pure.engine.engine import Recipe
 from pure.engine.errors import EngineError
 from pure.engine.sample import Sample
 
-__all__ = ["Artifact", "Entry", "Form", "Job", "Store"]
+__all__ = ["Artifact", "Entry", "Format", "Job", "Store"]
 
 KEPT = 1000
 """Most finished jobs with an entry; the files of older ones stay."""
 
 
 @attrs.frozen(kw_only=True)
-class Form:
+class Format:
     """The format of the results.
 
     Attributes:
@@ -48,7 +48,7 @@ class Job:
     prompt: str
     seeds: tuple[int, ...]
     recipe: Recipe
-    form: Form
+    form: Format
     id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
     created: float = attrs.field(factory=time.time)
 

@@ -18,7 +18,7 @@ HELP = {
     "puredit_running": ("gauge", "Samples under way."),
     "puredit_uptime_seconds": ("gauge", "Seconds since the server began."),
 }
-Key = tuple[str, tuple[tuple[str, str], ...]]
+Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Metrics:
@@ -26,7 +26,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[Key, float] = {}
+        self._counts: dict[Series, float] = {}
         self._began = time.time()
 
     def add(self, name: str, value: float = 1, **labels: str) -> None:
@@ -45,10 +45,10 @@ class Metrics:
             for name in ("computed", "skipped"):
                 self.add("puredit_steps_total", len(artifact.report.get(f"{name}_steps", ())), decision=name)
 
-    def values(self, **gauges: float) -> dict[Key, float]:
+    def values(self, **gauges: float) -> dict[Series, float]:
         """Return every counter and these gauges, by name and labels."""
         with self._lock:
-            found: dict[Key, float] = dict(self._counts)
+            found: dict[Series, float] = dict(self._counts)
         gauges = {**gauges, "uptime_seconds": time.time() - self._began}
         return found | {(f"puredit_{name}", ()): value for name, value in gauges.items()}
 

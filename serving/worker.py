@@ -10,19 +10,19 @@ from concurrent.futures import Future
 
 import attrs
 
-from pure.engine import make
+from pure.engine import denoising
+from pure.engine.denoising import Denoising
 from pure.engine.engine import Engine, Recipe
 from pure.engine.errors import EngineError, Failure, Misuse, Stopping
-from pure.engine.make import Run
 from pure.engine.report import finite, run_report
 from pure.engine.sample import Sample
 from pure.models import NotFiniteError
 from pure.models import batch as batches
 from pure.models.pipeline import Model
-from pure.serving.files import Files
 from pure.serving.jobs import Entry, Job, Store
 from pure.serving.metrics import Metrics
 from pure.serving.queue import Queue
+from pure.serving.storage import Storage
 
 __all__ = ["Worker", "WorkerOptions"]
 
@@ -55,7 +55,7 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        files: Files,
+        files: Storage,
         options: WorkerOptions = WorkerOptions(),
         log: Callable[[str, str], None] = lambda text, kind: None,
     ) -> None:
@@ -136,7 +136,7 @@ class Worker:
         """Take the first steps of such a run; a server that cannot is a slow first request, not a dead server."""
         began = time.perf_counter()
         try:
-            make.warm_up(self.engine, self._known(recipe), "a warm-up", self.options.warm_steps)
+            denoising.warm_up(self.engine, self._known(recipe), "a warm-up", self.options.warm_steps)
             self._log(f"warmed up in {time.perf_counter() - began:.1f} s", "note")
         except Exception as error:
             self._log(f"the warm-up failed: {error}", "warning")
@@ -174,13 +174,13 @@ class Worker:
                 break
             run = self._finish(self._step(self._with_newcomers(run, taken, apart)))
 
-    def _begin(self, recipe: Recipe, samples: Sequence[Sample], apart: list[list[Sample]]) -> Run | None:
+    def _begin(self, recipe: Recipe, samples: Sequence[Sample], apart: list[list[Sample]]) -> Denoising | None:
         """Start a batch; where prompts do not fit into one, each is to have its own."""
         wanted = [sample for sample in samples if self.jobs.wanted(sample.job.id)]
         if not wanted:
             return None
         try:
-            run = make.begin(self.engine, recipe, wanted)
+            run = denoising.begin(self.engine, recipe, wanted)
             notes = self.engine.pipeline.notes(recipe.batch(wanted))
         except (ValueError, TypeError) as error:
             if len(wanted) > 1:
@@ -193,16 +193,16 @@ class Worker:
         self.running += len(wanted)
         return run
 
-    def _without_unwanted(self, run: Run) -> Run | None:
+    def _without_unwanted(self, run: Denoising) -> Denoising | None:
         """Drop the samples of cancelled jobs."""
         return self._keep(run, [row for row, sample in enumerate(run.samples) if self.jobs.wanted(sample.job.id)])
 
-    def _keep(self, run: Run, rows: Sequence[int]) -> Run | None:
+    def _keep(self, run: Denoising, rows: Sequence[int]) -> Denoising | None:
         """Return the run with these rows only; None without any."""
         self.running = len(rows)
-        return make.keep(run, rows) if rows else None
+        return denoising.keep(run, rows) if rows else None
 
-    def _with_newcomers(self, run: Run, taken: list[Sample], apart: list[list[Sample]]) -> Run:
+    def _with_newcomers(self, run: Denoising, taken: list[Sample], apart: list[list[Sample]]) -> Denoising:
         """Let samples that wait join between steps; those that fit the recipe and not the batch are set apart."""
         room = self.options.batch - len(run.samples)
         if (
@@ -216,20 +216,20 @@ class Worker:
         if other is None:
             return run
         try:
-            return make.join(run, other)
+            return denoising.join(run, other)
         except ValueError:  # prompts of another length: they are encoded once more, later
             self.running = len(run.samples)
             apart.append(list(other.samples))
             return run
 
-    def _step(self, run: Run) -> Run:
-        run, _ = make.step(run)
+    def _step(self, run: Denoising) -> Denoising:
+        run, _ = denoising.step(run)
         self.metrics.add("puredit_batches_total", samples=str(len(run.samples)))
         for sample in run.samples:
             self.jobs.step(sample.job.id)
         return run
 
-    def _finish(self, run: Run) -> Run | None:
+    def _finish(self, run: Denoising) -> Denoising | None:
         """Decode and hand over the samples that took their last step; return the others."""
         done = run.batch.done
         for row in done:
@@ -240,9 +240,9 @@ class Worker:
                 self._failed([run.samples[row]], error)
         return self._keep(run, [row for row in range(len(run.samples)) if row not in done])
 
-    def _hand_over(self, run: Run, row: int) -> None:
+    def _hand_over(self, run: Denoising, row: int) -> None:
         """Decode one sample, and put it where its job wants it."""
-        sample, result = run.samples[row], make.result(self.engine, run, row)
+        sample, result = run.samples[row], denoising.result(self.engine, run, row)
         report = finite({"seed": sample.seed, **run_report(result)})
         # A job's own frames per second: samples of one batch may differ in them.
         artifact = self._files.put(sample, result.frames, sample.job.recipe.fps, report)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
 from pure.serving.http.fields import QUALITIES, SEEDS
-from pure.serving.jobs import Form
+from pure.serving.jobs import Format
 
 if TYPE_CHECKING:
     from pure.models import Picture
@@ -72,7 +72,7 @@ def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(given[0] + number for number in range(count or 1))
 
 
-def image_form(fields: Mapping[str, Any]) -> Form:
+def image_form(fields: Mapping[str, Any]) -> Format:
     """Return the format of images.
 
     Raises:
@@ -91,4 +91,4 @@ def image_form(fields: Mapping[str, Any]) -> Form:
             f"output_compression: found {quality}; PNG is lossless; use output_format jpeg or webp",
             field="output_compression",
         )
-    return Form(kind="image", encoding=encoding, quality=quality, suffix=suffix)
+    return Format(kind="image", encoding=encoding, quality=quality, suffix=suffix)

@@ -9,12 +9,12 @@ import attrs
 from fastapi import Request
 
 from pure.configs import ConfigError, read_request
-from pure.configs.kinds import Choice, Flag, Kind, Real, Text, Whole, Wrong, show
+from pure.configs.kinds import Bool, Choice, Real, Text, Unchecked, ValueKind, Whole, Wrong, show
 from pure.configs.report import nearest
 from pure.engine.errors import Misuse
 from pure.engine.unavailable import FIELDS
 from pure.serving.http.bodies import Body
-from pure.serving.http.forms import Many, Params, Size, read_value
+from pure.serving.http.forms import Many, Size, read_value
 from pure.serving.http.strict_json import Invalid, parse_json
 
 __all__ = ["EDIT", "IMAGE", "QUALITIES", "SEEDS", "VIDEO", "Fields", "read_fields", "read_query"]
@@ -28,10 +28,10 @@ SIDE = 16_384
 EXTRAS = ("extra_body", "extra_json", "extra_args", "extra_params")
 """Objects whose fields are used as if they were at the top level."""
 PICTURES = ("image", "images", "image_url", "init_image", "input_image", "input_reference", "picture", "reference_url")
-"""Names of picture fields in clients' requests."""
+"""NameList of picture fields in clients' requests."""
 
 TEXT, SCALE, SIDES, RESULTS = Text(empty=True, most=32_000), Real(0, most=1000), Whole(1, SIDE), Whole(1, 10)
-COMMON: Mapping[str, Kind] = {
+COMMON: Mapping[str, ValueKind] = {
     "prompt": TEXT,
     "negative_prompt": TEXT,
     "model": TEXT,
@@ -45,11 +45,11 @@ COMMON: Mapping[str, Kind] = {
     "guidance_scale_2": SCALE,
     "true_cfg_scale": SCALE,
     "max_sequence_length": Whole(1, 100_000),
-    "enable_cache_dit": Flag(),
-    "cache_dit_params": Params(),
+    "enable_cache_dit": Bool(),
+    "cache_dit_params": Unchecked(),
     "user": TEXT,
 }
-OUTPUT: Mapping[str, Kind] = {
+OUTPUT: Mapping[str, ValueKind] = {
     "response_format": Choice(("url", "b64_json")),
     "output_format": Choice(("png", "jpeg", "jpg", "webp")),
     "output_compression": Whole(0, 100),
@@ -68,7 +68,7 @@ class Fields:
         advice: how to send a picture to this route.
     """
 
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, ValueKind]
     files: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     advice: str
@@ -101,7 +101,7 @@ VIDEO = Fields(
         "num_frames": Whole(1, 10_000),
         "fps": Whole(1, 240),
         "seconds": Real(0, open=True, most=3600),
-        "input_reference": Params(),
+        "input_reference": Unchecked(),
         "reference_url": Text(),
     },
     files=("input_reference",),
@@ -213,7 +213,7 @@ def _plain(text: str) -> Any:
         return text
 
 
-def read_query(request: Request, kinds: Mapping[str, Kind], **defaults: Any) -> dict[str, Any]:
+def read_query(request: Request, kinds: Mapping[str, ValueKind], **defaults: Any) -> dict[str, Any]:
     """Return the parameters of an address, each as its kind reads it, or its default.
 
     Raises:

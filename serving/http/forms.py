@@ -8,13 +8,13 @@ from typing import Any
 
 import attrs
 
-from pure.configs.kinds import Kind, Text, Whole, Wrong
+from pure.configs.kinds import Text, Unchecked, ValueKind, Whole, Wrong
 from pure.serving.http.strict_json import parse_json
 
-__all__ = ["Many", "Params", "Size", "read_value"]
+__all__ = ["Many", "Size", "read_value"]
 
 
-def read_value(kind: Kind, value: Any) -> Any:
+def read_value(kind: ValueKind, value: Any) -> Any:
     """Return a value of a request, JSON or the text of a form, as its kind reads it.
 
     >>> read_value(Whole(1, 10), "3"), read_value(Whole(1, 10), 3.0)
@@ -23,7 +23,7 @@ def read_value(kind: Kind, value: Any) -> Any:
     Raises:
         Wrong: it is not allowed.
     """
-    if isinstance(kind, Text | Size | Many | Params):
+    if isinstance(kind, Text | Size | Many | Unchecked):
         return kind.parse(value)
     if isinstance(kind, Whole) and isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -35,10 +35,10 @@ def read_value(kind: Kind, value: Any) -> Any:
 
 
 @attrs.frozen
-class Many(Kind):
+class Many(ValueKind):
     """One value of a kind, or a list of at most `most`; a form may hold the list as JSON."""
 
-    kind: Kind
+    kind: ValueKind
     most: int
 
     @property
@@ -60,7 +60,7 @@ class Many(Kind):
 
 
 @attrs.frozen
-class Size(Kind):
+class Size(ValueKind):
     """Width and height in one text; `auto` is the model's own size."""
 
     most: int
@@ -81,17 +81,3 @@ class Size(Kind):
             raise Wrong
         side = Whole(1, self.most)
         return side.parse(side.read(width)), side.parse(side.read(height))
-
-
-@attrs.frozen
-class Params(Kind):
-    """A value that is checked elsewhere: by `pure.configs`, or where a picture is read."""
-
-    @property
-    def allowed(self) -> str:
-        """The two forms."""
-        return "an object, or one as JSON text"
-
-    def parse(self, value: Any) -> Any:
-        """Let it pass."""
-        return value

@@ -17,12 +17,12 @@ from pure.engine.errors import Misuse, Stopping
 from pure.engine.report import peak_memory
 from pure.models import Picture
 from pure.notes import Note
-from pure.serving.files import Files
 from pure.serving.http.asking import field_of, order_of
 from pure.serving.http.bodies import Upload
 from pure.serving.http.errors import HttpError
 from pure.serving.http.pictures import SUFFIXES, opened
 from pure.serving.jobs import Entry, Job
+from pure.serving.storage import Storage
 from pure.serving.worker import Worker
 
 __all__ = ["Service", "memory", "service_of"]
@@ -53,7 +53,7 @@ class Service:
 
     engine: Engine
     worker: Worker
-    files: Files
+    files: Storage
     sources: Sources = attrs.field(factory=Sources)
     names: tuple[str, ...]
     path: str

@@ -18,7 +18,7 @@ from pure.serving.http.fields import VIDEO, read_fields, read_query
 from pure.serving.http.images import statistics, variant
 from pure.serving.http.pictures import urls
 from pure.serving.http.service import Service, memory, service_of
-from pure.serving.jobs import Entry, Form, Job
+from pure.serving.jobs import Entry, Format, Job
 
 __all__ = ["router"]
 
@@ -42,7 +42,7 @@ async def create(request: Request) -> dict[str, Any]:
     height, width = recipe.request.height, recipe.request.width
     if height % 2 or width % 2:
         raise Misuse(f"size: {width}x{height} cannot be written as a video; choose even sizes", field="size")
-    form = Form(kind="video", suffix=".mp4")
+    form = Format(kind="video", suffix=".mp4")
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
     await service.keep(job, pictures, sent)
     service.worker.submit(job)

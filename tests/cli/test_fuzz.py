@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pure.cli.main import run
 from pure.cli.options import FLAGS
 from pure.cli.parsing import Flag
-from pure.cli.values import Json, Params, Value
+from pure.cli.values import Json, Value
 from pure.configs import kinds
 from pure.configs.environment import PREFIX, VARIABLES
 from pure.configs.request import REQUEST_KEYS
@@ -38,13 +38,13 @@ params = st.dictionaries(st.sampled_from(sorted(REQUEST_KEYS)) | st.text(max_siz
 def right(flag: Flag) -> st.SearchStrategy[str]:
     """Values that fit the flag's grammar; whether they make sense together is another matter."""
     kind = flag.type.kind if isinstance(flag.type, Value) else None
-    if isinstance(kind, kinds.Flag):
+    if isinstance(kind, kinds.Bool):
         return st.sampled_from(["true", "false", "True", "FALSE"])
     if isinstance(kind, kinds.Whole):
         return st.integers(kind.least, 40).map(str)
     if isinstance(kind, kinds.Real):
         return st.floats(kind.least, 20, allow_nan=False).map(str)
-    if isinstance(flag.type, Json | Params):
+    if isinstance(flag.type, Json) or isinstance(kind, kinds.Unchecked):
         return params.map(json.dumps)
     choices = getattr(flag.type, "choices", None)
     return st.sampled_from(list(choices)) if choices else st.text("abc ./é", min_size=1, max_size=6)

@@ -9,8 +9,8 @@ import torch
 from pure.configs import configure
 from pure.engine.caching import Caching
 from pure.engine.checkpoint import look
+from pure.engine.denoising import batch_size, denoise, results
 from pure.engine.engine import Engine, Order
-from pure.engine.make import batch_size, denoise, results
 from pure.engine.result import Result
 from pure.engine.sample import Sample
 from pure.models import NotFiniteError, embedded, load_pipeline
@@ -44,7 +44,7 @@ def test_a_sample_that_is_not_finite_is_named_by_its_row_and_the_others_are_made
 def test_the_time_of_a_batch_is_shared_by_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes on by three seconds whenever it is read: each of three samples has one of every lap."""
     times = itertools.count(0.0, 3.0)
-    monkeypatch.setattr("pure.engine.make.now", lambda device: next(times))
+    monkeypatch.setattr("pure.engine.denoising.now", lambda device: next(times))
     for one in made(2):
         assert isinstance(one, Result) and one.step_seconds == (1.0, 1.0) and one.encode_seconds == 1.0
         assert one.decode_seconds == 3.0 and one.total_seconds == 6.0

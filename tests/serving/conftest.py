@@ -14,9 +14,9 @@ from pure.engine.checkpoint import Checkpoint
 from pure.engine.engine import Engine, Order
 from pure.models import embedded, load_pipeline
 from pure.models.checkpoint.description import describe
-from pure.serving.files import Files
 from pure.serving.http.app import make_app
 from pure.serving.http.service import Service
+from pure.serving.storage import Storage
 from pure.serving.worker import Worker, WorkerOptions
 from tests.serving.processes import Server, Threaded
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
@@ -107,7 +107,7 @@ def opening(loaded, folder):
     def start(name="flux", *, keep=True, sources=NOTHING, start=True, files=None, service=None, log=print, **settings):
         pipeline, found = loaded(name)
         engine = Engine(checkpoint=Checkpoint(path=None, found=found), pipeline=pipeline, base=pipeline.denoiser)
-        files = files or Files(folder if keep else None)
+        files = files or Storage(folder if keep else None)
         worker = Worker(engine, files, WorkerOptions(**settings), log)
         about = {"names": ("tiny", name), "path": name, "precision": "float32", **(service or {})}
         made = Service(engine=engine, worker=worker, files=files, sources=sources, **about)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 import pure
-from pure.serving.jobs import Form, Job, Store
+from pure.serving.jobs import Format, Job, Store
 
 
 @pytest.fixture
@@ -168,12 +168,12 @@ def test_finished_jobs_are_forgotten_some_time_and_others_are_not(here):
     app = here("flux", start=False)
     recipe = app.recipe()
     store = Store(kept=2)
-    jobs = [Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Form(kind="image")) for _ in range(5)]
+    jobs = [Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Format(kind="image")) for _ in range(5)]
     for job in jobs:
         store.add(job)
     for job in jobs[1:]:
         store.cancel(job.id)
-    store.add(Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Form(kind="image")))
+    store.add(Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Format(kind="image")))
     assert [store.get(job.id, "image") is not None for job in jobs] == [True, False, False, True, True]
     assert store.get(jobs[0].id, "video") is None
 
@@ -191,7 +191,7 @@ def test_a_cut_prompt_is_noted_in_its_own_response(here):
     app = here("embedded", batch=3, delay=5.0)
     long, longer = "a red apple " * 8, "on a table, " + "a red apple " * 8
     recipe = app.recipe(options={"steps": 1})
-    jobs = [Job(prompt=text, seeds=(1,), recipe=recipe, form=Form(kind="image")) for text in (long, longer, "a cat")]
+    jobs = [Job(prompt=text, seeds=(1,), recipe=recipe, form=Format(kind="image")) for text in (long, longer, "a cat")]
     notes = [future.result(60).notes for future in [app.worker.submit(job) for job in jobs]]
     assert [len(each) for each in notes] == [1, 1, 0]
     for text, (note,) in zip((long, longer), notes[:2], strict=True):

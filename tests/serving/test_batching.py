@@ -9,9 +9,9 @@ import torch
 
 from pure.engine.engine import alike
 from pure.engine.errors import Failure, Misuse
-from pure.serving.files import Files
-from pure.serving.jobs import Artifact, Form, Job
+from pure.serving.jobs import Artifact, Format, Job
 from pure.serving.queue import Queue
+from pure.serving.storage import Storage
 
 # Prompts of one length in bytes and of others: tokenizers here take a byte for a token.
 PROMPTS = ("a dog", "a cat", "a red apple on a table", "pear")
@@ -31,7 +31,7 @@ CACHED = {"max_warmup_steps": 1, "enable_taylorseer": True}
 
 
 @attrs.frozen(eq=False)
-class Kept(Files):
+class Kept(Storage):
     """Keeps frames as they are made, before any rounding."""
 
     frames: dict = attrs.field(factory=dict)
@@ -56,7 +56,7 @@ def jobs(opened, name, prompts=PROMPTS, params=CACHED, **changes):
     options, guided, threshold = CASES[name]
     params = {"residual_diff_threshold": threshold, **params} if params else None
     order = {"negative_prompt": "bad" if guided else None, "options": {**options, **guided, **changes}}
-    form = Form(kind="video" if opened.service.engine.checkpoint.video else "image")
+    form = Format(kind="video" if opened.service.engine.checkpoint.video else "image")
     return [
         Job(prompt=text, seeds=(number,), recipe=opened.recipe(params=params, **order), form=form)
         for number, text in enumerate(prompts)

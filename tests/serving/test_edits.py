@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from pure.serving.files import Files
+from pure.serving.storage import Storage
 from tests.support import wan_pipelines
 
 FEW = {"prompt": "a dog", "num_inference_steps": "2", "size": "32x32"}
@@ -48,7 +48,7 @@ def test_several_files_of_several_kinds(here):
 
 def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
     (tmp_path / "uploads").mkdir()
-    app = here("klein", files=Files(None, tmp_path / "uploads"))
+    app = here("klein", files=Storage(None, tmp_path / "uploads"))
     made = edit(app, files={"image": ("../../first.png", encoded("JPEG"))})
     assert [file.name for file in (tmp_path / "uploads").iterdir()] == [f"{made['id']}-0.jpg"]
     files = [("image", ("a", encoded("JPEG"))), ("image", ("b", encoded("PNG")))]

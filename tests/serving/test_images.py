@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pure.serving.http.bodies import LIMIT
-from pure.serving.jobs import Form, Job
+from pure.serving.jobs import Format, Job
 
 FEW = {"num_inference_steps": 2}
 
@@ -267,7 +267,7 @@ def test_a_request_may_have_nearly_fifty_megabytes(here):
 def test_an_image_that_is_not_there_yet(here):
     app = here("flux", start=False)
     recipe = app.recipe(options={"steps": 2})
-    job = Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Form(kind="image"))
+    job = Job(prompt="a cat", seeds=(1,), recipe=recipe, form=Format(kind="image"))
     app.worker.jobs.add(job)
     app.worker.ready.set()
     app.worker.start()

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from pure.engine.errors import Stopping
-from pure.serving.files import Files
-from pure.serving.jobs import Artifact, Entry, Form, Job, Store
+from pure.serving.jobs import Artifact, Entry, Format, Job, Store
 from pure.serving.metrics import Metrics
+from pure.serving.storage import Storage
 from tests.serving.test_batching import CASES, jobs, studio  # noqa: F401  (a fixture)
 from tests.serving.test_videos import SMALL, create, finished
 
@@ -19,7 +19,7 @@ LONG = {"num_inference_steps": 2000}
 def job(here):
     """A video of two results of four steps."""
     recipe = here("wan", start=False).recipe(options={"height": 16, "width": 32, "frames": 5, "steps": 4})
-    return Job(prompt="a cat", seeds=(1, 2), recipe=recipe, form=Form(kind="video"))
+    return Job(prompt="a cat", seeds=(1, 2), recipe=recipe, form=Format(kind="video"))
 
 
 def output(**report):
@@ -146,7 +146,7 @@ def test_first_come_first_served(here, batch):
 
 def _plain(app, steps, **fields):
     options = {"height": 16, "width": 32, "frames": 5, "steps": steps}
-    form = Form(kind="video", suffix=".mp4")
+    form = Format(kind="video", suffix=".mp4")
     return [Job(prompt="a cat", seeds=(1,), recipe=app.recipe(options=options), form=form, **fields)]
 
 
@@ -171,7 +171,7 @@ def test_cancelling_what_waits_empties_the_queue(here):
     assert app.client.get("/stats").json()["requests"] == {"video cancelled": 2, "video completed": 1}
 
 
-class Slow(Files):
+class Slow(Storage):
     """Calls a function between writing a result and handing it over."""
 
     between = staticmethod(lambda sample: None)

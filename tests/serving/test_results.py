@@ -12,12 +12,12 @@ import uvicorn
 from pure.engine.engine import alike
 from pure.engine.errors import Misuse
 from pure.serving import worker as workers
-from pure.serving.files import Files
 from pure.serving.http.asking import seeds
 from pure.serving.http.fields import SEEDS
 from pure.serving.http.server import Server
 from pure.serving.http.strict_json import DEEPEST, Invalid, parse_json
 from pure.serving.jobs import Store
+from pure.serving.storage import Storage
 from tests.serving.test_batching import jobs, studio  # noqa: F401  (a fixture)
 from tests.serving.test_edits import edit
 from tests.serving.test_jobs import job, output  # noqa: F401  (a fixture)
@@ -131,7 +131,7 @@ def test_different_pictures_are_not_edited_in_one_batch(here):
 
 
 def test_the_double_file_of_a_camera_is_kept_as_jpg(here, tmp_path):
-    app, file = here("klein", files=Files(None, tmp_path)), io.BytesIO()
+    app, file = here("klein", files=Storage(None, tmp_path)), io.BytesIO()
     picture = wan_pipelines.picture().resize((64, 64))
     picture.save(file, "MPO", save_all=True, append_images=[picture])
     made = edit(app, files={"image": file.getvalue()})

@@ -24,10 +24,10 @@ from tests.structure.source import ROOT, at, imported, modules, python_files, sy
         ("pure.configs.schema", "import pure.cli.main", True),
         ("pure.serving.worker", "import pure.cli.main", True),
         ("pure.serving.worker", "from pure.cli.serve import serve", True),
-        ("pure.engine.make", "import pure.serving.worker", True),
+        ("pure.engine.denoising", "import pure.serving.worker", True),
         ("pure.models.flux.denoiser", "import training.model", True),
         ("pure.transforms.dbcache", "from .. import state\nfrom . import scm\nimport torch", False),
-        ("pure.cli.main", "import pure.engine.make, pure.configs", False),
+        ("pure.cli.main", "import pure.engine.denoising, pure.configs", False),
         ("pure.models.flux.denoiser", "from pure.denoiser import Denoiser", False),
     ],
 )

@@ -28,7 +28,7 @@ INT4: Any = getattr(torch, "int4")  # noqa: B009 - torch's annotations do not kn
 
 
 @attrs.frozen(kw_only=True)
-class Kind:
+class WeightKind:
     """One kind of quantised weight.
 
     Attributes:
@@ -169,14 +169,14 @@ def int4_weight_only(weight: torch.Tensor) -> torch.Tensor:
     return IntxUnpackedToInt8Tensor.from_hp(weight, group, INT4)
 
 
-KINDS: Mapping[str, Kind] = {
-    "float8_per_row": Kind(make=float8_per_row, dynamic="float8"),
-    "float8_per_tensor": Kind(make=float8_per_tensor, dynamic="float8"),
-    "float8_per_block": Kind(make=float8_per_block, multiple=(SIDE, SIDE)),
-    "float8_weight_only": Kind(make=float8_weight_only),
-    "int8_per_row": Kind(make=int8_per_row, dynamic="int8"),
-    "int8_per_tensor": Kind(make=int8_per_tensor, dynamic="int8"),
-    "int8_weight_only": Kind(make=int8_weight_only),
-    "int4_weight_only": Kind(make=int4_weight_only, multiple=(1, GROUP)),
+KINDS: Mapping[str, WeightKind] = {
+    "float8_per_row": WeightKind(make=float8_per_row, dynamic="float8"),
+    "float8_per_tensor": WeightKind(make=float8_per_tensor, dynamic="float8"),
+    "float8_per_block": WeightKind(make=float8_per_block, multiple=(SIDE, SIDE)),
+    "float8_weight_only": WeightKind(make=float8_weight_only),
+    "int8_per_row": WeightKind(make=int8_per_row, dynamic="int8"),
+    "int8_per_tensor": WeightKind(make=int8_per_tensor, dynamic="int8"),
+    "int8_weight_only": WeightKind(make=int8_weight_only),
+    "int4_weight_only": WeightKind(make=int4_weight_only, multiple=(1, GROUP)),
 }
 """Every kind by its name."""

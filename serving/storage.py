@@ -1,4 +1,4 @@
-"""Files of results, and of uploaded pictures where the server keeps them. Clients never choose their names."""
+"""Storage of results, and of uploaded pictures where the server keeps them. Clients never choose their names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pure.engine.saving import encode_image, save
 from pure.engine.writing import write_whole
 from pure.serving.jobs import Artifact
 
-__all__ = ["Files"]
+__all__ = ["Storage"]
 
 
 @attrs.frozen
-class Files:
+class Storage:
     """Where results and inputs go.
 
     Attributes:

@@ -17,7 +17,7 @@ from pure.loop import Observer
 from pure.models import NotFiniteError
 from pure.models import batch as batches
 
-__all__ = ["Run", "batch_size", "begin", "denoise", "join", "keep", "result", "results", "step", "warm_up"]
+__all__ = ["Denoising", "batch_size", "begin", "denoise", "join", "keep", "result", "results", "step", "warm_up"]
 
 POSITIONS = 128 * 128
 """Latents of a picture of 1024 x 1024 pixels."""
@@ -26,7 +26,7 @@ MOST_ON_CPU, MOST_ON_GPU = 4, 8
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Run:
+class Denoising:
     """Samples under way.
 
     Attributes:
@@ -53,7 +53,7 @@ def now(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def begin(engine: Engine, recipe: Recipe, samples: Sequence[Sample]) -> Run:
+def begin(engine: Engine, recipe: Recipe, samples: Sequence[Sample]) -> Denoising:
     """Encode the prompts of samples and draw their noise.
 
     Raises:
@@ -63,11 +63,11 @@ def begin(engine: Engine, recipe: Recipe, samples: Sequence[Sample]) -> Run:
     seeds = [sample.seed for sample in samples]
     batch = engine.pipeline.begin(recipe.denoiser, recipe.batch(samples), seeds, samples)
     seconds = now(engine.pipeline.device) - began
-    return Run(recipe=recipe, batch=batch, times=((seconds,),) * len(samples))
+    return Denoising(recipe=recipe, batch=batch, times=((seconds,),) * len(samples))
 
 
 @torch.no_grad()
-def step(run: Run) -> tuple[Run, Frame]:
+def step(run: Denoising) -> tuple[Denoising, Frame]:
     """Take one step with every sample; return also what the step was and did."""
     device = run.batch.finite.device
     began = now(device)
@@ -76,7 +76,7 @@ def step(run: Run) -> tuple[Run, Frame]:
     return attrs.evolve(run, batch=batch, times=tuple((*times, seconds) for times in run.times)), frame
 
 
-def join(run: Run, other: Run) -> Run:
+def join(run: Denoising, other: Denoising) -> Denoising:
     """Put the samples of another run of an equal recipe behind those of this one.
 
     Raises:
@@ -85,7 +85,7 @@ def join(run: Run, other: Run) -> Run:
     return attrs.evolve(run, batch=batches.join(run.batch, other.batch), times=(*run.times, *other.times))
 
 
-def keep(run: Run, rows: Sequence[int]) -> Run:
+def keep(run: Denoising, rows: Sequence[int]) -> Denoising:
     """Return the run with the samples at these rows only."""
     if len(rows) == len(run.times):
         return run
@@ -93,7 +93,7 @@ def keep(run: Run, rows: Sequence[int]) -> Run:
 
 
 @torch.no_grad()
-def result(engine: Engine, run: Run, row: int, share: int = 1) -> Result:
+def result(engine: Engine, run: Denoising, row: int, share: int = 1) -> Result:
     """Decode one sample that took its last step, alone, whatever batch it was in.
 
     Args:
@@ -123,7 +123,7 @@ def result(engine: Engine, run: Run, row: int, share: int = 1) -> Result:
     )
 
 
-def denoise(engine: Engine, recipe: Recipe, samples: Sequence[Sample], observe: Observer | None = None) -> Run:
+def denoise(engine: Engine, recipe: Recipe, samples: Sequence[Sample], observe: Observer | None = None) -> Denoising:
     """Take all steps of a batch of samples.
 
     Args:
@@ -143,7 +143,7 @@ def denoise(engine: Engine, recipe: Recipe, samples: Sequence[Sample], observe: 
     return attrs.evolve(run, batch=attrs.evolve(run.batch, state={}))  # decoding needs no state
 
 
-def results(engine: Engine, run: Run) -> Iterator[Result | NotFiniteError]:
+def results(engine: Engine, run: Denoising) -> Iterator[Result | NotFiniteError]:
     """Yield the result of each sample as it is decoded, in their order; or what is wrong with it."""
     for row in range(len(run.samples)):
         try:
