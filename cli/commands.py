@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from pure.cli.options import apply_flags
+from pure.cli.options import FLAGS, apply_flags
 from pure.cli.parsing import Flag, FlagCommand
-from pure.cli.serve_options import ServeCommand, apply_serve_flags
+from pure.cli.serve_options import SERVE_FLAGS, ServeCommand
 
 __all__ = ["COMMANDS", "config", "generate", "models", "serve"]
 
@@ -24,7 +24,7 @@ __all__ = ["COMMANDS", "config", "generate", "models", "serve"]
         'puredit generate --prompt "a cat" "a dog" --seed 1 2 --cache-dit-config cache.yaml',
     ),
 )
-@apply_flags
+@apply_flags(FLAGS)
 def generate(**values: Any) -> None:
     """Make images or videos from prompts."""
     from pure.cli import generate as command
@@ -41,7 +41,7 @@ def generate(**values: Any) -> None:
         "puredit serve --cache-dit-config cache.yaml --batching-max-size 4",
     ),
 )
-@apply_serve_flags
+@apply_flags(SERVE_FLAGS)
 def serve(**values: Any) -> None:
     """Serve a model over HTTP, with OpenAI's routes for images and videos."""
     from pure.cli.serve import execute
@@ -62,7 +62,7 @@ def serve(**values: Any) -> None:
     is_flag=True,
     help="The effective configuration of a generate command with these flags, with the origin of every value.",
 )
-@apply_flags
+@apply_flags(FLAGS)
 @click.pass_context
 def config(ctx: click.Context, reference: bool, show: bool, **values: Any) -> None:
     """Show what can be configured, or the effective configuration of a command."""

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import click
 
-from pure.cli.options import FLAGS
+from pure.cli.options import FLAGS, flag, group
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.refusals import refuse
 from pure.cli.values import boolean, number, whole
@@ -14,7 +14,7 @@ from pure.engine.errors import Misuse
 from pure.engine.unavailable import FLAGS as UNAVAILABLE
 from pure.engine.unavailable import Later
 
-__all__ = ["SERVE_FLAGS", "ServeCommand", "apply_serve_flags", "refuse_for_server"]
+__all__ = ["SERVE_FLAGS", "ServeCommand", "refuse_for_server"]
 
 ONE_PROCESS = Later(
     "serve runs one process", "start one server per GPU with CUDA_VISIBLE_DEVICES and a --port of its own", (False, 1)
@@ -31,75 +31,46 @@ NOT_SHARED = ("Image", "Output")
 OWN = ("--output-path", "--warmup", "--warmup-mode", "--warmup-steps", "--log-level", "--return-frames", "--profile")
 
 
-def _own(*names: str, group: str = "Server", **options: Any) -> Flag:
-    return Flag(names, group=group, **options)
-
-
-def _server() -> tuple[Flag, ...]:
-    return (
-        _own("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all addresses."),
-        _own("--port", type=whole(0, 65535), default=30000, show_default=True, help="Port; 0 takes a free one."),
-        _own("--served-model-name", metavar="NAME", help="Name of the model for clients. [its path]"),
-        _own("--model-id", metavar="NAME", help="Another name that clients may use."),
-        _own(
-            "--output-path",
-            metavar="FOLDER",
-            default="outputs/",
-            show_default=True,
-            help="Folder for results; with '' none are saved, and images are sent as b64_json only.",
-        ),
-        _own("--input-save-path", metavar="FOLDER", help="Folder for uploaded pictures. [not saved]"),
-        _own(
-            "--batching-max-size",
-            type=whole(1),
-            default=1,
-            show_default=True,
-            help="Largest number of results in one batch.",
-        ),
-        _own(
-            "--batching-delay-ms",
-            type=number(0),
-            default=0.0,
-            help="How long the first result waits for others with equal settings; later ones join between steps.  "
-            "[default: 0]",
-        ),
-        _own("--enable-metrics", type=boolean(), default=False, help="Offer /metrics for Prometheus."),
-        _own("--log-requests", type=boolean(), default=False, help="Log one line per request."),
-        _own(
-            "--allow-origin",
-            multiple=True,
-            metavar="ORIGIN ...",
-            help="Origins whose web pages may use the server (CORS); * for all.",
-        ),
-        _own(
-            "--http-graceful-shutdown-timeout",
-            type=number(0),
-            default=10.0,
-            show_default=True,
-            help="Seconds that running requests have to finish when the server is stopped.",
-        ),
-        _own(
-            "--warmup-mode",
-            type=click.Choice(["off", "request", "server"]),
-            help="server: before the server accepts requests; request: before the first one.  [default: server]",
-        ),
-        _own("--warmup", type=boolean(), help="The same as --warmup-mode request; false: off."),
-        _own("--warmup-steps", type=whole(1), default=1, show_default=True, help="Steps of the warm-up."),
-        _own(
-            "--log-level",
-            type=click.Choice(["debug", "info", "warning", "error"]),
-            default="info",
-            show_default=True,
-            help="warning and error hide notes.",
-        ),
-    )
-
-
-def _shared() -> tuple[Flag, ...]:
-    return tuple(flag for flag in FLAGS if flag.group not in NOT_SHARED and not set(flag.opts) & set(OWN))
-
-
-SERVE_FLAGS: tuple[Flag, ...] = (*_server(), *_shared())
+SERVER = group(
+    "Server",
+    flag("--host", "TEXT", "Address to listen on; 0.0.0.0 for all addresses.", shown="127.0.0.1"),
+    flag("--port", whole(0, 65535), "Port; 0 takes a free one.", shown=30000),
+    flag("--served-model-name", "NAME", "Name of the model for clients. [its path]"),
+    flag("--model-id", "NAME", "Another name that clients may use."),
+    flag(
+        "--output-path",
+        "FOLDER",
+        "Folder for results; with '' none are saved, and images are sent as b64_json only.",
+        shown="outputs/",
+    ),
+    flag("--input-save-path", "FOLDER", "Folder for uploaded pictures. [not saved]"),
+    flag("--batching-max-size", whole(1), "Largest number of results in one batch.", shown=1),
+    flag(
+        "--batching-delay-ms",
+        number(0),
+        "How long the first result waits for others with equal settings; later ones join between steps.  [default: 0]",
+        default=0.0,
+    ),
+    flag("--enable-metrics", boolean(), "Offer /metrics for Prometheus.", default=False),
+    flag("--log-requests", boolean(), "Log one line per request.", default=False),
+    flag("--allow-origin", "ORIGIN ...", "Origins whose web pages may use the server (CORS); * for all."),
+    flag(
+        "--http-graceful-shutdown-timeout",
+        number(0),
+        "Seconds that running requests have to finish when the server is stopped.",
+        shown=10.0,
+    ),
+    flag(
+        "--warmup-mode",
+        ("off", "request", "server"),
+        "server: before the server accepts requests; request: before the first one.  [default: server]",
+    ),
+    flag("--warmup", boolean(), "The same as --warmup-mode request; false: off."),
+    flag("--warmup-steps", whole(1), "Steps of the warm-up.", shown=1),
+    flag("--log-level", ("debug", "info", "warning", "error"), "warning and error hide notes.", shown="info"),
+)
+SHARED = tuple(each for each in FLAGS if each.group not in NOT_SHARED and not set(each.opts) & set(OWN))
+SERVE_FLAGS: tuple[Flag, ...] = (*SERVER, *SHARED)
 """All of them, in the order of the help text."""
 
 
@@ -113,12 +84,6 @@ class ServeCommand(FlagCommand):
                 raise Misuse(f"{args[0]} and --model-path both name the model; give one of them")
             args = ["--model-path", *args]
         return super().parse_args(ctx, args)
-
-
-def apply_serve_flags(command: Any) -> Any:
-    """Give a command function all of `SERVE_FLAGS`."""
-    command.__click_params__ = [*SERVE_FLAGS[::-1], *getattr(command, "__click_params__", [])]
-    return command
 
 
 def refuse_for_server(values: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from click.shell_completion import CompletionItem
 
 from pure.configs.kinds import Bool, Real, ValueKind, Whole, Wrong, show
 
-__all__ = ["Json", "Value", "boolean", "number", "whole"]
+__all__ = ["Json", "Value", "boolean", "count", "number", "whole"]
 
 LARGEST = 2**63 - 1
 
@@ -57,6 +57,11 @@ def boolean() -> Value:
 def whole(least: int = 1, most: int | None = None) -> Value:
     """Return the type of a whole number from `least` to `most`."""
     return Value(Whole(least, most), "number")
+
+
+def count() -> Value:
+    """Return the type of a number of processes."""
+    return Value(Whole(1), "count")
 
 
 def number(least: float = 0.0, most: float = math.inf) -> Value:
