@@ -55,12 +55,8 @@ def runs(found: Published, device: str) -> dict[str, Callable[[], torch.Tensor]]
     config = found.found.config.read(found.settings)
     denoiser = found.found.denoiser(config)
     params = {name: drawn(name, torch.Size(shape), generator) for name, shape in parameter_shapes(config).items()}
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            conditioning, latents = filled(found.request(), generator)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with torch.device(device):
+        conditioning, latents = filled(found.request(torch.bfloat16), generator)
     solver = pure.FlowMatchEuler(pure.Schedule(shift=3.0))
     steps = tuple(attrs.evolve(step, timestep=step.timestep.to(device)) for step in solver.schedule(STEPS, 1))
 
@@ -106,10 +102,9 @@ def main() -> None:
     result: dict = {**about, "rounds": options.rounds, "checkpoints": {}}
     for found in chosen():
         seconds = measure(found, "cuda", options.rounds)
-        name = found.name.rpartition("/")[2].removesuffix("-Diffusers")
         blocks = len(found.found.denoiser(found.settings).blocks)
-        result["checkpoints"][name] = {"seconds": seconds, "limit": block_limit("ultra", blocks)}
-        print(name, seconds, flush=True)
+        result["checkpoints"][found.short] = {"seconds": seconds, "limit": block_limit("ultra", blocks)}
+        print(found.short, seconds, flush=True)
         torch.cuda.empty_cache()
         if options.out:
             options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -53,14 +53,23 @@ class Published:
         """The whole config of the transformer, as its `config.json` holds it."""
         return dict(_config(self.name))
 
+    @property
+    def short(self) -> str:
+        """Its name without the owner."""
+        return self.name.rpartition("/")[2].removesuffix("-Diffusers")
+
     def theirs(self) -> Any:
         """Diffusers' transformer, on the meta device."""
         with torch.device("meta"):
             return getattr(diffusers, self.found.transformer)(**self.config)
 
-    def request(self) -> MADE:
+    def request(self, dtype: torch.dtype = torch.float32) -> MADE:
         """Return conditioning and latents of one sample, in the mode and on the device that are set."""
-        return REQUESTS[self.family](self, self.settings)
+        torch.set_default_dtype(dtype)
+        try:
+            return REQUESTS[self.family](self, self.settings)
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 @functools.cache

@@ -5,9 +5,7 @@ One step of the full size runs on fake tensors, which have shapes and no numbers
     python -m benchmarks.sizes --write
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -58,9 +56,9 @@ def measure(found: Published) -> Sizes:
     """Run one step of full size on fake tensors, in bf16."""
     config = found.found.config.read(found.settings)
     denoiser, shapes = found.found.denoiser(config), parameter_shapes(config)
-    with _default_dtype(torch.bfloat16), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        params = denoiser.bind({name: torch.empty(shape) for name, shape in shapes.items()})
-        conditioning, latents = found.request()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        params = denoiser.bind({name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()})
+        conditioning, latents = found.request(torch.bfloat16)
         prepared = denoiser.prepare(params.all, conditioning)
         counter = FlopCounterMode(display=False)
         with counter:
@@ -86,16 +84,6 @@ def measure(found: Published) -> Sizes:
     )
 
 
-@contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Give new tensors another type than fp32."""
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 def _kind(block: pure.Block) -> str:
     return block.prefix.rstrip("0123456789.").rpartition(".")[2]
 
@@ -116,7 +104,7 @@ def table() -> str:
         frames, height, width = found.size
         size = f"{height} x {width}" + (f", {frames} frames" if frames > 1 else "")
         row = (
-            found.name.rpartition("/")[2].removesuffix("-Diffusers"),
+            found.short,
             f"{sizes.parameters / 1e9:.2f}",
             size,
             " x ".join(map(str, sizes.prediction)),

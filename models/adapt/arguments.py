@@ -120,8 +120,9 @@ def _sorted(name: str, leaf: Any, batch: int | None) -> tuple[Leaf, Any]:
             raise CheckpointError(
                 f"{name} has one entry per sample and they differ ({leaf}); run samples that differ in it apart"
             )
-        return Leaf(REPEATED, (type(leaf), freeze(name, leaf[0]))), None
-    return Leaf(PLAIN, freeze(name, leaf)), None
+        entries, spec = pytree.tree_flatten(leaf[0])
+        return Leaf(REPEATED, (type(leaf), spec, tuple(hashable(name, entry) for entry in entries))), None
+    return Leaf(PLAIN, hashable(name, leaf)), None
 
 
 def padded(entries: Any) -> Ragged:
@@ -139,33 +140,18 @@ def padded(entries: Any) -> Ragged:
     )
 
 
-@attrs.frozen
-class Sequence:
-    """A list or tuple of plain values, kept immutable."""
-
-    kind: type
-    entries: tuple
-
-
-def freeze(name: str, value: Any) -> Any:
-    """Return a plain value as something hashable.
+def hashable(name: str, value: Any) -> Any:
+    """Return a plain value, which can be a part of the structure of a state.
 
     Raises:
         CheckpointError: it is an object of another kind, which could change between steps.
     """
-    if isinstance(value, list | tuple):
-        return Sequence(type(value), tuple(freeze(name, entry) for entry in value))
     if value is None or isinstance(value, str | int | float | complex | torch.dtype | torch.device | slice):
         return value
     raise CheckpointError(
         f"{name} holds a {type(value).__name__}, which cannot be part of a state; "
         "supported are tensors, numbers, strings and None, and lists, tuples and dicts of them"
     )
-
-
-def thaw(value: Any) -> Any:
-    """Undo `freeze`."""
-    return value.kind(map(thaw, value.entries)) if isinstance(value, Sequence) else value
 
 
 def unpack(arguments: Arguments, batch: int) -> dict[str, Any]:
@@ -185,9 +171,9 @@ def _restored(leaf: Leaf, samples: Any, shared: Any, batch: int) -> Any:
         lengths = ragged.lengths.tolist()
         return leaf.value(row[:length] for row, length in zip(ragged.rows.unbind(0), lengths, strict=True))
     if leaf.kind == REPEATED:
-        kind, entry = leaf.value
-        return kind(thaw(entry) for _ in range(batch))
-    return thaw(leaf.value)
+        kind, spec, entries = leaf.value
+        return kind(pytree.tree_unflatten(entries, spec) for _ in range(batch))
+    return leaf.value
 
 
 def outline_of(arguments: Arguments) -> tuple:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 
-from pure.models.adapt.arguments import Arguments, pack, thaw, unpack
+from pure.models.adapt.arguments import Arguments, pack, unpack
 from pure.models.errors import CheckpointError
 
 TIMES = ("timestep", "timesteps", "t", "time")
@@ -79,8 +79,8 @@ class Forward:
     def arguments(self, conditioning: Arguments, latents: torch.Tensor, timestep: torch.Tensor) -> dict[str, Any]:
         """Return the keyword arguments of a call."""
         given: Any = list(latents.unbind(0)) if self.listed else latents
-        plain = {name: thaw(value) for name, value in self.plain}
-        return {**unpack(conditioning, latents.shape[0]), **plain, self.latents: given, self.timestep: timestep}
+        others = {**unpack(conditioning, latents.shape[0]), **dict(self.plain)}
+        return {**others, self.latents: given, self.timestep: timestep}
 
 
 def prediction_of(raw: Any, several: bool = False) -> Prediction:
