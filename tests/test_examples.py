@@ -1,32 +1,135 @@
-"""The examples run, as they stand and by the commands that they name."""
+"""The examples run, as they stand and by the commands that they name, on tiny pipelines of the real classes."""
 
+import json
+import os
+import re
 import runpy
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+from tests.structure.source import ROOT
+from tests.support import chat_pipelines, qwen_image_pipelines, wan_pipelines
+
+EXAMPLES = ROOT / "examples"
+Run = Callable[..., str]
 
 
-def run(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
+    """Run an example in an empty folder; return what it prints."""
+
+    def call(name: str, *arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_noise_is_optimised_until_the_picture_has_the_colour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    run("optimise_noise.py", "--steps", "4", "--rounds", "6", monkeypatch=monkeypatch)
-    errors = [float(line.rsplit(" ", 1)[1]) for line in capsys.readouterr().out.splitlines() if "error" in line]
+def size(path: str) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def skips(row: str) -> bool:
+    """Whether a row of marks shows steps that were computed and steps that were not."""
+    return bool(re.fullmatch("[.#]+", row)) and len(set(row)) == 2
+
+
+def test_noise_is_optimised_until_the_picture_has_the_colour(run: Run) -> None:
+    printed = run("optimise_noise.py", "--steps", "4", "--rounds", "6")
+    errors = [float(line.rsplit(" ", 1)[1]) for line in printed.splitlines() if "error" in line]
     assert errors[-1] < 0.9 * errors[0]
-    with Image.open("noise.png") as picture:
-        assert picture.size == (64, 64)
+    assert size("noise.png") == (64, 64)
 
 
-def test_a_predictor_learns_to_beat_taylorseer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    run("optimise_predictor.py", "--rounds", "8", monkeypatch=monkeypatch)
-    before, after = (float(part.split()[-1]) for part in capsys.readouterr().out.splitlines()[-1].split(",")[-2:])
+def test_a_predictor_learns_to_beat_taylorseer(run: Run) -> None:
+    printed = run("optimise_predictor.py", "--rounds", "8")
+    before, after = (float(part.split()[-1]) for part in printed.splitlines()[-1].split(",")[-2:])
     assert after < before
+
+
+def test_flux(run: Run) -> None:
+    printed = run("flux.py", "--steps", "12", "--backend", "eager").splitlines()
+    assert re.match(r"every step: .* s; first time: .* s; then: .* s$", printed[0])
+    assert skips(printed[1].split()[-1])
+    assert size("flux.png") == (64, 64)
+
+
+def test_qwen_image_with_guidance(run: Run, tmp_path: Path) -> None:
+    kind, changes, _ = qwen_image_pipelines.KINDS["text-to-image"]
+    qwen_image_pipelines.save(tmp_path / "checkpoint", kind, **changes)
+    arguments = "--model-path checkpoint --size 32 --steps 12 --backend eager".split()
+    rows = dict(line.strip().split(": ") for line in run("qwen_image.py", *arguments).splitlines()[1:3])
+    assert rows["conditional"] == rows["unconditional"] and skips(rows["conditional"])
+    assert size("qwen_image.png") == (32, 32)
+
+
+def test_wan_with_two_experts(run: Run, tmp_path: Path) -> None:
+    wan_pipelines.pipeline("t2v-2.2").save_pretrained(tmp_path / "checkpoint")
+    sizes = "--height 32 --width 64 --frames 5 --steps 28 --backend eager".split()
+    rows = dict(
+        line.strip().split(": ") for line in run("wan.py", "--model-path", "checkpoint", *sizes).splitlines()[1:3]
+    )
+    assert set(rows) == {"high", "low"} and sum(map(len, rows.values())) == 28
+    assert all(re.fullmatch("[.#]+", row) for row in rows.values())
+    assert size("wan.png") == (64, 32)
+
+
+def test_z_image_as_a_batch(run: Run, tmp_path: Path) -> None:
+    chat_pipelines.z_image_pipeline().save_pretrained(tmp_path / "checkpoint")
+    printed = run("z_image.py", *"--model-path checkpoint --size 32 --backend eager".split()).splitlines()
+    rows = [line.split("  ")[0] for line in printed[1:]]
+    assert len(rows) == 3 and all(re.fullmatch("[.#]{9}", row) for row in rows)
+    assert [size(f"z_image_{number}.png") for number in range(3)] == [(32, 32)] * 3
+
+
+def test_a_run_is_resumed_in_another_process(tmp_path: Path) -> None:
+    for half in ("first", "second"):
+        command = [sys.executable, str(EXAMPLES / "resume_elsewhere.py"), half, "half.safetensors"]
+        paths = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=tmp_path, env=paths, check=True, capture_output=True, timeout=300)
+    assert size(str(tmp_path / "resumed.png")) == (64, 64)
+
+
+def test_many_devices(run: Run) -> None:
+    printed = run("many_gpus.py", "--ulysses", "2")
+    assert skips(printed.split()[1]) and size("many_gpus.png") == (64, 64)
+
+
+def test_a_rule_of_ones_own(run: Run) -> None:
+    rows = [line.split() for line in run("own_rule.py", "--budget", "0.4").splitlines()]
+    assert [int(row[0]) for row in rows] == list(range(28))
+    assert {row[1] for row in rows} == {"computed", "skipped"} and {row[-1] for row in rows} == {"budget"}
+
+
+def test_a_transformer_of_ones_own(run: Run) -> None:
+    printed = run("own_transformer.py", "--rounds", "3").splitlines()
+    assert printed[-2].startswith("every step: radii") and printed[-2].endswith("computed 48 of 48")
+    assert printed[-1].startswith("cached: radii")
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    book = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
+    assert book["nbformat"] == 4
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(book["cells"]):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+
+
+def test_every_example_has_a_test_and_says_how_it_is_run() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    for file in EXAMPLES.iterdir():
+        assert f'"{file.name}"' in here, file.name
+        if file.suffix == ".py":
+            assert f"python examples/{file.name}" in file.read_text(encoding="utf-8")
