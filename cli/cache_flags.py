@@ -1,12 +1,19 @@
 """The flags that set the cache and the number of processes, as sources of the configuration."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pure.configs import Effective, Facts, read_request
 from pure.engine.caching import Sources
+from pure.engine.errors import Misuse
+from pure.engine.plans import find_plan
 
-__all__ = ["default_sources", "settle"]
+if TYPE_CHECKING:
+    from pure.engine.checkpoint import Checkpoint
+
+__all__ = ["default_sources", "planned", "settle"]
 
 FLAGS = {
     "enabled": "enable_cache_dit",
@@ -16,6 +23,19 @@ FLAGS = {
     "parallelism_config.tp_size": "tp_size",
 }
 PARAMS = "--cache-dit-params"
+
+
+def planned(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the flags with the file of `--plan` as that of `--cache-dit-config`.
+
+    Raises:
+        Misuse: there is no such plan, or both are given.
+    """
+    if values["plan"] is None:
+        return dict(values)
+    if values["cache_dit_config"] is not None:
+        raise Misuse("--plan and --cache-dit-config both say which steps to compute; give only one of the two")
+    return {**values, "cache_dit_config": str(find_plan(values["plan"], checkpoint.found))}
 
 
 def settle(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) -> Effective:

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 
-from pure.cli.cache_flags import settle
+from pure.cli.cache_flags import planned, settle
 from pure.cli.comparing import require_plot_extra, require_video_extra
 from pure.cli.naming import plan, suffix_of
 from pure.cli.prompts import read_prompts
@@ -90,6 +90,7 @@ def make_command(
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
     checkpoint = checkpoint_of(values)
     _check_video(values, checkpoint)
+    values = planned(values, checkpoint)
     order = _order(values, checkpoint)
     facts = facts_of(values, checkpoint, environ)
     compare = bool(values["compare"] or values["plot"])

@@ -12,8 +12,9 @@ import click
 from pure.cli.options import FLAGS, apply_flags
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.serve_options import SERVE_FLAGS, ServeCommand
+from pure.cli.tune_options import TUNE_FLAGS
 
-__all__ = ["COMMANDS", "config", "generate", "models", "serve"]
+__all__ = ["COMMANDS", "config", "generate", "models", "serve", "tune"]
 
 
 @click.command(
@@ -85,5 +86,21 @@ def models(model_path: str | None, as_json: bool) -> None:
     execute(model_path, as_json)
 
 
-COMMANDS: tuple[click.Command, ...] = (generate, serve, config, models)
+@click.command(
+    cls=FlagCommand,
+    short_help="Find which steps to compute, for a budget.",
+    examples=(
+        "puredit tune --budget 11 --output plan.yaml",
+        "puredit tune --model-path path/to/a/checkpoint --budget 2x 3x --refine swaps --fit 8 --held-out 4",
+    ),
+)
+@apply_flags(TUNE_FLAGS)
+def tune(**values: Any) -> None:
+    """Find which steps to compute, and the weights of the others, for a budget of steps, time or quality."""
+    from pure.cli.tune import execute
+
+    execute(values)
+
+
+COMMANDS: tuple[click.Command, ...] = (generate, serve, tune, config, models)
 """All sub-commands."""

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import rich.text
 
-from pure.cli.cache_flags import settle
+from pure.cli.cache_flags import planned, settle
 from pure.cli.command import checkpoint_of, facts_of
 from pure.cli.screen import console
 from pure.cli.tables import print_table
@@ -35,7 +35,8 @@ def execute(ctx: click.Context, reference: bool, show: bool, values: dict[str, A
     if reference:
         click.echo(reference_table())
         return
-    facts = facts_of(values, checkpoint_of(values), os.environ)
+    checkpoint = checkpoint_of(values)
+    facts, values = facts_of(values, checkpoint, os.environ), planned(values, checkpoint)
     effective = settle(values, os.environ, facts)
     screen = console()
     rows = [(row.key, row.value, row.origin) for row in describe(effective)]

@@ -133,7 +133,7 @@ def _compared(command: Command, recipe: Recipe) -> tuple[Recipe, ...]:
 
 def _groups(command: Command, engine: Engine, recipe: Recipe) -> list[Group]:
     """Return the samples in batches, in order."""
-    size = command.batch or batch_size(engine, recipe)
+    size = command.batch or batch_size(engine.pipeline, recipe.request)
     return [command.samples[start : start + size] for start in range(0, len(command.samples), size)]
 
 

@@ -109,6 +109,12 @@ CACHE = group(
     "Cache",
     flag("--cache-dit-config", "FILE", "File with cache settings, YAML or JSON, or the name of a packaged one."),
     flag(
+        "--plan",
+        "FILE",
+        "Plan that `puredit tune` made, or the name of one that comes with the checkpoint: slow, medium, fast or ultra "
+        "for the one in the package.",
+    ),
+    flag(
         "--enable-cache-dit",
         boolean(),
         "Enable the cache, with the settings of the environment and the defaults; false disables it.",

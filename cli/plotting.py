@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["write_plot"]
+    from pure.engine.tuning import TunedPlan
+
+__all__ = ["write_curve", "write_plot"]
 
 INK, FAINT = "#22252a", "#9aa0a8"
 COMPUTED = {
@@ -216,3 +219,38 @@ def _legend(figure: Figure, infos: tuple[Info, ...]) -> None:
         handles=handles, loc="lower center", bbox_to_anchor=(0.52, 0.015), ncols=min(4, len(handles)), frameon=False,
         fontsize=9, handlelength=1.4, labelcolor=INK,
     )  # fmt: skip
+
+
+def write_curve(path: Path, plans: Sequence[TunedPlan], others: Sequence[TunedPlan]) -> None:
+    """Draw and write the PSNR of tuned plans against their computed steps.
+
+    Args:
+        path: a PNG.
+        plans: refined, drawn large.
+        others: of the same recording, not refined; drawn as a line.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.2, 4.8), dpi=130, facecolor="white")
+    FigureCanvasAgg(figure)
+    ax = figure.add_subplot()
+    made = [plan.made_for for plan in sorted(others, key=lambda plan: plan.made_for.computed or 0)]
+    best = [plan.made_for for plan in plans]
+    for name, style, label in (("psnr", "o-", "mean"), ("worst_psnr", "s--", "worst tenth")):
+        strong = "#1f6f9f" if name == "psnr" else "#c1121f"
+        x, y = [one.computed or 0 for one in made], [getattr(one, name) for one in made]
+        ax.plot(x, y, style, color=strong, alpha=0.45, markersize=4, linewidth=1.2, label=f"{label}, not refined")
+        x, y = [one.computed or 0 for one in best], [getattr(one, name) for one in best]
+        ax.plot(x, y, style[0], color=strong, markersize=9, markeredgecolor=INK, label=f"{label}, refined")
+    steps, prompts = best[0].steps or 0, best[0].prompts
+    ax.set_xlim(0, steps + 0.5)
+    ax.set_xlabel(f"computed steps of {steps}", fontsize=9, color=INK)
+    ax.set_ylabel(f"PSNR against no cache,\n{prompts} held-out prompts, dB", fontsize=9, color=INK)
+    _bare(ax)
+    ax.grid(color="#eceef1", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.legend(frameon=False, fontsize=9, labelcolor=INK)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", bbox_inches="tight")
+    write_whole(path, drawn.getvalue())

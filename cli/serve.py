@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pure.cli.cache_flags import default_sources
+from pure.cli.cache_flags import default_sources, planned
 from pure.cli.command import checkpoint_of, read_size, warmup_mode
 from pure.cli.screen import screen as make_screen
 from pure.cli.serve_options import refuse_for_server
@@ -44,7 +44,7 @@ def execute(values: Mapping[str, Any]) -> None:
 
     refuse_for_server(values)
     checkpoint = checkpoint_of(values)
-    sources = default_sources(values)
+    sources = default_sources(planned(values, checkpoint))
     caching = Caching.of(sources.settle(os.environ, checkpoint.facts(None)))  # of a request that sets nothing
     files = _files(values)  # makes folders: only once nothing is wrong
     taken = bind(values["host"], values["port"])

@@ -15,7 +15,7 @@ from pure.configs.layer import Setting
 from pure.configs.report import ConfigError
 from pure.configs.schema import CacheConfig, QuantizeConfig
 from pure.distributed.mesh import Sizes
-from pure.transforms import dbcache, scm, taylorseer
+from pure.transforms import calibrated, dbcache, scm, taylorseer
 
 if TYPE_CHECKING:
     from pure.configs.effective import Effective
@@ -143,13 +143,11 @@ def _calibrator(config: CacheConfig) -> tuple[Transform, ...]:
     if "taylorseer" not in calibrators(chosen):
         return ()
     everything = config.enable_encoder_taylorseer or config.enable_encoder_calibrator
-    return (
-        taylorseer(
-            order=config.taylorseer_order,
-            on="hidden" if config.taylorseer_cache_type == "hidden_states" else "residual",
-            streams="all" if everything else None,
-        ),
-    )
+    order, streams = config.taylorseer_order, "all" if everything else None
+    on = "hidden" if config.taylorseer_cache_type == "hidden_states" else "residual"
+    if config.calibrated_weights is None:
+        return (taylorseer(order=order, on=on, streams=streams),)
+    return (calibrated(table=config.calibrated_weights, order=order, on=on, streams=streams),)
 
 
 def _mask(config: CacheConfig, check_steps: bool) -> tuple[Transform, ...]:

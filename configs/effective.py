@@ -9,6 +9,7 @@ import attrs
 from pure.configs.report import Problem
 from pure.configs.schema import CacheConfig, ParallelismConfig, QuantizeConfig
 from pure.configs.support import Facts
+from pure.configs.tuned import TunedFor
 
 
 @attrs.frozen(kw_only=True)
@@ -22,6 +23,7 @@ class Effective:
         parallelism: None if no source says anything about it and the run has one process; sizes are numbers.
         attention_backend: a name, or None.
         quantize: None if no source says anything about it.
+        tuned: what a tuned plan was made for; None if no source says anything about it.
         origins: source and place by path, as in `Layer.settings`; complete.
         notes: what a person should be told before work starts.
         refusals: what is well-formed but cannot be done here; `build` raises them.
@@ -34,6 +36,7 @@ class Effective:
     parallelism: ParallelismConfig | None
     attention_backend: str | None
     quantize: QuantizeConfig | None
+    tuned: TunedFor | None
     origins: Mapping[str, str]
     notes: tuple[str, ...]
     refusals: tuple[Problem, ...]

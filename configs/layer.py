@@ -7,7 +7,7 @@ import attrs
 
 from pure.configs.kinds import Bool, ValueKind, Wrong, show
 from pure.configs.report import ConfigError, Problem, nearest
-from pure.configs.schema import BACKEND, SECTIONS, key_of
+from pure.configs.schema import BACKEND, SECTIONS, TUNED, key_of
 
 __all__ = ["KINDS", "SECOND", "Layer", "Setting", "Settings", "Source"]
 
@@ -16,6 +16,7 @@ SECOND = "secondary."
 KINDS: Mapping[str, ValueKind] = {
     "enabled": Bool(),
     "attention_backend": BACKEND.kind,
+    "tuned": TUNED.kind,
     **{f"{name}.{field.name}": key_of(field).kind for name, cls in SECTIONS.items() for field in attrs.fields(cls)},
 }
 """What is allowed, by path."""

@@ -15,10 +15,12 @@ from pure.configs.layer import Layer, Setting, Source, unknown
 from pure.configs.positions import Leaf, MapNode, Node, Pair, parse_json, parse_yaml, plain
 from pure.configs.report import ConfigError, Problem, nearest
 from pure.configs.schema import SECTIONS, key_of
+from pure.configs.tuned import TunedFor
 
 __all__ = ["dump", "load_config", "load_text", "names"]
 
-TOP = (*SECTIONS, "attention_backend")
+SECOND = "secondary"
+TOP = (*SECTIONS, "attention_backend", SECOND, "tuned")
 MISSPELLED = ("enable_sperate_cfg",)
 
 
@@ -122,12 +124,29 @@ class _Document(Source):
         for entry in root.entries:
             if entry.key in SECTIONS:
                 self._section(entry.key, entry.node, entry.place)
-            elif entry.key == "attention_backend":
+            elif entry.key in ("attention_backend", "tuned"):
                 if (value := plain(entry.node)) is not None:
-                    self.take("attention_backend", value, entry.node.place)
+                    self.take(entry.key, value, entry.node.place)
+            elif entry.key == SECOND:
+                self._second(entry)
             else:
                 sections = [name for name in SECTIONS if entry.key in _known(name)]
                 self._unknown(entry, "", TOP, f"it belongs into {sections[0]}" if sections else "")
+
+    def _second(self, entry: Pair) -> None:
+        """Read the `cache_config` of the second expert."""
+        node = entry.node
+        if not isinstance(node, MapNode) or [inner.key for inner in node.entries] != ["cache_config"]:
+            allowed = "a mapping with cache_config and nothing else: the cache of the second expert"
+            found = f"{plain(node)!r:.60}"
+            self.problems.append(Problem(place=node.place, path=SECOND, found=found, allowed=allowed, hint=""))
+            return
+        own = _Document(self.lenient)
+        own._section("cache_config", node.entries[0].node, node.entries[0].place)
+        own.settings.pop("enabled", None)
+        self.problems += [attrs.evolve(one, path=f"{SECOND}.{one.path}") for one in own.problems]
+        self.notes += own.notes
+        self.settings |= {f"{SECOND}.{path}": setting for path, setting in own.settings.items()}
 
     def _section(self, name: str, node: Node, place: str, flat: bool = False) -> None:
         if not isinstance(node, MapNode) or all(plain(entry.node) is None for entry in node.entries):
@@ -206,9 +225,16 @@ def dump(layer: Layer, format: str = "yaml") -> str:
     document: dict[str, Any] = {}
     for path, setting in layer.settings.items():
         section, _, key = path.rpartition(".")
-        value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
-        if section:
+        value = setting.value.plain() if isinstance(setting.value, TunedFor) else _listed(setting.value)
+        if section.startswith(f"{SECOND}."):
+            document.setdefault(SECOND, {}).setdefault(section.removeprefix(f"{SECOND}."), {})[key] = value
+        elif section:
             document.setdefault(section, {})[key] = value
         elif path != "enabled":
             document[path] = value
     return json.dumps(document, indent=2) if format == "json" else yaml.safe_dump(document, sort_keys=False)
+
+
+def _listed(value: Any) -> Any:
+    """Return a value with lists for tuples."""
+    return [_listed(entry) for entry in value] if isinstance(value, tuple) else value

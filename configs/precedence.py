@@ -98,6 +98,7 @@ def resolve(
         parallelism=_made("parallelism_config", settings) if "parallelism_config" in said else None,
         attention_backend=backend.value if backend is not None else None,
         quantize=_made("quantize_config", settings) if "quantize_config" in said else None,
+        tuned=settings["tuned"].value if "tuned" in settings else None,
         origins={path: setting.origin for path, setting in settings.items()},
         notes=tuple(dict.fromkeys([note for layer in layers for note in layer.notes] + notes)),
         refusals=tuple(refusals),

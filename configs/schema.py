@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from pure.configs.kinds import Bool, Callback, Choice, Counts, Nested, Real, StepMask, Text, ValueKind, Whole, Words
+from pure.configs.tuned import Rows, Tuned
 
 __all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "key_of"]
 
@@ -125,6 +126,9 @@ class CacheConfig:
     )
     taylorseer_cache_type: str = _key("residual", RESIDUAL, "Extrapolate what the middle blocks add, or their output.")
     taylorseer_order: int = _key(1, Whole(0, 3), "Highest derivative; 1 or 2 are common, 0 repeats.")
+    calibrated_weights: tuple | None = _key(
+        None, Rows(), "Weights in place of TaylorSeer's, by history (newest step first) and target; see docs/tuning.md."
+    )
     enable_dmd: bool = _key(False, Bool(), "true is refused: DMD is not implemented.")
     enable_encoder_dmd: bool | None = _key(None, Bool(), DMD)
     dmd_history: int = _key(6, Whole(4), DMD, "computed steps")
@@ -237,6 +241,7 @@ SECTIONS: dict[str, type] = {
 }
 """The sections that are mappings; `attention_backend` is one word."""
 
+TUNED = Key(kind=Tuned(), help="What the cache of this file was made for by `puredit tune`; see docs/tuning.md.")
 BACKEND = Key(kind=Choice(ATTENTION), help="How attention is computed; native is torch's, others are refused.")
 
 # What the environment and requests start from when no file has a cache_config: SGLang's values.

@@ -37,7 +37,7 @@ REFUSED = {
 }  # fmt: skip
 CALIBRATOR_NAMES = {"dmd": "DMD", "foca": "FoCa"}
 SWITCHES = ("enable_taylorseer", "calibrator_type", "enable_dmd", "enable_foca")
-TAYLOR = ("taylorseer_order", "taylorseer_cache_type", "enable_encoder_taylorseer")
+TAYLOR = ("taylorseer_order", "taylorseer_cache_type", "enable_encoder_taylorseer", "calibrated_weights")
 DMD = ("dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision", "enable_encoder_dmd")
 PRUNE = (
     *("enable_dynamic_prune_threshold", "max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"),
@@ -141,7 +141,9 @@ def _idle_masks(settings: Settings) -> Iterator[tuple[str, str]]:
     if bins is None and not preset:
         yield from ((key, "there is no mask") for key in ("steps_computation_policy", "num_inference_steps"))
     elif settings[f"{CACHE}steps_computation_policy"].value == "static":
-        yield from ((key, "a static mask skips whatever they say") for key in IGNORED_BY_STATIC)
+        # Without first blocks the threshold says that nothing is measured, mask or not.
+        ignored = IGNORED_BY_STATIC if settings[f"{CACHE}Fn_compute_blocks"].value else IGNORED_BY_STATIC[1:]
+        yield from ((key, "a static mask skips whatever they say") for key in ignored)
 
 
 def _cache(settings: Settings, facts: Facts) -> list[Problem]:

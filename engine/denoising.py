@@ -14,7 +14,7 @@ from pure.engine.engine import Engine, Recipe
 from pure.engine.result import Result
 from pure.engine.sample import Sample
 from pure.loop import Observer
-from pure.models import NotFiniteError
+from pure.models import NotFiniteError, Pipeline, Request
 from pure.models import batch as batches
 
 __all__ = ["Denoising", "batch_size", "begin", "denoise", "join", "keep", "result", "results", "step", "warm_up"]
@@ -152,14 +152,14 @@ def results(engine: Engine, run: Denoising) -> Iterator[Result | NotFiniteError]
             yield error
 
 
-def batch_size(engine: Engine, recipe: Recipe) -> int:
+def batch_size(pipeline: Pipeline, request: Request) -> int:
     """Return how many samples are run together by default.
 
     That is as many as together need no more memory than one picture of 1024 x 1024 pixels, and of larger ones one;
     on a GPU four times as many. At most 4, on a GPU 8: more is hardly faster.
     """
-    positions = math.prod(engine.pipeline.shape(recipe.request)[1:])  # latents of one sample, whatever their channels
-    on_cpu = engine.pipeline.device.type == "cpu"
+    positions = math.prod(pipeline.shape(request)[1:])  # latents of one sample, whatever their channels
+    on_cpu = pipeline.device.type == "cpu"
     room, most = (POSITIONS, MOST_ON_CPU) if on_cpu else (4 * POSITIONS, MOST_ON_GPU)
     return max(1, min(most, room // positions))
 

@@ -15,6 +15,7 @@ from pure.engine.errors import Misuse
 from pure.engine.quantizing import Say, quantizer
 from pure.engine.ranks import share
 from pure.engine.sample import Sample
+from pure.engine.tuned import differences
 from pure.experts import transformed
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Request
@@ -142,6 +143,7 @@ class Engine:
             plain, request = self.pipeline.guide(self.base, self._sized(order))
             denoiser = transformed(plain, transforms_of(caching, plain))
             idle = denoiser.notes(self.pipeline.schedule(request))
+            idle = (*idle, *differences(caching.effective.tuned, self.pipeline, plain, request))
         except (ValueError, TypeError, OverflowError) as error:
             raise Misuse(str(error)) from error
         return Recipe(

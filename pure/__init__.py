@@ -14,6 +14,7 @@ if _typing.TYPE_CHECKING:
     from pure.block import Block, Bound, Ending, Params, Weights, bind
     from pure.composition import Composed, Transform, compose, identity
     from pure.denoiser import Denoiser
+    from pure.engine.tuning.tuning import tune
     from pure.euler import FlowMatchEuler
     from pure.experts import Experts
     from pure.guidance import Branches, Guidance
@@ -90,6 +91,7 @@ __all__ = [
     "state",
     "static",
     "take",
+    "tune",
     "unroll",
 ]
 
@@ -119,6 +121,7 @@ _MODULES = {
     "tree": "Shared join put state static take",
     "unipc": "UniPC",
     "models.accelerate.accelerate": "accelerate",
+    "engine.tuning.tuning": "tune",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -23,7 +23,7 @@ def made(count: int, seeds: tuple[int, ...] = SEEDS) -> list[Result | NotFiniteE
     pipeline = load_pipeline(embedded())
     engine = Engine(checkpoint=look(None), pipeline=pipeline, base=pipeline.denoiser)
     recipe = engine.recipe(Order(options={"steps": count, "max_sequence_length": 8}), Caching.of(configure()))
-    assert batch_size(engine, recipe) == 4
+    assert batch_size(engine.pipeline, recipe.request) == 4
     return list(results(engine, denoise(engine, recipe, [Sample(prompt="a pear", seed=seed) for seed in seeds])))
 
 

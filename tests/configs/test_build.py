@@ -8,7 +8,7 @@ import torch
 import pure
 from pure.configs import CacheConfig, ConfigError, Facts, build, load_text, quantizations, resolve, translate
 from pure.configs.schema import SECTIONS
-from pure.transforms import Quantization, dbcache, scm, taylorseer
+from pure.transforms import Quantization, calibrated, dbcache, scm, taylorseer
 from tests.support.toys import adder
 
 BASE = dbcache(front=8, threshold=0.08, warmup=8, max_continuous=None)
@@ -45,6 +45,7 @@ OTHER = {
         "enable_encoder_taylorseer": True,
         "taylorseer_cache_type": "hidden_states",
         "taylorseer_order": 2,
+        "calibrated_weights": [[[6, 4], 7, [1.4, -0.4]]],
         "enable_dmd": True,
         "enable_encoder_dmd": True,
         "dmd_history": 8,
@@ -108,6 +109,7 @@ WITH = {
     "scm_compute_bins": {"scm_cache_bins": [4]},
     "scm_cache_bins": {"scm_compute_bins": [4]},
     "taylorseer_order": TAYLOR,
+    "calibrated_weights": TAYLOR,
     "taylorseer_cache_type": TAYLOR,
     "enable_encoder_taylorseer": TAYLOR,
     "enable_encoder_calibrator": TAYLOR,
@@ -180,6 +182,10 @@ def test_keys_of_the_cache(values, recipe):
     [
         (TAYLOR, taylorseer(order=1)),
         ({**TAYLOR, "taylorseer_order": 2}, taylorseer(order=2)),
+        (
+            {**TAYLOR, "calibrated_weights": [[[6, 4], 7, [1.4, -0.4]]], "enable_encoder_taylorseer": True},
+            calibrated(table={((6, 4), 7): (1.4, -0.4)}, streams="all"),
+        ),
         ({**TAYLOR, "taylorseer_cache_type": "hidden_states"}, taylorseer(on="hidden")),
         ({**TAYLOR, "enable_encoder_taylorseer": True}, taylorseer(streams="all")),
         ({**TAYLOR, "enable_encoder_calibrator": True}, taylorseer(streams="all")),
