@@ -92,9 +92,8 @@ def test_both_rows_of_a_sample_stand_where_it_does():
     assert found.branch == ("conditional", "unconditional") * 2
     assert found.sigma is not None and found.sigma.tolist() == pytest.approx([0.9, 0.9, 0.2, 0.2])
     levels = {"timestep": [0.5, 0.3], "sigma": [0.9, 0.4], "sigma_next": [0.6, 0.1]}
-    apart = Step(
-        index=1, count=4, expert=("high", "low"), **{name: torch.tensor(value) for name, value in levels.items()}
-    )
+    timestep, sigma, sigma_next = map(torch.tensor, levels.values())
+    apart = Step(index=1, count=4, expert=("high", "low"), timestep=timestep, sigma=sigma, sigma_next=sigma_next)
     assert both(apart, 2).expert == ("high", "high", "low", "low")
     for name, (one, two) in levels.items():
         assert getattr(both(apart, 2), name).tolist() == pytest.approx([one, one, two, two])
