@@ -38,3 +38,12 @@ def test_one_report_covers_all_sources(tmp_path):
         "environment SGLANG_CACHE_DIT_FN",
         "model default of the model",
     }
+
+
+def test_a_lenient_file_is_noted_and_not_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("cache_config: {new: 1, Fn_compute_blocks: 2}")
+    found = configure(file=path, lenient=True)
+    assert found.cache.Fn_compute_blocks == 2 and "cache_config.new is unknown and has no effect" in found.notes[0]
+    with pytest.raises(ConfigError, match=r"cache_config\.new: found an unknown key"):
+        configure(file=path)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pure.configs import ConfigError, Layer, load_config, load_text
+from pure.configs.consistency import calibrators
 
 
 def report(text, name="c.yaml", lenient=False):
@@ -217,6 +218,27 @@ def test_null_is_unset_and_the_words_of_yaml_are_booleans():
 def test_short_names_of_sizes():
     layer = load_text("parallelism_config: {ulysses: 2, ring: 3, tp: 4}")
     assert [layer.settings[f"parallelism_config.{name}_size"].value for name in ("ulysses", "ring", "tp")] == [2, 3, 4]
+
+
+def test_a_wrong_key_among_those_of_a_flat_file_is_one_of_the_section():
+    (problem,) = report("Fn_compute_blocks: 1\nnew: 1").problems
+    assert (problem.path, problem.found) == ("cache_config.new", "an unknown key")
+
+
+def test_json_is_told_by_its_ending_in_any_case():
+    (problem,) = report("Fn_compute_blocks: 1", "C.JSON").problems
+    assert problem.allowed == "a JSON document"
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -1, 2])
+def test_no_front_block_is_needed_where_nothing_is_measured(threshold):
+    text = f"cache_config: {{Fn_compute_blocks: 0, residual_diff_threshold: {threshold}}}"
+    assert load_text(text).settings["cache_config.Fn_compute_blocks"].value == 0
+
+
+def test_one_calibrator_that_is_switched_on_twice_is_named_by_its_own_key():
+    on = load_text("cache_config: {enable_taylorseer: true, calibrator_type: taylorseer}").settings
+    assert calibrators(on) == {"taylorseer": "cache_config.enable_taylorseer"}
 
 
 def test_lenient_turns_unknown_keys_into_notes_and_nothing_else():

@@ -1,6 +1,7 @@
 """Request > flag > file > environment > model default > library default, for every key and set of sources."""
 
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -209,6 +210,23 @@ def test_show_has_every_value_with_its_origin():
     assert rows["attention_backend"] == ("native", "file c.yaml:2:20")
     assert {f"cache_config.{name}" for name in CacheConfig.__annotations__} <= set(rows)
     assert [key for key in rows if key.startswith("secondary")] == ["secondary.cache_config.Fn_compute_blocks"]
+
+
+def test_show_lists_the_second_experts_values_that_come_from_elsewhere():
+    params = {"Fn_compute_blocks": 3, "secondary": {"Fn_compute_blocks": 3, "Bn_compute_blocks": 1}}
+    rows = {row.key: (row.value, row.origin) for row in describe(resolve(request=read_request(json.dumps(params))))}
+    second = [key for key in rows if key.startswith("secondary")]
+    assert second == ["secondary.cache_config.Fn_compute_blocks", "secondary.cache_config.Bn_compute_blocks"]
+    assert rows[second[0]] == ("3", "request cache_dit_params:1:61")
+    assert rows["cache_config.Fn_compute_blocks"] == ("3", "request cache_dit_params:1:23")
+
+
+def test_show_names_the_attention_that_is_asked_for():
+    at = {"parallelism_config.attention_backend": "flash"}
+    (row,) = (row for row in describe(resolve(flags=read_flags(at))) if row.key == "attention_backend")
+    assert (row.value, row.origin) == ("flash", "flag parallelism_config.attention_backend")
+    (row,) = (row for row in describe(resolve()) if row.key == "attention_backend")
+    assert (row.value, row.origin) == ("native", "library default")
 
 
 def test_one_expert_is_told_of_the_others_settings():
