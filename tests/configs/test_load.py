@@ -225,6 +225,11 @@ def test_a_wrong_key_among_those_of_a_flat_file_is_one_of_the_section():
     assert (problem.path, problem.found) == ("cache_config.new", "an unknown key")
 
 
+def test_tabs_before_comments_are_no_mistake():
+    (problem,) = report("cache_config: [1\n\t# a comment\n \t\n").problems
+    assert "tab" not in problem.found
+
+
 def test_json_is_told_by_its_ending_in_any_case():
     (problem,) = report("Fn_compute_blocks: 1", "C.JSON").problems
     assert problem.allowed == "a JSON document"
