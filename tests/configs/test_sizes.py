@@ -36,6 +36,8 @@ def settled(sizes=None, processes=1, sequence=None, flags=None):
         ({"tp_size": 2}, 4, 2, Sizes(ulysses=2, tp=2)),
         ({"tp_size": "auto"}, 4, 2, Sizes(ulysses=2, tp=2)),
         ({"ring_size": 2}, 4, 4, Sizes(ring=2, ulysses=2)),
+        ({"ring_size": "auto"}, 4, None, Sizes(ring=4)),
+        ({"ring_size": "auto"}, 4, 4, Sizes(ring=4)),
         ({"ulysses_size": 2, "ring_size": "auto"}, 4, 4, Sizes(ring=2, ulysses=2)),
         ({"ulysses_size": 1}, 1, 1, Sizes()),
     ],
