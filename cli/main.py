@@ -58,7 +58,9 @@ def main() -> None:
 
 def run(words: Sequence[str]) -> int:
     """Run the command line and return its exit code: 0, 1 failed, 2 misuse, 130 interrupted."""
-    debug = "--debug" in words or any("--log-level debug" == " ".join(pair) for pair in itertools.pairwise(words))
+    debug = not {"--debug", "--log-level=debug"}.isdisjoint(words) or ("--log-level", "debug") in itertools.pairwise(
+        words
+    )
     try:
         return puredit.main(list(words), prog_name="puredit", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:

@@ -32,6 +32,19 @@ def test_settings_that_have_a_source_are_shown_before_defaults(puredit, tmp_path
     assert 0 < out.index("residual_diff_threshold") < out.index("library default")
 
 
+def test_flags_that_were_given_are_shown_first_and_refusals_last(puredit) -> None:
+    words = ("--width", "64", "--height", "32", "--attention-backend", "flash")
+    code, out, _ = puredit("config", "--show", *words)
+    names = [line.split()[0] for line in out[out.index("flags") :].splitlines()[1:] if line.strip()]
+    given = [name for name in names if name in ("width", "height", "attention_backend")]
+    assert code == 0 and given == ["attention_backend", "height", "width"]
+    assert names.index("width") < names.index("backend") < names.index("num_inference_steps")
+    assert "no_save_output" not in names, "save_output says it"
+    assert out.splitlines()[-1].startswith(
+        "refused: flag --attention-backend: attention_backend: flash is a GPU kernel"
+    )
+
+
 def test_a_flag_is_named_as_the_origin_of_what_it_sets() -> None:
     values = {**dict.fromkeys(cache_flags.FLAGS.values()), "cache_dit_params": None, "cache_dit_config": None}
     values |= {"enable_cache_dit": True, "lenient_config": False}

@@ -1,0 +1,167 @@
+"""Which samples are made together, what is warmed up, and how a command ends, without a model."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pure.cli import generate, main
+from pure.engine.errors import Failure, Interrupted, Misuse
+from pure.models import NotFiniteError
+
+SAMPLES = tuple(SimpleNamespace(prompt=f"prompt {number}", path=None) for number in range(5))
+
+
+def command(**fields: Any) -> Any:
+    usual = {"samples": SAMPLES, "batch": None, "compare": False, "warmup": 0, "warmup_sizes": (), "notes": ()}
+    return SimpleNamespace(**{**usual, "plot": None, "perf": None, "quiet": True, **fields})
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [4, 1]), (2, [2, 2, 1]), (5, [5]), (9, [5]), (1, [1] * 5)])
+def test_samples_are_made_in_order_in_batches_of_one_size(monkeypatch, batch, sizes):
+    monkeypatch.setattr(generate, "batch_size", lambda engine, recipe: 4)
+    groups = generate._groups(command(batch=batch), *[None] * 2)  # type: ignore[arg-type]
+    assert [len(group) for group in groups] == sizes and sum(groups, ()) == SAMPLES
+
+
+def test_prompts_that_do_not_fit_together_are_made_alone():
+    tried = []
+
+    def act(group):
+        tried.append(group)
+        if len(group) > 1:
+            raise ValueError("other lengths")
+        return group[0].prompt
+
+    group: Any = SAMPLES[:3]
+    assert generate._fitting(group, act) == ["prompt 0", "prompt 1", "prompt 2"]
+    assert tried == [group, *((sample,) for sample in group)]
+
+
+def test_a_prompt_that_cannot_be_made_alone_either_is_a_mistake():
+    def act(group):
+        raise ValueError("no such prompt")
+
+    with pytest.raises(Misuse, match="no such prompt"):
+        generate._fitting(SAMPLES[:2], act)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "warmed"),
+    [
+        ({}, []),
+        ({"warmup": 3}, [("cached", "prompt 0", 3)]),
+        ({"compare": True}, [("cached", "prompt 0", 1), ("plain", "prompt 0", 1)]),
+        ({"warmup": 2, "compare": True}, [("cached", "prompt 0", 2), ("plain", "prompt 0", 2)]),
+        ({"warmup": 2, "warmup_sizes": ((8, 16), (4, 2))}, [("8 x 16", "prompt 0", 2), ("4 x 2", "prompt 0", 2)]),
+    ],
+)
+def test_what_is_warmed_up(monkeypatch, fields, warmed):
+    found = []
+    monkeypatch.setattr(
+        generate, "warm_up", lambda engine, recipe, prompt, count: found.append((recipe.name, prompt, count))
+    )
+    engine: Any = SimpleNamespace(resized=lambda recipe, height, width: SimpleNamespace(name=f"{height} x {width}"))
+    recipe: Any = SimpleNamespace(name="cached", uncached=SimpleNamespace(name="plain"))
+    generate._warm(command(**fields), engine, recipe)
+    assert found == warmed
+
+
+@pytest.fixture
+def performing(monkeypatch):
+    """Perform a command whose samples become what is given; return what was told at the end."""
+
+    def perform(*outcomes, **fields):
+        told = []
+
+        def make(*_):
+            for each in outcomes:
+                if isinstance(each, BaseException) and not isinstance(each, NotFiniteError):
+                    raise each
+                yield each
+
+        monkeypatch.setattr(generate, "make_screen", lambda quiet: None)
+        monkeypatch.setattr(generate, "load", lambda *_: (None, SimpleNamespace(idle=fields.pop("idle", False))))
+        monkeypatch.setattr(generate, "_groups", lambda *_: [SAMPLES])
+        monkeypatch.setattr(generate, "_make", make)
+        monkeypatch.setattr(generate, "settings", lambda *_: {})
+        monkeypatch.setattr(generate, "report", lambda made, *_: len(made))
+        monkeypatch.setattr(generate, "write_report", lambda path, content: told.append((path, content)))
+        monkeypatch.setattr(generate, "_tell", lambda *arguments, advise: told.append((len(arguments[2]), advise)))
+        given = command(**fields)
+        try:
+            generate.perform(given)
+        except (Failure, Interrupted) as error:
+            return told, error
+        return told, None
+
+    return perform
+
+
+def test_the_others_are_finished_and_the_failure_is_told_at_the_end(performing):
+    told, error = performing("one", NotFiniteError({0: "two is not finite"}), "three")
+    assert isinstance(error, Failure) and "two is not finite" in error.message
+    assert told == [(2, False)], "two are made, and a higher threshold would not help"
+    assert performing("one", "two") == ([(2, True)], None)
+    assert performing("one", idle=True) == ([(1, False)], None), "it was said before"
+
+
+def test_an_interruption_says_how_many_are_finished(performing):
+    told, error = performing("one", "two", KeyboardInterrupt())
+    assert isinstance(error, Interrupted) and error.message == "interrupted after 2 of 5 images"
+    assert told == [(2, True)]
+
+
+def test_a_report_is_written_where_there_is_something_to_report(performing):
+    path = Path("report.json")
+    assert performing("one", perf=path) == ([(path, 1), (1, True)], None)
+    told, _ = performing(NotFiniteError({0: "one is not finite"}), perf=path)
+    assert told == [(0, False)]
+
+
+def result(sample: Any, seconds: float) -> Any:
+    return SimpleNamespace(sample=sample, frames=seconds, seconds=seconds, total_seconds=9.0)
+
+
+def test_a_comparison_is_of_the_loops_with_the_cache_second(monkeypatch):
+    runs = {"cached": [result(SAMPLES[0], 1.0), result(SAMPLES[1], 1.0)], "plain": [result(SAMPLES[0], 2.0), None]}
+    runs["plain"][1] = NotFiniteError({1: "not finite"})
+    monkeypatch.setattr(generate, "_run", lambda c, e, recipe, *_: iter(runs[recipe.name]))
+    monkeypatch.setattr(generate, "compare", lambda *arguments: arguments)
+    recipe: Any = SimpleNamespace(name="cached", uncached=SimpleNamespace(name="plain"))
+    engine: Any = None
+    given = command(compare=True, checkpoint=SimpleNamespace(video=False))
+    one, other = generate._make(given, engine, recipe, SAMPLES[:2], engine)  # type: ignore[arg-type]
+    assert not isinstance(one, NotFiniteError) and one.comparison == (2.0, 1.0, 2.0, 1.0)
+    assert isinstance(other, NotFiniteError), "what has nothing to be compared with is no result"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (Interrupted("interrupted after 1 of 2 images"), 130, "error: interrupted after 1 of 2 images\n"),
+        (Misuse("wrong"), 2, "error: wrong\n"),
+        (Failure("broken"), 1, "error: broken\n"),
+        (ZeroDivisionError("of ours"), 1, "error: ZeroDivisionError: of ours; --debug shows where\n"),
+    ],
+)
+def test_how_a_command_ends(monkeypatch, capsys, error, code, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(main.puredit, "main", fail)
+    assert main.run(["models"]) == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("words", [["--debug"], ["--log-level", "debug"], ["--log-level=debug"]])
+def test_where_an_error_is_from_is_shown_where_that_is_asked_for(monkeypatch, capsys, words):
+    def fail(*_, **__):
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(main.puredit, "main", fail)
+    assert main.run(["generate", *words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and said.endswith("error: ZeroDivisionError: of ours\n")
