@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import attrs
 import torch
 
+from pure.checks import cut
 from pure.cli.cache_flags import planned, settle
 from pure.cli.comparing import require_plot_extra, require_video_extra
 from pure.cli.naming import plan, suffix_of
+from pure.cli.options import LARGEST_SIDE
 from pure.cli.prompts import read_prompts
 from pure.cli.refusals import refuse
 from pure.configs import Facts, Parallel, parallel
@@ -90,6 +93,7 @@ def make_command(
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
     checkpoint = checkpoint_of(values)
     _check_video(values, checkpoint)
+    _check_sizes(values, checkpoint)
     values = planned(values, checkpoint)
     order = _order(values, checkpoint)
     facts = facts_of(values, checkpoint, environ)
@@ -157,6 +161,14 @@ def _check_video(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
             raise Misuse(f"{typed} {values[flag]}: a {checkpoint.name} makes images, not videos; leave it out")
 
 
+def _check_sizes(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse what no checkpoint can do, before one is loaded, which knows more exactly."""
+    most = checkpoint.found.defaults.longest
+    if (length := values["max_sequence_length"] or 1) > most:
+        raise Misuse(f"--max-sequence-length {length}: this model reads at most {most} tokens of a prompt")
+    checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
+
+
 def _order(values: Mapping[str, Any], checkpoint: Checkpoint) -> Order:
     """Return what all samples have in common, by the library's names."""
     opened = pictures(values["image_path"], checkpoint.found)
@@ -209,10 +221,11 @@ def _samples(
     folder, fixed = _place(values, video)
     if not folder or not values["save_output"] or values["no_save_output"]:
         return tuple(Sample(prompt=text, seed=seed) for text, seed in pairs)
+    flag = "--output-file-path" if values["output_file_path"] else "--output-path"
+    check_folder(Path(folder), flag)
     samples = plan(pairs, Path(folder), fixed, when, identity, video=video)
-    check_folder(Path(folder), "--output-file-path" if values["output_file_path"] else "--output-path")
     if fixed is not None and samples[0].path is not None:
-        check_file(samples[0].path, "--output-file-name")
+        check_file(samples[0].path, flag if values["output_file_path"] else "--output-file-name")
     return samples
 
 
@@ -265,10 +278,12 @@ def read_size(text: str) -> tuple[int, int]:
     Raises:
         Misuse: it is nothing of the kind.
     """
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise Misuse(f"--warmup-resolutions {text}: write WIDTHxHEIGHT, like 64x64")
-    return int(height), int(width)
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.lower())
+    width, height = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= min(width, height) <= max(width, height) <= LARGEST_SIDE:
+        typed = cut(text)
+        raise Misuse(f"--warmup-resolutions {typed}: write WIDTHxHEIGHT, like 64x64, each side at most {LARGEST_SIDE}")
+    return height, width
 
 
 def _precision(values: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,10 @@ from pure.cli.parsing import Flag
 from pure.cli.values import Json, Value, boolean, count, number, whole
 from pure.configs.kinds import Unchecked
 
-__all__ = ["FLAGS", "apply_flags", "flag", "group"]
+__all__ = ["FLAGS", "LARGEST_SIDE", "apply_flags", "flag", "group"]
+
+LARGEST_SIDE = 16384
+"""Of a picture, in pixels."""
 
 
 def flag(
@@ -86,10 +89,10 @@ IMAGE = group(
         "Scale of classifier-free guidance for FLUX, Qwen-Image and HunyuanVideo; needs a value above 1 and a "
         "negative prompt.",
     ),
-    flag("--height", whole(1), "Height in pixels. [the checkpoint's]"),
-    flag("--width", whole(1), "Width in pixels. [the checkpoint's]"),
-    flag("--num-frames", whole(1), "Frames of a video. [the checkpoint's]"),
-    flag("--fps", whole(1), "Frames per second of a video. [the checkpoint's]"),
+    flag("--height", whole(1, LARGEST_SIDE), "Height in pixels. [the checkpoint's]"),
+    flag("--width", whole(1, LARGEST_SIDE), "Width in pixels. [the checkpoint's]"),
+    flag("--num-frames", whole(1, 10_000), "Frames of a video. [the checkpoint's]"),
+    flag("--fps", whole(1, 1000), "Frames per second of a video. [the checkpoint's]"),
     flag("--image-path --image-paths image_path", "FILE ...", "Pictures to edit, or the first frame of a video."),
     flag("--seed", whole(0), "Seed of the starting noise; several give several images.  [default: 42]", many=True),
     flag(
@@ -100,7 +103,7 @@ IMAGE = group(
     ),
     flag(
         "--batch-size",
-        whole(1),
+        whole(1, 1024),
         "Images in one batch; each is the same as alone. [as many as fit into the memory of one large image]",
     ),
     flag("--max-sequence-length", whole(1), "Largest number of prompt tokens. [the checkpoint's]"),
@@ -156,7 +159,7 @@ RUNNING = group(
         ("off", "request", "server"),
         "request: a run that is not timed comes first.  [default: off]",
     ),
-    flag("--warmup-steps", whole(1), "Steps of the warm-up.", shown=1),
+    flag("--warmup-steps", whole(1, 10_000), "Steps of the warm-up.", shown=1),
     flag("--warmup-resolutions", "WxH ...", "Image sizes to warm up with."),
     flag(
         "--log-level",

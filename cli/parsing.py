@@ -4,7 +4,6 @@ Click knows neither `--prompt A B` nor a boolean that may be bare, so the words 
 the form `--flag=value` before click reads them.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pure.cli.spelling import unknown
+from pure.checks import cut
+from pure.cli.spelling import ELSEWHERE, unknown
 from pure.cli.values import Json, Value
 from pure.configs import kinds
 from pure.engine.errors import Misuse, nearest
@@ -25,6 +25,7 @@ NARROWEST, WIDEST = 30, 110  # columns of the help text
 NARROW = 70  # columns; below, help puts what a flag does under its name
 PATHS = {"FILE": "file", "FILE ...": "file", "PATH": "file", "FOLDER": "dir"}
 """What a shell completes, by the word that stands for the value in the help text."""
+SHORT = {"-h", "-V", *(word for word in ELSEWHERE if len(word) == 2)}
 PACKAGED = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -154,6 +155,8 @@ def _take(pending: list[str], several: bool) -> list[str]:
 
 
 def _is_flag(word: str) -> bool:
+    if word in SHORT:  # not "-x" or "-1", which may be a value
+        return True
     return len(word) > 2 and word.startswith("--") and not any(letter.isspace() for letter in word.partition("=")[0])
 
 
@@ -194,21 +197,23 @@ def _value(path: Path, key: str, value: Any, param: click.Parameter) -> Any:
     values = value if several and isinstance(value, list) else [value]
     for entry in values:
         if not isinstance(entry, str | int | float):
-            raise Misuse(f"{path}: {key} holds {entry!r}; write a text, a number, true or false")
+            raise Misuse(f"{path}: {key} holds {entry!r:.80}; write a text, a number, true or false")
     return values if several else value
 
 
 def _load(path: Path) -> Any:
-    import yaml
+    from pure.configs.positions import parse_json, parse_yaml, plain
 
+    shown = cut(str(path))
     if path.suffix not in (".json", ".yaml", ".yml"):
-        raise Misuse(f"--config {path}: a file ending in .json, .yaml or .yml is wanted")
+        raise Misuse(f"--config {shown}: a file ending in .json, .yaml or .yml is wanted")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
-        raise Misuse(f"--config {path} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise Misuse(f"--config {path} cannot be understood: {error}") from error
-    except RecursionError as error:
-        raise Misuse(f"--config {path} is nested too deeply; it should map flag names to values") from error
+        raise Misuse(f"--config {shown} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Misuse(f"--config {shown} cannot be understood: it is not UTF-8 text") from error
+    root, problems = (parse_json if path.suffix == ".json" else parse_yaml)(text, str(path))
+    if problems:
+        raise Misuse(f"--config {shown} cannot be understood:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return None if root is None else plain(root)

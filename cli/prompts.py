@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pure.checks import cut
 from pure.engine.errors import Misuse
 
 __all__ = ["read_prompts"]
@@ -21,7 +22,7 @@ def read_prompts(values: Mapping[str, Any]) -> tuple[str, ...]:
             text = Path(file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise Misuse(f"--prompt-file-path {file} cannot be read: {reason}") from error
+            raise Misuse(f"--prompt-file-path {cut(str(file))} cannot be read: {reason}") from error
         found = prompts_of(text)
         if not found:
             raise Misuse(f"--prompt-file-path {file} holds no prompt; write one per line (a line with # is a comment)")

@@ -87,7 +87,7 @@ def _require_extra() -> None:
 
 
 def _files(values: Mapping[str, Any]) -> Storage:
-    """Return the folders of results and uploads, which are made and can be written into.
+    """Return the folders of results and uploads, which can be written into and are made by the first file.
 
     Raises:
         Failure: one cannot.

@@ -44,7 +44,7 @@ SERVER = group(
         shown="outputs/",
     ),
     flag("--input-save-path", "FOLDER", "Folder for uploaded pictures. [not saved]"),
-    flag("--batching-max-size", whole(1), "Largest number of results in one batch.", shown=1),
+    flag("--batching-max-size", whole(1, 1024), "Largest number of results in one batch.", shown=1),
     flag(
         "--batching-delay-ms",
         number(0),
@@ -66,7 +66,7 @@ SERVER = group(
         "server: before the server accepts requests; request: before the first one.  [default: server]",
     ),
     flag("--warmup", boolean(), "The same as --warmup-mode request; false: off."),
-    flag("--warmup-steps", whole(1), "Steps of the warm-up.", shown=1),
+    flag("--warmup-steps", whole(1, 10_000), "Steps of the warm-up.", shown=1),
     flag("--log-level", ("debug", "info", "warning", "error"), "warning and error hide notes.", shown="info"),
 )
 SHARED = tuple(each for each in FLAGS if each.group not in NOT_SHARED and not set(each.opts) & set(OWN))

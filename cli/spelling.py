@@ -33,6 +33,7 @@ ELSEWHERE = {
     "--outdir": "--output-path",
     "--precision": "--dit-precision",
     "--pretrained-model-name-or-path": "--model-path",
+    "--quiet": "--log-level",
     "--ring-size": "--ring-degree",
     "--sample-steps": "--num-inference-steps",
     "--save-path": "--output-path",
@@ -41,11 +42,13 @@ ELSEWHERE = {
     "--torch-compile": "--enable-torch-compile",
     "--tp": "--tp-size",
     "--ulysses-size": "--ulysses-degree",
+    "--verbose": "--log-level",
     "--w": "--width",
     "-m": "--model-path",
     "-n": "--num-outputs-per-prompt",
     "-o": "--output-path",
     "-p": "--prompt",
+    "-q": "--log-level",
     "-s": "--seed",
     "-v": "--version",
 }
@@ -70,4 +73,6 @@ def unknown(name: str, flags: Iterable[str]) -> str:
 def _similar(name: str, flags: set[str]) -> str | None:
     # The dashes are common to all flags and say nothing about what was meant.
     bare = {flag.lstrip("-"): flag for flag in sorted(flags, key=len)}
-    return bare.get(nearest(name.lstrip("-"), bare) or "")
+    others = {other.lstrip("-"): flag for other, flag in ELSEWHERE.items() if flag in flags and other[:2] == "--"}
+    found = nearest(name.lstrip("-"), {**others, **bare}) if len(name.lstrip("-")) > 1 else None
+    return {**others, **bare}.get(found or "")

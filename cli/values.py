@@ -30,10 +30,8 @@ class Value(click.ParamType):
         try:
             found = self.kind.parse(self.kind.read(value) if isinstance(value, str) else value)
         except Wrong as wrong:
-            hint = f"; {wrong}" if str(wrong) and not isinstance(value, str) else ""
+            hint = f"; {wrong}" if str(wrong) and (not isinstance(value, str) or "most" in str(wrong)) else ""
             self.fail(f"{_shown(value)} is not {self.kind.allowed}{hint}", param, ctx)
-        if isinstance(found, int) and found > LARGEST:
-            self.fail(f"{_shown(value)} is too large: at most {LARGEST}", param, ctx)
         return found
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -56,12 +54,12 @@ def boolean() -> Value:
 
 def whole(least: int = 1, most: int | None = None) -> Value:
     """Return the type of a whole number from `least` to `most`."""
-    return Value(Whole(least, most), "number")
+    return Value(Whole(least, most, bound=LARGEST), "number")
 
 
 def count() -> Value:
-    """Return the type of a number of processes."""
-    return Value(Whole(1), "count")
+    """Return the type of a number of processes: at most what `pure.distributed.run` starts."""
+    return Value(Whole(1, 256), "count")
 
 
 def number(least: float = 0.0, most: float = math.inf) -> Value:

@@ -80,7 +80,7 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
             continue
         kind = _kind(VARIABLES[name])
         if not isinstance(kind, Counts) or environ[name].strip():
-            source.take(VARIABLES[name], kind.read(environ[name]), f"environment {name}", kind=kind)
+            source.take(VARIABLES[name], kind.read(environ[name].strip()), f"environment {name}", kind=kind)
     return source.layer("environment")
 
 

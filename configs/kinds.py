@@ -6,6 +6,7 @@
 
 import abc
 import math
+import re
 from typing import Any
 
 import attrs
@@ -30,6 +31,11 @@ __all__ = [
 ]  # fmt: skip
 
 TRUE = ("1", "true", "yes", "y", "t", "on")
+# Numbers as they are typed: not Python's grammar, which takes "1_0", " 1" and the digits of all scripts.
+WHOLE = re.compile(r"[+-]?[0-9]+")
+WRITTEN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
+REAL = re.compile(WRITTEN.pattern + r"|[+-]?(nan|inf|infinity)")
+LONGEST = 400  # digits
 FALSE = ("0", "false", "no", "n", "f", "off", "")
 
 
@@ -86,12 +92,16 @@ class ValueKind(abc.ABC):
 
 @attrs.frozen
 class Whole(ValueKind):
-    """A whole number in a range, or one of some words; `unlimited` lets -1 mean no limit."""
+    """A whole number in a range, or one of some words; `unlimited` lets -1 mean no limit.
+
+    Without `most` it is at most `bound`, far beyond what makes sense.
+    """
 
     least: int
     most: int | None = None
     unlimited: bool = False
     words: tuple[str, ...] = ()
+    bound: int = MOST
 
     @property
     def allowed(self) -> str:
@@ -113,18 +123,15 @@ class Whole(ValueKind):
             if value == -1:
                 return value
             raise Wrong("write -1 for no limit")
-        if value > MOST and self.most is None:
-            raise Wrong(f"the most is {MOST}")
+        if value > self.bound and self.most is None:
+            raise Wrong(f"at most {self.bound}")
         if value < self.least or (self.most is not None and value > self.most):
             raise Wrong
         return value
 
     def read(self, text: str) -> Any:
-        """As Python's int() reads it; other numbers are read as well, for `parse` to refuse by name."""
-        try:
-            return int(text)
-        except ValueError:
-            return Real().read(text)
+        """Digits, with or without a sign; other numbers are read as well, for `parse` to refuse by name."""
+        return int(text) if WHOLE.fullmatch(text) and len(text) <= LONGEST else Real().read(text)
 
 
 @attrs.frozen
@@ -156,17 +163,16 @@ class Real(ValueKind):
         if number > self.most:
             raise Wrong
         if LARGEST < abs(number) < math.inf:
-            raise Wrong(f"the most is {LARGEST:g}")
+            raise Wrong(f"at most {LARGEST:g}")
         if not math.isfinite(number) or number < self.least or (self.open and number == self.least):
             raise Wrong("leave the key out for no limit" if self.open else "")
         return number
 
     def read(self, text: str) -> Any:
-        """As Python's float() reads it."""
-        try:
-            return float(text)
-        except ValueError:
+        """A number as JSON and YAML write it, or "nan" and "inf"; text stays text, and what is beyond the largest."""
+        if not REAL.fullmatch(text.lower()):
             return text
+        return text if WRITTEN.fullmatch(text.lower()) and math.isinf(float(text)) else float(text)
 
 
 @attrs.frozen
@@ -278,16 +284,16 @@ class Counts(ValueKind):
             raise Wrong
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= self.least for n in value):
             raise Wrong
+        if max(value, default=0) > MOST:
+            raise Wrong(f"at most {MOST}")
         if value and value[0] < self.first:
             raise Wrong
         return tuple(value)
 
     def read(self, text: str) -> Any:
         """Numbers separated by commas."""
-        try:
-            return [int(part) for part in text.split(",")]
-        except ValueError:
-            return text
+        parts = [part.strip() for part in text.split(",")]
+        return [int(part) for part in parts] if all(len(p) <= LONGEST and WHOLE.fullmatch(p) for p in parts) else text
 
 
 @attrs.frozen

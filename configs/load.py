@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import yaml
 
-from pure.checks import check_argument, shown
+from pure.checks import check_argument, cut, shown
 from pure.configs.consistency import contradictions
 from pure.configs.layer import Layer, Setting, Source, unknown
 from pure.configs.positions import Leaf, MapNode, Node, Pair, parse_json, parse_yaml, plain
@@ -62,7 +62,7 @@ def load_config(source: str | Path, lenient: bool = False) -> Layer:
             raise
         found, hint = str(getattr(error, "strerror", None) or error), ""
     allowed = f"a readable YAML or JSON file, or one of {', '.join(names())}"
-    raise ConfigError([Problem(place=str(source), path="", found=found, allowed=allowed, hint=hint)])
+    raise ConfigError([Problem(place=cut(str(source)), path="", found=found, allowed=allowed, hint=hint)])
 
 
 def load_text(text: str, name: str = "configuration", lenient: bool = False) -> Layer:

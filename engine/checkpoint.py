@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from pure.checks import cut
 from pure.configs import Facts
 from pure.engine.errors import Misuse
 from pure.engine.libraries import quiet_libraries
@@ -21,6 +22,8 @@ Waiting = Callable[[str], contextlib.AbstractContextManager[object]]
 
 __all__ = ["Checkpoint", "look", "pictures"]
 
+MOST_PIXELS = 2**26
+"""Of a picture: 8192 x 8192, what the latents of any family allow at most."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -87,6 +90,19 @@ class Checkpoint:
             message = f"{name} is for the second expert of a model, and this one has one; leave it out"
             raise Misuse(message, field=name)
 
+    def check_pixels(self, height: int | None, width: int | None, frames: int | None) -> None:
+        """Refuse a size that no checkpoint can have.
+
+        Raises:
+            Misuse: it has too many pixels.
+        """
+        defaults = self.found.defaults
+        height, width, frames = height or defaults.height or 1, width or defaults.width or 1, frames or defaults.frames
+        most = MOST_PIXELS * (4 if self.video else 1)  # latents of a video have a fourth of its frames
+        if height * width * frames > most:
+            several = f" x {frames}" if frames > 1 else ""
+            raise Misuse(f"--width {width}, --height {height}: {width} x {height}{several} pixels, at most {most}")
+
     def load(self, waiting: Waiting = contextlib.nullcontext) -> Pipeline:
         """Load it onto the device; `waiting` is a context that shows what is waited for.
 
@@ -136,8 +152,8 @@ def pictures(paths: Sequence[str], found: Description) -> tuple[Picture, ...]:
     wanted = found.kind.task in ("image-editing", "image-to-video")
     if paths and not (wanted or found.kind.pictures):
         raise Misuse(
-            f"--image-path {' '.join(paths)}: a {found.kind.pipeline} takes no pictures (task: {found.kind.task}); "
-            "leave it out"
+            f"--image-path {cut(' '.join(paths))}: a {found.kind.pipeline} takes no pictures (task: "
+            f"{found.kind.task}); leave it out"
         )
     if wanted and not paths:
         raise Misuse(f"a {found.kind.pipeline} does {found.kind.task} and needs a picture; give --image-path FILE")
@@ -151,5 +167,5 @@ def _opened(path: str) -> Picture:
         picture = open_picture(path)
     except (OSError, PictureError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        raise Misuse(f"--image-path {path} cannot be read: {reason}; give a local .png, .jpg or .webp") from error
+        raise Misuse(f"--image-path {cut(path)} cannot be read: {reason}; give a local .png, .jpg or .webp") from error
     return picture.named(f"--image-path {path}")

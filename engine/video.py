@@ -126,7 +126,10 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise explain("write", path, error) from error
     try:
-        (folder / "new").mkdir()
+        try:
+            (folder / "new").mkdir()
+        except OSError as error:
+            raise explain("write", path, error) from error
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,12 @@
 """Writing files whole or not at all."""
 
+import contextlib
 import errno
 import os
 import tempfile
 from pathlib import Path
 
+from pure.checks import cut
 from pure.engine.errors import Failure
 
 __all__ = ["check_file", "check_folder", "write_whole"]
@@ -27,25 +29,39 @@ def explain(action: str, path: Path, error: OSError) -> Failure:
     """Return the error that says what could not be written, why, and what to do."""
     cure = CURES.get(error.errno or 0)
     reason = error.strerror or error
-    return Failure(f"cannot {action} {path}: {reason}" + (f"; {cure}" if cure else ""), code="storage_failed")
+    return Failure(f"cannot {action} {cut(str(path))}: {reason}" + (f"; {cure}" if cure else ""), code="storage_failed")
 
 
 def check_folder(folder: Path, flag: str) -> None:
-    """Make the folder if it is not there and check that a file can be written into it.
+    """Check that a file can be written into the folder, which is made by the first file where it is not there.
 
     Raises:
         Failure: it cannot; the message names the flag and the reason.
     """
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for each in reversed([folder, *folder.parents]):
+            if not each.is_dir():
+                each.mkdir()
+                made.append(each)
         with tempfile.TemporaryFile(dir=folder, prefix=".puredit-"):
             pass
     except OSError as error:
         raise explain(f"write into {flag}", folder, error) from error
+    finally:  # what is refused later leaves no empty folder behind
+        for each in reversed(made):
+            with contextlib.suppress(OSError):  # another process writes into it already
+                each.rmdir()
 
 
 def check_file(path: Path, flag: str) -> None:
     """Check that a file can be written here: see `check_folder`; what is there already must be an ordinary file."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, or a folder that is a file
+        raise explain(f"write {flag}", path, error) from error
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "no ordinary file"
         raise Failure(f"cannot write {flag} {path}: it is {kind}; choose another name")
@@ -65,6 +81,7 @@ def write_whole(path: Path, content: bytes) -> None:
         raise Failure(f"cannot write {path}: it is no ordinary file and would be replaced; choose another name")
     temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:

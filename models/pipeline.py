@@ -169,6 +169,8 @@ class Pipeline(abc.ABC):
             ValueError: numbers of prompts do not agree, or a number is out of range.
         """
         texts, given = prompts(prompt), checked(options, self.defaults.longest)
+        if given.get("frames", 1) > 1 and self.defaults.frames == 1:
+            raise ValueError(f"frames={given['frames']}: this model makes pictures, not videos; leave it out")
         defaults = {name: getattr(self.defaults, name) for name in ("steps", "frames", "max_sequence_length")}
         for name in ("height", "width"):
             defaults[name] = 0 if self.image_count[1] else getattr(self.defaults, name) or 0

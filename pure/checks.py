@@ -15,6 +15,7 @@ __all__ = [
     "check_argument",
     "check_streams",
     "choice",
+    "cut",
     "flag",
     "function",
     "kind",
@@ -54,6 +55,15 @@ def shown(value: object, most: int = 200) -> str:
         return repr(value)[:most]
     except Exception:  # such a number within a list, or a record whose own text fails
         return f"some {type(value).__name__}"
+
+
+def cut(text: str, most: int = 80) -> str:
+    """Return the beginning of a long text, and how long it is.
+
+    >>> cut("a" * 5000, most=3)
+    'aaa... (5000 characters)'
+    """
+    return text if len(text) <= 2 * most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def refuse(instance: Any, name: str, value: object, reason: str, error: type = ValueError) -> Exception:

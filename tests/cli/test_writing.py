@@ -55,7 +55,9 @@ def test_devices_and_folders_are_not_replaced(tmp_path):
 
 def test_folders_are_made_and_checked(tmp_path):
     check_folder(tmp_path / "a" / "b", "--output-path")
-    assert os.listdir(tmp_path / "a" / "b") == []
+    assert os.listdir(tmp_path) == [], "a folder is made by the first file in it"
+    write_whole(tmp_path / "a" / "b" / "file", b"1")
+    assert os.listdir(tmp_path / "a" / "b") == ["file"]
     (tmp_path / "file").touch()
     with pytest.raises(Failure, match=r"cannot write into --output-path .*file.* choose another folder"):
         check_folder(tmp_path / "file" / "b", "--output-path")

@@ -208,3 +208,51 @@ def test_nothing_is_read_from_the_process(monkeypatch):
     monkeypatch.setitem(os.environ, "SGLANG_CACHE_DIT_ENABLED", "true")
     assert not resolve(environment=read_environment({})).enabled
     assert resolve(environment=read_environment(os.environ)).enabled  # the shell's business, at every request
+
+
+NUMBERS = {
+    "FN": "a whole number of at least 0",
+    "BN": "a whole number of at least 0",
+    "WARMUP": "a whole number of at least 0",
+    "MC": "a whole number of at least 0, or -1 for no limit",
+    "TS_ORDER": "a whole number from 0 to 3",
+    "RDT": "a finite number",
+    "SECONDARY_FN": "a whole number of at least 0",
+    "SECONDARY_RDT": "a finite number",
+}
+
+
+@pytest.mark.parametrize("text", ["", " ", "true", "yes", "1e400", "nan", "inf", "1_0", "\uff11", "\u0661", "9" * 5000])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_no_number_names_the_variable(name, text):
+    with pytest.raises(ConfigError) as raised:
+        read_environment({f"SGLANG_CACHE_DIT_{name}": text})
+    said = str(raised.value)
+    assert f"  environment SGLANG_CACHE_DIT_{name}: " in said and f"allowed: {NUMBERS[name]}" in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("name", ["FN", "BN", "WARMUP", "MC", "TS_ORDER", "SECONDARY_FN"])
+def test_numbers_beyond_any_run_name_the_variable(name):
+    for text in (str(10**30), str(10**9 + 1), "-2"):
+        with pytest.raises(ConfigError, match=rf"environment SGLANG_CACHE_DIT_{name}: .* found the number {text}; "):
+            read_environment({f"SGLANG_CACHE_DIT_{name}": text})
+
+
+@pytest.mark.parametrize("text", ["2", " 2 ", "+2", "02"])
+def test_spaces_around_a_number_are_left_out(text):
+    layer = read_environment({"SGLANG_CACHE_DIT_FN": text})
+    assert layer.settings["cache_config.Fn_compute_blocks"].value == 2
+
+
+@pytest.mark.parametrize("text", ["1e400", "nan", "-1", "10", "\uff11", "maybe", "9" * 5000])
+@pytest.mark.parametrize("name", ["ENABLED", "TAYLORSEER"])
+def test_what_is_no_boolean_names_the_variable(name, text):
+    with pytest.raises(ConfigError, match=f"environment SGLANG_CACHE_DIT_{name}: .* found text .* for true"):
+        read_environment({f"SGLANG_CACHE_DIT_{name}": text})
+
+
+@pytest.mark.parametrize("text", ["true", "1e400", "-1", "1_0", "\uff11", "1,,2", "1000000001"])
+def test_what_are_no_bins_names_the_variable(text):
+    with pytest.raises(ConfigError, match=r"environment SGLANG_CACHE_DIT_SCM_COMPUTE_BINS: .* a list of whole numbers"):
+        read_environment({"SGLANG_CACHE_DIT_SCM_COMPUTE_BINS": text})

@@ -80,3 +80,11 @@ def test_arguments_of_functions(call, message):
 def test_arguments_of_loading(saved, arguments, error, message):
     with pytest.raises(error, match=message):
         load_pipeline(**{"source": saved["dev"], **arguments})
+
+
+@pytest.mark.parametrize("frames", [2, 10**9])
+def test_frames_of_a_picture_are_refused(saved, frames):
+    pipeline = load_pipeline(saved["dev"])
+    assert pipeline.request("a", frames=1).frames == 1
+    with pytest.raises(ValueError, match=f"frames={frames}: this model makes pictures, not videos; leave it out"):
+        pipeline.request("a", frames=frames)
