@@ -15,6 +15,8 @@ from pure.models.registry import pipelines
 # Files with the config of a component; the first that exists is read.
 FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 LIBRARIES = ("diffusers", "transformers")
+# Components that read texts and pictures, and have no weights; not all of them have a config.
+READERS = ("tokenizer", "processor", "image_processor", "feature_extractor")
 
 
 def describe(folder: Path) -> Description:
@@ -32,7 +34,7 @@ def describe(folder: Path) -> Description:
     entries = {component: _entry(index.get(component)) for component in (*kind.transformers, *kind.components)}
     _check_classes(file, kind, family.config, entries)
     present = [component for component, (_, cls) in entries.items() if cls != "None"]
-    configs = {component: _config(folder / component, component in kind.transformers) for component in present}
+    configs = {component: _config(folder / component, not component.startswith(READERS)) for component in present}
     for component, config in configs.items():
         _check_unquantised(folder / component, config)
     found = Description(
@@ -100,4 +102,6 @@ def _config(folder: Path, required: bool) -> Mapping[str, Any]:
     for name in FILES:
         if (folder / name).is_file():
             return read_json(folder / name)
+    if required and not folder.is_dir():
+        raise CheckpointError(f"the folder {folder} is missing")
     return read_json(folder / "config.json") if required else {}

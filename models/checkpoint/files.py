@@ -89,6 +89,8 @@ def _shards(index: Path) -> tuple[Path, ...]:
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise CheckpointError(f"{index} has no weight_map; download it again")
+    if outside := sorted(name for name in set(found.values()) if Path(name).name != name):
+        raise CheckpointError(f"{index} names {shortened(outside)}, which is not beside it; download it again")
     files = [index.parent / name for name in sorted(set(found.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(f"{index} names {shortened(missing)}, missing in {index.parent}; download all shards")

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pure.checks import check_argument
-from pure.models.checkpoint.description import describe
+from pure.checks import check_argument, cut
+from pure.models.checkpoint.description import READERS, describe
 from pure.models.checkpoint.files import shown, variants_of, weight_files
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
 from pure.models.checkpoint.misfit import check_groups, check_numbers, check_weights
@@ -19,7 +19,6 @@ from pure.models.family import Description, Parts
 from pure.models.pipeline import Pipeline
 from pure.noise import check_device
 
-READERS = ("tokenizer", "processor", "image_processor", "feature_extractor")
 # Processors of texts and pictures of which only the tokenizer is read; the rest would need torchvision.
 TOKENIZER_OF = {"PixtralProcessor": "AutoTokenizer"}
 LINES = 6  # of an error of a library that are repeated
@@ -158,9 +157,14 @@ def _reader(found: Description, component: str) -> Any:
     name = TOKENIZER_OF.get(name, name)
     cls = _class(found, component, name)
     try:
-        return cls.from_pretrained(folder, local_files_only=True)
+        reader = cls.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be loaded as {name}: {_cause(error)}; is it complete?") from error
+    # Without any of these files a tokenizer is made that knows no words, and says nothing.
+    files = getattr(getattr(reader, "tokenizer", reader), "vocab_files_names", {}).values()
+    if files and not any((folder / file).is_file() for file in files):
+        raise CheckpointError(f"{folder} holds no vocabulary ({', '.join(files)}); download it again")
+    return reader
 
 
 def _class(found: Description, component: str, name: str) -> Any:
@@ -177,6 +181,6 @@ def _class(found: Description, component: str, name: str) -> Any:
 def _cause(error: BaseException) -> str:
     """Return what an error of a library says, in a few lines, and what it came from."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = " ".join(said[:LINES]) + (" ..." if len(said) > LINES else "")
+    text = cut(" ".join(said[:LINES]) + (" ..." if len(said) > LINES else ""), 300)
     before = error.__cause__ or error.__context__
     return f"{text} (because of: {_cause(before)})" if before is not None and str(before) not in text else text

@@ -90,7 +90,8 @@ def check_numbers(folder: Path, stored: Mapping[str, Stored]) -> None:
     wrong = sorted(
         f"{name} ({tensor.dtype})"
         for name, tensor in stored.items()
-        if tensor.dtype not in DTYPES and (name.endswith("weight") or tensor.dtype not in ("I64", "I32", "BOOL", "U8"))
+        if tensor.dtype not in DTYPES
+        and (name.endswith(("weight", "bias")) or tensor.dtype not in ("I64", "I32", "BOOL", "U8"))
     )
     if wrong:
         raise CheckpointError(
