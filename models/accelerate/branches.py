@@ -14,7 +14,7 @@ import torch
 
 from pure.info import Info
 from pure.memory import State
-from pure.models.accelerate.components import Model
+from pure.models.accelerate.components import CachedComponent
 
 # Parts of the names of arguments with the content of the prompt, and of those without.
 TELLING = ("encoder_hidden_states", "cap_feats", "prompt", "pooled", "text", "caption", "class_labels")
@@ -61,13 +61,13 @@ class Branch:
     label: str
     context: str
     marks: Marks
-    model: Model
+    model: CachedComponent
     state: State | None = None
     sizes: torch.Size | None = None
     infos: list[Info] = attrs.field(factory=list)
     finite: list[torch.Tensor] = attrs.field(factory=list)
 
-    def renew(self, model: Model, given: Marks) -> None:
+    def renew(self, model: CachedComponent, given: Marks) -> None:
         """Forget what is remembered and go on through another model, with the samples of this call."""
         self.model, self.marks, self.state = model, given, None
 

@@ -12,7 +12,7 @@ from pure.composition import Transform
 from pure.decide import can_skip
 from pure.models.accelerate.branches import Branch, Clock, find, marks
 from pure.models.accelerate.checks import check_module
-from pure.models.accelerate.components import Model, ModelOutput, model_of
+from pure.models.accelerate.components import CachedComponent, ModelOutput, model_of
 from pure.models.accelerate.proxy import CONTEXT, Proxy
 from pure.models.accelerate.report import CallReport, Report, finite_rows, notes_of
 from pure.models.adapt.forward import TIMES
@@ -32,7 +32,7 @@ class Session:
     pipe: Any
     transforms: Mapping[str, Transform]
     report: Report = attrs.field(factory=Report)
-    models: dict[tuple, Model] = attrs.field(factory=dict)
+    models: dict[tuple, CachedComponent] = attrs.field(factory=dict)
     proxies: dict[str, Proxy] = attrs.field(factory=dict)
 
     def open(self) -> None:
@@ -60,7 +60,7 @@ class Session:
 
     def model(
         self, name: str, module: torch.nn.Module, kwargs: Mapping[str, Any], stamp: tuple, renew: bool = False
-    ) -> Model:
+    ) -> CachedComponent:
         """Return the denoiser for calls like this one, adapting the module at the first and where it has changed.
 
         Raises:
@@ -182,7 +182,7 @@ class ComponentCall:
             prediction = self._advance(branch, None, index, kwargs)
         return ModelOutput.of(prediction, model.forward, kwargs.get("return_dict", True))
 
-    def _model(self, kwargs: Mapping[str, Any]) -> Model:
+    def _model(self, kwargs: Mapping[str, Any]) -> CachedComponent:
         """Return the denoiser of a call; forget what was made of the module if it has changed."""
         stamp = fingerprint(self.module)
         if stamp != self.stamp:
@@ -190,7 +190,7 @@ class ComponentCall:
             self.bound.clear()
         return self.session.model(self.name, self.module, kwargs, stamp)
 
-    def _branch(self, model: Model, kwargs: Mapping[str, Any]) -> tuple[Branch, tuple[int, ...] | None]:
+    def _branch(self, model: CachedComponent, kwargs: Mapping[str, Any]) -> tuple[Branch, tuple[int, ...] | None]:
         """Return the branch of a call, and which of its samples the call has (None: all)."""
         given = marks(kwargs, shape_of_call(kwargs))
         branch, rows = find(self.branches, CONTEXT.get(), given, self.clock.taken)

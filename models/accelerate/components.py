@@ -19,7 +19,7 @@ from pure.models.errors import CheckpointError
 
 
 @attrs.frozen(eq=False)
-class Model:
+class CachedComponent:
     """A component as a denoiser, with the transform.
 
     Attributes:
@@ -90,7 +90,7 @@ def in_whole(transform: Transform, plain: Denoiser) -> Denoiser:
     return denoiser
 
 
-def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:
+def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> CachedComponent:
     """Return the model for calls like this one; `stamp` is the fingerprint of the module.
 
     Raises:
@@ -103,19 +103,20 @@ def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Tran
         adapted = adapt(module, example=kwargs, check=1, several=True)
     except CheckpointError as error:
         return _uncut(module, kwargs, transform, stamp, error)
-    return Model(transform(adapted.denoiser), adapted.forward, functional=True, stamp=stamp)
+    return CachedComponent(transform(adapted.denoiser), adapted.forward, functional=True, stamp=stamp)
 
 
-def _whole(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> Model:
+def _whole(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> CachedComponent:
     forward = forward_of(bare(module), kwargs)
     latents = kwargs[forward.latents]
     axes = latents.ndim if isinstance(latents, torch.Tensor) else 0
-    return Model(in_whole(transform, one_piece(module, forward, axes)), forward, functional=False, stamp=stamp)
+    denoiser = in_whole(transform, one_piece(module, forward, axes))
+    return CachedComponent(denoiser, forward, functional=False, stamp=stamp)
 
 
 def _uncut(
     module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple, error: CheckpointError
-) -> Model:
+) -> CachedComponent:
     """Run a model that cannot be cut in one piece, if the transform skips steps by a mask alone.
 
     Raises:

@@ -17,7 +17,7 @@ from pure.models.adapt.cut import Context, Form, Hidden, Moved, Registry, entry_
 from pure.models.adapt.forward import Forward, Prediction, prediction_of
 from pure.models.adapt.search import Cut
 from pure.models.adapt.tape import Tape
-from pure.models.adapt.walk import Model, Reading, Walk, symbolic
+from pure.models.adapt.walk import Outline, Reading, Walk, symbolic
 from pure.models.errors import CheckpointError
 from pure.tree import Shared
 
@@ -99,7 +99,7 @@ class Embed:
     """What runs before the first block; and, where blocks have constants of their own, what lies between them."""
 
     stays_eager: ClassVar[bool] = True  # it stops the model's forward half-way
-    model: Model
+    model: Outline
     forward: Forward
     cut: Cut
     samples: Samples
@@ -146,7 +146,7 @@ class Head:
     """What runs after the last block."""
 
     stays_eager: ClassVar[bool] = True
-    model: Model
+    model: Outline
     forward: Forward
     cut: Cut
 

@@ -125,7 +125,7 @@ class StandIn:
 
 
 @attrs.frozen(eq=False)
-class Model:
+class Outline:
     """What a walk runs: a module, and the names of the blocks that are replaced, in the order of their calls."""
 
     module: torch.nn.Module
@@ -158,10 +158,10 @@ class Model:
         return copy(**kwargs)
 
 
-def outline(module: torch.nn.Module, blocks: Sequence[str], names: Sequence[str]) -> Model:
+def outline(module: torch.nn.Module, blocks: Sequence[str], names: Sequence[str]) -> Outline:
     """Return the model in which `blocks` are replaced; `names` are all its parameters."""
     inside = tuple(f"{name}." for name in blocks)
-    return Model(module, tuple(blocks), tuple(name for name in names if not name.startswith(inside)))
+    return Outline(module, tuple(blocks), tuple(name for name in names if not name.startswith(inside)))
 
 
 @attrs.define(eq=False)
@@ -180,7 +180,7 @@ class Walk:
     visits: list[Visit] = attrs.field(factory=list)
     journal: Journal = attrs.field(factory=Journal)
 
-    def go(self, model: Model, params: Params, kwargs: Mapping[str, Any]) -> "Walk":
+    def go(self, model: Outline, params: Params, kwargs: Mapping[str, Any]) -> "Walk":
         """Run the model up to the last block of the walk.
 
         Raises:

@@ -26,14 +26,14 @@ Function = Callable[[torch.Tensor, torch.Tensor, Tree], torch.Tensor]
 
 
 @state
-class Prediction:
+class WholeStream:
     """The only stream: zeros before the block, the prediction after it."""
 
     image: torch.Tensor  # (B, ...)
 
 
 @state
-class Arguments:
+class WholeCall:
     """What the function is called with."""
 
     latents: torch.Tensor  # (B, ...)
@@ -79,12 +79,12 @@ class Nothing:
 
     def __call__(
         self, params: Params, prepared: Tree, latents: torch.Tensor, timestep: torch.Tensor
-    ) -> tuple[Prediction, Arguments]:
+    ) -> tuple[WholeStream, WholeCall]:
         """Return zeros in the shape of the prediction, and the arguments."""
         shape = list(latents.shape)
         if self.channels is not None:
             shape[1] = self.channels
-        return Prediction(image=latents.new_zeros(shape)), Arguments(
+        return WholeStream(image=latents.new_zeros(shape)), WholeCall(
             latents=latents, timestep=timestep, conditioning=prepared
         )
 
@@ -95,7 +95,7 @@ class Everything:
 
     function: Function
 
-    def __call__(self, params: Params, hidden: Prediction, context: Arguments, attend: Callable) -> Prediction:
+    def __call__(self, params: Params, hidden: WholeStream, context: WholeCall, attend: Callable) -> WholeStream:
         """Call the function.
 
         Raises:
@@ -107,9 +107,9 @@ class Everything:
                 f"the model predicts {tuple(found.shape)} and was said to predict {tuple(hidden.image.shape)}; "
                 "pass whole(..., channels=) what its second dimension is"
             )
-        return Prediction(image=found)
+        return WholeStream(image=found)
 
 
-def prediction(params: Params, hidden: Prediction, context: Arguments) -> torch.Tensor:
+def prediction(params: Params, hidden: WholeStream, context: WholeCall) -> torch.Tensor:
     """Return the prediction."""
     return hidden.image

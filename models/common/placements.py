@@ -9,18 +9,16 @@ from collections.abc import Iterable, Mapping
 
 from pure.sharding import Kind, Part, Placement
 
-Parts = tuple[Part, ...]
-
 WIDENING = 4  # of most feed-forward networks
 
 
 def placements(
     prefixes: str | Iterable[str],
     *,
-    column: Mapping[str, Parts],
-    row: Mapping[str, Parts],
-    gathered: Mapping[str, Parts] | None = None,
-    norm: Mapping[str, Parts] | None = None,
+    column: Mapping[str, tuple[Part, ...]],
+    row: Mapping[str, tuple[Part, ...]],
+    gathered: Mapping[str, tuple[Part, ...]] | None = None,
+    norm: Mapping[str, tuple[Part, ...]] | None = None,
 ) -> tuple[Placement, ...]:
     """Return placements by kind, of name patterns that follow one of the prefixes.
 
@@ -36,7 +34,7 @@ def placements(
     )
 
 
-def double(heads: Part, inner: Parts, wide: Parts) -> tuple[Placement, ...]:
+def double(heads: Part, inner: tuple[Part, ...], wide: tuple[Part, ...]) -> tuple[Placement, ...]:
     """Return the placements of blocks of two streams, as in FLUX.1.
 
     Args:
@@ -52,7 +50,7 @@ def double(heads: Part, inner: Parts, wide: Parts) -> tuple[Placement, ...]:
     )
 
 
-def feeds(name: str, parts: Parts) -> dict[str, Parts]:
+def feeds(name: str, parts: tuple[Part, ...]) -> dict[str, tuple[Part, ...]]:
     """Return one line of a table for the feed-forward networks of both streams.
 
     >>> list(feeds("net.2", (Part(8),)))
@@ -61,7 +59,7 @@ def feeds(name: str, parts: Parts) -> dict[str, Parts]:
     return {f"ff.{name}": parts, f"ff_context.{name}": parts}
 
 
-def single(heads: Part, inner: Parts, wide: Parts) -> tuple[Placement, ...]:
+def single(heads: Part, inner: tuple[Part, ...], wide: tuple[Part, ...]) -> tuple[Placement, ...]:
     """Return the placements of blocks of one sequence, as in FLUX.1; see `double`."""
     return placements(
         "single_transformer_blocks.*.",
