@@ -6,12 +6,12 @@
 
 import abc
 import math
-import re
 from typing import Any
 
 import attrs
 
 from pure.checks import LARGEST, MOST
+from pure.configs import numerals
 from pure.configs.report import nearest
 
 __all__ = [
@@ -31,11 +31,6 @@ __all__ = [
 ]  # fmt: skip
 
 TRUE = ("1", "true", "yes", "y", "t", "on")
-# Numbers as they are typed: not Python's grammar, which takes "1_0", " 1" and the digits of all scripts.
-WHOLE = re.compile(r"[+-]?[0-9]+")
-WRITTEN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
-REAL = re.compile(WRITTEN.pattern + r"|[+-]?(nan|inf|infinity)")
-LONGEST = 400  # digits
 FALSE = ("0", "false", "no", "n", "f", "off", "")
 
 
@@ -131,7 +126,7 @@ class Whole(ValueKind):
 
     def read(self, text: str) -> Any:
         """Digits, with or without a sign; other numbers are read as well, for `parse` to refuse by name."""
-        return int(text) if WHOLE.fullmatch(text) and len(text) <= LONGEST else Real().read(text)
+        return found if (found := numerals.whole(text)) is not None else Real().read(text)
 
 
 @attrs.frozen
@@ -170,9 +165,7 @@ class Real(ValueKind):
 
     def read(self, text: str) -> Any:
         """A number as JSON and YAML write it, or "nan" and "inf"; text stays text, and what is beyond the largest."""
-        if not REAL.fullmatch(text.lower()):
-            return text
-        return text if WRITTEN.fullmatch(text.lower()) and math.isinf(float(text)) else float(text)
+        return found if (found := numerals.real(text)) is not None else text
 
 
 @attrs.frozen
@@ -292,8 +285,8 @@ class Counts(ValueKind):
 
     def read(self, text: str) -> Any:
         """Numbers separated by commas."""
-        parts = [part.strip() for part in text.split(",")]
-        return [int(part) for part in parts] if all(len(p) <= LONGEST and WHOLE.fullmatch(p) for p in parts) else text
+        found = [numerals.whole(part.strip()) for part in text.split(",")]
+        return text if None in found else found
 
 
 @attrs.frozen

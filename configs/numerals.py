@@ -1,0 +1,31 @@
+"""Numbers as people type them: not by Python's grammar, which takes "1_0", " 1" and the digits of all scripts."""
+
+import math
+import re
+
+__all__ = ["real", "whole"]
+
+WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
+WRITTEN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
+WORDS = re.compile(r"[+-]?(nan|inf|infinity)")
+
+
+def whole(text: str) -> int | None:
+    """Return a whole number of digits, with or without a sign; None of other text.
+
+    >>> whole("+28"), whole("2_8"), whole(" 28")
+    (28, None, None)
+    """
+    return int(text) if WHOLE.fullmatch(text) else None
+
+
+def real(text: str) -> float | None:
+    """Return a number as JSON and YAML write it, or of the words nan and inf; None of other text, and beyond floats.
+
+    >>> real("1.5e-3"), real("nan"), real("1e400"), real("1_0.5")
+    (0.0015, nan, None, None)
+    """
+    text = text.lower()
+    if WRITTEN.fullmatch(text):
+        return found if math.isfinite(found := float(text)) else None
+    return float(text) if WORDS.fullmatch(text) else None
