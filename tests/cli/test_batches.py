@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,8 +21,9 @@ def command(**fields: Any) -> Any:
 
 @pytest.mark.parametrize(("batch", "sizes"), [(None, [4, 1]), (2, [2, 2, 1]), (5, [5]), (9, [5]), (1, [1] * 5)])
 def test_samples_are_made_in_order_in_batches_of_one_size(monkeypatch, batch, sizes):
-    monkeypatch.setattr(generate, "batch_size", lambda engine, recipe: 4)
-    groups = generate._groups(command(batch=batch), *[None] * 2)  # type: ignore[arg-type]
+    monkeypatch.setattr(generate, "batch_size", lambda *_: 4)
+    engine, recipe = Mock(), Mock()
+    groups = generate._groups(command(batch=batch), engine, recipe)
     assert [len(group) for group in groups] == sizes and sum(groups, ()) == SAMPLES
 
 

@@ -5,7 +5,20 @@ from typing import Any
 
 import pytest
 
-from pure.configs.kinds import Choice, Entries, Flag, Function, Kind, Mask, Names, Real, Text, Tree, Whole, Wrong
+from pure.configs.kinds import (
+    Bool,
+    Callback,
+    Choice,
+    Counts,
+    Nested,
+    Real,
+    StepMask,
+    Text,
+    ValueKind,
+    Whole,
+    Words,
+    Wrong,
+)
 
 COUNT, LIMIT, SIZE = Whole(1, 3), Whole(0, unlimited=True), Whole(1, words=("auto",))
 PRESETS = ("none", "fast")
@@ -23,23 +36,23 @@ PRESETS = ("none", "fast")
         (Real(0, most=2.5), 2.5, 2.5),
         (Real(0, open=True), 1e-9, 1e-9),
         (Real(), -1e20, -1e20),
-        (Flag(), False, False),
+        (Bool(), False, False),
         (Choice(PRESETS), "none", "none"),
         (Text(most=3), "abc", "abc"),
         (Text(empty=True), " ", " "),
-        (Names(), ["a", "b"], ("a", "b")),
-        (Names(), [], ()),
-        (Entries(0, first=1), [1, 0], (1, 0)),
-        (Entries(0, empty=True), [], ()),
-        (Entries(0, first=1, empty=True), [], ()),
-        (Mask(PRESETS), "fast", "fast"),
-        (Mask(PRESETS), "111", (1, 1, 1)),
-        (Mask(PRESETS), [1, 0], (1, 0)),
-        (Tree(), {"a": [1, None, {"b": 0.5}]}, {"a": [1, None, {"b": 0.5}]}),
-        (Tree(lists=True), ["a"], ("a",)),
+        (Words(), ["a", "b"], ("a", "b")),
+        (Words(), [], ()),
+        (Counts(0, first=1), [1, 0], (1, 0)),
+        (Counts(0, empty=True), [], ()),
+        (Counts(0, first=1, empty=True), [], ()),
+        (StepMask(PRESETS), "fast", "fast"),
+        (StepMask(PRESETS), "111", (1, 1, 1)),
+        (StepMask(PRESETS), [1, 0], (1, 0)),
+        (Nested(), {"a": [1, None, {"b": 0.5}]}, {"a": [1, None, {"b": 0.5}]}),
+        (Nested(lists=True), ["a"], ("a",)),
     ],
 )
-def test_what_is_allowed(kind: Kind, value: Any, parsed: Any) -> None:
+def test_what_is_allowed(kind: ValueKind, value: Any, parsed: Any) -> None:
     found = kind.parse(value)
     assert found == parsed and type(found) is type(parsed)
 
@@ -66,39 +79,39 @@ def test_what_is_allowed(kind: Kind, value: Any, parsed: Any) -> None:
         (Real(), "1e-3", "YAML reads 1e-3 as text; write 1.0e-3"),
         (Real(), "1E3", "YAML reads 1E3 as text; write 1.0e+3"),
         (Real(), "1.5e3", "YAML reads 1.5e3 as text; write 1.5e+3"),
-        (Flag(), 1, "write true"),
-        (Flag(), 0, "write false"),
-        (Flag(), 2, ""),
-        (Flag(), "off", "write false without quotes"),
-        (Flag(), " T ", "write true without quotes"),
+        (Bool(), 1, "write true"),
+        (Bool(), 0, "write false"),
+        (Bool(), 2, ""),
+        (Bool(), "off", "write false without quotes"),
+        (Bool(), " T ", "write true without quotes"),
         (Choice(PRESETS), False, "write none"),
         (Choice(("fast",)), False, ""),
         (Choice(PRESETS), "fst", "did you mean fast?"),
         (Text(most=3), "abcd", "it has 4 characters"),
         (Text(), " ", "it is empty; leave the key out"),
         (Text(), 7, 'write "7"'),
-        (Names(), "a", 'write ["a"]'),
-        (Names(), ["a", ""], ""),
-        (Names(), ["a", 1], ""),
-        (Entries(0, first=1), [0, 1], ""),
-        (Entries(0), [], ""),
-        (Entries(1), [1, 0], ""),
-        (Entries(0), [1, True], ""),
-        (Entries(0), "1,2", "write [1,2]"),
-        (Mask(PRESETS), [], ""),
-        (Mask(PRESETS), "", ""),
-        (Mask(PRESETS), [1, 2], ""),
-        (Mask(PRESETS), [1, False], ""),
-        (Mask(PRESETS), "102", ""),
-        (Mask(PRESETS), 110, "put quotes around the digits: without them they are one number"),
-        (Tree(), ["a"], ""),
-        (Tree(), {"a": math.inf}, ""),
-        (Tree(), {1: "a"}, ""),
-        (Tree(lists=True), ["a", 1], ""),
-        (Function(), "print", "leave the key out"),
+        (Words(), "a", 'write ["a"]'),
+        (Words(), ["a", ""], ""),
+        (Words(), ["a", 1], ""),
+        (Counts(0, first=1), [0, 1], ""),
+        (Counts(0), [], ""),
+        (Counts(1), [1, 0], ""),
+        (Counts(0), [1, True], ""),
+        (Counts(0), "1,2", "write [1,2]"),
+        (StepMask(PRESETS), [], ""),
+        (StepMask(PRESETS), "", ""),
+        (StepMask(PRESETS), [1, 2], ""),
+        (StepMask(PRESETS), [1, False], ""),
+        (StepMask(PRESETS), "102", ""),
+        (StepMask(PRESETS), 110, "put quotes around the digits: without them they are one number"),
+        (Nested(), ["a"], ""),
+        (Nested(), {"a": math.inf}, ""),
+        (Nested(), {1: "a"}, ""),
+        (Nested(lists=True), ["a", 1], ""),
+        (Callback(), "print", "leave the key out"),
     ],
 )
-def test_what_is_not_and_the_hint(kind: Kind, value: Any, hint: str) -> None:
+def test_what_is_not_and_the_hint(kind: ValueKind, value: Any, hint: str) -> None:
     with pytest.raises(Wrong) as error:
         kind.parse(value)
     assert str(error.value) == hint
@@ -112,14 +125,14 @@ def test_what_is_not_and_the_hint(kind: Kind, value: Any, hint: str) -> None:
         (COUNT, "two", "two"),
         (Real(), "1e-3", 0.001),
         (Real(), "x", "x"),
-        *((Flag(), text, True) for text in ("1", "TRUE", "yes", "Y", "t", "on ")),
-        *((Flag(), text, False) for text in ("0", "False", "no", "N", "f", "off", "", "  ")),
-        (Flag(), "2", "2"),
-        (Entries(), "8, 3,3", [8, 3, 3]),
-        (Entries(), "8;3", "8;3"),
+        *((Bool(), text, True) for text in ("1", "TRUE", "yes", "Y", "t", "on ")),
+        *((Bool(), text, False) for text in ("0", "False", "no", "N", "f", "off", "", "  ")),
+        (Bool(), "2", "2"),
+        (Counts(), "8, 3,3", [8, 3, 3]),
+        (Counts(), "8;3", "8;3"),
         (Choice(PRESETS), " fast ", "fast"),
     ],
 )
-def test_what_an_environment_variable_means(kind: Kind, text: str, meant: Any) -> None:
+def test_what_an_environment_variable_means(kind: ValueKind, text: str, meant: Any) -> None:
     found = kind.read(text)
     assert found == meant and type(found) is type(meant)
