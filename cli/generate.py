@@ -247,6 +247,7 @@ def settings(command: Command, engine: Engine, recipe: Recipe) -> dict[str, Any]
         "dtype": str(engine.pipeline.dtype),
         "processes": command.parallel.sizes.total,
         "parallel": attrs.asdict(command.parallel),
+        "attention_backend": command.caching.effective.attention_backend or "native",
         "cache": written(command.caching.transform),
         "cache_settings": command.caching.settings,
     }

@@ -67,7 +67,12 @@ MODEL = group(
     ),
     flag("--backend", ("auto", "sglang", "diffusers"), "All three select puredit's own engine.", shown="auto"),
     flag("--dit-precision", ("fp32", "bf16", "fp16"), "Precision of the denoiser."),
-    flag("--attention-backend", "NAME", "native or torch_sdpa, which are the same."),
+    flag(
+        "--attention-backend --diffusers-attention-backend attention_backend",
+        "NAME",
+        "Kernel of attention: native (torch's choice), flex, flash, _flash_3, sage, xformers and others; one "
+        "that does not run here is refused, with those that do.",
+    ),
     flag("--enable-torch-compile", boolean(), "Compile the denoiser; the first image takes longer.", default=False),
 )
 IMAGE = group(

@@ -11,6 +11,7 @@
     )
     for note in effective.notes: ...                   # tell a person
     transform = build(effective)                       # a pure.Transform; identity without a cache
+    kernel = attend_by(effective)                      # likewise, of attention
     shares = parallel(effective)                       # sizes of the mesh, options of context_parallel
 
 Every function raises `ConfigError`, whose text lists all problems and whose `exit_code`
@@ -27,7 +28,7 @@ import typing as _typing
 import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
 
 if _typing.TYPE_CHECKING:
-    from pure.configs.building import Parallel, build, parallel, quantizations, translate
+    from pure.configs.building import Parallel, attend_by, build, parallel, quantizations, translate
     from pure.configs.configuring import configure
     from pure.configs.describing import Reference, Row, describe, reference, reference_table
     from pure.configs.effective import Effective
@@ -54,6 +55,7 @@ __all__ = [
     "Reference",
     "Row",
     "Setting",
+    "attend_by",
     "build",
     "configure",
     "describe",
@@ -76,7 +78,7 @@ __all__ = [
 # Imported where they are first read, as in `pure`: flags are read by the kinds of this package, and need no torch.
 # No module is called as a public name: importing it would put the module in the place of the function.
 _MODULES = {
-    "building": "Parallel build parallel quantizations translate",
+    "building": "Parallel attend_by build parallel quantizations translate",
     "configuring": "configure",
     "effective": "Effective",
     "environment": "read_environment",

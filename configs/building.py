@@ -15,14 +15,15 @@ from pure.configs.layer import Setting
 from pure.configs.report import ConfigError
 from pure.configs.schema import CacheConfig, QuantizeConfig
 from pure.distributed.mesh import Sizes
-from pure.transforms import calibrated, dbcache, scm, taylorseer
+from pure.transforms import attention, calibrated, dbcache, scm, taylorseer
+from pure.transforms.attention.names import canonical as canonical_attention
 
 if TYPE_CHECKING:
     from pure.configs.effective import Effective
     from pure.transforms import Quantization
 from pure.configs.quantization import COMPONENTS, KEYS, canonical
 
-__all__ = ["Parallel", "build", "parallel", "translate"]
+__all__ = ["Parallel", "attend_by", "build", "parallel", "translate"]
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +79,23 @@ def parallel(effective: Effective) -> Parallel:
         rotate=config.ring_rotate_method,
         fp32=config.ring_convert_to_fp32,
     )
+
+
+def attend_by(effective: Effective) -> Transform:
+    """Translate the effective attention backend; `pure.identity` where none is chosen.
+
+    Raises:
+        ConfigError: something cannot be done here; lists all of it.
+
+    >>> from pure.configs import resolve
+    >>> from pure.configs.load import load_text
+    >>> attend_by(resolve(file=load_text("attention_backend: flex")))
+    attention(name='flex')
+    """
+    if effective.refusals:
+        raise ConfigError(effective.refusals)
+    name = effective.attention_backend
+    return identity if name is None or canonical_attention(name) == "native" else attention(name)
 
 
 def build(effective: Effective, expert: str = "primary") -> Transform:

@@ -1,4 +1,4 @@
-"""The environment: the SGLANG_CACHE_DIT_* variables, with the defaults and the grammar users know.
+"""The environment: SGLANG_CACHE_DIT_* and DIFFUSERS_ATTN_BACKEND, with the defaults and the grammar users know.
 
 `read_environment` takes a mapping and is called when a request starts; nothing here looks
 at the process's own environment.
@@ -13,11 +13,14 @@ from pure.configs.kinds import FALSE, TRUE, Bool, Choice, Counts, ValueKind
 from pure.configs.layer import KINDS, SECOND, Layer, Source
 from pure.configs.report import nearest
 from pure.configs.schema import PRESETS
+from pure.transforms.attention.names import OF_DIFFUSERS
 
 __all__ = ["PREFIX", "VARIABLES", "read_environment"]
 
 PREFIX = "SGLANG_CACHE_DIT_"
-"""What all names start with."""
+"""What the names of SGLang start with."""
+
+ATTENTION = "DIFFUSERS_ATTN_BACKEND"
 
 KNOBS = {
     "FN": "Fn_compute_blocks",
@@ -42,6 +45,7 @@ SHARED = {
 VARIABLES = {
     f"{PREFIX}ENABLED": "enabled",
     **{f"{PREFIX}{name}": f"cache_config.{key}" for name, key in {**KNOBS, **SHARED}.items()},
+    ATTENTION: "attention_backend",
     **{f"{PREFIX}SECONDARY_{name}": f"secondary.cache_config.{key}" for name, key in KNOBS.items()},
 }
 """The path that each variable sets."""
@@ -73,18 +77,20 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
     """
     check_argument(environ, Mapping, "an environment is a mapping of text, such as os.environ")
     source = Source()
-    for name in sorted(key for key in environ if isinstance(key, str) and key.startswith(PREFIX)):
+    for name in sorted(key for key in environ if isinstance(key, str) and (key.startswith(PREFIX) or key == ATTENTION)):
         if name not in VARIABLES:
             hint = nearest(name, VARIABLES)
             source.notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))
             continue
         kind = _kind(VARIABLES[name])
-        if not isinstance(kind, Counts) or environ[name].strip():
+        if not (isinstance(kind, Counts) or name == ATTENTION) or environ[name].strip():
             source.take(VARIABLES[name], kind.read(environ[name].strip()), f"environment {name}", kind=kind)
     return source.layer("environment")
 
 
 def _kind(path: str) -> ValueKind:
     path = path.removeprefix(SECOND)
+    if path == "attention_backend":
+        return Choice(OF_DIFFUSERS)  # diffusers reads the variable too, and fails on any other word
     kind = Choice(PRESETS) if path == "cache_config.steps_computation_mask" else KINDS[path]
     return BooleanVariable() if isinstance(kind, Bool) else kind

@@ -15,6 +15,7 @@ class Facts:
         processes: number of processes.
         sequence: how many of them share the sequence, ulysses x ring, where that is asked for.
         device: type of the device, such as "cpu" or "cuda".
+        dtype: number type of the denoiser, such as "bfloat16".
         steps: number of steps of the run (of a model with one expert).
         blocks: number of blocks of the denoiser.
         experts: number of experts of the model.
@@ -23,6 +24,7 @@ class Facts:
     processes: int = attrs.field(default=1, validator=whole(1, "the number of processes"))
     sequence: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of processes")))
     device: str = attrs.field(default="cpu", validator=kind(str, "the type of a device is a name, such as 'cuda'"))
+    dtype: str | None = attrs.field(default=None, validator=optional(kind(str, "a number type is a name: 'bfloat16'")))
     steps: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of steps")))
     blocks: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of blocks")))
     experts: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of experts")))

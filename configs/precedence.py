@@ -1,8 +1,8 @@
 """Which source wins: request > flag > file > environment > model default > library default.
 
 This file is the one place that says so. Within a source, settings of the second
-expert win over settings of both. The mask, given by a preset, a list or bins, is one value: the
-first source that sets any of it sets all of it.
+expert win over settings of both. The mask, given by a preset, a list or bins, is one value, and so is the attention
+backend, given at the top level or in parallelism_config: the first source that sets any of it sets all of it.
 """
 
 from collections.abc import Mapping, Set
@@ -21,6 +21,8 @@ from pure.configs.support import Facts, observations
 __all__ = ["Facts", "read_flags", "read_model_defaults", "resolve"]
 
 MASK = ("cache_config.steps_computation_mask", "cache_config.scm_compute_bins", "cache_config.scm_cache_bins")
+BACKEND = ("attention_backend", "parallelism_config.attention_backend")
+ONE_VALUE = (MASK, BACKEND)
 EMPTY = Layer(name="none")
 
 
@@ -107,12 +109,12 @@ def resolve(
 
 
 def merge(sources: list[Mapping[str, Setting]]) -> dict[str, Setting]:
-    """Return the first value of every path; of the mask's paths, those of the first source with one of them."""
+    """Return the first value of every path; of paths that are one value, those of the first source with one of them."""
     merged: dict[str, Setting] = {}
     for source in sources:
-        masked = any(path in merged for path in MASK)
+        settled = {path for group in ONE_VALUE if any(path in merged for path in group) for path in group}
         for path, setting in source.items():
-            if not path.startswith(SECOND) and not (masked and path in MASK):
+            if not path.startswith(SECOND) and path not in settled:
                 merged.setdefault(path, setting)
     return merged
 

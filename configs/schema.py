@@ -12,19 +12,11 @@ import attrs
 
 from pure.configs.kinds import Bool, Callback, Choice, Counts, Nested, Real, StepMask, Text, ValueKind, Whole, Words
 from pure.configs.tuned import Rows, Tuned
+from pure.transforms.attention.names import NAMES as ATTENTION
 
 __all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "key_of"]
 
 PRESETS = ("none", "slow", "medium", "fast", "ultra")
-ATTENTION = (
-    *("native", "flex", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "_native_npu"),
-    *("_native_xla", "_sdpa_cudnn", "flash", "flash_hub", "flash_varlen", "flash_varlen_hub", "flash_4_hub"),
-    *("_flash_3", "_flash_varlen_3", "_flash_3_hub", "_flash_3_varlen_hub", "aiter_fa2_hub", "sage", "sage3"),
-    *("sage_hub", "sage_blackwell_hub", "sage_varlen", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90"),
-    *("_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton", "xformers", "fa", "fa2", "fa3", "fa4"),
-    *("torch_sdpa", "torch_cudnn_sdpa", "dynamic_cudnn_sdpa", "sage_attn", "sage_attn_3", "sliding_tile_attn"),
-    *("sparge_attn", "video_sparse_attn", "sparse_video_gen_2_attn", "vmoba_attn", "aiter", "aiter_sage"),
-)
 QUANT = (
     *("float8", "float8_per_row", "float8_per_tensor", "float8_per_block", "float8_blockwise", "float8_weight_only"),
     *("int8", "int8_per_row", "int8_per_tensor", "int8_weight_only", "int4_weight_only", "nvfp4", "nvfp4_weight_only"),
@@ -168,7 +160,7 @@ class ParallelismConfig:
         "processes",
         ("tp",),
     )
-    attention_backend: str | None = _key(None, Choice(ATTENTION), "As the section attention_backend.")
+    attention_backend: str | None = _key(None, Choice(ATTENTION), "As attention_backend at the top level.")
     ulysses_anything: bool = _key(False, Bool(), "Accepted without effect: any number of heads and tokens works.")
     ulysses_float8: bool = _key(
         False, Bool(), "Communicate in float8: fewer bytes, and results that differ by its rounding. " + ONE
@@ -242,7 +234,11 @@ SECTIONS: dict[str, type] = {
 """The sections that are mappings; `attention_backend` is one word."""
 
 TUNED = Key(kind=Tuned(), help="What the cache of this file was made for by `puredit tune`; see docs/tuning.md.")
-BACKEND = Key(kind=Choice(ATTENTION), help="How attention is computed; native is torch's, others are refused.")
+BACKEND = Key(
+    kind=Choice(ATTENTION),
+    help="The kernel of attention; native is torch's choice. One that does not run here is refused, with those "
+    "that do; see docs/attention.md.",
+)
 
 # What the environment and requests start from when no file has a cache_config: SGLang's values.
 SGLANG = {

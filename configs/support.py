@@ -7,6 +7,7 @@ without effect, or is refused with the reason and what would do.
 from collections.abc import Iterator
 
 import attrs
+import torch
 
 from pure.configs.consistency import SIZES, calibrators
 from pure.configs.facts import Facts
@@ -15,11 +16,12 @@ from pure.configs.quantization import refusals as unquantizable
 from pure.configs.report import Problem
 from pure.configs.schema import SECTIONS, ParallelismConfig
 from pure.configs.sizes import PARALLEL, settle_sizes, without_effect
+from pure.transforms.attention.machine import obstacle, working
+from pure.transforms.attention.names import unsupported
 
 __all__ = ["Facts", "observations"]
 
 CACHE = "cache_config."
-NATIVE = ("native", "torch_sdpa")
 DEFAULTS = {
     f"{section}.{name}": value
     for section, cls in SECTIONS.items()
@@ -75,7 +77,7 @@ def observations(
         own = [s.place for path, s in secondary.items() if s.given and primary.get(path) is not s]
         notes += [f"{place}: no effect, as the model has one expert" for place in own]
     sizes, size_notes, size_refusals = _sizes(primary, facts)
-    refusals += size_refusals + _others(primary, facts)
+    refusals += size_refusals + _others({**primary, **sizes}, facts)
     return sizes, notes + size_notes, list(dict.fromkeys(refusals))
 
 
@@ -198,15 +200,19 @@ def _sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[s
 def _others(settings: Settings, facts: Facts) -> list[Problem]:
     found = [_refuse(settings, path, why, cure) for path, (why, cure) in REFUSED.items()
              if path.startswith(PARALLEL) and _set(settings, path)]  # fmt: skip
-    for path in ("attention_backend", f"{PARALLEL}attention_backend"):
-        if path in settings and settings[path].value not in NATIVE:
-            found.append(_refuse(settings, path, _kernel(settings[path].value, facts), "write native"))
-    return found + unquantizable(settings, facts)
+    return found + _attention(settings, facts) + unquantizable(settings, facts)
 
 
-def _kernel(name: str, facts: Facts) -> str:
-    if name == "flex" or name.startswith("_native"):
-        return f"{name} is not implemented in this version"
-    if facts.device != "cuda":
-        return f"{name} is a GPU kernel, and this run is on {facts.device}"
-    return f"{name} is a kernel of its own, which this version does not call"
+def _attention(settings: Settings, facts: Facts) -> list[Problem]:
+    """Refuse an attention backend that does not run here: it is tried on a few numbers."""
+    path = next((each for each in ("attention_backend", f"{PARALLEL}attention_backend") if each in settings), None)
+    if path is None:
+        return []
+    ring, rotate = settings.get(f"{PARALLEL}ring_size"), settings.get(f"{PARALLEL}ring_rotate_method")
+    parts = ring is not None and ring.value != 1 and (rotate is None or rotate.value == "p2p")
+    dtype = None if facts.dtype is None else getattr(torch, facts.dtype)
+    name = settings[path].value
+    if (why := unsupported(name) or obstacle(name, facts.device, dtype, parts)) is None:
+        return []
+    cure = f"write one that does: {', '.join(working(facts.device, dtype))}"
+    return [_refuse(settings, path, f"{name} does not run here: {why}", cure)]

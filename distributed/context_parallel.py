@@ -16,7 +16,6 @@ import attrs
 import torch
 
 from pure import Denoiser, PerToken, Shared, Transform, state, static
-from pure.attention import attend
 from pure.checks import choice, flag, kind
 from pure.distributed.collectives import gather, wait
 from pure.distributed.mesh import Axis, DeviceMesh, axis, shares, start
@@ -67,7 +66,7 @@ class context_parallel(Transform):
         ring, ulysses = axis(self.mesh, "ring"), axis(self.mesh, "ulysses")
         if ring.size * ulysses.size == 1:
             return denoiser
-        plan = self._plan(denoiser, ring)
+        plan = self._plan(denoiser)
         division = Division(ring, ulysses)
         inner = Ring(denoiser.attend, ring, self.rotate, self.fp32)
         return attrs.evolve(
@@ -79,7 +78,7 @@ class context_parallel(Transform):
             agree=Added(division, denoiser.agree),
         )
 
-    def _plan(self, denoiser: Denoiser, ring: Axis) -> PerToken:
+    def _plan(self, denoiser: Denoiser) -> PerToken:
         if isinstance(denoiser.embed, Divided):
             raise ValueError(
                 "the tokens are divided twice; compose context_parallel(...) once, with both axes in its mesh"
@@ -89,10 +88,6 @@ class context_parallel(Transform):
                 "this denoiser does not say which of its inputs belong to single tokens, so they cannot be divided "
                 "(one that was cut out of any transformer never does); use a family of pure.models, or a mesh "
                 "with ring=1 and ulysses=1"
-            )
-        if self.rotate == "p2p" and ring.size > 1 and denoiser.attend is not attend:
-            raise ValueError(
-                f"rotate='p2p' takes attention in parts, which {denoiser.attend} cannot; use rotate='allgather'"
             )
         return denoiser.per_token
 

@@ -18,9 +18,10 @@ from typing import Literal
 import attrs
 import torch
 
+from pure.attention import parts_of
 from pure.distributed.collectives import exchange, gather, wait
 from pure.distributed.mesh import Axis, start
-from pure.distributed.partial import Part, attend_in_part, merge
+from pure.partial import Part, merge
 
 Rotate = Literal["p2p", "allgather"]
 
@@ -30,16 +31,28 @@ class Ring:
     """Attention of tokens that are divided among the ranks of an axis.
 
     Attributes:
-        attend: attention of one rank alone: see `pure.Denoiser`.
+        attend: attention of one rank alone: see `pure.Denoiser`; with "p2p" one that can be taken in parts.
         axis: who passes keys and values around.
         rotate: "p2p" or "allgather", see above.
         fp32: with "p2p", add parts up in fp32, whatever the type of the tokens.
+
+    Raises:
+        ValueError: the attention cannot be taken in parts, and has to be.
     """
 
     attend: Callable[..., torch.Tensor]
     axis: Axis
     rotate: Rotate = "p2p"
     fp32: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if self.rotate == "p2p" and self.axis.size > 1 and parts_of(self.attend) is None:
+            name = getattr(self.attend, "name", None) or self.attend
+            raise ValueError(
+                f"a ring that passes keys on attends to one part of them at a time and adds the parts up by their "
+                f"log-sum-exp, which the attention {name} does not give; use rotate='allgather' "
+                "(ring_rotate_method: allgather), or native"
+            )
 
     def __call__(
         self,
@@ -105,7 +118,9 @@ class Ring:
 
     def _part(self, q: torch.Tensor, both: torch.Tensor, mask: torch.Tensor | None, begin: int) -> Part:
         here = None if mask is None else mask[..., begin : begin + both.shape[0]]
-        out, total = attend_in_part(q, *_halves(both), here)
+        attend = parts_of(self.attend)
+        assert attend is not None  # refused when this was made
+        out, total = attend(q, *_halves(both), here)
         return out.to(torch.promote_types(out.dtype, torch.float32)) if self.fp32 else out, total
 
 

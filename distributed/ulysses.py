@@ -15,6 +15,7 @@ import torch
 
 from pure.distributed.collectives import exchange, wait
 from pure.distributed.mesh import Axis, shares
+from pure.partial import same_heads
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 SCALE = torch.float32
@@ -58,7 +59,7 @@ class Ulysses:
 
         Args:
             q: (B, s, H, C).
-            k: (B, s, H, C), or with `whole` (B, K, H, C).
+            k: (B, s, H, C), or with `whole` (B, K, H, C); or of fewer heads.
             v: as `k`.
             mask: (B, 1, 1, tokens of all P ranks) in the order of the ranks; with `whole` any.
             whole: every rank has all keys and values, so that nothing is sent.
@@ -68,6 +69,7 @@ class Ulysses:
         rows = tuple(sum(lengths[at : at + size]) for at in range(0, len(lengths), size))
         if whole or size == 1:
             return self.attend(q, k, v, mask, whole, lengths=rows)
+        q, k, v = same_heads(q, k, v)
         own, heads = lengths[self.row * size :][:size], shares(q.shape[2], size)
         q, k, v = self._to_heads((q, k, v), own, heads)
         return self._to_tokens(self.attend(q, k, v, mask, lengths=rows), own, heads)

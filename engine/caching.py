@@ -58,6 +58,10 @@ class Caching:
         return {name: {"value": value, "origin": origins[f"cache_config.{name}"]} for name, value in values.items()}
 
 
+OVERRIDE = "attention_backend_override"
+"""The field of a request that chooses the kernel of attention."""
+
+
 @attrs.frozen(kw_only=True)
 class Sources:
     """What flags and a file set; a request and the environment set the rest.
@@ -75,7 +79,12 @@ class Sources:
     lenient: bool = False
 
     def settle(
-        self, environ: Mapping[str, str], facts: Facts, params: Any = None, enable: bool | None = None
+        self,
+        environ: Mapping[str, str],
+        facts: Facts,
+        params: Any = None,
+        enable: bool | None = None,
+        attention: str | None = None,
     ) -> Effective:
         """Merge all sources: request > flag > file > environment > default.
 
@@ -84,11 +93,15 @@ class Sources:
             facts: what is known of the run.
             params: `cache_dit_params` of the request.
             enable: `enable_cache_dit` of the request.
+            attention: `attention_backend_override` of the request.
 
         Raises:
             ConfigError: lists everything that is wrong in any of them.
         """
         sources = attrs.asdict(self)
+        if attention is not None:
+            sources["flags"] = {**self.flags, "attention_backend": attention}
+            sources["spelling"] = {**self.spelling, "attention_backend": OVERRIDE}
         return configure(params=params, enable=enable, environ=environ, facts=facts, **sources)
 
 

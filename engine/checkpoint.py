@@ -65,6 +65,11 @@ class Checkpoint:
         """How many experts the model has."""
         return len(self.found.transformers)
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The number type that it is loaded in; None: as stored."""
+        return DTYPES[self.precision] if self.precision else torch.float32 if device() == "cpu" else None
+
     def fps(self, given: int | None) -> int | None:
         """Return the frames per second, by default the checkpoint's; None where the model makes images."""
         return (given or self.found.defaults.fps) if self.video else None
@@ -72,6 +77,7 @@ class Checkpoint:
     def facts(self, steps: int | None, processes: int = 1, sequence: int | None = None) -> Facts:
         """Return what is known of a run before it starts; `steps` None: the checkpoint's default."""
         return Facts(
+            dtype=None if self.dtype is None else str(self.dtype).removeprefix("torch."),
             processes=processes,
             sequence=sequence,
             device=device(),
@@ -113,11 +119,10 @@ class Checkpoint:
         from pure.models import CheckpointError, embedded
         from pure.models.checkpoint.loading import load
 
-        dtype = DTYPES[self.precision] if self.precision else torch.float32 if device() == "cpu" else None
         try:
             with waiting("loading the checkpoint ..."):
                 source = embedded() if self.path is None else self.path
-                return load(self.found, source, variant=self.variant, dtype=dtype, device=device())
+                return load(self.found, source, variant=self.variant, dtype=self.dtype, device=device())
         except CheckpointError as error:
             raise Misuse(str(error)) from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pure.configs import Effective, Parallel
+from pure.configs import Effective, Parallel, attend_by
 from pure.engine.caching import Caching, transforms_of
 from pure.engine.checkpoint import Checkpoint, Waiting
 from pure.engine.errors import Misuse
@@ -140,7 +140,8 @@ class Engine:
         self.check_pictures(len(order.options.get("images", ())))
         self.checkpoint.check_expert_scale(order.options.get("guidance_scale_2"), "guidance_scale_2")
         try:
-            plain, request = self.pipeline.guide(self.base, self._sized(order))
+            base = transformed(self.base, attend_by(caching.effective))
+            plain, request = self.pipeline.guide(base, self._sized(order))
             denoiser = transformed(plain, transforms_of(caching, plain))
             idle = denoiser.notes(self.pipeline.schedule(request))
             idle = (*idle, *differences(caching.effective.tuned, self.pipeline, plain, request))

@@ -99,7 +99,6 @@ FIELDS: Mapping[str, Later] = {
     "cfg_gate_step": Later("guidance runs in every step", nothing=(1, 1.0)),
     "guidance_rescale": Later("guidance is not rescaled", nothing=(0, 0.0)),
     "cfg_normalization": Later("the normalisation of guidance is fixed by the model", nothing=(0, 0.0)),
-    "attention_backend_override": Later("PyTorch's attention is used", nothing=("native", "torch_sdpa")),
     "skip_softmax_params": Later("softmax is never skipped", nothing=({},)),
     "flow_shift": Later("the shift is set by the checkpoint", nothing=()),
     "boundary_ratio": Later("the boundary of the experts is set by the checkpoint", nothing=()),

@@ -1,6 +1,8 @@
 """Transforms of denoisers, one per file; the file has the transform's name."""
 
 import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
+from pure.transforms.attention.attention import attention
+from pure.transforms.attention.machine import check_attention
 from pure.transforms.calibrated import calibrated
 from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
@@ -12,7 +14,9 @@ from pure.transforms.taylorseer import taylorseer
 __all__ = [
     "Layer",
     "Quantization",
+    "attention",
     "calibrated",
+    "check_attention",
     "compiled",
     "dbcache",
     "guided",

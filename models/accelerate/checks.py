@@ -11,6 +11,7 @@ from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.components import in_one_piece, in_whole, one_piece
 from pure.models.accelerate.proxy import Proxy
+from pure.models.adapt.dispatch import check_dispatched
 from pure.models.adapt.forward import TIMES, arguments_of
 from pure.models.adapt.structure import check_unpatched
 from pure.models.errors import CheckpointError
@@ -99,11 +100,14 @@ def check_module(module: torch.nn.Module, transform: Transform) -> None:
     """Refuse a component that cannot run with this transform, as far as that shows before it has been called.
 
     Raises:
-        CheckpointError: it is compiled, or hooks or another cache have replaced its forward.
+        CheckpointError: it is compiled, or hooks or another cache have replaced its forward; or an attention is
+            chosen for it and it does not ask diffusers' dispatcher.
         ValueError: the transform guides, or measures a change where there is none.
     """
     if in_one_piece(module):
-        check_unguided(in_whole(transform, one_piece(module)))
+        edited = in_whole(transform, one_piece(module))
+        check_unguided(edited)
+        check_dispatched(module, edited.attend)
         return
     check_unpatched(module)
     if not set(TIMES) & set(arguments_of(module)):
@@ -113,6 +117,7 @@ def check_module(module: torch.nn.Module, transform: Transform) -> None:
     except ValueError:  # it may fit the transformer, which has other blocks and streams
         return
     check_unguided(edited)
+    check_dispatched(module, edited.attend)
 
 
 def check_unguided(denoiser: Denoiser) -> None:

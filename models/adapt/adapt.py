@@ -35,8 +35,8 @@ class Adapted:
     """A model as a denoiser.
 
     Attributes:
-        denoiser: `conditioning` is what `request` gives; `attend` is not used, the blocks
-            attend in their own way.
+        denoiser: `conditioning` is what `request` gives; the blocks attend in their own way, and another `attend`
+            (`pure.transforms.attention`) names the kernel that diffusers' dispatcher calls for them.
         params: the model's own parameters and buffers, not copied.
         forward: how the model is called.
         cut: its blocks.

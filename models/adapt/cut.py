@@ -16,6 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from pure.block import Params
+from pure.models.adapt.dispatch import dispatching
 from pure.models.adapt.structure import Template
 from pure.models.adapt.tape import Constant, Op, Slot, Tape, Untraceable, filled, play
 from pure.models.adapt.walk import Mark, Visit
@@ -139,7 +140,7 @@ def alike(wiring: Wiring) -> Wiring:
 
 @attrs.frozen
 class BlockRun:
-    """A block as `(params, hidden, context, attend) -> hidden`; its attention is its own, not `attend`."""
+    """A block as `(params, hidden, context, attend) -> hidden`; it attends itself, by the kernel `attend` names."""
 
     template: Template
     wiring: Wiring
@@ -151,7 +152,8 @@ class BlockRun:
         entering = {number: form.join(streams) for number, form in enumerate(self.wiring.enters) if form is not None}
         slots = play(link.ops, entering, constants)
         args, kwargs = pytree.tree_unflatten([filled(s, slots, constants) for s in link.sources], link.spec)
-        outputs = pytree.tree_leaves(self.template(params, args, kwargs))
+        with dispatching(attend):
+            outputs = pytree.tree_leaves(self.template(params, args, kwargs))
         changed = dict(enumerate(streams))
         for form, output in zip(self.wiring.leaves, outputs, strict=True):
             if form is not None:

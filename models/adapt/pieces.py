@@ -4,16 +4,18 @@ Shapes: B samples, N tokens, D width.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
 import torch
 import torch.utils._pytree as pytree
 
+from pure.attention import attend
 from pure.block import Params
 from pure.models.adapt.arguments import Arguments, outline_of
 from pure.models.adapt.cut import Context, Form, Hidden, Moved, Registry, entry_link, hidden_of, link, streams_of
+from pure.models.adapt.dispatch import check_dispatched, dispatching
 from pure.models.adapt.forward import Forward, Prediction, prediction_of
 from pure.models.adapt.search import Cut
 from pure.models.adapt.tape import Tape
@@ -105,6 +107,7 @@ class Embed:
     samples: Samples
     shape: tuple
     times: tuple[int, ...] = ()  # sizes of the timestep after the sample, where it has several dimensions
+    attend: Callable = attend
 
     def __call__(
         self, params: Params, prepared: Arguments, latents: torch.Tensor, timestep: torch.Tensor
@@ -113,14 +116,16 @@ class Embed:
 
         Raises:
             CheckpointError: with these arguments the model does something else between its
-                blocks than with those it was adapted to.
+                blocks than with those it was adapted to; or its attention cannot be chosen.
         """
         if outline_of(prepared) != self.shape:
             raise CheckpointError(changed(type(self.model.module).__name__, "is called with other arguments"))
         if timestep.ndim == 1 and self.times:  # `init` gives one number per sample, only for the shapes
             timestep = timestep.view(-1, *(1 for _ in self.times)).expand(-1, *self.times)
         kwargs = self.forward.arguments(prepared, latents, timestep)
-        walk, streams, constants = self.walk(params, kwargs, latents.device)
+        check_dispatched(self.model.module, self.attend)
+        with dispatching(self.attend):
+            walk, streams, constants = self.walk(params, kwargs, latents.device)
         placed = self.samples.placed(constants, latents.shape[0])
         replay = Shared(value=walk.journal.replayable())
         hidden = self.samples.hidden(streams, latents.shape[0])
@@ -149,6 +154,7 @@ class Head:
     model: Outline
     forward: Forward
     cut: Cut
+    attend: Callable = attend
 
     def __call__(self, params: Params, hidden: Hidden, context: Context) -> Prediction:
         """Return the prediction (B, ...), several of them from a model that makes several things.
@@ -160,9 +166,10 @@ class Head:
         streams = streams_of(hidden)
         entries, place = context.replay.value, [0]
         final = _Final(self.cut, streams, _Symbols(self.cut, streams), Tape(streams[0].device))
-        raw = self.model.run(
-            params, context.arguments.value, final, lambda name, unit: Reading(name, unit, entries, place)
-        )
+        with dispatching(self.attend):
+            raw = self.model.run(
+                params, context.arguments.value, final, lambda name, unit: Reading(name, unit, entries, place)
+            )
         prediction, name = prediction_of(raw, self.forward.several), type(self.model.module).__name__
         if not final.as_adapted:
             raise CheckpointError(changed(name, "does something else between its blocks"))

@@ -8,14 +8,16 @@ Shapes: B samples.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
 import torch
 
-from pure.attention import attend
+from pure.attention import attend as default
 from pure.block import Block, Params
 from pure.denoiser import Denoiser
+from pure.models.adapt.dispatch import check_dispatched, dispatching
 from pure.models.common.streams import image_stream
 from pure.tree import state
 
@@ -60,7 +62,7 @@ def whole(function: Function, channels: int | None = None) -> Denoiser:
         embed=Nothing(channels),
         blocks=(Block(Everything(function), ""),),
         head=prediction,
-        attend=attend,
+        attend=default,
         probe=image_stream,
         streams=("image",),
     )
@@ -99,15 +101,25 @@ class Everything:
         """Call the function.
 
         Raises:
-            ValueError: the prediction has another shape than was said.
+            ValueError: the prediction has another shape than was said; or another attention is chosen, and nothing
+                says how the function attends.
         """
-        found = self.function(context.latents, context.timestep, context.conditioning)
+        with self._attending(attend):
+            found = self.function(context.latents, context.timestep, context.conditioning)
         if found.shape != hidden.image.shape:
             raise ValueError(
                 f"the model predicts {tuple(found.shape)} and was said to predict {tuple(hidden.image.shape)}; "
                 "pass whole(..., channels=) what its second dimension is"
             )
         return WholeStream(image=found)
+
+    def _attending(self, attend: Callable) -> AbstractContextManager[None]:
+        module = getattr(self.function, "module", None)  # of a function that calls a model of diffusers
+        if attend is not default and module is None:
+            raise ValueError("a function in one piece attends in its own way; leave attention(...) out")
+        if module is not None:
+            check_dispatched(module, attend)
+        return dispatching(attend)
 
 
 def prediction(params: Params, hidden: WholeStream, context: WholeCall) -> torch.Tensor:

@@ -11,6 +11,7 @@ from fastapi import Request
 from pure.configs import ConfigError, read_request
 from pure.configs.kinds import Bool, Choice, Real, Text, Unchecked, ValueKind, Whole, Wrong, show
 from pure.configs.report import nearest
+from pure.configs.schema import ATTENTION
 from pure.engine.errors import Misuse
 from pure.engine.unavailable import FIELDS
 from pure.serving.http.bodies import Body
@@ -47,6 +48,7 @@ COMMON: Mapping[str, ValueKind] = {
     "max_sequence_length": Whole(1, 100_000),
     "enable_cache_dit": Bool(),
     "cache_dit_params": Unchecked(),
+    "attention_backend_override": Choice(ATTENTION),
     "user": TEXT,
 }
 OUTPUT: Mapping[str, ValueKind] = {

@@ -11,7 +11,7 @@ import attrs
 from fastapi import Request
 
 from pure.configs import ConfigError
-from pure.engine.caching import Caching, Sources
+from pure.engine.caching import OVERRIDE, Caching, Sources
 from pure.engine.engine import Engine, Order, Recipe
 from pure.engine.errors import Misuse, Stopping
 from pure.engine.report import peak_memory
@@ -65,21 +65,26 @@ class Service:
     requests: bool = False
     environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
 
-    def recipe(self, order: Order, params: Any = None, enable: bool | None = None) -> Recipe:
+    def recipe(
+        self, order: Order, params: Any = None, enable: bool | None = None, attention: str | None = None
+    ) -> Recipe:
         """Check an order against configuration and model.
 
         Args:
             order: what is to be made.
             params: `cache_dit_params`.
             enable: `enable_cache_dit`.
+            attention: `attention_backend_override`.
 
         Raises:
             Misuse: something in it is wrong or cannot be done; with the whole report.
         """
         facts = self.engine.checkpoint.facts(order.options.get("steps"))
         try:
-            caching = Caching.of(self.sources.settle(self.environ, facts, params, enable))
+            caching = Caching.of(self.sources.settle(self.environ, facts, params, enable, attention))
         except ConfigError as error:
+            if f"flag {OVERRIDE}" in str(error):
+                raise Misuse(str(error).replace(f"flag {OVERRIDE}", OVERRIDE), field=OVERRIDE) from error
             raise Misuse(str(error), field="cache_dit_params", code="invalid_cache_config") from error
         return self.engine.recipe(order, caching)
 
@@ -89,9 +94,10 @@ class Service:
         Raises:
             Misuse: they are wrong; nothing has been done.
         """
-        params, enable, model = (fields.get(name) for name in ("cache_dit_params", "enable_cache_dit", "model"))
+        settings = (fields.get(name) for name in ("cache_dit_params", "enable_cache_dit", OVERRIDE))
+        model = fields.get("model")
         try:
-            recipe = await asyncio.to_thread(self.recipe, order_of(fields, pictures), params, enable)
+            recipe = await asyncio.to_thread(self.recipe, order_of(fields, pictures), *settings)
         except Misuse as error:
             raise error if error.field else Misuse(error.message, field=field_of(error.message)) from error
         _bounded(recipe)

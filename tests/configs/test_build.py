@@ -6,9 +6,23 @@ import pytest
 import torch
 
 import pure
-from pure.configs import CacheConfig, ConfigError, Facts, build, load_text, quantizations, resolve, translate
+from pure.configs import (
+    CacheConfig,
+    ConfigError,
+    Facts,
+    attend_by,
+    build,
+    load_text,
+    quantizations,
+    read_environment,
+    read_flags,
+    resolve,
+    translate,
+)
 from pure.configs.schema import SECTIONS
-from pure.transforms import Quantization, calibrated, dbcache, scm, taylorseer
+from pure.transforms import Quantization, attention, calibrated, dbcache, scm, taylorseer
+from pure.transforms.attention import machine
+from pure.transforms.attention.names import canonical
 from tests.support.toys import adder
 
 BASE = dbcache(front=8, threshold=0.08, warmup=8, max_continuous=None)
@@ -264,9 +278,12 @@ def test_sizes(sizes, processes, wanted):
     [
         ("native", "cpu", None),
         ("torch_sdpa", "cuda", None),
-        ("flash", "cpu", "flash is a GPU kernel, and this run is on cpu; write native"),
-        ("_flash_3", "cuda", "_flash_3 is a kernel of its own, which this version does not call; write native"),
-        ("_native_math", "cpu", "_native_math is not implemented in this version; write native"),
+        ("_native_math", "cpu", None),
+        ("flex", "cpu", None),
+        ("flash", "cpu", "flash does not run here: there is no package flash_attn; pip install 'flash-attn>=2.6.3'"),
+        ("flash", "cpu", "; write one that does: native, _native_math, _native_flash, flex"),
+        ("_native_cudnn", "cpu", "_native_cudnn does not run here: it was tried on cpu and failed: torch has no such"),
+        ("vmoba_attn", "cuda", "vmoba_attn does not run here: it leaves keys out by a pattern of its own"),
     ],
 )
 @pytest.mark.parametrize("section", ["attention_backend: {}", "parallelism_config: {{attention_backend: {}}}"])
@@ -275,6 +292,28 @@ def test_attention(name, device, wanted, section):
     assert effective.attention_backend == name
     assert (wanted is None) == (not effective.refusals)
     assert wanted is None or wanted in str(effective.refusals[0])
+    if wanted is None:
+        assert attend_by(effective) == (pure.identity if canonical(name) == "native" else attention(name))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [({"ring_size": 2}, "gives no log-sum-exp"), ({"ring_size": 2, "ring_rotate_method": "allgather"}, None)],
+)
+def test_attention_of_a_ring(sizes, wanted, monkeypatch):
+    """Without parts it can only take all keys at once; cuDNN's kernel is let through here as if it ran."""
+    monkeypatch.setattr(machine, "_tried", lambda *_: None)
+    config = {"parallelism_config": {**sizes, "attention_backend": "_native_cudnn"}}
+    effective = resolve(file=load_text(str(config)), facts=Facts(processes=2))
+    assert [wanted in str(each) for each in effective.refusals] == ([] if wanted is None else [True])
+
+
+def test_the_attention_of_the_first_source_counts():
+    inner, outer = load_text("parallelism_config: {attention_backend: _native_math}"), {"attention_backend": "flex"}
+    assert resolve(file=inner, flags=read_flags(outer)).attention_backend == "flex"
+    environ = read_environment({"DIFFUSERS_ATTN_BACKEND": "flex"})
+    assert resolve(file=inner, environment=environ).attention_backend == "_native_math"
+    assert resolve(environment=environ).attention_backend == "flex"
 
 
 def run(transform, steps):

@@ -19,6 +19,7 @@ DOCUMENTED = {
     *("SECONDARY_DMD_HISTORY", "SECONDARY_DMD_RANK", "SECONDARY_DMD_RIDGE", "SECONDARY_DMD_SVD_PRECISION"),
     *("SECONDARY_TAYLORSEER", "SECONDARY_DMD"),
 }
+OF_DIFFUSERS = {"DIFFUSERS_ATTN_BACKEND"}
 # A value per variable that differs from the default, and what it means.
 VALUES = {
     "FN": ("2", 2),
@@ -47,7 +48,16 @@ def wrong(name, value):
 
 
 def test_all_variables_are_there_and_no_others():
-    assert {name.removeprefix(PREFIX) for name in VARIABLES} == DOCUMENTED
+    assert {name.removeprefix(PREFIX) for name in VARIABLES} == DOCUMENTED | OF_DIFFUSERS
+
+
+def test_the_attention_backend_is_a_word_of_diffusers():
+    """It reads the variable when it is imported, and ends on any other word."""
+    found = read_environment({"DIFFUSERS_ATTN_BACKEND": "flex"}).settings["attention_backend"]
+    assert (found.value, found.place) == ("flex", "environment DIFFUSERS_ATTN_BACKEND")
+    assert read_environment({"DIFFUSERS_ATTN_BACKEND": ""}).settings == {}
+    with pytest.raises(ConfigError, match=r"DIFFUSERS_ATTN_BACKEND: .*found text 'torch_sdpa'; allowed"):
+        read_environment({"DIFFUSERS_ATTN_BACKEND": "torch_sdpa"})
 
 
 def test_the_defaults_are_sglangs():

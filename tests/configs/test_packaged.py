@@ -31,7 +31,7 @@ RECIPES = {
 REFUSED = {
     "parallel_2d.yaml": "tp_size: 2 needs 2 processes, this run has 1; start with --num-gpus 2, or remove the sizes",
     "parallel_3d.yaml": "needs 8 processes, this run has 1; start with --num-gpus 8",
-    "attention.yaml": "attention.yaml:1:20: attention_backend: flash is a GPU kernel, and this run is on cpu; write ",
+    "attention.yaml": "attention.yaml:1:20: attention_backend: flash does not run here: there is no package ",
 }
 
 

@@ -256,7 +256,7 @@ BORROWING = attrs.evolve(FLUX_DEV.first, attend=borrowed)
     ("denoiser", "match", "layout", "options"),
     [
         (RANDOM.first, "does not say which of its inputs belong to single tokens.*use a family", Sizes(ring=2), {}),
-        (BORROWING, "takes attention in parts, which .*borrowed.* cannot; use rotate='allgather'", Sizes(ring=2), {}),
+        (BORROWING, "log-sum-exp, which the attention .*borrowed.* does not give; use rotate='all", Sizes(ring=2), {}),
         (FLUX_DEV.first, r"'rotate' must be in \('p2p', 'allgather'\)", Sizes(ring=2), {"rotate": "alltoall"}),
     ],
 )

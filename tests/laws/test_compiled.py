@@ -10,7 +10,8 @@ from torch._dynamo.utils import counters
 
 import pure
 from pure import pieces
-from pure.transforms import compiled, dbcache, guided, scm, taylorseer
+from pure.transforms import attention, compiled, dbcache, guided, scm, taylorseer
+from tests.support.recipes import KERNELS
 from tests.support.situation import FLUX_DEV, STREAMS, Entry, Model, Situation, same
 
 CACHED = pure.compose(dbcache(front=1, back=1, threshold=0.9, warmup=1), taylorseer(order=1))
@@ -74,6 +75,12 @@ def test_nothing_more_for_requests_masks_thresholds_and_step_counts(counting: Co
         assert run(counting, transform=pure.compose(dbcache(front=1, back=1, threshold=threshold), taylorseer(order=1)))
     limits = dbcache(front=1, back=1, threshold=0.3, warmup=2, max_cached=1, max_continuous=1)
     assert run(counting, transform=pure.compose(limits, taylorseer(order=1)))
+    assert counting.graphs == 4
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_of_attention_is_inside_the_graphs(counting: Counting, name: str) -> None:
+    assert skips(run(counting, transform=pure.compose(CACHED, attention(name)))) > 0
     assert counting.graphs == 4
 
 

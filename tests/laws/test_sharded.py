@@ -4,11 +4,12 @@ import pytest
 
 import pure
 from pure.distributed.context_parallel import Divided
-from pure.transforms import dbcache, taylorseer
+from pure.transforms import attention, dbcache, taylorseer
 from tests.laws import memory, sharded
 from tests.laws.laws import CASES, FAMILIES, Case
 from tests.laws.test_laws import ONCE, try_drawn
 from tests.support.qwen_image import QWEN_EDIT, QWEN_IMAGE
+from tests.support.recipes import KERNELS
 from tests.support.situation import FLUX_DEV, FLUX_SCHNELL, Model, Situation
 from tests.support.wan import WAN_EXPERTS, WAN_TI2V
 
@@ -43,6 +44,18 @@ def test_many_ranks_are_one_process(model: Model) -> None:
 def test_every_way_to_divide(model: Model, way: str) -> None:
 
     situation = Situation(model=model, transform=CACHED, seeds=SEEDS, count=6)
+    sharded.every_way_is_one_process(situation, sharded.WAYS[way])
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [(FLUX_DEV, "parameters and ring"), (Z_IMAGE, "allgather"), (HUNYUAN_REPLACE, "ring 2, ulysses 3")],
+    ids=str,
+)
+def test_every_kernel_of_attention_is_divided(model: Model, way: str, name: str) -> None:
+    """The one process has the same kernel: parts of the keys are put together by its own log-sum-exp."""
+    situation = Situation(model=model, transform=pure.compose(CACHED, attention(name)), seeds=SEEDS, count=5)
     sharded.every_way_is_one_process(situation, sharded.WAYS[way])
 
 

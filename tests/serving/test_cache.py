@@ -2,14 +2,18 @@
 
 import re
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pure.attention import attend
 from pure.cli.cache_flags import settle
 from pure.configs import configure
 from pure.engine.caching import Sources
+from pure.engine.engine import Order
 from pure.engine.errors import Misuse
+from pure.transforms.attention.kernels import kernel_of
 from tests.cli.test_page import COMMANDS
 from tests.cli.test_page import name as name_of
 from tests.serving.conftest import opening
@@ -197,3 +201,20 @@ def test_every_environment_of_the_page_counts_for_a_server(here, words, monkeypa
         monkeypatch.setenv(name, value)
     made = here("flux").post(num_inference_steps=12)["puredit"]
     assert made["cache"] != "no cache" and len(made["computed_steps"]) + len(made["skipped_steps"]) == 12
+
+
+def test_the_kernel_of_attention_of_a_request_wins(here):
+    service = attrs.evolve(here("flux", start=False).service, environ={"DIFFUSERS_ATTN_BACKEND": "_native_math"})
+    order = Order(options={"steps": 8})
+    for name, wanted in ((None, "_native_math"), ("flex", "flex"), ("torch_sdpa", None)):
+        made = service.recipe(order, attention=name)
+        assert made.denoiser.attend == (attend if wanted is None else kernel_of(wanted))
+    with pytest.raises(
+        Misuse, match=r"^1 problem.*\n  attention_backend_override: .*flash does not run here"
+    ) as caught:
+        service.recipe(order, attention="flash")
+    assert caught.value.field == "attention_backend_override"
+
+
+def test_a_request_with_another_kernel_is_made(here):
+    assert here("flux").post(attention_backend_override="_native_math", **SMALL)["data"]

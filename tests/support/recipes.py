@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Transform
-from pure.transforms import calibrated, compiled, dbcache, guided, scm, taylorseer
+from pure.transforms import attention, calibrated, compiled, dbcache, guided, scm, taylorseer
 from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
 Recipe = Callable[[Model, int], Strategy]
 
 # hypothesis begins with the first of every list: begin where something is skipped.
+KERNELS = ("flex", "_native_math", "_native_flash")  # of those that run on a CPU; all others run native
 THRESHOLDS = st.sampled_from((0.5, 0.05, 0.1, 0.2, 0.3, 0.9))
 
 
@@ -190,6 +191,15 @@ def everything(model: Model, count: int) -> Strategy:
     return st.builds(pure.compose, guide(interval=True), skipping, dynamic_mask(count), taylor_only())
 
 
+def attending(name: str) -> Recipe:
+    """Everything, and a kernel of attention."""
+
+    def recipe(model: Model, count: int) -> Strategy:
+        return st.builds(pure.compose, everything(model, count), st.just(attention(name)))
+
+    return recipe
+
+
 def dynamic_mask(count: int) -> Strategy:
     return st.builds(scm, mask=masks(count))
 
@@ -216,6 +226,7 @@ RECIPES: dict[str, Recipe] = {
     "guided-options": guided_options,
     "compiled": compiled_steps,
     "everything": everything,
+    **{f"attention-{name}": attending(name) for name in KERNELS},
 }
 
 
@@ -287,4 +298,7 @@ def _examples(count: int) -> dict[str, list[Transform]]:
 
 def examples(name: str, count: int) -> list[Transform]:
     """Return the transforms of a recipe that are tried every time, for a run of `count` steps."""
+    if name.startswith("attention-"):
+        kernel = attention(name.removeprefix("attention-"))
+        return [pure.compose(each, kernel) for each in examples("everything", count)]
     return _examples(count)[name]

@@ -12,7 +12,7 @@ import pure
 from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
 from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
-from pure.transforms import calibrated, dbcache, guided, scm, taylorseer
+from pure.transforms import attention, calibrated, dbcache, guided, scm, taylorseer
 from pure.tree import leaves_with_paths
 from tests.support import toys
 
@@ -119,8 +119,8 @@ class Situation:
 
     @functools.cached_property
     def plain(self) -> Denoiser | Experts:
-        """The denoiser with guidance, if there is any, and without a cache."""
-        return transformed(self.model, self.guidance or pure.identity)
+        """The denoiser with guidance and the kernel of attention, if any are chosen, and without a cache."""
+        return transformed(self.model, pure.compose(*filter(None, (self.guidance, self.part(attention)))))
 
     @property
     def solver(self) -> pure.Solver:

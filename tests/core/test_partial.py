@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from pure import partial
 from pure.attention import attend
-from pure.distributed import partial
 from tests.support import toys
 
 
@@ -48,7 +48,7 @@ def test_parts_put_together_are_the_whole(problem):
 def test_kernels_agree(dtype, masked):
     q, k, v = (normal(2, 3, 5, 8, seed=i, dtype=dtype) for i in range(3))
     bias = torch.zeros(2, 1, 1, 5, dtype=dtype).masked_fill(torch.arange(5) > 2, -torch.inf) if masked else None
-    ours, theirs = partial._anywhere(q, k, v, bias), partial._on_cpu(q, k, v, bias)
+    ours, theirs = partial._math(q, k, v, bias), partial._flash(q, k, v, bias)
     # Weights, products and sums are rounded once each by either, where the type is narrow.
     roundings = 1.5 * torch.finfo(dtype).eps * float(v.abs().max())
     tolerance = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2 * roundings}[dtype]

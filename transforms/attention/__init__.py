@@ -1,0 +1,1 @@
+"""Kernels of attention: their names, what runs them, and which of them run on this machine."""
