@@ -23,7 +23,7 @@ help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## generate with and without caching on the embedded checkpoint, and plot the two
-	$(BIN)/puredit generate --prompt "a red apple on a blue background" --compare \
+	$(BIN)/puredit generate --prompt "a red apple on a blue background" --plan fast --compare \
 		--plot outputs/demo-plot.png --output-path outputs/
 	@echo "The images and the plot are in outputs/:" && ls outputs
 

@@ -64,17 +64,20 @@ def write_plot(path: Path, made: Made, threshold: float | None, recipe: str) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.5, 8.8), dpi=130, facecolor="white")
+    infos, decisions = made.result.infos, 0.32 * len(made.result.branches) + 0.25
+    measured = bool(_finite_changes(infos)) or (threshold is not None and threshold < 1)
+    heights = [3.4, 1.9, decisions] if measured else [3.4, decisions]
+    figure = Figure(figsize=(11.5, 8.8 if measured else 6.9), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
-        3, 3, height_ratios=[3.4, 1.9, 0.32 * len(made.result.branches) + 0.25],
-        left=0.09, right=0.97, top=0.845, bottom=0.135, hspace=0.22, wspace=0.08,
+        len(heights), 3, height_ratios=heights,
+        left=0.09, right=0.97, top=0.845, bottom=0.135 if measured else 0.17, hspace=0.22, wspace=0.08,
     )  # fmt: skip
     _title(figure, made, recipe)
     _images([figure.add_subplot(grid[0, column]) for column in range(3)], made)
-    changes = figure.add_subplot(grid[1, :])
-    _changes(changes, made.result.infos, threshold)
-    _timeline(figure.add_subplot(grid[2, :], sharex=changes), made.result.infos)
+    _timeline(figure.add_subplot(grid[-1, :]), infos)
+    if measured:
+        _changes(figure.add_subplot(grid[1, :]), infos, threshold)
     _legend(figure, made.result.infos)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
@@ -181,6 +184,7 @@ def _timeline(ax: Axes, infos: tuple[Info, ...]) -> None:
                 at, 0.82, width=0.86, bottom=height + 0.09, color=colour(decision),
                 hatch=None if decision.computed else "////", edgecolor="white", linewidth=0,
             )  # fmt: skip
+    ax.set_xlim(-0.7, len(infos) - 0.3)
     ax.set_ylim(len(rows), 0)
     ax.set_yticks([0.5 + height for height in range(len(rows))], list(rows) if len(rows) > 1 else ["decision"])
     every = max(1, math.ceil(len(infos) / 30))

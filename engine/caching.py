@@ -131,11 +131,13 @@ def recipe(transform: pure.Transform) -> str:
 def _arguments(part: pure.Transform) -> list[str]:
     fields = attrs.fields(type(part))
     values = [(field, getattr(part, field.name)) for field in fields if field.init]
-    return [f"{f.name}={_short(value)}" for f, value in values if f.name in SHOWN or value != f.default]
+    return [f"{f.name}={_short(f.name, value)}" for f, value in values if f.name in SHOWN or value != f.default]
 
 
-def _short(value: object) -> str:
-    """Return a value as one would type it; a table of weights by its number of rows."""
+def _short(name: str, value: object) -> str:
+    """Return a value as one would type it; a mask as text, a table of weights by its number of rows."""
+    if name == "mask" and isinstance(value, tuple):
+        return repr("".join(map(str, value)))
     text = repr(value)
     return text if len(text) <= LONGEST or not isinstance(value, tuple) else f"<{len(value)} rows>"
 
