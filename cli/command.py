@@ -150,7 +150,7 @@ def facts_of(values: Mapping[str, Any], checkpoint: Checkpoint, environ: Mapping
 
 
 def _check_video(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Refuse flags of videos where the model makes images, and videos where they cannot be encoded."""
+    """Refuse flags of videos where the model makes images, and models of videos where ffmpeg is missing."""
     checkpoint.check_expert_scale(values["guidance_scale_2"], "--guidance-scale-2")
     if checkpoint.video:
         require_video_extra(f"a {checkpoint.name} makes videos")
@@ -201,7 +201,7 @@ def _caching(
     if values["enable_cache_dit"] is False:
         raise Misuse(f"{flag} compares with and without a cache; --enable-cache-dit false switches it off; drop one")
     caching = Caching.of(settle({**values, "enable_cache_dit": True}, environ, facts))
-    text = f"no cache was asked for, so {flag} takes the default one: {recipe(caching.transform)}"
+    text = f"no cache is set, so {flag} takes the default one: {recipe(caching.transform)}"
     return caching, (Note(text, "note"),)
 
 
@@ -216,7 +216,7 @@ def _samples(
             raise Misuse(f"--seed {seed}{several}: seeds go up to {LARGEST_SEED} (2**63 - 1)")
     total = len(prompts) * len(seeds) * values["num_outputs_per_prompt"]
     if total > MOST_OUTPUTS:
-        raise Misuse(f"--num-outputs-per-prompt: {total} results were asked for, the most are {MOST_OUTPUTS}")
+        raise Misuse(f"--num-outputs-per-prompt: {total} results; at most {MOST_OUTPUTS}")
     pairs = [(text, seed + i) for text in prompts for seed in seeds for i in range(values["num_outputs_per_prompt"])]
     folder, fixed = _place(values, video)
     if not folder or not values["save_output"] or values["no_save_output"]:
@@ -288,8 +288,8 @@ def read_size(text: str) -> tuple[int, int]:
 
 def _precision(values: Mapping[str, Any]) -> str | None:
     dit, vae = values["dit_precision"], values["vae_precision"]
-    usual = None if torch.cuda.is_available() else "fp32"
-    if vae is not None and vae != (dit or usual):
+    default = None if torch.cuda.is_available() else "fp32"
+    if vae is not None and vae != (dit or default):
         raise Misuse(
             f"--vae-precision {vae}: all parts have one precision in this version; leave it out, or choose "
             f"--dit-precision {vae} for all"

@@ -265,7 +265,7 @@ def _tell(
             screen.line(line)
     if advise and command.caching.enabled and never_skipped(made):
         screen.note(
-            f"a cache was asked for and no step was skipped: {written(command.caching.transform)}; raise the "
+            f"a cache is set and no step was skipped: {written(command.caching.transform)}; raise the "
             "threshold, lower the warm-up, or run more steps",
             "warning",
         )

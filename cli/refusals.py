@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from pure.engine.errors import Misuse
-from pure.engine.unavailable import FLAGS, Later
+from pure.engine.unsupported import FLAGS, Refusal
 
 __all__ = ["refuse"]
 
 
-def refuse(values: Mapping[str, Any], flags: Mapping[str, Later] = FLAGS) -> None:
+def refuse(values: Mapping[str, Any], flags: Mapping[str, Refusal] = FLAGS) -> None:
     """Check the flags that are not supported.
 
     Raises:
-        Misuse: lists every flag that asks for something that would not happen.
+        Misuse: lists every flag whose value would have no effect.
     """
-    asked = {name: later for name, later in flags.items() if later.asked(values.get(name))}
-    if asked:
-        raise Misuse("\n".join(f"{_typed(name, values[name])} {later}" for name, later in asked.items()))
+    wrong = {name: found for name, found in flags.items() if found.refuses(values.get(name))}
+    if wrong:
+        raise Misuse("\n".join(f"{_typed(name, values[name])} {found}" for name, found in wrong.items()))
 
 
 def _typed(name: str, value: Any) -> str:

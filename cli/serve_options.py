@@ -11,17 +11,17 @@ from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.refusals import refuse
 from pure.cli.values import boolean, number, whole
 from pure.engine.errors import Misuse
-from pure.engine.unavailable import FLAGS as UNAVAILABLE
-from pure.engine.unavailable import Later
+from pure.engine.unsupported import FLAGS as UNSUPPORTED
+from pure.engine.unsupported import Refusal
 
 __all__ = ["SERVE_FLAGS", "ServeCommand", "refuse_for_server"]
 
-ONE_PROCESS = Later(
+ONE_PROCESS = Refusal(
     "serve runs one process", "start one server per GPU with CUDA_VISIBLE_DEVICES and a --port of its own", (False, 1)
 )
 PARALLEL = ("num_gpus", "tp_size", "sp_degree", "ulysses_degree", "ring_degree", "cfg_parallel_size", "dp_size")
-FLAGS_OF_SERVER: Mapping[str, Later] = {
-    **UNAVAILABLE,
+FLAGS_OF_SERVER: Mapping[str, Refusal] = {
+    **UNSUPPORTED,
     **dict.fromkeys(PARALLEL, ONE_PROCESS),
     "enable_cfg_parallel": attrs.evolve(ONE_PROCESS, nothing=(False,)),
 }
@@ -48,7 +48,7 @@ SERVER = group(
     flag(
         "--batching-delay-ms",
         number(0),
-        "How long the first result waits for others with equal settings; later ones join between steps.  [default: 0]",
+        "How long the first result waits for others with equal settings; option ones join between steps.  [default: 0]",
         default=0.0,
     ),
     flag("--enable-metrics", boolean(), "Offer /metrics for Prometheus.", default=False),
@@ -90,6 +90,6 @@ def refuse_for_server(values: Mapping[str, Any]) -> None:
     """Check the flags that a server does not support.
 
     Raises:
-        Misuse: lists every flag that asks for something that would not happen.
+        Misuse: lists every flag whose value would have no effect.
     """
-    refuse(values, {name: later for name, later in FLAGS_OF_SERVER.items() if name != "warmup_mode"})
+    refuse(values, {name: option for name, option in FLAGS_OF_SERVER.items() if name != "warmup_mode"})

@@ -20,12 +20,12 @@ class Effective:
         enabled: whether there is a cache at all.
         cache: for the only or first expert.
         secondary: for the second expert.
-        parallelism: None if no source says anything about it and the run has one process; sizes are numbers.
+        parallelism: None if no source sets it and the run has one process; sizes are numbers.
         attention_backend: a name, or None.
-        quantize: None if no source says anything about it.
-        tuned: what a tuned plan was made for; None if no source says anything about it.
+        quantize: None if no source sets it.
+        tuned: what a tuned plan was made for; None if no source sets it.
         origins: source and place by path, as in `Layer.settings`; complete.
-        notes: what a person should be told before work starts.
+        notes: printed for the user before work starts.
         refusals: what is well-formed but cannot be done here; `build` raises them.
         facts: what was known.
     """

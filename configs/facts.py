@@ -13,7 +13,7 @@ class Facts:
 
     Attributes:
         processes: number of processes.
-        sequence: how many of them share the sequence, ulysses x ring, where that is asked for.
+        sequence: how many of them share the sequence, ulysses x ring, where that is set.
         device: type of the device, such as "cpu" or "cuda".
         dtype: number type of the denoiser, such as "bfloat16".
         steps: number of steps of the run (of a model with one expert).

@@ -53,7 +53,7 @@ class Layer:
         name: "request", "flag", "file", "environment" or "model default".
         settings: by path: `enabled`, `cache_config.Fn_compute_blocks`, `attention_backend`, ...;
             `secondary.cache_config....` for the second expert.
-        notes: what a person should be told, one line each.
+        notes: printed for the user, one line each.
     """
 
     name: str = attrs.field(eq=False)

@@ -30,7 +30,7 @@ def settle_sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], 
 
     Args:
         settings: the effective ones, none of them None.
-        facts: the number of processes, and of those that share the sequence where that is asked for.
+        facts: the number of processes, and of those that share the sequence where that is set.
 
     Returns:
         The sizes that were filled in; notes on them; problems.

@@ -118,7 +118,7 @@ SHOWN = ("front", "threshold", "warmup", "max_continuous", "order", "policy")
 
 
 def recipe(transform: pure.Transform) -> str:
-    """Return a transform as one would type it, without what is left at its default.
+    """Return a transform as Python code, without what is left at its default.
 
     >>> from pure.transforms import dbcache, taylorseer
     >>> recipe(pure.compose(dbcache(threshold=0.12), taylorseer()))
@@ -135,7 +135,7 @@ def _arguments(part: pure.Transform) -> list[str]:
 
 
 def _short(name: str, value: object) -> str:
-    """Return a value as one would type it; a mask as text, a table of weights by its number of rows."""
+    """Return a value as Python code; a mask as text, a table of weights by its number of rows."""
     if name == "mask" and isinstance(value, tuple):
         return repr("".join(map(str, value)))
     text = repr(value)

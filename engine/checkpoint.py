@@ -34,7 +34,7 @@ def device() -> str:
 
 @attrs.frozen(kw_only=True)
 class Checkpoint:
-    """A checkpoint and how it is to be loaded.
+    """A checkpoint and how to load it.
 
     Attributes:
         path: a folder or hub id; None: the one that comes with the package.
@@ -132,7 +132,7 @@ def look(path: str | None, **options: Any) -> Checkpoint:
 
     Args:
         path: a folder or hub id.
-        options: how it is to be loaded; see `Checkpoint`.
+        options: how to load it; see `Checkpoint`.
 
     Raises:
         Misuse: it is not there, or not supported.

@@ -42,7 +42,7 @@ __all__ = ["OPTIONS", "Engine", "Order", "Recipe", "alike", "open_engine"]
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """What is to be made, as flags or the fields of a request say it, not yet checked against the model.
+    """What to make, read from flags or from the fields of a request, not yet checked against the model.
 
     Attributes:
         negative_prompt: what to avoid; None: the checkpoint's default.

@@ -1,4 +1,4 @@
-"""Why work was not done: what every way in (command line, server, library) reports in its own form.
+"""Errors that command line, server and library report, each in its own form.
 
 Nothing here knows exit codes or HTTP statuses; `cli.main` and `serving.http.refusal` map them.
 """
@@ -10,7 +10,7 @@ __all__ = ["EngineError", "Failure", "Interrupted", "Misuse", "Stopping", "neare
 
 
 class EngineError(Exception):
-    """Base of the errors that are told to a person; `str(error)` is the message.
+    """Base of the errors that are reported to the user; `str(error)` is the message.
 
     Attributes:
         message: what is wrong, where, and the cure.
@@ -24,7 +24,7 @@ class EngineError(Exception):
 
 
 class Misuse(EngineError):
-    """The request is wrong, or asks for what is not available; found before any work is done."""
+    """The request is wrong or not supported; found before any work is done."""
 
 
 class Failure(EngineError):
@@ -32,7 +32,7 @@ class Failure(EngineError):
 
 
 class Stopping(EngineError):
-    """The work is not done because the server ends."""
+    """The work is not done because the server shuts down."""
 
     def __init__(self, message: str = "the server is shutting down; ask again later") -> None:
         super().__init__(message, code="shutting_down")

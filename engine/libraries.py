@@ -10,7 +10,7 @@ import warnings
 def quiet_imports() -> None:
     """Keep off the screen what libraries say to developers: warnings, and what torchao logs while it is imported.
 
-    Nothing of ours is lost: it is said in notes.
+    Our own notes are still printed.
     """
     warnings.simplefilter("ignore")
     for name in ("torchao", "torch.utils._pytree"):

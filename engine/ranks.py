@@ -1,6 +1,6 @@
-"""Several processes for one job: how many, which shares, and who says what.
+"""Several processes for one command: how many, which shares of the work, and which of them prints.
 
-Rank 0 shows and saves; the others take the same steps and say nothing. Without a launcher the
+Rank 0 shows and saves; the others take the same steps and print nothing. Without a launcher the
 processes are started here and this one watches them; under `torchrun` this one is a rank itself.
 """
 
@@ -37,18 +37,18 @@ Payload = TypeVar("Payload")
 # ------------------------------------------------------------------------------ before anything is loaded
 
 
-def count_processes(asked: int | None, environ: Mapping[str, str]) -> int:
-    """Return the number of processes: what a launcher started, or what `--num-gpus` asks for.
+def count_processes(wanted: int | None, environ: Mapping[str, str]) -> int:
+    """Return the number of processes: what a launcher started, or what `--num-gpus` sets.
 
     Raises:
-        Misuse: the two differ, or there are not so many GPUs.
+        Misuse: the two differ, or there are fewer GPUs.
     """
     started = _launched(environ)
     if started is not None:
-        if asked not in (None, started):
-            raise Misuse(f"--num-gpus {asked}: the launcher started {started} processes; leave --num-gpus out")
+        if wanted not in (None, started):
+            raise Misuse(f"--num-gpus {wanted}: the launcher started {started} processes; leave --num-gpus out")
         return started
-    count = asked or 1
+    count = wanted or 1
     if torch.cuda.is_available() and count > (there := torch.cuda.device_count()):
         gpus = "1 GPU" if there == 1 else f"{there} GPUs"
         raise Misuse(f"--num-gpus {count}: this machine shows {gpus}; write --num-gpus {there} or leave it out")
@@ -70,7 +70,7 @@ def _launched(environ: Mapping[str, str]) -> int | None:
 
 
 def is_follower(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process as another rank than 0, which says nothing.
+    """Whether a launcher started this process as another rank than 0, which prints nothing.
 
     >>> is_follower({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
     True
@@ -82,7 +82,7 @@ def is_follower(environ: Mapping[str, str]) -> bool:
 
 
 def check_shares(sizes: Sizes, found: Description) -> None:
-    """Check that the model can be shared so.
+    """Check that the model can be split into shares of these sizes.
 
     Raises:
         Misuse: it cannot.
@@ -131,12 +131,12 @@ def spread(
     follow: Callable[[Payload, DeviceMesh], None],
     environ: Mapping[str, str],
 ) -> None:
-    """Do what `payload` asks for in several processes: `lead` as rank 0, `follow` as the others.
+    """Carry out `payload` in several processes: `lead` as rank 0, `follow` as the others.
 
-    What the checkpoint `found` is made of is imported before processes are forked.
+    The classes of the checkpoint `found` are imported before processes are forked.
 
     Raises:
-        Exception: what the first process to fail raised.
+        Exception: that of the first process that failed.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if _launched(environ) is None:
@@ -164,7 +164,7 @@ def _import_parts(found: Description) -> None:
     for module in ("pure.distributed.context_parallel", "pure.distributed.tensor_parallel"):
         importlib.import_module(module)
     for component, library in found.libraries.items():
-        # Whatever is wrong with a part is said by who loads it.
+        # Loading the part reports what is wrong with it.
         with contextlib.suppress(Exception):
             getattr(importlib.import_module(library), found.classes[component])
 
@@ -200,6 +200,6 @@ def _rank(
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Say nothing: rank 0 has said it."""
+    """Print nothing: rank 0 has printed it."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield

@@ -159,8 +159,8 @@ class Store:
         """Mark a job as in progress, if it is not yet, and add notes."""
 
         def begun(entry: Entry) -> Entry:
-            told = tuple(dict.fromkeys((*entry.notes, *notes)))
-            return attrs.evolve(entry, status="in_progress", started=entry.started or time.time(), notes=told)
+            all_notes = tuple(dict.fromkeys((*entry.notes, *notes)))
+            return attrs.evolve(entry, status="in_progress", started=entry.started or time.time(), notes=all_notes)
 
         self._change(id, begun)
 

@@ -53,7 +53,7 @@ class Queue:
     def more(self, recipe: Recipe, most: int) -> list[Sample]:
         """Return up to `most` samples from the front that fit a recipe, without waiting.
 
-        Only from the front: whoever waits for another kind of batch is not overtaken for ever.
+        Only from the front, so that samples of another kind do not wait for ever.
         """
         with self._changed:
             chosen: list[Sample] = []

@@ -133,7 +133,7 @@ class Worker:
                 waiting += self._attempt(waiting.pop(0))
 
     def _warm(self, recipe: Recipe) -> None:
-        """Take the first steps of such a run; a server that cannot is a slow first request, not a dead server."""
+        """Take the first steps of a run; where that fails the server still starts, with a slow first request."""
         began = time.perf_counter()
         try:
             denoising.warm_up(self.engine, self._known(recipe), "a warm-up", self.options.warm_steps)
@@ -143,7 +143,7 @@ class Worker:
 
     def _attempt(self, samples: list[Sample]) -> list[list[Sample]]:
         """Make samples; whatever goes wrong ends their jobs, not the thread. Return what has to be made separately."""
-        taken, apart = list(samples), []  # what left the queue, and what of it waits for a batch of its own
+        taken, apart = list(samples), []  # taken from the queue, and those of them that wait for a batch of their own
         try:
             self._make(taken, apart)
         except Exception as error:

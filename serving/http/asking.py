@@ -20,7 +20,7 @@ ENCODINGS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "jpg": ("JPEG", "
 
 
 def order_of(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Order:
-    """Return what the fields of a request say is to be made; `width` and `height` win over `size`.
+    """Return what to make, from the fields of a request; `width` and `height` win over `size`.
 
     >>> order_of({"prompt": "a cat", "size": (64, 32), "height": 48}).options
     {'width': 64, 'height': 48}

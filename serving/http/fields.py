@@ -13,7 +13,7 @@ from pure.configs.kinds import Bool, Choice, Real, Text, Unchecked, ValueKind, W
 from pure.configs.report import nearest
 from pure.configs.schema import ATTENTION
 from pure.engine.errors import Misuse
-from pure.engine.unavailable import FIELDS
+from pure.engine.unsupported import FIELDS
 from pure.serving.http.bodies import Body
 from pure.serving.http.forms import Many, Size, read_value
 from pure.serving.http.strict_json import Invalid, parse_json
@@ -196,10 +196,10 @@ def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse(name: str, value: Any, route: Fields) -> None:
     """Refuse a field that this route does not have, unless its value changes nothing."""
-    later = FIELDS.get(name)
-    if later is not None:
-        if later.asked(value) and not (isinstance(value, str) and not later.asked(_plain(value))):
-            raise Misuse(f"{name}: found {show(value)}; it {later}", field=name)
+    option = FIELDS.get(name)
+    if option is not None:
+        if option.refuses(value) and not (isinstance(value, str) and not option.refuses(_plain(value))):
+            raise Misuse(f"{name}: found {show(value)}; it {option}", field=name)
         return
     if name in PICTURES:
         raise Misuse(f"{name}: found {show(value)}; {route.advice}", field=name)

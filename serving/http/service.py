@@ -71,7 +71,7 @@ class Service:
         """Check an order against configuration and model.
 
         Args:
-            order: what is to be made.
+            order: what to make.
             params: `cache_dit_params`.
             enable: `enable_cache_dit`.
             attention: `attention_backend_override`.

@@ -104,7 +104,7 @@ def test_compare_and_plot(puredit, tmp_path):
 def test_a_comparison_without_a_cache_takes_the_default(puredit):
     code, _, err = puredit("generate", "--prompt", "a", *FEW, "--compare")
     assert code == 0
-    assert "note: no cache was asked for, so --compare takes the default one: dbcache(front=1, threshold=0.24" in err
+    assert "note: no cache is set, so --compare takes the default one: dbcache(front=1, threshold=0.24" in err
     assert "warning: nothing will be skipped: warm-up computes every one of 4 steps" in err
     assert "no step was skipped" not in err, "once is enough"
 

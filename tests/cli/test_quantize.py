@@ -42,7 +42,7 @@ def test_the_files_of_the_page(puredit, tmp_path, name):
     code, _, err = puredit("generate", *SHORT, "--cache-dit-config", name)
     assert code == 0, err
     assert "quantised 52 of 62 layers (float8_per_row: 52): " in err and "; 10 stay: it is outside of the blocks" in err
-    assert "UserWarning" not in err and "warning: " not in err.replace("warning: a cache was asked for", "")
+    assert "UserWarning" not in err and "warning: " not in err.replace("warning: a cache is set", "")
     assert pixels(tmp_path).shape == (32, 32, 3)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pure.cli.commands import serve
-from pure.engine.unavailable import FIELDS
+from pure.engine.unsupported import FIELDS
 from pure.serving.http import about, images, videos
 from pure.serving.http.about import ABSENT
 from pure.serving.http.fields import EDIT, IMAGE, VIDEO

@@ -12,7 +12,7 @@ import io
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -22,7 +22,9 @@ from tests.structure.source import ROOT, modules, syntax
 PICTURE, GUIDE = ROOT / "docs" / "architecture.svg", ROOT / "docs" / "architecture.md"
 MARKS = "<!-- walk -->", "<!-- /walk -->"
 COMMAND = ["generate", "--prompt", "a red apple", "--num-inference-steps", "3", "--cache-dit-config", "cache.yaml"]
-VALUES = ("pure.configs.kinds",)  # how single values are read is no part of the way
+STAGES = {"make_command": "check", "load": "load", "perform": "make"}
+"""The functions of the shell that the run goes through, and what the stages of the walk are called."""
+VALUES = ("pure.configs.kinds", "pure.checks")  # how single values are read and checked is no part of the way
 BOX, GAP, HEIGHT, RISE, EDGE = 330, 30, 124, 40, 20  # pixels
 STYLE = """
     text { font-family: sans-serif; font-size: 13px; fill: #222 }
@@ -37,19 +39,22 @@ def purpose(name: str) -> str:
     return (ast.get_docstring(syntax(modules()[name])) or "").split("\n")[0]
 
 
-def walk() -> list[tuple[str, str]]:
-    """The functions of a room that another room calls, as `(module, function)`, in the order of their first call."""
+def walk() -> list[tuple[str, str, str]]:
+    """The functions of a room that another room calls, as `(stage, module, function)`, in the order of their calls.
+
+    A function stands once, in the stage that calls it first.
+    """
     # Imported before anything is watched: they would be watched too, call by call.
     from diffusers import AutoencoderKL, FluxTransformer2DModel  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer  # noqa: F401
 
     from pure.cli.main import run
 
-    found: dict[tuple[str, str], None] = {}
+    found: dict[tuple[str, str], str] = {}
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and (entered := _entered(frame)):
-            found.setdefault(entered)
+        if event == "call" and (entered := _entered(frame)) and entered not in found:
+            found[entered] = _stage(frame)
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         before = sys.getprofile()
@@ -59,7 +64,16 @@ def walk() -> list[tuple[str, str]]:
         finally:
             sys.setprofile(before)
     assert code == 0
-    return list(_of_note(found))
+    return [(found[name], *name) for name in _of_note(found)]
+
+
+def _stage(frame: FrameType | None) -> str:
+    """The stage of the run that a call belongs to; empty before the first."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("pure.cli.") and frame.f_code.co_name in STAGES:
+            return STAGES[frame.f_code.co_name]
+        frame = frame.f_back
+    return ""
 
 
 def _entered(frame: FrameType) -> tuple[str, str] | None:
@@ -83,7 +97,7 @@ def _imports(frame: FrameType) -> bool:
     return frame.f_locals is frame.f_globals or "__qualname__" in frame.f_locals
 
 
-def _of_note(found: dict[tuple[str, str], None]) -> Iterator[tuple[str, str]]:
+def _of_note(found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Leave out what is no step of the way: records that are made, properties, private and local functions."""
     for module, name in found:
         thing: Any = importlib.import_module(module)
@@ -100,15 +114,25 @@ def _of_note(found: dict[tuple[str, str], None]) -> Iterator[tuple[str, str]]:
         yield module, name
 
 
-def table(steps: list[tuple[str, str]]) -> str:
+def visits(steps: list[tuple[str, str, str]]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """The walk by stage and room: each stage enters a room at one place, by functions in the order of their calls."""
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for stage, module, name in steps:
+        found.setdefault((stage, _short(module)), []).append((module, name))
+    return [(stage, place, names) for (stage, place), names in found.items()]
+
+
+def table(steps: list[tuple[str, str, str]]) -> str:
     """The walk as a table of Markdown."""
-    rows = ["| | room | function | what it does |", "| --- | --- | --- | --- |"]
-    for number, (module, name) in enumerate(steps, 1):
+    rows = ["| | stage | room | functions by which it is entered | what the first of them does |", "| --- " * 5 + "|"]
+    for number, (stage, place, names) in enumerate(visits(steps), 1):
+        module, name = names[0]
         thing: Any = importlib.import_module(module)
         for part in name.split("."):
             thing = getattr(thing, part)
         says = (thing.__doc__ or "").split("\n")[0]
-        rows.append(f"| {number} | {_short(module)} | `{_within(module)}{name}` | {says} |")
+        functions = ", ".join(f"`{_within(each)}{function}`" for each, function in names)
+        rows.append(f"| {number} | {stage} | {place} | {functions} | {says} |")
     return "\n".join(rows)
 
 
@@ -125,8 +149,8 @@ def _within(module: str) -> str:
     return f"{inner}." if inner else ""
 
 
-def picture(steps: list[tuple[str, str]]) -> str:
-    """The picture: a box for every room, arrows to those it imports, and the numbers of the steps in it."""
+def picture(steps: list[tuple[str, str, str]]) -> str:
+    """The picture: a box for every room, arrows to those it imports, and the numbers of the walk in it."""
     rows = list(reversed(HOUSE))
     width = max(map(len, rows)) * (BOX + GAP) - GAP + 2 * EDGE
     places: dict[str, tuple[float, float]] = {}
@@ -141,7 +165,7 @@ def picture(steps: list[tuple[str, str]]) -> str:
     )
     shapes = [_arrow(places[a], places[b]) for a, b in sorted(arrows())]
     for name, place in places.items():
-        numbers = [number for number, (module, _) in enumerate(steps, 1) if room(module) == room(name)]
+        numbers = [number for number, (_, short, _) in enumerate(visits(steps), 1) if short == _short(name)]
         shapes += _box(name, place, numbers)
     return "\n".join(
         (
@@ -198,7 +222,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
-def guide(steps: list[tuple[str, str]]) -> str:
+def guide(steps: list[tuple[str, str, str]]) -> str:
     """The guide with its table renewed."""
     before, rest = GUIDE.read_text(encoding="utf-8").split(MARKS[0])
     _, after = rest.split(MARKS[1])

@@ -23,3 +23,16 @@ def test_the_picture_has_every_room_and_arrow():
     assert text.count('class="arrow"') == len(arrows())
     found = {(a.removeprefix("pure."), b.removeprefix("pure.")) for a, b in arrows()}
     assert {("cli", "engine"), ("serving", "engine"), ("engine", "configs"), ("cli", "serving")} <= found
+
+
+def test_every_stage_of_the_walk_enters_a_room_once_and_the_stages_are_in_order():
+    found = [row.split(" | ")[1:3] for row in architecture.GUIDE.read_text(encoding="utf-8").splitlines()
+             if row.startswith("| ") and row.split(" | ")[0][2:].isdecimal()]  # fmt: skip
+    assert len(found) == len({tuple(row) for row in found})
+    stages = list(dict.fromkeys(stage for stage, _ in found))
+    assert stages == ["", "check", "load", "make"] and [stage for stage, _ in found] == sorted(
+        (stage for stage, _ in found), key=stages.index
+    )
+    assert {room for _, room in found} == {f"`{name.removeprefix('pure.')}`" for row in HOUSE for name in row} - {
+        "`serving`"
+    }
