@@ -121,6 +121,7 @@ def _options(values: Mapping[str, Any], engine: Engine, caching: Caching) -> Wor
         warm_up=tuple(recipes),
         warm_steps=values["warmup_steps"],
         first=mode == "request",
+        queued=values["max_queued_requests"],
     )
 
 

@@ -51,6 +51,12 @@ SERVER = group(
         "How long the first result waits for others with equal settings; option ones join between steps.  [default: 0]",
         default=0.0,
     ),
+    flag(
+        "--max-queued-requests",
+        whole(1, 100_000),
+        "Requests that may wait; more are refused with status 503.",
+        shown=1000,
+    ),
     flag("--enable-metrics", boolean(), "Offer /metrics for Prometheus.", default=False),
     flag("--log-requests", boolean(), "Log one line per request.", default=False),
     flag("--allow-origin", "ORIGIN ...", "Origins whose web pages may use the server (CORS); * for all."),

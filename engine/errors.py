@@ -6,7 +6,7 @@ Nothing here knows exit codes or HTTP statuses; `cli.main` and `serving.http.ref
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["EngineError", "Failure", "Interrupted", "Misuse", "Stopping", "nearest"]
+__all__ = ["Busy", "EngineError", "Failure", "Interrupted", "Misuse", "Stopping", "nearest"]
 
 
 class EngineError(Exception):
@@ -36,6 +36,17 @@ class Stopping(EngineError):
 
     def __init__(self, message: str = "the server is shutting down; ask again later") -> None:
         super().__init__(message, code="shutting_down")
+
+
+class Busy(EngineError):
+    """The work is not taken on because as much as may wait already waits."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"the queue is full: {most} requests wait; ask again later (or start the server with a larger "
+            "--max-queued-requests)",
+            code="queue_full",
+        )
 
 
 class Interrupted(EngineError):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 
 from pure.engine.engine import Recipe, alike
+from pure.engine.errors import Busy
 from pure.engine.sample import Sample
 
 __all__ = ["Queue"]
@@ -13,7 +14,9 @@ __all__ = ["Queue"]
 class Queue:
     """Samples that wait; handlers put them in, the engine takes them out."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1000) -> None:
+        """Return an empty queue in which at most `most` jobs wait."""
+        self._most = most
         self._changed = threading.Condition()
         self._waiting: list[Sample] = []
         self._closed = False
@@ -24,10 +27,16 @@ class Queue:
             return len(self._waiting)
 
     def put(self, samples: Iterable[Sample]) -> bool:
-        """Add samples at the end; False if the queue is closed and takes none."""
+        """Add the samples of a job at the end; False if the queue is closed and takes none.
+
+        Raises:
+            Busy: as many jobs wait as may.
+        """
         with self._changed:
             if self._closed:
                 return False
+            if len({each.job.id for each in self._waiting}) >= self._most:
+                raise Busy(self._most)
             self._waiting += samples
             self._changed.notify_all()
             return True

@@ -40,6 +40,7 @@ class WorkerOptions:
         warm_up: recipes to warm up with before the first request.
         warm_steps: steps of a warm-up.
         first: whether the first request is preceded by a warm-up of its own recipe.
+        queued: most jobs that wait.
     """
 
     batch: int = 1
@@ -47,6 +48,7 @@ class WorkerOptions:
     warm_up: tuple[Recipe, ...] = ()
     warm_steps: int = 1
     first: bool = False
+    queued: int = 1000
 
 
 class Worker:
@@ -60,7 +62,7 @@ class Worker:
         log: Callable[[str, str], None] = lambda text, kind: None,
     ) -> None:
         self.engine, self.options, self.metrics = engine, options, Metrics()
-        self.jobs, self.queue = Store(self._over), Queue()
+        self.jobs, self.queue = Store(self._over), Queue(options.queued)
         self.ready = threading.Event()
         self.running = 0  # samples under way
         self._files, self._log = files, log
@@ -85,11 +87,15 @@ class Worker:
 
         Raises:
             Stopping: nothing is taken any more.
+            Busy: as many wait as may.
         """
         future = self.jobs.add(job)
-        if not self.queue.put(job.samples):
+        try:
+            if not self.queue.put(job.samples):
+                raise Stopping()
+        except EngineError:
             self.jobs.forget(job.id)
-            raise Stopping()
+            raise
         return future
 
     def cancel(self, id: str) -> None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 import pure
+from pure.checks import cut
 from pure.links import document
 from pure.serving.http.errors import HttpError
 from pure.serving.http.service import Service, service_of
@@ -65,7 +66,7 @@ async def model(request: Request, id: str) -> dict[str, Any]:
     """Describe the model."""
     service = service_of(request)
     if id not in service.names:
-        raise HttpError(f"The model {id!r} does not exist", 404, field="model", code="model_not_found")
+        raise HttpError(f"The model {cut(id)!r} does not exist", 404, field="model", code="model_not_found")
     return _card(service)
 
 
@@ -143,5 +144,7 @@ def absent(path: str) -> HttpError:
         )
     for beginning, reason in ABSENT.items():
         if path.startswith(beginning):
-            return HttpError(f"there is no {path} here: {reason}", 404, code="not_found")
-    return HttpError(f"there is no {path}; the routes are listed at {document('serving.md')}", 404, code="not_found")
+            return HttpError(f"there is no {cut(path)} here: {reason}", 404, code="not_found")
+    return HttpError(
+        f"there is no {cut(path)}; the routes are listed at {document('serving.md')}", 404, code="not_found"
+    )

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pure.checks import cut
 from pure.engine.errors import EngineError, Stopping
 from pure.serving.http import about, images, videos
 from pure.serving.http.bodies import LIMIT
@@ -49,7 +50,7 @@ async def _missing(request: Request, error: Any) -> JSONResponse:
     """Answer what no route answers."""
     if error.status_code == 404:
         return response_to(about.absent(request.url.path))
-    return response_to(HttpError(f"{request.method} {request.url.path}: {error.detail}", error.status_code))
+    return response_to(HttpError(f"{request.method} {cut(request.url.path)}: {error.detail}", error.status_code))
 
 
 @attrs.define(eq=False)

@@ -4,11 +4,11 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from pure.engine.errors import EngineError, Failure, Misuse, Stopping
+from pure.engine.errors import Busy, EngineError, Failure, Misuse, Stopping
 
 __all__ = ["HttpError", "body_of", "response_to", "status_of"]
 
-STATUSES = {Misuse: 400, Stopping: 503, Failure: 500}
+STATUSES = {Misuse: 400, Stopping: 503, Busy: 503, Failure: 500}
 KINDS = {501: "not_implemented_error", 503: "server_unavailable"}
 
 

@@ -339,3 +339,31 @@ def test_headers_that_are_too_large_do_not_end_the_server(servers):
     answer = servers["flux"].get("/health", headers={"x": "y" * 500_000})
     assert answer.status_code in (200, 400, 431)
     assert servers["flux"].get("/health").status_code == 200
+
+
+def test_the_queue_is_bounded(here, monkeypatch):
+    app = here("wan", start=False, queued=2)  # the worker takes nothing out
+    monkeypatch.setattr(type(app.worker), "alive", True)
+    app.worker.ready.set()
+    body = {"num_inference_steps": 1, "size": "32x32", "num_frames": 1, "max_sequence_length": 8}
+    first, _ = (app.post("/v1/videos", **body)["id"] for _ in range(2))
+    for _ in range(2):
+        error = app.refused("/v1/videos", 503, **body)
+        assert error["code"] == "queue_full" and error["type"] == "server_unavailable"
+        assert error["message"].startswith("the queue is full: 2 requests wait; ask again later")
+    assert len(app.client.get("/v1/videos").json()["data"]) == 2, "what was refused is not remembered"
+    app.client.delete(f"/v1/videos/{first}")
+    app.post("/v1/videos", **body)
+
+
+IDS = ["a/b", "..%2f..%2fetc%2fpasswd", "%00", "x" * 5000, "\u00fc", "%f0%9f%8d%8e", "%3f", "%23", "%25", "-1", "1e400"]
+
+
+@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize("path", ["/v1/videos/{}", "/v1/videos/{}/content", "/v1/images/{}/content", "/v1/models/{}"])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH", "OPTIONS", "PUT", "BREW"])
+def test_routes_of_an_id_are_never_an_error_of_the_server(servers, method, path, id):
+    address = path.format(id if id.isascii() else quote(id))
+    answer = servers["wan"].request(method, address)
+    assert answer.status_code in (400, 404, 405), answer.text[:300]
+    assert len(answer.content) < 8000 and "Traceback" not in answer.text
