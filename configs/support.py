@@ -122,7 +122,9 @@ def _idle_calibrators(settings: Settings) -> Iterator[tuple[str, str]]:
     on = next(iter(calibrators(settings)), "none")
     owners = {"taylorseer": ("TaylorSeer", TAYLOR), "dmd": ("DMD", DMD), "foca": ("FoCa", ("enable_encoder_foca",))}
     for calibrator, (name, keys) in owners.items():
-        if on != calibrator:
+        if on == "newton" and calibrator == "taylorseer":  # it takes all of them but the weights
+            yield "calibrated_weights", "they replace TaylorSeer's, and newton is on"
+        elif on != calibrator:
             yield from ((key, f"it belongs to {name}, which is off") for key in keys)
     if on not in CALIBRATOR_NAMES:
         yield "calibrator_cache_type", "it belongs to DMD and FoCa; TaylorSeer has taylorseer_cache_type"

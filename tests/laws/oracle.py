@@ -10,6 +10,7 @@ import attrs
 import torch
 
 import pure
+from pure.transforms import newton
 from tests.support import toys
 from tests.support.situation import Situation
 
@@ -83,6 +84,27 @@ class Table(Recursion):
         return super().predict(time)
 
 
+class Neville(Recursion):
+    """The polynomial through the last order + 1 values, by Neville's algorithm."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__(order)
+        self.values = []
+
+    def update(self, value: Any, time: int) -> None:
+        super().update(value, time)
+        self.values = [(time, value), *self.values][: self.order + 1]
+
+    def predict(self, time: int) -> Any:
+        times, found = [at for at, _ in self.values], [value for _, value in self.values]
+        for gap in range(1, len(times)):
+            found = [
+                ((time - times[i + gap]) * found[i] + (times[i] - time) * found[i + 1]) / (times[i] - times[i + gap])
+                for i in range(len(found) - 1)
+            ]
+        return found[0]
+
+
 @attrs.define
 class Row:
     """One sample (or branch of one) under a plan."""
@@ -102,7 +124,10 @@ class Row:
         order = {name: seer.order if seer and name in streams else 0 for name in ("image", "text")}
         self.whole = {name: bool(seer and seer.on == "hidden" and name in streams) for name in order}
         table = getattr(seer, "table", ())
-        self.middle = {name: Table(order[name], table if name in streams else ()) for name in order}
+        if isinstance(seer, newton):
+            self.middle = {name: Neville(order[name]) for name in order}
+        else:
+            self.middle = {name: Table(order[name], table if name in streams else ()) for name in order}
 
     whole: dict[str, bool] = attrs.field(init=False, default=None)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pure import Hold
 from pure.predictors import Predictor
-from pure.transforms import calibrated, taylorseer
+from pure.transforms import calibrated, newton, taylorseer
 from pure.transforms.taylorseer import COLD_START
 from tests.laws.oracle import Recursion
 
@@ -31,6 +31,7 @@ CLAIMS = {
     # One-sided differences taken at the newer end: higher orders gain no order of accuracy.
     "taylor-2": Claim(taylorseer(order=2), exact=1, slope=2),
     "taylor-3": Claim(taylorseer(order=3), exact=1, slope=2),
+    **{f"newton-{order}": Claim(newton(order=order), exact=order, slope=order + 1) for order in range(4)},
     # What its table does not have is TaylorSeer's.
     "calibrated": Claim(calibrated(table=[((70, 69, 68), 71, (1.5, -0.4, -0.1))]), exact=1, slope=2),
 }
@@ -102,6 +103,21 @@ def test_the_longest_row_that_fits_counts() -> None:
     for times, target in (((5, 3, 1), 8), ((5, 3, 0), 7), ((4, 3, 1), 6), ((2, -1, -1), 4)):
         first = min(time for time in times if time >= 0)
         assert predictor.weights(times, target, first) == taylorseer(order=2).weights(times, target, first)
+
+
+@hypothesis.given(computed=warm_schedules, distance=st.integers(1, 5), order=st.integers(0, 3))
+def test_newton_continues_polynomials_of_its_order(computed: list[int], distance: int, order: int) -> None:
+    predictor, scale = newton(order=order), max(computed) + distance
+    size = sum(map(abs, predictor.weights(times_of(predictor, computed), computed[-1] + distance, computed[0])))
+    assert _error(predictor, computed, distance, lambda t: (t / scale) ** order) < 1e-12 * size
+    if order < 3:
+        worse = _error(predictor, computed, distance, lambda t: (t / scale) ** (order + 1))
+        assert worse > 1e-9, "and of no higher one"
+
+
+def test_newton_uses_what_there_is() -> None:
+    assert newton(order=3).weights((4, -1, -1, -1), 6, 4) == (1.0, 0.0, 0.0, 0.0)
+    assert newton(order=3).weights((4, 2, -1, -1), 6, 2) == (2.0, -1.0, 0.0, 0.0)
 
 
 @hypothesis.given(computed=computed_steps, distance=st.integers(1, 8), order=st.integers(0, 3))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Transform
-from pure.transforms import attention, calibrated, compiled, dbcache, guided, scm, taylorseer
+from pure.transforms import attention, calibrated, compiled, dbcache, guided, newton, scm, taylorseer
 from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
@@ -107,6 +107,12 @@ def taylor(on: str, least: int = 0) -> Recipe:
         return st.builds(pure.compose, skipping | static(model, count), made)
 
     return recipe
+
+
+def polynomial(model: Model, count: int) -> Strategy:
+    streams = st.sampled_from((None, "all"))
+    made = st.builds(newton, order=st.integers(0, 3), on=st.sampled_from(("residual", "hidden")), streams=streams)
+    return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
 
 
 def tables(mask: tuple[int, ...]) -> st.SearchStrategy[tuple]:
@@ -219,6 +225,7 @@ RECIPES: dict[str, Recipe] = {
     "scm-bins": bins,
     "taylorseer-residual": taylor("residual"),
     "taylorseer-hidden": taylor("hidden"),
+    "newton": polynomial,
     "calibrated": from_table,
     "guided": guided_plain,
     "guided-dbcache": guided_dbcache,
@@ -272,6 +279,10 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "taylorseer-hidden": [
             pure.compose(often, taylorseer(order=1, on="hidden", streams="all")),
             pure.compose(scm(mask=late, policy="static"), _some(back=1), taylorseer(order=3, on="hidden")),
+        ],
+        "newton": [
+            pure.compose(scm(mask=late, policy="static"), newton(order=2, streams="all")),
+            pure.compose(often, newton(order=1, on="hidden")),
         ],
         "calibrated": [
             pure.compose(scm(mask=late, policy="static"), calibrated(table=EXACT, streams="all")),
