@@ -106,6 +106,8 @@ def _read(opened: Image.Image, most: int) -> Picture:
         raise PictureError(
             f"{opened.width} x {opened.height} pixels are too many: at most {most} are read; make it smaller"
         )
+    if opened.format == "EPS":  # Pillow would run Ghostscript on it, which runs what it says
+        raise PictureError("it is a PostScript program, which is not run; convert it to PNG")
     opened.load()
     notes = [*_frames(opened), *_values(opened)]
     opened.info.pop("transparency", None)  # a note reports it; converting would warn
