@@ -14,7 +14,7 @@ from pure.engine.errors import Misuse
 
 if TYPE_CHECKING:
     from pure.models.pipeline import Model
-    from pure.transforms import Layer, Quantization
+    from pure.transforms import Quantization, QuantizedLayer
 
 Say = Callable[[str, str], None]
 """Prints a text as a "note" or a "warning"."""
@@ -77,11 +77,12 @@ def quantizer(effective: Effective, denoiser: Model, say: Say) -> Quantizer | No
     return Quantizer(denoiser=denoiser, settings=settings, verbose=effective.quantize.verbose, say=say)
 
 
-def summary(layers: tuple[Layer, ...], before: int, after: int) -> str:
+def summary(layers: tuple[QuantizedLayer, ...], before: int, after: int) -> str:
     """Say in one line how many layers became what, why the others did not, and what that saves.
 
-    >>> from pure.transforms import Layer
-    >>> layers = Layer("", "blocks.0.q", "int8_weight_only", ""), Layer("", "out", "", "it is outside of the blocks")
+    >>> from pure.transforms import QuantizedLayer
+    >>> one = QuantizedLayer("", "blocks.0.q", "int8_weight_only", "")
+    >>> layers = one, QuantizedLayer("", "out", "", "it is outside of the blocks")
     >>> summary(layers, 4_000_000, 1_500_000)
     'quantised 1 of 2 layers (int8_weight_only: 1): 4.0 MB of weights are 1.5 MB; 1 stays: it is outside of the blocks'
     """
@@ -93,7 +94,7 @@ def summary(layers: tuple[Layer, ...], before: int, after: int) -> str:
     return f"quantised {kinds.total()} of {len(layers)} layers ({became}): {sizes}{rest}"
 
 
-def line(layer: Layer) -> str:
+def line(layer: QuantizedLayer) -> str:
     """Say of one layer what became of it."""
     name = f"{layer.expert}: {layer.name}" if layer.expert else layer.name
     return f"{name}: {layer.kind or 'stays'}" + (f" ({layer.reason})" if layer.reason else "")

@@ -8,13 +8,13 @@ from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
 from pure.transforms.guided import guided
 from pure.transforms.newton import newton
-from pure.transforms.quantize.quantize import Layer, Quantization, nbytes, quantize, survey
+from pure.transforms.quantize.quantize import Quantization, QuantizedLayer, nbytes, quantize, survey
 from pure.transforms.scm import scm
 from pure.transforms.taylorseer import taylorseer
 
 __all__ = [
-    "Layer",
     "Quantization",
+    "QuantizedLayer",
     "attention",
     "calibrated",
     "check_attention",

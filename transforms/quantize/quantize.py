@@ -81,7 +81,7 @@ Settings = Quantization | Mapping[str, Quantization]
 
 
 @attrs.frozen
-class Layer:
+class QuantizedLayer:
     """What becomes of one linear layer.
 
     Attributes:
@@ -131,7 +131,9 @@ def _made(tensor: torch.Tensor, kind: str | None) -> torch.Tensor:
     return tensor if kind is None else KINDS[kind].make(tensor.detach().contiguous())
 
 
-def survey(params: Params, denoiser: Denoiser | Experts, settings: Settings = Quantization()) -> tuple[Layer, ...]:
+def survey(
+    params: Params, denoiser: Denoiser | Experts, settings: Settings = Quantization()
+) -> tuple[QuantizedLayer, ...]:
     """Say for every linear layer what `quantize` makes of it, and why some stay as they are.
 
     Raises:
@@ -163,14 +165,14 @@ def _check_arguments(params: object, denoiser: object, settings: object) -> None
             check_argument(tensor, torch.Tensor, "params is a dict of tensors by name")
 
 
-def _layers(expert: str, params: Params, denoiser: Denoiser, settings: Quantization) -> Iterator[Layer]:
+def _layers(expert: str, params: Params, denoiser: Denoiser, settings: Quantization) -> Iterator[QuantizedLayer]:
     prefixes = tuple({block.prefix for block in denoiser.blocks if block.prefix})
     for name, weight in params.items():
         if name.endswith(SUFFIX) and weight.ndim == 2:
             layer = name.removesuffix(SUFFIX)
             outside = settings.blocks and not name.startswith(prefixes)
             kind, reason = ("", "it is outside of the blocks") if outside else _choice(layer, weight, settings)
-            yield Layer(expert, layer, kind, reason)
+            yield QuantizedLayer(expert, layer, kind, reason)
 
 
 def _choice(layer: str, weight: torch.Tensor, settings: Quantization) -> tuple[str, str]:
