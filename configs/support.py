@@ -165,7 +165,8 @@ def _cache(settings: Settings, facts: Facts) -> list[Problem]:
 
 def _steps(settings: Settings, facts: Facts) -> list[Problem]:
     mask = settings.get(f"{CACHE}steps_computation_mask")
-    if mask is None or not isinstance(mask.value, tuple) or facts.steps in (None, len(mask.value)):
+    several = facts.experts not in (None, 1)  # each has steps of its own, which the schedule divides
+    if mask is None or not isinstance(mask.value, tuple) or several or facts.steps in (None, len(mask.value)):
         return []
     why = f"the mask has {len(mask.value)} entries, but the run has {facts.steps} steps"
     cure = f"give {facts.steps} entries, run {len(mask.value)} steps, or use a preset, which fits any number"

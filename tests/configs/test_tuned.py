@@ -27,7 +27,7 @@ ALWAYS = dbcache(front=0, threshold=1.0, warmup=0, max_continuous=None)
 
 
 def test_a_plan_is_read_whole() -> None:
-    effective = resolve(file=load_text(PLAN), facts=Facts(experts=2))
+    effective = resolve(file=load_text(PLAN), facts=Facts(experts=2, steps=8))
     assert effective.tuned == TunedFor(
         model="abc", steps=4, height=64, width=64, frames=1, guidance=2.5, computed=2, psnr=51.25
     )

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from pure import Experts
+from pure.configs import Facts, build, load_text, resolve
 from pure.configs.tuned import TunedFor
 from pure.engine.tuning.plan import plan_of
 from pure.engine.tuning.recording import make_case, record
@@ -70,6 +72,12 @@ def test_two_experts_have_plans_of_their_own(experts: Pipeline) -> None:
         found = end(case, bound_of(case), entries, weights, span)
     transform = transform_of(case, entries, weights, span)
     assert set(transform) == set(names)
+    text = plan_of(case.steps, entries, weights, span, TunedFor(steps=8)).text
+    effective = resolve(file=load_text(text), facts=Facts(steps=8, experts=2))
+    assert isinstance(experts.denoiser, Experts)
+    for which, name in zip(("primary", "secondary"), dict.fromkeys(names), strict=True):
+        one = experts.denoiser.denoisers[name]
+        assert build(effective, which)(one).plan == transform[name](one).plan, "the file has both"
     made = experts.generate("a cat", seed=[3], transform=transform, **options)
     assert float((made.latents - found).abs().max()) < 1e-3
     assert [info.computed[0] for info in made.infos] == [bool(entry) for entry in entries]
