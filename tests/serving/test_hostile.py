@@ -4,6 +4,7 @@ Everything here goes over a socket, through a real HTTP client.
 """
 
 import json
+import socket
 from urllib.parse import quote, urlencode
 
 import httpx2
@@ -367,3 +368,30 @@ def test_routes_of_an_id_are_never_an_error_of_the_server(servers, method, path,
     answer = servers["wan"].request(method, address)
     assert answer.status_code in (400, 404, 405), answer.text[:300]
     assert len(answer.content) < 8000 and "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "statuses"),
+    [
+        ("10", b'{"prompt": "a", "n": 0}', (400,)),  # less than is sent: the JSON ends within the text
+        ("abc", b"{}", (400,)),
+        ("-1", b"{}", (400,)),
+        ("1_0", b"{}", (400,)),
+        ("9" * 30, b"{}", (400, 413)),
+        ("100", b'{"prompt": "a"}', (None, 400)),  # more than is sent, then the client leaves
+    ],
+)
+def test_a_wrong_length_ends_with_the_connection(servers, length, body, statuses):
+    url = servers["flux"].base_url
+    with socket.create_connection((url.host, url.port), timeout=20) as line:
+        head = (
+            "POST /v1/images/generations HTTP/1.1",
+            "Host: x",
+            "Content-Type: application/json",
+            "Connection: close",
+        )
+        line.sendall("\r\n".join((*head, f"Content-Length: {length}", "", "")).encode() + body)
+        line.shutdown(socket.SHUT_WR)
+        answer = line.makefile("rb").readline()
+    assert (int(answer.split()[1]) if answer else None) in statuses
+    assert servers["flux"].get("/health").status_code == 200
