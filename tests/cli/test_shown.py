@@ -33,16 +33,14 @@ def test_settings_that_have_a_source_are_shown_before_defaults(puredit, tmp_path
 
 
 def test_flags_that_were_given_are_shown_first_and_refusals_last(puredit) -> None:
-    words = ("--width", "64", "--height", "32", "--attention-backend", "flash")
-    code, out, _ = puredit("config", "--show", *words)
+    code, out, _ = puredit("config", "--show", "--width", "64", "--height", "32", "--tp-size", "2")
     names = [line.split()[0] for line in out[out.index("flags") :].splitlines()[1:] if line.strip()]
-    given = [name for name in names if name in ("width", "height", "attention_backend")]
-    assert code == 0 and given == ["attention_backend", "height", "width"]
+    given = [name for name in names if name in ("width", "height", "tp_size")]
+    assert code == 0 and given == ["height", "tp_size", "width"]
     assert names.index("width") < names.index("backend") < names.index("num_inference_steps")
     assert "no_save_output" not in names, "save_output says it"
-    assert out.splitlines()[-1].startswith(
-        "refused: flag --attention-backend: attention_backend: flash is a GPU kernel"
-    )
+    said = "refused: flag --tp-size: parallelism_config.tp_size: tp_size: 2 needs 2 processes, this run has 1"
+    assert out.splitlines()[-1].startswith(said)
 
 
 def test_a_flag_is_named_as_the_origin_of_what_it_sets() -> None:

@@ -120,7 +120,8 @@ def test_what_is_not_and_the_hint(kind: ValueKind, value: Any, hint: str) -> Non
 @pytest.mark.parametrize(
     ("kind", "text", "meant"),
     [
-        (COUNT, " 2 ", 2),
+        (COUNT, "+2", 2),
+        (COUNT, " 2 ", " 2 "),
         (COUNT, "2.5", 2.5),
         (COUNT, "two", "two"),
         (Real(), "1e-3", 0.001),
