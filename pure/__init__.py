@@ -27,6 +27,7 @@ if _typing.TYPE_CHECKING:
     from pure.pieces import CompileOptions
     from pure.plan import Plan, Probe, Span
     from pure.predictors import Hold, Predictor
+    from pure.programs import Program, ProgramState, StepInputs, program
     from pure.rules import Rule
     from pure.runnable import Runnable
     from pure.saving import load_state, save_state
@@ -64,6 +65,8 @@ __all__ = [
     "Plan",
     "Predictor",
     "Probe",
+    "Program",
+    "ProgramState",
     "Rule",
     "Run",
     "Runnable",
@@ -74,6 +77,7 @@ __all__ = [
     "State",
     "States",
     "Step",
+    "StepInputs",
     "Transform",
     "UniPC",
     "Weights",
@@ -85,6 +89,7 @@ __all__ = [
     "identity",
     "join",
     "load_state",
+    "program",
     "put",
     "sample",
     "save_state",
@@ -111,6 +116,7 @@ _MODULES = {
     "pieces": "CompileOptions",
     "plan": "Plan Probe Span",
     "predictors": "Hold Predictor",
+    "programs": "Program ProgramState StepInputs program",
     "rules": "Rule",
     "runnable": "Runnable",
     "saving": "load_state save_state",

@@ -38,6 +38,11 @@ from pure.tree import map_samples, put, take
 
 Tree = Any
 
+COMPILING = (
+    "a step decides in Python: compose compiled() with the other transforms, which compiles all that a step computes, "
+    "or compile the step of pure.program(denoiser, steps, solver)"
+)
+
 
 PIECE = function("this piece is a function, or a record with a __call__")
 STREAMS = names("give the names of streams as a tuple, such as ('image', 'text')")
@@ -128,7 +133,11 @@ class Denoiser:
             ValueError: the state is of another batch or another plan; a rule or predictor gives a wrong answer.
             TypeError: an argument is of another kind.
         """
-        return apply(self, bind(self.blocks, params), state, inputs)
+        return (
+            _eager(self, params, state, inputs)
+            if torch.compiler.is_compiling()
+            else _apply(self, params, state, inputs)
+        )
 
     def notes(self, steps: Sequence[Step] | int, conditioning: Tree = None) -> tuple[Note, ...]:
         """Return what a run of these steps was set to do and will not do.
@@ -170,6 +179,20 @@ def init(
     probed = denoiser.probe(hidden) if probe is None or probe.of is None else probe.of(params.all, hidden, context)
     cache = stepping.empty(denoiser.pieces, probed, hidden, batch)
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
+
+
+def _apply(denoiser: Denoiser, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
+    return apply(denoiser, bind(denoiser.blocks, params), state, inputs)
+
+
+def _eager(denoiser: Denoiser, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
+    """Run as it is within what somebody compiles."""
+    run: Any = torch.compiler.disable(_apply, reason=COMPILING)
+    return run(denoiser, params, state, inputs)
+
+
+_eager._torchdynamo_disable = True  # type: ignore[attr-defined]  # torch.compiler.disable imports dynamo: a second
+_eager._torchdynamo_disable_msg = COMPILING  # type: ignore[attr-defined]
 
 
 def apply(denoiser: Denoiser, params: Bound, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:

@@ -1,0 +1,201 @@
+"""Programs: the decisions of the loop, in one graph that other masks, thresholds and schedules do not compile anew."""
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch._dynamo.exc import Unsupported
+from torch._dynamo.utils import counters
+
+import pure
+from pure import Answer
+from pure.rules import Mask
+from pure.transforms import dbcache, guided, scm, taylorseer
+from tests.laws.test_compiled import Counting, counting  # noqa: F401  # a fixture
+from tests.support import ovis, qwen_image, wan, z_image
+from tests.support.situation import CLOSED, EXPERTS, FLUX_DEV, RANDOM, STREAMS, Model, Situation, close
+
+UNIPC = attrs.evolve(STREAMS, solver=pure.UniPC(pure.Schedule(shift=3.0, spacing="whole", unit=1)))
+THRESHOLD = pure.compose(dbcache(front=1, threshold=0.5, warmup=1), taylorseer(order=1))
+LATER = pure.compose(dbcache(front=1, threshold=0.3, warmup=3, max_continuous=2), taylorseer(order=1))
+LIMITS = pure.compose(dbcache(front=1, threshold=0.9, warmup=1, max_cached=3, max_accumulated=0.7), taylorseer(order=2))
+DYNAMIC = pure.compose(dbcache(front=1, back=1, threshold=0.8, warmup=2), scm(mask=(1, 1, 0, 0, 1, 0, 0, 0)))
+STATIC = pure.compose(dbcache(front=1), scm(mask=(1, 1, 0, 0, 1, 0, 0, 1), policy="static"), taylorseer(order=3))
+HIDDEN = pure.compose(
+    dbcache(front=1, back=1, threshold=0.9, warmup=2), taylorseer(order=1, on="hidden", streams="all")
+)
+BRANCHES = pure.compose(guided(scale=2.0), dbcache(front=1, threshold=0.5, warmup=1, follow="conditional"))
+
+
+def case(model: Model = RANDOM, transform: pure.Transform = THRESHOLD, **fields: Any) -> Situation:
+    return Situation(model=model, transform=transform, **{"seeds": (1,), "count": 8, **fields})
+
+
+def eager(given: Situation) -> pure.Run:
+    return pure.sample(
+        given.denoiser, given.model.params, given.conditioning(), given.latents(), given.schedule(), given.solver
+    )
+
+
+def program(given: Situation) -> pure.Program:
+    return pure.program(given.single, given.schedule(), given.solver)
+
+
+def started(given: Situation, made: pure.Program) -> tuple[Any, Any]:
+    bound = given.single.bind(given.model.params)
+    return bound, made.init(bound, given.conditioning(), given.latents())
+
+
+def decisions(run: pure.Run) -> list[bool]:
+    assert all(len(set(info.computed)) == 1 for info in run.infos)
+    return [info.computed[0] for info in run.infos]
+
+
+@pytest.mark.parametrize("transform", [pure.identity, THRESHOLD, LATER, LIMITS, DYNAMIC, STATIC, HIDDEN, BRANCHES])
+@pytest.mark.parametrize("model", [CLOSED, RANDOM, STREAMS, UNIPC], ids=str)
+def test_a_program_decides_and_predicts_as_the_loop(model: Model, transform: pure.Transform) -> None:
+    given = case(model, transform)
+    made, expected = program(given), eager(given)
+    latents, computed = made.run(*started(given, made))
+    assert computed.tolist() == decisions(expected)
+    assert close(latents, expected.latents, 1e-5)
+    assert made.static == (transform in (pure.identity, STATIC))
+
+
+@pytest.mark.parametrize(
+    "model", [FLUX_DEV, qwen_image.QWEN_IMAGE, ovis.OVIS, z_image.Z_IMAGE, *wan.MODELS[:1]], ids=str
+)
+@pytest.mark.parametrize("transform", [THRESHOLD, BRANCHES, STATIC], ids=["threshold", "guided", "static"])
+def test_families(model: Model, transform: pure.Transform) -> None:
+    given = case(model, transform)
+    made, expected = program(given), eager(given)
+    latents, computed = made.run(*started(given, made))
+    assert computed.tolist() == decisions(expected)
+    assert close(latents, expected.latents, 1e-5)
+
+
+def test_a_mask_holds_for_every_sample_of_a_batch_and_a_threshold_for_all_together() -> None:
+    masked = case(FLUX_DEV, STATIC, seeds=(1, 2, 3))
+    made = program(masked)
+    assert close(made.run(*started(masked, made))[0], eager(masked).latents, 1e-5)
+    together = case(RANDOM, THRESHOLD, seeds=(1, 2, 3))
+    made = program(together)
+    bound, state = started(together, made)
+    for inputs in made.inputs:
+        before, (state, computed, change) = state, made.step(bound, state, inputs)
+        if bool(computed):
+            assert state.times[0] == inputs.index and state.counts[1] == 0
+        else:
+            assert change < 0.5 and state.counts.tolist() == [before.counts[0] + 1, before.counts[1] + 1]
+            assert torch.equal(state.times, before.times)
+
+
+def test_one_graph_serves_other_thresholds_warm_ups_limits_and_schedules(counting: Counting) -> None:  # noqa: F811
+    first = case(FLUX_DEV, THRESHOLD)
+    step = torch.compile(program(first).step, fullgraph=True, backend=counting)  # type: ignore[arg-type]
+    shifted = attrs.evolve(FLUX_DEV, solver=pure.FlowMatchEuler(pure.Schedule(shift=2.0)))
+    for given in (first, case(FLUX_DEV, LATER), case(shifted, THRESHOLD), case(FLUX_DEV, THRESHOLD, seeds=(5,))):
+        made, found = program(given), []
+        bound, state = started(given, made)
+        for inputs in made.inputs:
+            state, computed, _ = step(bound, state, inputs)
+            found.append(bool(computed))
+        assert found == decisions(eager(given))
+        assert close(made.latents(state), eager(given).latents, 1e-5)
+        assert counting.graphs == 1
+    assert not counters["graph_break"]
+
+
+def test_a_static_mask_has_two_graphs_and_no_condition(counting: Counting) -> None:  # noqa: F811
+    other = pure.compose(dbcache(front=1), scm(mask=(1, 0, 1, 0, 0, 1, 0, 1), policy="static"), taylorseer(order=3))
+    first = case(FLUX_DEV, STATIC)
+    step = torch.compile(program(first).step, fullgraph=True, backend=counting)  # type: ignore[arg-type]
+    for given in (first, case(FLUX_DEV, other)):
+        made = program(given)
+        bound, state = started(given, made)
+        for inputs, computes in zip(made.inputs, made.known, strict=True):
+            state, _, _ = step(bound, state, inputs, computes)
+        assert close(made.latents(state), eager(given).latents, 1e-5)
+    assert counting.graphs == 2
+
+
+def test_a_whole_run_is_one_graph(counting: Counting) -> None:  # noqa: F811
+    given = case(STREAMS, THRESHOLD, count=5)
+    made = program(given)
+    run = torch.compile(made.run, fullgraph=True, backend=counting)  # type: ignore[arg-type]
+    latents, computed = run(*started(given, made))
+    assert computed.tolist() == decisions(eager(given)) and close(latents, eager(given).latents, 1e-5)
+    assert counting.graphs == 1
+
+
+def test_a_program_is_compiled_by_inductor() -> None:
+    given = case(RANDOM, THRESHOLD)
+    made, found = program(given), []
+    step = torch.compile(made.step, fullgraph=True)
+    with torch.no_grad():
+        bound, state = started(given, made)
+        for inputs in made.inputs:
+            state, computed, _ = step(bound, state, inputs)
+            found.append(bool(computed))
+    assert found == decisions(eager(given)) and close(made.latents(state), eager(given).latents, 1e-5)
+
+
+def test_a_step_is_exported() -> None:
+    given = case(STREAMS, THRESHOLD)
+    made = program(given)
+    bound, state = started(given, made)
+
+    class Exported(torch.nn.Module):
+        def forward(self, params: Any, blocks: Any, state: Any, inputs: Any) -> Any:
+            return made.step(pure.Bound(params, blocks), state, inputs)
+
+    params, blocks = dict(bound.all), tuple(map(dict, bound.blocks))
+    with torch.no_grad():
+        step = torch.export.export(Exported(), (params, blocks, state, made.inputs[0]), strict=False).module()
+        found = []
+        for inputs in made.inputs:
+            state, computed, _ = step(params, blocks, state, inputs)
+            found.append(bool(computed))
+    assert found == decisions(eager(given)) and close(made.latents(state), eager(given).latents, 1e-5)
+
+
+@attrs.frozen
+class Own(pure.Rule):
+    name = "own"
+    before = Mask
+
+    def answer(self, where: pure.Where, memory: pure.Memory) -> Answer:
+        return Answer.DEFER
+
+
+def test_what_is_no_tensor_is_refused_by_name() -> None:
+    steps = RANDOM.solver.schedule(40, tokens=16)
+    own = attrs.evolve(RANDOM.first, plan=dbcache(front=1)(RANDOM.first).plan.add(Own()))
+    refused = [
+        (own, r"Own\(\) decides in Python, .* use a mask or a threshold"),
+        (pure.compose(guided(scale=2.0), dbcache(front=1))(RANDOM.first), "set dbcache\\(follow='conditional'\\)"),
+        (guided(scale=2.0, stop=0.5)(RANDOM.first), "guides a part of the run"),
+        (dbcache(front=1, importance=0.1)(RANDOM.first), "is measured in Python"),
+        (
+            pure.compose(dbcache(front=1), taylorseer(order=3))(RANDOM.first),
+            "4 steps: in 40 steps there are .* too many",
+        ),
+    ]
+    for denoiser, message in refused:
+        with pytest.raises(ValueError, match=message):
+            pure.program(denoiser, steps, RANDOM.solver)
+    with pytest.raises(TypeError, match="a program is of one Denoiser, got Experts; make one of each expert's"):
+        pure.program(EXPERTS.denoiser, steps, RANDOM.solver)  # type: ignore[arg-type]
+
+
+def test_compiling_apply_itself_runs_as_it_is_or_says_what_to_compile() -> None:
+    given = case(FLUX_DEV, THRESHOLD)
+    arguments = (given.model.params, given.start(), pure.Inputs(given.latents(), given.schedule()[0]))
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(given.single.apply, backend="eager")
+    assert torch.equal(compiled(*arguments)[0], given.single.apply(*arguments)[0])
+    torch._dynamo.reset()
+    whole: Any = torch.compile(given.single.apply, backend="eager", fullgraph=True)
+    with pytest.raises(Unsupported, match=r"compose compiled\(\) .* step of pure.program"):
+        whole(*arguments)
