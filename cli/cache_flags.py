@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["default_sources", "planned", "settle"]
 
+BRANCHES = "parallelism_config.cfg_size"
 FLAGS = {
     "enabled": "enable_cache_dit",
     "attention_backend": "attention_backend",
     "parallelism_config.ulysses_size": "ulysses_degree",
     "parallelism_config.ring_size": "ring_degree",
     "parallelism_config.tp_size": "tp_size",
+    BRANCHES: "cfg_parallel_size",
 }
 PARAMS = "--cache-dit-params"
 
@@ -64,9 +66,26 @@ def default_sources(values: Mapping[str, Any]) -> Sources:
 
 
 def _sources(values: Mapping[str, Any], spelling: Mapping[str, str]) -> Sources:
+    branches = _branches(values)
+    typed = {path: "--" + name.replace("_", "-") for path, name in FLAGS.items()}
     return Sources(
-        flags={path: values.get(name) for path, name in FLAGS.items()},
-        spelling={**{path: "--" + name.replace("_", "-") for path, name in FLAGS.items()}, **spelling},
+        flags={path: values.get(name) for path, name in FLAGS.items()} | branches,
+        spelling={**typed, **dict.fromkeys(branches, "--enable-cfg-parallel"), **spelling},
         file=values["cache_dit_config"],
         lenient=values["lenient_config"],
     )
+
+
+def _branches(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the processes that share the branches of guidance, where `--enable-cfg-parallel` sets them.
+
+    Raises:
+        Misuse: it contradicts `--cfg-parallel-size`.
+    """
+    enable, size = values.get("enable_cfg_parallel"), values.get("cfg_parallel_size")
+    if enable is None:
+        return {}
+    if size not in (None, 2 if enable else 1):
+        word = "true" if enable else "false"
+        raise Misuse(f"--enable-cfg-parallel {word} contradicts --cfg-parallel-size {size}; give only one of the two")
+    return {BRANCHES: 2} if enable else {}

@@ -188,17 +188,19 @@ PROCESSES = group(
         count(),
         "Processes that share the heads during attention.  [default: number of processes / other sizes]",
     ),
+    flag("--enable-cfg-parallel", boolean(), "Run each branch of classifier-free guidance on half of the processes."),
+    flag("--cfg-parallel-size", count(), "The same with 2; 1 runs both branches in every process."),
     flag("--ring-degree", count(), "Processes that pass keys and values in a ring during attention."),
 )
 SWITCHES = (
-    "enable-teacache enable-cfg-parallel dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "
+    "enable-teacache dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "
     "vae-cpu-offload dit-layerwise-offload pin-cpu-memory vae-tiling vae-slicing trust-remote-code profile "
     "return-frames"
 )
 UNSUPPORTED = group(
     "Known flags that are not supported",
     *(flag(f"--{name}", boolean()) for name in SWITCHES.split()),
-    *(flag(f"--{name}", whole(1)) for name in ("cfg-parallel-size", "dp-size")),
+    flag("--dp-size", whole(1)),
     flag("--lora-path", "PATH"),
     flag("--lora-scale", number(0)),
     flag("--vae-precision", ("fp32", "bf16", "fp16")),

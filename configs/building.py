@@ -65,13 +65,13 @@ def parallel(effective: Effective) -> Parallel:
 
     >>> from pure.configs import Facts, resolve
     >>> parallel(resolve(facts=Facts(processes=4))).sizes
-    Sizes(ring=1, ulysses=4, tp=1)
+    Sizes(ring=1, ulysses=4, tp=1, cfg=1)
     """
     check_effective(effective)
     config = effective.parallelism
     if config is None:
         return Parallel()
-    sizes = {axis: getattr(config, f"{axis}_size") or 1 for axis in ("ring", "ulysses", "tp")}
+    sizes = {axis: getattr(config, f"{axis}_size") or 1 for axis in ("ring", "ulysses", "tp", "cfg")}
     return Parallel(
         sizes=Sizes(**sizes),
         float8=config.ulysses_float8,

@@ -163,6 +163,13 @@ class ParallelismConfig:
         "processes",
         ("tp",),
     )
+    cfg_size: int | None = _key(
+        None,
+        Whole(1, 2),
+        "2: half of the processes run each branch of classifier-free guidance.",
+        "processes",
+        ("cfg",),
+    )
     attention_backend: str | None = _key(None, Choice(ATTENTION), "As attention_backend at the top level.")
     ulysses_anything: bool = _key(False, Bool(), "Accepted without effect: any number of heads and tokens works.")
     ulysses_float8: bool = _key(

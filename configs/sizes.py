@@ -18,6 +18,7 @@ __all__ = ["PARALLEL", "count_of", "settle_sizes", "without_effect"]
 PARALLEL = "parallelism_config."
 """What the paths of its keys start with."""
 ULYSSES, RING, TP = (PARALLEL + size for size in SIZES)
+CFG = PARALLEL + "cfg_size"
 
 OF_ULYSSES = ("ulysses_float8", "ulysses_async")
 OF_RING = ("ring_rotate_method", "ring_convert_to_fp32")
@@ -35,14 +36,14 @@ def settle_sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], 
     Returns:
         The sizes that were filled in; notes on them; problems.
     """
-    given = {path: settings[path] for path in (ULYSSES, RING, TP) if path in settings}
+    given = {path: settings[path] for path in (ULYSSES, RING, TP, CFG) if path in settings}
     sizes = {path: setting.value for path, setting in given.items() if setting.value != "auto"}
     filled: dict[str, Setting] = {}
     notes: list[str] = []
     for path in _open(given, facts):
         of_sequence = facts.sequence is not None and path != TP
         whole = facts.sequence if of_sequence and facts.sequence else facts.processes
-        others = [size for other, size in sizes.items() if not (of_sequence and other == TP)]
+        others = [size for other, size in sizes.items() if not (of_sequence and other in (TP, CFG))]
         sizes[path] = max(1, whole // math.prod(others))
         count = count_of(facts.processes)
         if path not in given:
@@ -86,7 +87,7 @@ def _cure(sizes: Mapping[str, int], total: int, facts: Facts) -> str:
     cure = f"start with --num-gpus {total}, or remove the sizes"
     if facts.processes == 1:
         return cure
-    if facts.sequence is not None and TP not in sizes and not facts.processes % facts.sequence:
+    if facts.sequence is not None and not {TP, CFG} & set(sizes) and not facts.processes % facts.sequence:
         return f"{cure}, or add --tp-size {facts.processes // facts.sequence}"
     return f"{cure}, or write auto for one"
 

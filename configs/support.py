@@ -189,7 +189,9 @@ def _sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[s
     filled, notes, misfits = settle_sizes(settings, facts)
     now = {**settings, **filled}
     idle = {"backend": "there is one engine"}
-    idle |= without_effect({size: now[PARALLEL + size].value for size in SIZES if PARALLEL + size in now})
+    idle |= without_effect(
+        {size: now[PARALLEL + size].value for size in (*SIZES, "cfg_size") if PARALLEL + size in now}
+    )
     if not settings.get(PARALLEL + "use_ray", Setting(value=False, place="")).value:
         idle |= dict.fromkeys(RAY, "use_ray is off")
     notes += [

@@ -2,6 +2,7 @@
 
 import pure.overwritten  # noqa: F401  (says so where another package has replaced this one)
 from pure.distributed.context_parallel import context_parallel
+from pure.distributed.guidance_parallel import guidance_parallel
 from pure.distributed.launch import run
 from pure.distributed.mesh import Sizes, make_mesh
 from pure.distributed.tensor_agreement import tensor_agreement
@@ -11,6 +12,7 @@ __all__ = [
     "Sizes",
     "check_tensor_parallel",
     "context_parallel",
+    "guidance_parallel",
     "make_mesh",
     "run",
     "tensor_agreement",

@@ -3,7 +3,8 @@
     mesh = make_mesh(Sizes(ring=2, ulysses=2), device="cuda")  # on each of 4 ranks
 
 Ranks along `ring` and `ulysses` hold parts of the sequence, ranks along `tp` parts of the
-parameters; `tp` varies fastest, as it communicates most.
+parameters, ranks along `cfg` a branch of guidance each; `tp` varies fastest, as it communicates most, and
+`cfg` slowest.
 """
 
 import attrs
@@ -13,12 +14,17 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from pure.checks import MOST, check_argument, shown
 
-AXES = ("ring", "ulysses", "tp")
+AXES = ("cfg", "ring", "ulysses", "tp")
 
 
 def _positive(sizes: "Sizes", field: attrs.Attribute, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise ValueError(f"the size of axis {field.name!r} is {shown(value)}; give a whole number from 1 on")
+
+
+def _branches(sizes: "Sizes", field: attrs.Attribute, value: int) -> None:
+    if value > 2:
+        raise ValueError(f"the size of axis 'cfg' is {value}, and guidance has two branches; give 1 or 2")
 
 
 @attrs.frozen(kw_only=True)
@@ -29,9 +35,10 @@ class Sizes:
         ring: parts of the sequence between which keys and values go around.
         ulysses: parts of the sequence that become parts of the heads during attention.
         tp: parts of every block's parameters.
+        cfg: branches of guidance, 1 or 2.
 
     Raises:
-        ValueError: a size is not a whole number from 1 on.
+        ValueError: a size is not a whole number from 1 on, or `cfg` is above 2.
 
     >>> Sizes(ring=2, ulysses=2).total
     4
@@ -40,15 +47,16 @@ class Sizes:
     ring: int = attrs.field(default=1, validator=_positive)
     ulysses: int = attrs.field(default=1, validator=_positive)
     tp: int = attrs.field(default=1, validator=_positive)
+    cfg: int = attrs.field(default=1, validator=(_positive, _branches))
 
     @property
     def total(self) -> int:
         """The number of ranks."""
-        return self.ring * self.ulysses * self.tp
+        return self.ring * self.ulysses * self.tp * self.cfg
 
 
 def make_mesh(sizes: Sizes, device: str | torch.device = "cpu") -> DeviceMesh:
-    """Return the mesh of these sizes, with axes named "ring", "ulysses" and "tp"; every rank must call it.
+    """Return the mesh of these sizes, with axes named "cfg", "ring", "ulysses" and "tp"; every rank must call it.
 
     Args:
         sizes: ranks on each axis.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import torch
 
+from pure.composition import compose
 from pure.configs import Parallel
 from pure.distributed.mesh import Sizes
 from pure.engine.errors import Misuse
@@ -109,17 +110,19 @@ def notes_on(sizes: Sizes, device: str) -> tuple[Note, ...]:
 
 
 def share(pipeline: Pipeline, shares: Parallel, mesh: DeviceMesh, quantize: Quantizer | None = None) -> Pipeline:
-    """Return this rank's share of a pipeline: a part of the weights, and a denoiser that takes a part of the tokens.
+    """Return this rank's share of a pipeline: a part of the weights, and a denoiser of some tokens, or of a branch.
 
     With `quantize` the part is quantised.
     """
     from pure.distributed.context_parallel import context_parallel
+    from pure.distributed.guidance_parallel import guidance_parallel
     from pure.distributed.tensor_agreement import tensor_agreement
     from pure.distributed.tensor_parallel import tensor_parallel
 
     options: Any = attrs.asdict(shares, filter=lambda field, _: field.name != "sizes")
     params = tensor_parallel(pipeline.params, pipeline.denoiser, mesh, local=quantize)
-    denoiser = tensor_agreement(mesh)(context_parallel(mesh, **options)(pipeline.denoiser))
+    divided = compose(context_parallel(mesh, **options), guidance_parallel(mesh), tensor_agreement(mesh))
+    denoiser = divided(pipeline.denoiser)
     return attrs.evolve(pipeline, params=params, denoiser=denoiser)
 
 
@@ -161,8 +164,8 @@ def spread(
 def _import_parts(found: Description) -> None:
     """Import in this process what every forked rank would import on its own: seconds each, instead of nothing."""
     quiet_libraries()
-    for module in ("pure.distributed.context_parallel", "pure.distributed.tensor_parallel"):
-        importlib.import_module(module)
+    for name in ("context_parallel", "guidance_parallel", "tensor_parallel"):
+        importlib.import_module(f"pure.distributed.{name}")
     for component, library in found.libraries.items():
         # Loading the part reports what is wrong with it.
         with contextlib.suppress(Exception):

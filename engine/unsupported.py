@@ -38,8 +38,6 @@ class Refusal:
         return f"is not available: {self.reason}; {self.cure}"
 
 
-BRANCHES = "the branches of guidance run as one batch"
-SHARE = "leave it out; --num-gpus and --ulysses-degree divide that batch"
 RESIDENT = "the whole model stays on its device in this version"
 LORA = "LoRA is not supported in this version"
 PROFILER = "this version has no profiler"
@@ -59,11 +57,9 @@ BOTH: Mapping[str, Refusal] = {
 FLAGS: Mapping[str, Refusal] = {
     **BOTH,
     "enable_teacache": attrs.evolve(BOTH["enable_teacache"], cure="use --enable-cache-dit or --cache-dit-config"),
-    "cfg_parallel_size": Refusal(BRANCHES, SHARE, (False, 1)),
     "dp_size": Refusal(
         "data parallelism is not supported in this version", "leave it out, or start one run per device", (1,)
     ),
-    "enable_cfg_parallel": Refusal(BRANCHES, SHARE),
     "dit_cpu_offload": Refusal(RESIDENT),
     "text_encoder_cpu_offload": Refusal(RESIDENT),
     "image_encoder_cpu_offload": Refusal(RESIDENT),

@@ -18,6 +18,7 @@ from pure.memory import State, States
 from pure.notes import Note
 from pure.pieces import (
     Back,
+    Branching,
     CompileOptions,
     Fill,
     Front,
@@ -85,6 +86,8 @@ class Denoiser:
 
     Raises:
         TypeError: a field is of another kind.
+        branching: which rows under guidance are this rank's, where ranks divide the branches; see
+            `pure.distributed.guidance_parallel`.
     """
 
     prepare: Callable[[Params, Tree], Tree] = attrs.field(validator=PIECE)
@@ -103,6 +106,7 @@ class Denoiser:
     sharding: Sharding | None = attrs.field(default=None, validator=optional(kind(Sharding, "give a Sharding(...)")))
     per_token: PerToken | None = attrs.field(default=None, validator=optional(kind(PerToken, "give a PerToken(...)")))
     agree: Callable[[torch.Tensor], torch.Tensor] | None = attrs.field(default=None, validator=optional(PIECE))
+    branching: Branching | None = None
     pieces: Pieces = attrs.field(
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: assemble(self), takes_self=True)
     )
@@ -157,6 +161,9 @@ class Denoiser:
         if self.plan.predictor is not None and not self.plan.rules:
             text = f"{self.plan.predictor} has no effect: no step can be skipped; add dbcache(...) or a static mask"
             found = (*found, Note(text))
+        if self.branching is not None and self.guidance is None:
+            text = "processes for each branch of guidance have no effect, as nothing is guided: all do the same work"
+            found = (*found, Note(f"{text}; guide with a scale and a negative prompt, or leave them out"))
         return found if conditioning is None else (*found, *cfg.notes(self.guidance, conditioning))
 
 
@@ -170,6 +177,8 @@ def init(
     _check_probe(denoiser.plan)
     check_latents(latents)
     conditioning, guided = cfg.rows(denoiser.guidance, conditioning)
+    if guided and denoiser.branching is not None:
+        _check_interval(denoiser.guidance)
     prepared = map_samples(torch.Tensor.contiguous, _prepared(denoiser, params, conditioning))
     entry = cfg.doubled(latents) if guided else latents
     _check_rows(prepared, entry.shape[0])
@@ -220,6 +229,19 @@ def apply(denoiser: Denoiser, params: Bound, state: States, inputs: Inputs) -> t
     prediction, half, info = stepping.advance(pieces, params, half, latents, step)
     # Only the cache goes back: the prepared half is constant, and copying it would cost a request's memory.
     return prediction, attrs.evolve(state, cache=put(state.cache, conditional, half.cache)), info
+
+
+def _check_interval(guidance: Guidance | None) -> None:
+    """Refuse guidance of some steps only where ranks divide the branches: the others have no conditional state.
+
+    Raises:
+        ValueError: it is.
+    """
+    if guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0):
+        raise ValueError(
+            f"{guidance} guides some steps only, and outside of them a rank of the unconditional branch has nothing to "
+            "run; leave guidance_parallel(...) out, or guide all steps"
+        )
 
 
 def _check_probe(plan: Plan) -> None:
@@ -310,6 +332,7 @@ def assemble(denoiser: Denoiser) -> Pieces:
         rules=denoiser.plan.rules,
         probe=probe,
         agree=denoiser.agree,
+        branching=denoiser.branching,
         compiled=options is not None,
         follows=probe is not None and probe.since == "last step",
         depths=tuple(stream.predictor.history for stream in kept),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -215,6 +215,24 @@ class Back:
         return self.head(params, self.stack(blocks, hidden, context), context)
 
 
+class Branching(Protocol):
+    """Ranks of which each runs one branch of guidance; rows are c0 u0 c1 u1 .., see `pure.guidance`."""
+
+    @property
+    def index(self) -> int:
+        """The branch of this rank: its rows are `index`, `index` + `count`, ..."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """The number of branches, and of ranks."""
+        ...
+
+    def together(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all branches, (count B, ...), of those of this rank's, (B, ...)."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Pieces:
     """All that a step calls, and what it needs to decide what to call.
@@ -229,6 +247,7 @@ class Pieces:
         rules: when to compute.
         probe: how the change is measured.
         agree: adds the sums of the change over the ranks that divide the tokens.
+        branching: which rows under guidance are this rank's, where ranks divide the branches.
         compiled: whether any piece is.
         follows: whether a change is that since the last step, skipped or not.
         depths: of each kept stream, how many computed steps its predictor looks back to.
@@ -247,6 +266,7 @@ class Pieces:
     rules: Rules
     probe: Probe | None
     agree: Callable[[torch.Tensor], torch.Tensor] | None
+    branching: Branching | None
     compiled: bool
     follows: bool
     depths: tuple[int, ...]

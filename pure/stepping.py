@@ -9,7 +9,7 @@ Shapes: B rows, which are samples, or samples times branches under guidance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from pure.decide import decide, remembered, settle
 from pure.info import Answer, Decision, Info
 from pure.measure import measure
 from pure.memory import Cache, Memory, State, read, write
-from pure.pieces import Kept, Pieces, difference_dtype, mark_batch
+from pure.pieces import Branching, Kept, Pieces, difference_dtype, mark_batch
 from pure.rules import Rules
 from pure.step import Step, Where
-from pure.tree import numbers, put, send, take
+from pure.tree import map_samples, numbers, put, send, take
 
 Tree = Any
 
@@ -69,15 +69,40 @@ def advance(
     settled = [settle(pieces.rules, where.count) for where in rows]  # from its cache, all but the first time
     answers = [decide(*each) for each in zip(settled, rows, memories, strict=True)]
     begin = pieces.brief if all(answer is Answer.SKIP for answer, _ in answers) else pieces.front
-    hidden, context, residual = begin(params.all, params.blocks[:front], state.prepared, latents, step.times(batch))
-    decisions, sizes = _decide(pieces, settled, answers, cache, residual, rows, memories, paired)
+    branching = pieces.branching if paired else None
+    own = slice(None) if branching is None else slice(branching.index, None, branching.count)
+    prepared, entry, times = _own((state.prepared, latents, step.times(batch)), branching, own)
+    hidden, context, residual = begin(params.all, params.blocks[:front], prepared, entry, times)
+    before = Cache(ledger=cache.ledger, plan=cache.plan, **_own(_buffers(cache), branching, own))
+    decisions, sizes = _decide(pieces, settled, answers, before, residual, rows, memories, paired)
     ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
-    cache = Cache(ledger=ledger, probe=cache.probe, history=cache.history, plan=cache.plan)
+    after = Cache(ledger=ledger, plan=cache.plan, **_buffers(before))
     if pieces.compiled and any(decision.computed for decision in decisions):  # what a skip passes on is unmarked
-        mark_batch((hidden, context), batch)
-    hidden, cache = _middle(pieces, params.blocks[front:stop], hidden, context, residual, cache, decisions, memories)
+        mark_batch((hidden, context), entry.shape[0])
+    blocks = params.blocks[front:stop]
+    hidden, after = _middle(pieces, blocks, hidden, context, residual, after, decisions[own], memories[own])
     prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)
-    return prediction, State(prepared=state.prepared, cache=cache, branches=state.branches), Info(decisions)
+    if branching is not None:
+        prediction = branching.together(prediction)
+        after = _among_others(cache, before, after, own)
+    return prediction, State(prepared=state.prepared, cache=after, branches=state.branches), Info(decisions)
+
+
+def _buffers(cache: Cache) -> dict[str, Any]:
+    return {"probe": cache.probe, "history": cache.history}
+
+
+def _own(tree: Tree, branching: Branching | None, own: slice) -> Tree:
+    """Return the rows of this rank's branch, as views; all of them where branches are not divided."""
+    return tree if branching is None else map_samples(lambda leaf: leaf[own], tree)
+
+
+def _among_others(whole: Cache, before: Cache, after: Cache, own: slice) -> Cache:
+    """Return the cache of all rows with those of this rank's branch as they are after the step; others are not its."""
+    if after.probe is before.probe and after.history is before.history:
+        return Cache(ledger=after.ledger, plan=after.plan, **_buffers(whole))
+    on = torch.arange(whole.ledger.shape[0])[own]
+    return Cache(ledger=after.ledger, plan=after.plan, **put(_buffers(whole), on, _buffers(after)))
 
 
 def _decide(
@@ -98,7 +123,8 @@ def _decide(
     changes: list[float | None] = [None] * len(rows)
     if any(answer is Answer.DEFER for answer, _ in answers):  # the only synchronisation with the device
         assert cache.probe is not None and residual is not None, "a plan that measures keeps a probe"
-        measured, sizes = measure(pieces.probe, cache.probe, residual, paired, pieces.agree, sizes)
+        agree = _agreed(pieces) if paired else pieces.agree
+        measured, sizes = measure(pieces.probe, cache.probe, residual, paired, agree, sizes)
         for row, (answer, _) in enumerate(answers):
             if answer is Answer.DEFER:
                 changes[row] = measured[row]
@@ -118,6 +144,18 @@ def _decide(
         for where, (answer, reason), change in zip(rows, answers, changes, strict=True)
     )
     return decisions, sizes
+
+
+def _agreed(pieces: Pieces) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return what makes sums (K, B) of one rank those of all rows: its tokens first, then its branch."""
+    agree, branching = pieces.agree, pieces.branching
+    if branching is None:
+        return agree
+
+    def of_all_branches(sums: torch.Tensor) -> torch.Tensor:
+        return branching.together((sums if agree is None else agree(sums)).T).T
+
+    return of_all_branches
 
 
 def _middle(

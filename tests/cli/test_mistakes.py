@@ -55,9 +55,13 @@ def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--cfg-parallel-size", "2"), "one batch"),
+        (("--cfg-parallel-size", "2"), "cfg_size: 2 needs 2 processes, this run has 1; start with --num-gpus 2"),
         (("--dp-size", "2"), "one run per device"),
-        (("--enable-cfg-parallel",), "one batch"),
+        (("--enable-cfg-parallel",), "cfg_size: 2 needs 2 processes, this run has 1; start with --num-gpus 2"),
+        (
+            ("--enable-cfg-parallel", "false", "--cfg-parallel-size", "2"),
+            "contradicts --cfg-parallel-size 2; give only",
+        ),
         (("--dit-cpu-offload",), "stays on its device"),
         (("--dit-layerwise-offload", "true"), "stays on its device"),
         (("--vae-tiling",), "one piece"),

@@ -45,7 +45,9 @@ def nobody_is_left():
         (("--num-gpus", "8", "--tp-size", "8"), "the attention has 4 heads, fewer than the 8 ranks"),
         (("--num-gpus", "0"), "'0' is not a whole number of at least 1"),
         (("--num-gpus", "3", "--cache-dit-config", "parallel_2d.yaml"), "parallel_2d.yaml:3:12"),
-        (("--num-gpus", "4", "--enable-cfg-parallel"), "the branches of guidance run as one batch"),
+        (("--num-gpus", "4", "--enable-cfg-parallel", "--tp-size", "1", "--ulysses-degree", "1"), "this run has 4"),
+        (("--num-gpus", "3", "--enable-cfg-parallel"), "cfg_size: 2 needs 2 processes, this run has 3"),
+        (("--num-gpus", "4", "--cfg-parallel-size", "4"), "allowed: a whole number from 1 to 2"),
     ],
 )  # fmt: skip
 def test_sizes_that_do_not_fit_are_found_before_anything_starts(puredit, unloaded, words, message):
@@ -143,6 +145,27 @@ def test_a_job_can_be_sent_to_a_process_that_was_not_forked(puredit, monkeypatch
 def test_a_mistake_survives_the_way_to_the_parent():
     error = pickle.loads(pickle.dumps(Misuse("wrong")))
     assert isinstance(error, Misuse) and error.message == "wrong"
+
+
+GUIDED = ("--negative-prompt", "b", "--true-cfg-scale", "2")
+
+
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("words", [("2", "--enable-cfg-parallel"), ("4", "--cfg-parallel-size", "2")])
+def test_a_branch_of_guidance_a_process_is_the_picture_of_one(puredit, tmp_path, words):
+    common = ("generate", "--prompt", "a", *FEW, *GUIDED, "--enable-cache-dit", "true", "--output-file-path")
+    assert puredit(*common, "one.png")[0] == 0
+    code, _, err = puredit(*common, "several.png", "--num-gpus", *words)
+    assert code == 0 and "cfg 2" in err, err
+    # Rounding in another order may move a number across the edge between two of 256 levels.
+    one, several = (pixels(tmp_path / name).astype(int) for name in ("one.png", "several.png"))
+    assert abs(one - several).max() <= 1
+
+
+@pytest.mark.usefixtures("forked")
+def test_processes_for_branches_without_guidance_are_noted(puredit):
+    code, _, err = puredit("generate", "--prompt", "a", *FEW, "--num-gpus", "2", "--enable-cfg-parallel")
+    assert code == 0 and "have no effect, as nothing is guided: all do the same work" in " ".join(err.split())
 
 
 LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

@@ -79,6 +79,7 @@ OTHER = {
         "ulysses_size": 2,
         "ring_size": 2,
         "tp_size": 2,
+        "cfg_size": 2,
         "attention_backend": "flash",
         "ulysses_anything": True,
         "ulysses_float8": True,

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pure
 from pure import Shared
 from pure.attention import attend
-from pure.distributed import Sizes, context_parallel, make_mesh, tensor_agreement, tensor_parallel
+from pure.distributed import Sizes, context_parallel, guidance_parallel, make_mesh, tensor_agreement, tensor_parallel
 from pure.tree import map_samples
 from tests.support import toys
 from tests.support.situation import Model, Situation
@@ -40,7 +40,7 @@ class Way:
 def shard(situation: Situation, sizes: Sizes, parameters: bool = False, **options: Any) -> Situation:
     """The situation on this rank, with its tokens divided, and its parameters if asked for."""
     mesh = make_mesh(sizes)
-    transform = pure.compose(situation.transform, context_parallel(mesh, **options))
+    transform = pure.compose(situation.transform, context_parallel(mesh, **options), guidance_parallel(mesh))
     if not parameters:
         return attrs.evolve(situation, transform=transform)
     model = situation.model
