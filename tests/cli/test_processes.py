@@ -43,7 +43,7 @@ def nobody_is_left():
         (("--num-gpus", "4", "--sp-degree", "4", "--ulysses-degree", "2", "--ring-degree", "1"),
          "ulysses 2 x ring 1 is 2, not 4; write --sp-degree 2"),
         (("--num-gpus", "8", "--tp-size", "8"), "the attention has 4 heads, fewer than the 8 ranks"),
-        (("--num-gpus", "0"), "'0' is not a whole number of at least 1"),
+        (("--num-gpus", "0"), "'0' is not a whole number from 1 to "),
         (("--num-gpus", "3", "--cache-dit-config", "parallel_2d.yaml"), "parallel_2d.yaml:3:12"),
         (("--num-gpus", "4", "--enable-cfg-parallel", "--tp-size", "1", "--ulysses-degree", "1"), "this run has 4"),
         (("--num-gpus", "3", "--enable-cfg-parallel"), "cfg_size: 2 needs 2 processes, this run has 3"),
