@@ -1,5 +1,6 @@
 """The command `puredit`: its sub-commands, and errors as messages and exit codes."""
 
+import errno
 import itertools
 import os
 import signal
@@ -78,6 +79,11 @@ def run(words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            # Files are named by what writes them; what is left is what the output goes to.
+            return _complain(
+                f"cannot write to standard output: {error.strerror}; files that were made stay", FAILED, debug
+            )
         where = "" if debug else "; --debug shows where"
         return _complain(f"{type(error).__name__}: {error}{where}", FAILED, debug)
 

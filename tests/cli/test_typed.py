@@ -2,6 +2,8 @@
 
 import errno
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -164,3 +166,12 @@ def test_a_full_disk_leaves_what_is_finished(puredit, tmp_path, monkeypatch):
         assert len(written) == room and all((tmp_path / path).is_file() for path in written)
         assert all(path in out for path in written if "plot" not in path)
         assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_output_that_is_full_is_named(checkpoint, tmp_path):
+    words = ("--num-inference-steps", "1", "--max-sequence-length", "8", "--output-path", str(tmp_path))
+    command = [sys.executable, "-m", "pure", "generate", "--model-path", str(checkpoint), "--prompt", "a", *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1 and "error: cannot write to standard output: No space left on device" in done.stderr
+    assert len(list(tmp_path.glob("*.png"))) == 1
