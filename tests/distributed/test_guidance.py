@@ -1,12 +1,15 @@
 """`guidance_parallel`: a branch of guidance a rank; the predictions, decisions and reports of one process."""
 
+import warnings
+
 import attrs
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import pure
 from pure.distributed import Sizes, context_parallel, guidance_parallel, make_mesh
-from pure.transforms import dbcache, guided, taylorseer
+from pure.transforms import compiled, dbcache, guided, taylorseer
 from tests.laws import memory, sharded
 from tests.laws.laws import FAMILIES
 from tests.support import ranks
@@ -154,3 +157,18 @@ def test_the_order_does_not_matter():
 def test_experts_and_tokens(model):
     situation = Situation(model=model, transform=cached(), seeds=SEEDS, count=6)
     sharded.every_way_is_one_process(situation, WAYS["ulysses"])
+
+
+def _compiled():
+    eager = report(shard(RUN, Sizes(cfg=2)))
+    transform = pure.compose(RUN.transform, compiled(backend="eager"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dynamo looks at what other libraries have deprecated
+        found = report(shard(attrs.evolve(RUN, transform=transform), Sizes(cfg=2)))
+        before = counters["stats"]["unique_graphs"]
+        again = report(shard(attrs.evolve(RUN, transform=transform), Sizes(cfg=2)))
+    return same_reports(found, eager) and same_reports(again, eager), counters["stats"]["unique_graphs"] - before
+
+
+def test_compiled_is_eager_and_a_second_request_compiles_nothing():
+    assert ranks.run(_compiled, 2) == [(True, 0)] * 2
