@@ -236,10 +236,10 @@ def test_noise_wants_a_seed_per_sample() -> None:
     assert pure.gaussian((3, 2), 7).dtype == torch.float32
 
     def drawn(rows: int, seed: int) -> torch.Tensor:
-        return torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.bfloat16)
+        return torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-    assert torch.equal(pure.gaussian((3, 64), 7, dtype=torch.bfloat16), drawn(3, 7)), "drawn in its own type"
-    assert torch.equal(pure.gaussian((2, 64), [7, 8], dtype=torch.bfloat16), torch.cat([drawn(1, 7), drawn(1, 8)]))
+    assert torch.equal(pure.gaussian((3, 64), 7, dtype=torch.float64), drawn(3, 7)), "drawn in its own type"
+    assert torch.equal(pure.gaussian((2, 64), [7, 8], dtype=torch.float64), torch.cat([drawn(1, 7), drawn(1, 8)]))
 
 
 def test_the_loop_names_what_changed() -> None:

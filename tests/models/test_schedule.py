@@ -26,7 +26,11 @@ CASES = {
 SPACED = {
     "wan": ({"shift": 7.0}, FlowMatchEuler(Schedule(shift=7.0, spacing="train", unit=1)), None),
     "flow sigmas": ({"shift": 3.0}, FlowMatchEuler(Schedule(shift=3.0, spacing="train")), None),
-    "dynamic": ({"use_dynamic_shifting": True}, FlowMatchEuler(Schedule(dynamic=True, spacing="train")), None),
+    "dynamic": (
+        {"shift": 3.0, "use_dynamic_shifting": True},
+        FlowMatchEuler(Schedule(shift=3.0, dynamic=True, spacing="train")),
+        None,
+    ),
     "hunyuan": (
         {"shift": 7.0},
         FlowMatchEuler(Schedule(shift=7.0, spacing="open", unit=1)),
