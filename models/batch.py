@@ -123,7 +123,7 @@ def advance(batch: Batch[K], checkpoint: bool = False) -> tuple[Batch[K], Frame]
         batch: some sample of which has a step to take.
         checkpoint: see `pure.sample`.
     """
-    step = _step(batch.steps, [member.place for member in batch.members])
+    step = pure.merge_steps([batch.steps[member.place] for member in batch.members])
     one = pure.unroll(batch.denoiser, batch.bound, batch.state, batch.carry, (step,), batch.solver, checkpoint)
     frame = next(one)
     rows = len(frame.info.decisions) // len(batch.members)  # two where this step is guided
@@ -185,25 +185,6 @@ def _cause(denoiser: Denoiser | Experts, dtype: torch.dtype, option: str) -> str
     if guided is not None and abs(guided.scale) > HIGH_SCALE:
         return f"guidance by {guided.scale:g} is far too high: lower {option or 'the scale'}"
     return "some weights are damaged, or a transform divides by zero"
-
-
-def _step(steps: tuple[Step, ...], places: Sequence[int]) -> Step:
-    """Return one step for samples at different places; the schedule's own where they are not."""
-    if len(set(places)) == 1:
-        return steps[places[0]]
-    chosen = [steps[place] for place in places]
-
-    def stacked(name: str) -> torch.Tensor | None:
-        found = [getattr(step, name) for step in chosen]
-        return None if found[0] is None else torch.stack(found)
-
-    return Step(
-        index=tuple(step.rows(1)[0].index for step in chosen),
-        count=tuple(step.rows(1)[0].count for step in chosen),
-        timestep=torch.stack([step.timestep for step in chosen]),
-        sigma=stacked("sigma"),
-        sigma_next=stacked("sigma_next"),
-    )
 
 
 def join(batch: Batch[K], other: Batch[K]) -> Batch[K]:

@@ -33,7 +33,7 @@ if _typing.TYPE_CHECKING:
     from pure.saving import load_state, save_state
     from pure.schedule import Schedule
     from pure.solver import Solver
-    from pure.step import Inputs, Step, Where
+    from pure.step import Inputs, Step, Where, merge_steps
     from pure.tokens import PerToken
     from pure.tree import Shared, join, put, state, static, take
     from pure.unipc import UniPC
@@ -89,6 +89,7 @@ __all__ = [
     "identity",
     "join",
     "load_state",
+    "merge_steps",
     "program",
     "put",
     "sample",
@@ -122,7 +123,7 @@ _MODULES = {
     "saving": "load_state save_state",
     "schedule": "Schedule",
     "solver": "Solver",
-    "step": "Inputs Step Where",
+    "step": "Inputs Step Where merge_steps",
     "tokens": "PerToken",
     "tree": "Shared join put state static take",
     "unipc": "UniPC",

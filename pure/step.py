@@ -184,6 +184,53 @@ def _spread(name: str, value: Any, batch: int) -> tuple:
     return value
 
 
+def merge_steps(steps: Sequence[Step]) -> Step:
+    """Return one step for a batch whose samples stand at different places of their schedules.
+
+    Args:
+        steps: of each sample, in the order of the batch; each of one sample.
+
+    Returns:
+        A step with one index, timestep and noise level per sample; the step itself where all have the same.
+
+    Raises:
+        ValueError: there are none, they are of several samples, or of different experts or branches; or some
+            have noise levels and others have none.
+        TypeError: something among them is no step.
+
+    >>> one = Step(index=0, count=4, timestep=torch.tensor(1.0))
+    >>> two = Step(index=3, count=4, timestep=torch.tensor(0.25))
+    >>> merge_steps([one, two]).index, merge_steps([one, two]).timestep.tolist()
+    ((0, 3), [1.0, 0.25])
+    """
+    if not steps or not all(isinstance(step, Step) for step in steps):
+        raise (TypeError if steps else ValueError)(f"merge_steps takes the step of every sample, got {steps!r:.80}")
+    first = steps[0]
+    if all(step is first for step in steps):
+        return first
+    if any(not isinstance(step.index, int) or not isinstance(step.count, int) for step in steps):
+        raise ValueError("merge_steps takes steps of one sample each; one of these is of several")
+    for name in ("expert", "branch"):
+        if len(found := {getattr(step, name) for step in steps}) > 1:
+            raise ValueError(f"a batch takes steps of one {name}, got {sorted(map(str, found))}; take them one by one")
+
+    def stacked(name: str) -> torch.Tensor | None:
+        levels = [getattr(step, name) for step in steps]
+        if len({level is None for level in levels}) > 1:
+            raise ValueError(f"some of these steps have a {name} and others have none")
+        return None if levels[0] is None else torch.stack(levels)
+
+    return Step(
+        index=tuple(int(step.index) for step in steps),  # type: ignore[arg-type]
+        count=tuple(int(step.count) for step in steps),  # type: ignore[arg-type]
+        timestep=torch.stack([step.timestep for step in steps]),
+        sigma=stacked("sigma"),
+        sigma_next=stacked("sigma_next"),
+        expert=first.expert,
+        branch=first.branch,
+    )
+
+
 @attrs.frozen
 class Where:
     """Where one sample stands: the Python side of a `Step`, all that rules may read.

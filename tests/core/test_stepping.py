@@ -50,6 +50,25 @@ def test_samples_of_runs_of_other_lengths_follow_masks_of_their_own() -> None:
         assert case.apply(state, latents, step)[2].computed == computed
 
 
+def test_steps_of_samples_at_different_places_are_merged() -> None:
+    steps = SOLVER.schedule(4, tokens=16)
+    merged = pure.merge_steps([steps[2], steps[0]])
+    assert merged.index == (2, 0) and merged.count == (4, 4)
+    for name in ("timestep", "sigma", "sigma_next"):
+        assert torch.equal(getattr(merged, name), torch.stack([getattr(steps[2], name), getattr(steps[0], name)]))
+    assert pure.merge_steps([steps[1], steps[1]]) is steps[1]
+    refused: list[tuple[Any, type, str]] = [
+        ([], ValueError, "takes the step of every sample"),
+        ([steps[0], 3], TypeError, "takes the step of every sample"),
+        ([steps[0], merged], ValueError, "one of these is of several"),
+        ([steps[0], attrs.evolve(steps[1], expert="low")], ValueError, r"steps of one expert, got \['', 'low'\]"),
+        ([steps[0], attrs.evolve(steps[1], sigma=None)], ValueError, "some of these steps have a sigma"),
+    ]
+    for given, error, message in refused:
+        with pytest.raises(error, match=message):
+            pure.merge_steps(given)
+
+
 def test_a_state_of_another_batch_is_refused() -> None:
     three, step = situation(samples=3), situation().schedule()[0]
     with pytest.raises(ValueError, match="the state holds 3 samples and the latents 2; use the state that init"):

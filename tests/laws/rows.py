@@ -22,7 +22,7 @@ def batches_are_independent(situation: Situation) -> None:
     state, trusted, present = pure.join(*states), [True] * len(alone), list(range(len(alone)))
     places = list(starts)
     while present:
-        step = _mixed(steps, [places[sample] for sample in present], apart)
+        step = pure.merge_steps([steps[places[sample]] for sample in present])
         prediction, state, info = situation.apply(state, situation.solver.latents(carry), step)
         branches = len(info.decisions) // len(present)
         for slot, sample in enumerate(present):
@@ -53,27 +53,6 @@ def _rows(situation: Situation, samples: list[int]) -> torch.Tensor:
 def _interval(situation: Situation) -> bool:
     guidance = situation.guidance
     return guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0)
-
-
-def _mixed(steps: tuple[pure.Step, ...], places: list[int], apart: bool) -> pure.Step:
-    """One step for samples that stand at different places."""
-    chosen = [steps[place] for place in places]
-    if not apart:
-        return chosen[0]
-
-    def numbers(name: str) -> tuple[int, ...]:
-        return tuple(getattr(step, name) for step in chosen)
-
-    def stack(name: str) -> torch.Tensor:
-        return torch.stack([getattr(step, name) for step in chosen])
-
-    return pure.Step(
-        index=numbers("index"),
-        count=numbers("count"),
-        timestep=stack("timestep"),
-        sigma=stack("sigma"),
-        sigma_next=stack("sigma_next"),
-    )
 
 
 def _agree(situation: Situation, decisions: tuple, expected: Entry) -> bool:
