@@ -44,13 +44,15 @@ def table(stream: Kept, known: Sequence[bool] | None, count: int, target: int) -
             f"{stream.predictor} looks back to {depth} steps: in {count} steps there are {size:,} histories, too many "
             "for a table; lower the order, or use a static mask"
         )
-    found = torch.zeros(size, depth)
-    for length in range(1, depth + 1):
-        for computed in itertools.combinations(range(target - 1, -1, -1), length):
-            if length == depth or computed[-1] == 0:  # the first step is computed: a short history ends there
-                times = (*computed, *(-1,) * (depth - length))
-                found[place(times, count)] = torch.tensor(_weights(stream, times, target))
-    return found
+    rows = {
+        place(times, count): _weights(stream, times, target)
+        for length in range(1, depth + 1)
+        for computed in itertools.combinations(range(target - 1, -1, -1), length)
+        if length == depth or computed[-1] == 0  # the first step is computed: a short history ends there
+        for times in [(*computed, *(-1,) * (depth - length))]
+    }
+    nothing = [0.0] * depth
+    return torch.tensor([rows.get(row, nothing) for row in range(size)])
 
 
 def _weights(stream: Kept, times: tuple[int, ...], target: int) -> list[float]:
