@@ -15,7 +15,7 @@ from pure.configs.layer import Setting
 from pure.configs.report import ConfigError
 from pure.configs.schema import CacheConfig, QuantizeConfig
 from pure.distributed.mesh import Sizes
-from pure.transforms import attention, calibrated, dbcache, newton, scm, taylorseer
+from pure.transforms import attention, calibrated, dbcache, hermite, newton, scm, taylorseer
 from pure.transforms.attention.names import canonical as canonical_attention
 
 if TYPE_CHECKING:
@@ -159,13 +159,14 @@ def _calibrator(config: CacheConfig) -> tuple[Transform, ...]:
     names = ("enable_taylorseer", "calibrator_type", "enable_calibrator")
     chosen = {f"cache_config.{name}": Setting(value=getattr(config, name), place="") for name in names}
     on_now = calibrators(chosen)
-    if not {"taylorseer", "newton"} & on_now.keys():
+    if not {"taylorseer", "newton", "hermite"} & on_now.keys():
         return ()
     everything = config.enable_encoder_taylorseer or config.enable_encoder_calibrator
     order, streams = config.taylorseer_order, "all" if everything else None
     on = "hidden" if config.taylorseer_cache_type == "hidden_states" else "residual"
-    if "newton" in on_now:
-        return (newton(order=order, on=on, streams=streams),)
+    for name, other in {"newton": newton, "hermite": hermite}.items():
+        if name in on_now:
+            return (other(order=order, on=on, streams=streams),)
     if config.calibrated_weights is None:
         return (taylorseer(order=order, on=on, streams=streams),)
     return (calibrated(table=config.calibrated_weights, order=order, on=on, streams=streams),)

@@ -110,9 +110,9 @@ class CacheConfig:
     enable_encoder_calibrator: bool = _key(False, Bool(), "As enable_encoder_taylorseer; of the calibrator that is on.")
     calibrator_type: str | None = _key(
         None,
-        Choice(("taylorseer", "newton", "dmd", "foca")),
-        "As enable_taylorseer: true, and so on; at most one calibrator. newton: a polynomial through the last values, "
-        "with the keys of TaylorSeer.",
+        Choice(("taylorseer", "newton", "hermite", "dmd", "foca")),
+        "As enable_taylorseer: true, and so on; at most one calibrator. newton: a polynomial through the last values; "
+        "hermite: HiCache, scaled by 0.5; both with the keys of TaylorSeer.",
     )
     calibrator_cache_type: str = _key("residual", RESIDUAL, "Of DMD and FoCa; see taylorseer_cache_type.")
     enable_taylorseer: bool = _key(False, Bool(), "Extrapolate skipped residuals instead of repeating them.")

@@ -122,8 +122,8 @@ def _idle_calibrators(settings: Settings) -> Iterator[tuple[str, str]]:
     on = next(iter(calibrators(settings)), "none")
     owners = {"taylorseer": ("TaylorSeer", TAYLOR), "dmd": ("DMD", DMD), "foca": ("FoCa", ("enable_encoder_foca",))}
     for calibrator, (name, keys) in owners.items():
-        if on == "newton" and calibrator == "taylorseer":  # it takes all of them but the weights
-            yield "calibrated_weights", "they replace TaylorSeer's, and newton is on"
+        if on in ("newton", "hermite") and calibrator == "taylorseer":  # they take all of them but the weights
+            yield "calibrated_weights", f"they replace TaylorSeer's, and {on} is on"
         elif on != calibrator:
             yield from ((key, f"it belongs to {name}, which is off") for key in keys)
     if on not in CALIBRATOR_NAMES:

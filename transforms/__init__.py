@@ -7,6 +7,7 @@ from pure.transforms.calibrated import calibrated
 from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
 from pure.transforms.guided import guided
+from pure.transforms.hermite import hermite
 from pure.transforms.newton import newton
 from pure.transforms.quantize.quantize import Quantization, QuantizedLayer, nbytes, quantize, survey
 from pure.transforms.scm import scm
@@ -21,6 +22,7 @@ __all__ = [
     "compiled",
     "dbcache",
     "guided",
+    "hermite",
     "nbytes",
     "newton",
     "quantize",

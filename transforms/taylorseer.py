@@ -26,8 +26,8 @@ __all__ = ["taylorseer"]
 COLD_START = 3
 
 
-@functools.lru_cache(maxsize=4096)
-def _weights(times: tuple[int, ...], target: int, first: int, order: int) -> tuple[float, ...]:
+def differences(times: Sequence[int], first: int, order: int) -> list[list[float]]:
+    """Return the differences at the newest of `times`, those that exist, each as weights of the residuals there."""
     size = len(times)
     ladder: list[list[float]] = []  # derivatives at the newest step so far, each as weights over `times`
     for place in range(size - 1, -1, -1):  # oldest to newest
@@ -41,9 +41,15 @@ def _weights(times: tuple[int, ...], target: int, first: int, order: int) -> tup
             for old in ladder[:order]:
                 climbing.append([(a - b) / gap for a, b in zip(climbing[-1], old, strict=True)])
         ladder = climbing
+    return ladder
+
+
+@functools.lru_cache(maxsize=4096)
+def _weights(times: tuple[int, ...], target: int, first: int, order: int) -> tuple[float, ...]:
+    ladder = differences(times, first, order)
     distance = target - times[0]
     powers = [distance**i / factorial(i) for i in range(len(ladder))]
-    return tuple(sum(power * rung[k] for power, rung in zip(powers, ladder, strict=True)) for k in range(size))
+    return tuple(sum(power * rung[k] for power, rung in zip(powers, ladder, strict=True)) for k in range(len(times)))
 
 
 @attrs.frozen(kw_only=True)

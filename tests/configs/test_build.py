@@ -20,7 +20,7 @@ from pure.configs import (
     translate,
 )
 from pure.configs.schema import SECTIONS
-from pure.transforms import Quantization, attention, calibrated, dbcache, newton, scm, taylorseer
+from pure.transforms import Quantization, attention, calibrated, dbcache, hermite, newton, scm, taylorseer
 from pure.transforms.attention import machine
 from pure.transforms.attention.names import canonical
 from tests.support.toys import adder
@@ -210,6 +210,7 @@ def test_keys_of_the_cache(values, recipe):
             {"calibrator_type": "newton", "enable_encoder_calibrator": True, "taylorseer_cache_type": "hidden_states"},
             newton(streams="all", on="hidden"),
         ),
+        ({"calibrator_type": "hermite", "taylorseer_order": 2}, hermite(order=2)),
         ({"steps_computation_mask": "fast"}, scm(preset="fast")),
         ({"steps_computation_mask": "fast", "num_inference_steps": 28}, scm(preset="fast", steps=28)),
         ({"steps_computation_mask": "110", "steps_computation_policy": "static"}, scm(mask=(1, 1, 0), policy="static")),

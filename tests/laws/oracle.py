@@ -10,7 +10,7 @@ import attrs
 import torch
 
 import pure
-from pure.transforms import newton
+from pure.transforms import hermite, newton
 from tests.support import toys
 from tests.support.situation import Situation
 
@@ -105,6 +105,23 @@ class Neville(Recursion):
         return found[0]
 
 
+class Hermitian(Recursion):
+    """HiCache: TaylorSeer's differences times scaled polynomials of Hermite, by their recurrence."""
+
+    def __init__(self, order: int, scale: float) -> None:
+        super().__init__(order)
+        self.scale = scale
+
+    def predict(self, time: int) -> Any:
+        point, total = self.scale * (time - self.last), 0.0
+        before, now, factor = 0.0, 1.0, 1.0
+        for n, difference in enumerate(self.ladder):
+            total = total + difference * factor * now
+            before, now = now, 2 * point * now - 2 * n * before
+            factor *= self.scale / (n + 1)
+        return total
+
+
 @attrs.define
 class Row:
     """One sample (or branch of one) under a plan."""
@@ -126,6 +143,8 @@ class Row:
         table = getattr(seer, "table", ())
         if isinstance(seer, newton):
             self.middle = {name: Neville(order[name]) for name in order}
+        elif isinstance(seer, hermite):
+            self.middle = {name: Hermitian(order[name], seer.scale) for name in order}
         else:
             self.middle = {name: Table(order[name], table if name in streams else ()) for name in order}
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pure import Hold
 from pure.predictors import Predictor
-from pure.transforms import calibrated, newton, taylorseer
+from pure.transforms import calibrated, hermite, newton, taylorseer
 from pure.transforms.taylorseer import COLD_START
-from tests.laws.oracle import Recursion
+from tests.laws.oracle import Hermitian, Recursion
 
 
 @attrs.frozen
@@ -32,6 +32,12 @@ CLAIMS = {
     "taylor-2": Claim(taylorseer(order=2), exact=1, slope=2),
     "taylor-3": Claim(taylorseer(order=3), exact=1, slope=2),
     **{f"newton-{order}": Claim(newton(order=order), exact=order, slope=order + 1) for order in range(4)},
+    # Of a slope it takes the part 2 scale^2, which is the whole of it at one scale only.
+    "hermite-0": Claim(hermite(order=0), exact=0, slope=1),
+    "hermite-1": Claim(hermite(order=1), exact=0, slope=1),
+    "hermite-2": Claim(hermite(order=2), exact=0, slope=1),
+    "hermite-3": Claim(hermite(order=3, scale=0.75), exact=0, slope=1),
+    "hermite-taylor": Claim(hermite(order=1, scale=0.5**0.5), exact=1, slope=2),
     # What its table does not have is TaylorSeer's.
     "calibrated": Claim(calibrated(table=[((70, 69, 68), 71, (1.5, -0.4, -0.1))]), exact=1, slope=2),
 }
@@ -118,6 +124,34 @@ def test_newton_continues_polynomials_of_its_order(computed: list[int], distance
 def test_newton_uses_what_there_is() -> None:
     assert newton(order=3).weights((4, -1, -1, -1), 6, 4) == (1.0, 0.0, 0.0, 0.0)
     assert newton(order=3).weights((4, 2, -1, -1), 6, 2) == (2.0, -1.0, 0.0, 0.0)
+
+
+def test_hermite_has_the_published_numbers() -> None:
+    """At 2 steps beyond 4 and 6: y + 2 s^2 k d1 + (4 s^4 k^2 - 2 s^2) d2 / 2, by hand."""
+    assert hermite(order=1).weights((6, 4), 8, 0) == (1.5, -0.5)  # half the slope: 1 + 2 * 0.25 * 2 / 2
+    second = hermite(order=2).weights((6, 4, 0), 8, 0)
+    # d1 = (y6 - y4) / 2, d2 = (d1 - (y4 - y0) / 4) / 2; H1 = 2 * 0.5 * 0.5 * 2 = 1; H2 = 0.25 * (4 - 2) / 2 = 0.25
+    assert second == pytest.approx((1 + 0.5 + 0.25 * 0.25, -0.5 - 0.25 * 0.375, 0.25 * 0.125))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@hypothesis.given(computed=computed_steps, distance=st.integers(1, 8), scale=st.sampled_from((0.25, 0.5, 1.0)))
+def test_hermite_is_the_recursion_with_other_polynomials(
+    order: int, computed: list[int], distance: int, scale: float
+) -> None:
+    predictor, recursion = hermite(order=order, scale=scale), Hermitian(order, scale)
+    for time in computed:
+        recursion.update(math.sin(time), time)
+    times, target = times_of(predictor, computed), computed[-1] + distance
+    weights = predictor.weights(times, target, computed[0])
+    ours = sum(w * math.sin(t) for w, t in zip(weights, times, strict=True) if t >= 0)
+    assert ours == pytest.approx(recursion.predict(target), abs=1e-9 * sum(map(abs, weights)))
+
+
+@pytest.mark.parametrize("scale", [0, -0.5, 1.5, math.nan, "0.5", True])
+def test_hermite_refuses_another_scale(scale: object) -> None:
+    with pytest.raises((ValueError, TypeError), match="scale"):
+        hermite(scale=scale)  # type: ignore[arg-type]
 
 
 @hypothesis.given(computed=computed_steps, distance=st.integers(1, 8), order=st.integers(0, 3))

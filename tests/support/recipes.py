@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Transform
-from pure.transforms import attention, calibrated, compiled, dbcache, guided, newton, scm, taylorseer
+from pure.transforms import attention, calibrated, compiled, dbcache, guided, hermite, newton, scm, taylorseer
 from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
@@ -112,6 +112,12 @@ def taylor(on: str, least: int = 0) -> Recipe:
 def polynomial(model: Model, count: int) -> Strategy:
     streams = st.sampled_from((None, "all"))
     made = st.builds(newton, order=st.integers(0, 3), on=st.sampled_from(("residual", "hidden")), streams=streams)
+    return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
+
+
+def scaled(model: Model, count: int) -> Strategy:
+    choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
+    made = st.builds(hermite, order=st.integers(0, 3), scale=st.sampled_from((0.5, 0.75, 1.0)), **choices)
     return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
 
 
@@ -226,6 +232,7 @@ RECIPES: dict[str, Recipe] = {
     "taylorseer-residual": taylor("residual"),
     "taylorseer-hidden": taylor("hidden"),
     "newton": polynomial,
+    "hermite": scaled,
     "calibrated": from_table,
     "guided": guided_plain,
     "guided-dbcache": guided_dbcache,
@@ -283,6 +290,10 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "newton": [
             pure.compose(scm(mask=late, policy="static"), newton(order=2, streams="all")),
             pure.compose(often, newton(order=1, on="hidden")),
+        ],
+        "hermite": [
+            pure.compose(scm(mask=late, policy="static"), hermite(order=2, streams="all")),
+            pure.compose(often, hermite(order=1, scale=0.75, on="hidden")),
         ],
         "calibrated": [
             pure.compose(scm(mask=late, policy="static"), calibrated(table=EXACT, streams="all")),

@@ -12,7 +12,7 @@ import pure
 from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
 from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
-from pure.transforms import attention, calibrated, dbcache, guided, newton, scm, taylorseer
+from pure.transforms import attention, calibrated, dbcache, guided, hermite, newton, scm, taylorseer
 from pure.tree import leaves_with_paths
 from tests.support import toys
 
@@ -104,8 +104,8 @@ class Situation:
         return self.part(scm)
 
     @property
-    def predictor(self) -> taylorseer | calibrated | newton | None:
-        return self.part(taylorseer) or self.part(calibrated) or self.part(newton)
+    def predictor(self) -> taylorseer | calibrated | newton | hermite | None:
+        return next((found for kind in (taylorseer, calibrated, newton, hermite) if (found := self.part(kind))), None)
 
     @functools.cached_property
     def denoiser(self) -> Denoiser | Experts:
