@@ -6,6 +6,7 @@ from pure.transforms.attention.machine import check_attention
 from pure.transforms.calibrated import calibrated
 from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
+from pure.transforms.fora import fora
 from pure.transforms.guided import guided
 from pure.transforms.hermite import hermite
 from pure.transforms.newton import newton
@@ -21,6 +22,7 @@ __all__ = [
     "check_attention",
     "compiled",
     "dbcache",
+    "fora",
     "guided",
     "hermite",
     "nbytes",

@@ -5,8 +5,8 @@ import pytest
 import pure
 from pure import Note
 from pure.decide import check, settle
-from pure.rules import Warmup, resolve
-from pure.transforms import dbcache, scm
+from pure.rules import Mask, Warmup, resolve
+from pure.transforms import dbcache, fora, scm
 from pure.transforms.scm import PRESETS, preset_mask
 from tests.support.masks import COUNTS, MASKS
 from tests.support.situation import RANDOM, Situation
@@ -31,6 +31,29 @@ def test_presets_fit_every_number_of_steps(preset: str) -> None:
         assert (mask is None) == (count in WITHOUT)
         if mask is not None:
             assert len(mask) == count and mask[0] == mask[-1] == 1 and set(mask) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("interval", "warmup", "computed"),
+    [(3, 0, "1001001001"), (3, 2, "1101001001"), (4, 5, "1111100010"), (1, 0, "1" * 10), (20, 0, "1000000000")],
+)
+def test_fora_computes_every_nth_step(interval: int, warmup: int, computed: str) -> None:
+    every = fora(interval=interval, warmup=warmup)
+    for transform in (every, pure.compose(every, dbcache(front=1, threshold=0.0, warmup=0))):
+        entries = Situation(model=RANDOM, transform=transform, count=10, seeds=(1, 2)).trace()
+        assert "".join(str(int(entry.info.computed[0])) for entry in entries) == computed
+        assert all(len(set(entry.info.computed)) == 1 for entry in entries)
+
+
+def test_fora_is_a_mask() -> None:
+    (rule,) = fora(interval=2)(RANDOM.first).plan.rules
+    assert isinstance(rule, Mask) and resolve(rule.source, 5) == (1, 0, 1, 0, 1) and not check((rule,), 5)
+    assert check(fora(interval=1)(RANDOM.first).plan.rules, 5)[0].text.startswith("nothing will be skipped")
+    with pytest.raises(ValueError, match="a rule is set twice"):
+        pure.compose(fora(interval=2), scm(preset="fast"))(RANDOM.first)
+    for given in ({"interval": 0}, {"interval": 2.5}, {"warmup": -1}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(given))):
+            fora(**given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", WITHOUT)

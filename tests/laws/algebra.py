@@ -6,7 +6,7 @@ import attrs
 
 import pure
 from pure.decide import can_skip
-from pure.transforms import dbcache, scm
+from pure.transforms import dbcache, fora, scm
 from tests.support.situation import Situation, caches, same, transformed
 
 
@@ -15,10 +15,14 @@ def never_skipping(situation: Situation) -> list[Situation]:
     count = situation.count
 
     def ones(part):
+        if isinstance(part, fora):
+            return attrs.evolve(part, interval=1)
         given = {"preset": None, "compute_bins": None, "cache_bins": None, "steps": None}
         return attrs.evolve(part, mask=(1,) * count, **given) if isinstance(part, scm) else part
 
     def warm(part):
+        if isinstance(part, fora):
+            return attrs.evolve(part, warmup=count)
         return attrs.evolve(part, warmup=count, warmup_interval=1) if isinstance(part, dbcache) else ones(part)
 
     def zero(part):

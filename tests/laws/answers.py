@@ -77,7 +77,7 @@ def limits_hold(situation: Situation) -> None:
 
 
 def _check_limits(situation: Situation, history: list) -> None:
-    db, static = situation.dbcache, situation.scm is not None and situation.scm.policy == "static"
+    db, static = situation.dbcache, situation.static
     skipped = streak = 0
     accumulated = 0.0
     assert history[0][0].computed, "the first step has nothing to reuse"
@@ -140,5 +140,5 @@ def reports_are_true(situation: Situation) -> None:
             assert decision.blocks == (stack if decision.computed else always), decision
             assert decision.reason and decision.index == entry.step.index and decision.expert == entry.step.expert
             assert (decision.reason == "threshold") <= (db is not None)
-    if db is None and situation.scm is None:
+    if db is None and situation.scm is None and situation.fora is None:
         assert all(all(entry.info.computed) and set(entry.info.reasons) == {"default"} for entry in entries)

@@ -104,9 +104,8 @@ def state_has_the_promised_size(situation: Situation) -> None:
     Differences of streams in fp16 are kept in fp32.
     """
     wide = 2 if situation.latents().dtype == torch.float16 else 1
-    db, seer, scm = situation.dbcache, situation.predictor, situation.scm
+    db, seer, static = situation.dbcache, situation.predictor, situation.static
     first = situation.model.first
-    static = scm is not None and scm.policy == "static"
     threshold = db.threshold if db else 0.0
     limited = db is not None and 0 in (db.max_cached, db.max_continuous)
     skipping = static or (threshold > 0 and not limited)

@@ -161,7 +161,6 @@ class Row:
     def decide(self, index: int, count: int, change: float) -> tuple[str, list[float]]:
         """Return "compute" or "skip", and the distances to the limits that were looked at."""
         db, mask = self.situation.dbcache, _mask(self.situation, count)
-        static = self.situation.scm is not None and self.situation.scm.policy == "static"
         if not self.computed:
             return "compute", []
         if db:
@@ -171,7 +170,7 @@ class Row:
         if mask is not None:
             if mask[index]:
                 return "compute", []
-            if static:
+            if self.situation.static:
                 return "skip", []
         if db is None:
             return "compute", []
@@ -220,7 +219,9 @@ def _amounts(situation: Situation) -> tuple[float, float, float]:
 
 def _mask(situation: Situation, count: int) -> tuple[int, ...] | None:
     """The entries of the recipe's mask; presets are pinned by their own tests."""
-    scm = situation.scm
+    scm, every = situation.scm, situation.fora
+    if every is not None:
+        return tuple(1 if i < every.warmup or i % every.interval == 0 else 0 for i in range(count))
     if scm is None:
         return None
     if scm.mask is not None:

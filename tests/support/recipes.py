@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Transform
-from pure.transforms import attention, calibrated, compiled, dbcache, guided, hermite, newton, scm, taylorseer
+from pure.transforms import attention, calibrated, compiled, dbcache, fora, guided, hermite, newton, scm, taylorseer
 from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
@@ -74,6 +74,14 @@ def masks(count: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 def static(model: Model, count: int) -> Strategy:
     return st.builds(functools.partial(scm, policy="static"), mask=masks(count))
+
+
+def every(model: Model, count: int) -> Strategy:
+    return st.builds(fora, interval=st.integers(2, 4), warmup=st.integers(0, 2))
+
+
+def every_over_dbcache(model: Model, count: int) -> Strategy:
+    return st.builds(pure.compose, every(model, count), _dbcache(model, count), taylor_only())
 
 
 def static_over_dbcache(model: Model, count: int) -> Strategy:
@@ -225,6 +233,8 @@ RECIPES: dict[str, Recipe] = {
     "dbcache-probe": probe,
     "dbcache-always": always,
     "scm-static": static,
+    "fora": every,
+    "fora-dbcache": every_over_dbcache,
     "scm-static-dbcache": static_over_dbcache,
     "scm-dynamic": dynamic,
     "scm-preset": preset,
@@ -275,6 +285,8 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "dbcache-probe": [_some(importance=0.1, downsample=2), _some(importance=0.3, back=1)],
         "dbcache-always": [_some(front=0, back=1, threshold=1.0, max_continuous=2)],
         "scm-static": [scm(mask=alternating, policy="static")],
+        "fora": [fora(interval=2), fora(interval=3, warmup=2)],
+        "fora-dbcache": [pure.compose(fora(interval=3, warmup=4), _some(back=1), taylorseer(order=1))],
         "scm-static-dbcache": [pure.compose(_some(back=1), scm(mask=alternating, policy="static"))],
         "scm-dynamic": [pure.compose(scm(mask=_entries("11010010", count)), _some(threshold=0.9, warmup=2))],
         "scm-preset": [pure.compose(_some(), scm(preset="fast", policy="static"))],
