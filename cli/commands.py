@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
+from pure.cli.export_options import EXPORT_FLAGS
 from pure.cli.options import FLAGS, apply_flags
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.serve_options import SERVE_FLAGS, ServeCommand
 from pure.cli.tune_options import TUNE_FLAGS
 
-__all__ = ["COMMANDS", "config", "generate", "models", "serve", "tune"]
+__all__ = ["COMMANDS", "config", "export", "generate", "models", "serve", "tune"]
 
 
 @click.command(
@@ -102,5 +103,21 @@ def tune(**values: Any) -> None:
     execute(values)
 
 
-COMMANDS: tuple[click.Command, ...] = (generate, serve, tune, config, models)
+@click.command(
+    cls=FlagCommand,
+    short_help="Compile one step of a run for programs without puredit.",
+    examples=(
+        'puredit export --steps 28 --cache-dit-config cache.yaml --prompt "a red apple" --output run.pt2',
+        'puredit export --steps 28 --prompt "a green pear" --start pear.safetensors --only-start --output run.pt2',
+    ),
+)
+@apply_flags(EXPORT_FLAGS)
+def export(**values: Any) -> None:
+    """Compile one step of a run ahead of time, for programs that have torch and not puredit."""
+    from pure.cli.export import execute
+
+    execute(values)
+
+
+COMMANDS: tuple[click.Command, ...] = (generate, serve, tune, export, config, models)
 """All sub-commands."""

@@ -158,9 +158,9 @@ def program(denoiser: Denoiser, steps: Sequence[Step], solver: Solver) -> Progra
     steps, pieces = tuple(steps), denoiser.pieces
     check_count(len(steps))
     rules = settle(denoiser.plan.rules, len(steps)) if pieces.kept else ()
-    _check(denoiser, rules)
     actions = [_action(rules, index) for index in range(len(steps))]
     static = DEFER not in actions
+    _check(denoiser, rules, static)
     decided = [action == COMPUTE for action in actions] if static else None
     limits = torch.tensor([_limit(rules, kind) for kind in (Total, Continuous, Accumulated, Threshold)]).double()
     known = tuple(action == COMPUTE if static else None for action in actions)
@@ -179,13 +179,13 @@ def program(denoiser: Denoiser, steps: Sequence[Step], solver: Solver) -> Progra
     return Program(denoiser=denoiser, steps=steps, inputs=inputs, known=known, start=start, read=read)
 
 
-def _check(denoiser: Denoiser, rules: Rules) -> None:
+def _check(denoiser: Denoiser, rules: Rules, static: bool) -> None:
     """Refuse what cannot be written as tensors."""
     plan, guidance = denoiser.plan, denoiser.guidance
     if own := [rule for rule in rules if type(rule) not in KNOWN]:
         raise ValueError(f"{own[0]} decides in Python, and a program cannot look into it; use a mask or a threshold")
     probe = plan.probe or EVERYTHING
-    measured = find(rules, Threshold) is not None and denoiser.pieces.probing
+    measured = not static and denoiser.pieces.probing  # a mask for all steps leaves nothing to the threshold
     if guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0):
         raise ValueError(f"{guidance} guides a part of the run, and a program is one for all steps; guide all of them")
     if guidance is not None and measured and probe.follow != "conditional":

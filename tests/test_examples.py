@@ -10,9 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from pure.cli.main import run as main
+from pure.models import embedded, load_pipeline
+from pure.transforms import dbcache
 from tests.structure.source import ROOT
 from tests.support import chat_pipelines, qwen_image_pipelines, wan_pipelines
 
@@ -97,6 +103,38 @@ def test_a_run_is_resumed_in_another_process(tmp_path: Path) -> None:
         paths = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=tmp_path, env=paths, check=True, capture_output=True, timeout=300)
     assert size(str(tmp_path / "resumed.png")) == (64, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_an_exported_run_needs_torch_alone_and_makes_the_picture_of_the_eager_one(where: str, tmp_path: Path) -> None:
+    (tmp_path / "cache.yaml").write_text(
+        "cache_config: {residual_diff_threshold: 0.3, max_warmup_steps: 2, Fn_compute_blocks: 1}"
+    )
+    output = ["--output", str(tmp_path / "run.pt2"), "--weights", where, "--decoder", "--seed", "3"]
+    settings = ["--cache-dit-config", str(tmp_path / "cache.yaml"), "--prompt", "a red apple"]
+    assert main(["export", "--steps", "8", *settings, *output]) == 0
+    # From here on puredit cannot be imported: the name leads nowhere.
+    code = (
+        "import runpy, sys; sys.modules['pure'] = None; sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "print('PURE', [name for name in sys.modules if name.startswith('pure.')], sys.modules['pure'])"
+    )
+    arguments = ["run.json", "run-start.safetensors", "latents.safetensors"]
+    command = [sys.executable, "-c", code, str(EXAMPLES / "run_exported.py"), *arguments]
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=alone, check=True, capture_output=True, text=True, timeout=300)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "PURE [] None"
+    cache = dbcache(front=1, threshold=0.3, warmup=2)
+    eager = load_pipeline(embedded()).generate("a red apple", transform=cache, seed=3, steps=8)
+    assert lines[0].split()[0] == "".join("#" if info.computed[0] else "." for info in eager.infos)
+    assert skips(lines[0].split()[0])
+    latents = load_file(tmp_path / "latents.safetensors")["latents"]
+    assert (latents - eager.latents).norm() <= 1e-5 * eager.latents.norm()
+    with Image.open(tmp_path / "latents-0.png") as picture:
+        found = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    assert (found - eager.pixels[0]).abs().max() <= 0.51 / 255  # rounded to bytes
 
 
 def test_many_devices(run: Run) -> None:

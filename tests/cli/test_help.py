@@ -15,7 +15,17 @@ from pure.cli.spelling import ELSEWHERE
 from tests.structure.source import ROOT, syntax
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "PIL", "safetensors")
-LIGHT = ["--help", "--version", "-V", "generate --help", "serve --help", "config --help", "models -h", "genrate"]
+LIGHT = [
+    "--help",
+    "--version",
+    "-V",
+    "generate --help",
+    "serve --help",
+    "config --help",
+    "export --help",
+    "models -h",
+    "genrate",
+]
 
 
 def command(*words: str, **environ: str) -> subprocess.CompletedProcess:

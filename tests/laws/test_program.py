@@ -160,6 +160,15 @@ def test_a_step_is_exported() -> None:
     assert found == decisions(eager(given)) and close(made.latents(state), eager(given).latents, 1e-5)
 
 
+def test_a_mask_for_all_steps_leaves_nothing_for_the_branches_of_guidance_to_decide() -> None:
+    mask = scm(mask=(1, 1, 0, 0, 1, 0, 0, 1), policy="static")
+    given = case(transform=pure.compose(guided(scale=2.0), dbcache(front=1, threshold=0.5), mask))
+    made, expected = program(given), eager(given)
+    latents, computed = made.run(*started(given, made))
+    assert computed.tolist() == decisions(expected) == [True, True, False, False, True, False, False, True]
+    assert close(latents, expected.latents, 1e-5)
+
+
 @attrs.frozen
 class Own(pure.Rule):
     name = "own"

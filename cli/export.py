@@ -1,0 +1,105 @@
+"""`puredit export`: from a checkpoint and settings to a package of one step that torch alone runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pure.cli.cache_flags import planned, settle
+from pure.cli.prompts import check_text
+from pure.cli.screen import screen as make_screen
+from pure.configs import Effective
+from pure.engine.caching import Caching
+from pure.engine.checkpoint import look, pictures
+from pure.engine.engine import OPTIONS, Order, open_engine
+from pure.engine.errors import Misuse
+from pure.engine.export import TWO, Files, check_start, prepare, write, write_start
+from pure.engine.writing import check_file
+
+__all__ = ["execute"]
+
+
+def execute(values: Mapping[str, Any]) -> None:
+    """Export a step, or write the start of another prompt.
+
+    Raises:
+        Misuse: a flag, the checkpoint or the settings are wrong, or the run cannot be exported.
+        ConfigError: a setting of the cache is wrong.
+        Failure: a file cannot be written.
+    """
+    files = _files(values)
+    check_text(values["prompt"])
+    checkpoint = look(values["model_path"], precision=values["dit_precision"], variant=values["variant"])
+    if checkpoint.experts > 1:
+        raise Misuse(TWO)
+    checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
+    opened = pictures(values["image_path"], checkpoint.found)
+    facts = checkpoint.facts(values["num_inference_steps"])
+    effective = settle(planned(values, checkpoint), os.environ, facts)
+    _check(effective)
+    caching = Caching.of(effective)
+    given: dict[str, Any] = {name: values[flag] for flag, name in OPTIONS.items()}
+    given["images"] = tuple(one.image for one in opened)
+    options = {name: value for name, value in given.items() if value not in (None, ())}
+    screen = make_screen(values["log_level"] in ("warning", "error"))
+    order = Order(negative_prompt=values["negative_prompt"], options=options)
+    engine = open_engine(checkpoint, effective, screen.note, screen.waiting)
+    recipe = engine.recipe(order, caching)
+    for note in recipe.notes:
+        screen.note(note.text, note.kind)
+    found = prepare(engine, recipe, values["prompt"], values["seed"])
+    if values["only_start"]:
+        check_start(found, files)
+        screen.line(str(write_start(found, files)))
+        return
+    with screen.waiting("compiling the step ..."):
+        made = write(found, files)
+    for path in made:
+        screen.line(str(path))
+
+
+def _files(values: Mapping[str, Any]) -> Files:
+    """Return where everything goes.
+
+    Raises:
+        Misuse: there is no name, or one has another ending.
+        Failure: a file cannot be written there.
+    """
+    if values["output"] is None:
+        raise Misuse("give --output FILE.pt2, the file of the package")
+    output = Path(values["output"])
+    if output.suffix != ".pt2":
+        raise Misuse(f"--output {output}: a package is a .pt2 file; let the name end in .pt2")
+    beside = values["weights"] == "beside"
+    if values["weights_file"] is not None and not beside:
+        raise Misuse(f"--weights-file {values['weights_file']} is for weights outside the package; add --weights beside")
+    weights = Path(values["weights_file"] or output.with_name(f"{output.stem}-weights.safetensors"))
+    start = Path(values["start"] or output.with_name(f"{output.stem}-start.safetensors"))
+    decoder = output.with_name(f"{output.stem}-decoder.pt2") if values["decoder"] else None
+    files = Files(package=output, weights=weights if beside else None, start=start, decoder=decoder)
+    named = {"--weights-file": files.weights, "--start": files.start}
+    for flag, path in named.items():
+        if path is not None and path.suffix != ".safetensors":
+            raise Misuse(f"{flag} {path}: let the name end in .safetensors")
+    every = {"--output": output, **named, "--decoder": decoder}
+    every |= {"the JSON of --output": files.layout, "the inputs of --output": files.inputs}
+    taken: dict[Path, str] = {}
+    for flag, path in every.items():
+        if path is None:
+            continue
+        if (other := taken.setdefault(path.resolve(), flag)) != flag:
+            raise Misuse(f"{flag} and {other} are one file, {path}; give another name")
+        check_file(path, flag)
+    return files
+
+
+def _check(effective: Effective) -> None:
+    """Refuse what a package cannot hold, before anything is loaded.
+
+    Raises:
+        Misuse: the configuration sets it.
+    """
+    if effective.quantize is not None:
+        raise Misuse("quantize_config: a package holds weights as they are loaded; leave it out, or --dit-precision bf16")
