@@ -9,6 +9,7 @@ from pure.transforms.dbcache import dbcache
 from pure.transforms.fora import fora
 from pure.transforms.guided import guided
 from pure.transforms.hermite import hermite
+from pure.transforms.magcache import magcache
 from pure.transforms.newton import newton
 from pure.transforms.quantize.quantize import Quantization, QuantizedLayer, nbytes, quantize, survey
 from pure.transforms.scm import scm
@@ -25,6 +26,7 @@ __all__ = [
     "fora",
     "guided",
     "hermite",
+    "magcache",
     "nbytes",
     "newton",
     "quantize",

@@ -6,7 +6,7 @@ import attrs
 
 import pure
 from pure.decide import can_skip
-from pure.transforms import dbcache, fora, scm
+from pure.transforms import dbcache, fora, magcache, scm
 from tests.support.situation import Situation, caches, same, transformed
 
 
@@ -17,12 +17,16 @@ def never_skipping(situation: Situation) -> list[Situation]:
     def ones(part):
         if isinstance(part, fora):
             return attrs.evolve(part, interval=1)
+        if isinstance(part, magcache):
+            return attrs.evolve(part, max_skip=0)
         given = {"preset": None, "compute_bins": None, "cache_bins": None, "steps": None}
         return attrs.evolve(part, mask=(1,) * count, **given) if isinstance(part, scm) else part
 
     def warm(part):
         if isinstance(part, fora):
             return attrs.evolve(part, warmup=count)
+        if isinstance(part, magcache):
+            return attrs.evolve(part, retention=1.0)
         return attrs.evolve(part, warmup=count, warmup_interval=1) if isinstance(part, dbcache) else ones(part)
 
     def zero(part):

@@ -140,5 +140,5 @@ def reports_are_true(situation: Situation) -> None:
             assert decision.blocks == (stack if decision.computed else always), decision
             assert decision.reason and decision.index == entry.step.index and decision.expert == entry.step.expert
             assert (decision.reason == "threshold") <= (db is not None)
-    if db is None and situation.scm is None and situation.fora is None:
+    if db is None and situation.scm is None and situation.fitting is None:
         assert all(all(entry.info.computed) and set(entry.info.reasons) == {"default"} for entry in entries)

@@ -10,7 +10,7 @@ import attrs
 import torch
 
 import pure
-from pure.transforms import hermite, newton
+from pure.transforms import hermite, magcache, newton
 from tests.support import toys
 from tests.support.situation import Situation
 
@@ -219,7 +219,9 @@ def _amounts(situation: Situation) -> tuple[float, float, float]:
 
 def _mask(situation: Situation, count: int) -> tuple[int, ...] | None:
     """The entries of the recipe's mask; presets are pinned by their own tests."""
-    scm, every = situation.scm, situation.fora
+    scm, every = situation.scm, situation.fitting
+    if isinstance(every, magcache):
+        return _by_sizes(every, count)
     if every is not None:
         return tuple(1 if i < every.warmup or i % every.interval == 0 else 0 for i in range(count))
     if scm is None:
@@ -236,6 +238,20 @@ def _mask(situation: Situation, count: int) -> tuple[int, ...] | None:
     for place in range(max(len(scm.compute_bins), len(scm.cache_bins))):
         entries += [1] * (scm.compute_bins + (0,) * 9)[place] + [0] * (scm.cache_bins + (0,) * 9)[place]
     return tuple((entries + [1] * count)[:count])
+
+
+def _by_sizes(cache: magcache, count: int) -> tuple[int, ...]:
+    """MagCache from its definition: sizes of residuals, and the sum of what the last computed one misses."""
+    sizes, entries = [1.0], [1]
+    for step in range(1, count):
+        nearest = round(step * (len(cache.ratios) - 1) / (count - 1))
+        sizes.append(sizes[-1] * cache.ratios[nearest])
+        last = max(i for i in range(step) if entries[i])
+        error = sum(abs(1 - sizes[i] / sizes[last]) for i in range(last + 1, step + 1))
+        assert abs(error - cache.threshold) > NEAR, "choose ratios that decide"
+        early = step < int(cache.retention * count + 0.5)
+        entries.append(int(early or error > cache.threshold or step - last > cache.max_skip))
+    return tuple(entries)
 
 
 def _leading_ones(mask: tuple[int, ...]) -> int:

@@ -71,5 +71,5 @@ def test_cases_compute_and_skip(case: Case) -> None:
         torch._dynamo.reset()
     for situation in case.directed():
         decisions = {computed for entry in situation.trace() for computed in entry.info.computed}
-        uncached = situation.dbcache is None and situation.scm is None and situation.fora is None
+        uncached = situation.dbcache is None and not situation.scm and not situation.fitting
         assert decisions == ({True} if uncached else {True, False}), situation.transform

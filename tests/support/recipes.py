@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Transform
-from pure.transforms import attention, calibrated, compiled, dbcache, fora, guided, hermite, newton, scm, taylorseer
+from pure.transforms import (
+    attention,
+    calibrated,
+    compiled,
+    dbcache,
+    fora,
+    guided,
+    hermite,
+    magcache,
+    newton,
+    scm,
+    taylorseer,
+)
 from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
@@ -78,6 +90,16 @@ def static(model: Model, count: int) -> Strategy:
 
 def every(model: Model, count: int) -> Strategy:
     return st.builds(fora, interval=st.integers(2, 4), warmup=st.integers(0, 2))
+
+
+# Sizes of no round ratio, whose sums are far from the thresholds below.
+RATIOS = (1.0, 1.037, 0.961, 0.983, 0.919, 1.013, 0.941)
+
+
+def by_sizes(model: Model, count: int) -> Strategy:
+    numbers = {"threshold": st.sampled_from((0.0501, 0.1501, 0.5003)), "max_skip": st.integers(1, 3)}
+    made = st.builds(functools.partial(magcache, ratios=RATIOS), retention=st.sampled_from((0.0, 0.3)), **numbers)
+    return made | st.builds(pure.compose, made, _dbcache(model, count))
 
 
 def every_over_dbcache(model: Model, count: int) -> Strategy:
@@ -235,6 +257,7 @@ RECIPES: dict[str, Recipe] = {
     "scm-static": static,
     "fora": every,
     "fora-dbcache": every_over_dbcache,
+    "magcache": by_sizes,
     "scm-static-dbcache": static_over_dbcache,
     "scm-dynamic": dynamic,
     "scm-preset": preset,
@@ -287,6 +310,10 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "scm-static": [scm(mask=alternating, policy="static")],
         "fora": [fora(interval=2), fora(interval=3, warmup=2)],
         "fora-dbcache": [pure.compose(fora(interval=3, warmup=4), _some(back=1), taylorseer(order=1))],
+        "magcache": [
+            magcache(ratios=RATIOS, threshold=0.1501),
+            pure.compose(magcache(ratios=RATIOS, threshold=0.5003, max_skip=2), _some(back=1)),
+        ],
         "scm-static-dbcache": [pure.compose(_some(back=1), scm(mask=alternating, policy="static"))],
         "scm-dynamic": [pure.compose(scm(mask=_entries("11010010", count)), _some(threshold=0.9, warmup=2))],
         "scm-preset": [pure.compose(_some(), scm(preset="fast", policy="static"))],

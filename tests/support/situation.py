@@ -12,7 +12,7 @@ import pure
 from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
 from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
-from pure.transforms import attention, calibrated, dbcache, fora, guided, hermite, newton, scm, taylorseer
+from pure.transforms import attention, calibrated, dbcache, fora, guided, hermite, magcache, newton, scm, taylorseer
 from pure.tree import leaves_with_paths
 from tests.support import toys
 
@@ -104,13 +104,14 @@ class Situation:
         return self.part(scm)
 
     @property
-    def fora(self) -> fora | None:
-        return self.part(fora)
+    def fitting(self) -> fora | magcache | None:
+        """What makes a static mask for any number of steps."""
+        return self.part(fora) or self.part(magcache)
 
     @property
     def static(self) -> bool:
         """Whether a mask skips without asking the other rules."""
-        return self.fora is not None or (self.scm is not None and self.scm.policy == "static")
+        return self.fitting is not None or (self.scm is not None and self.scm.policy == "static")
 
     @property
     def predictor(self) -> taylorseer | calibrated | newton | hermite | None:
