@@ -74,7 +74,9 @@ def _files(values: Mapping[str, Any]) -> Files:
         raise Misuse(f"--output {output}: a package is a .pt2 file; let the name end in .pt2")
     beside = values["weights"] == "beside"
     if values["weights_file"] is not None and not beside:
-        raise Misuse(f"--weights-file {values['weights_file']} is for weights outside the package; add --weights beside")
+        raise Misuse(
+            f"--weights-file {values['weights_file']} is for weights outside the package; add --weights beside"
+        )
     weights = Path(values["weights_file"] or output.with_name(f"{output.stem}-weights.safetensors"))
     start = Path(values["start"] or output.with_name(f"{output.stem}-start.safetensors"))
     decoder = output.with_name(f"{output.stem}-decoder.pt2") if values["decoder"] else None
@@ -102,4 +104,6 @@ def _check(effective: Effective) -> None:
         Misuse: the configuration sets it.
     """
     if effective.quantize is not None:
-        raise Misuse("quantize_config: a package holds weights as they are loaded; leave it out, or --dit-precision bf16")
+        raise Misuse(
+            "quantize_config: a package holds weights as they are loaded; leave it out (--dit-precision bf16 halves them)"
+        )

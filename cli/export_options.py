@@ -15,9 +15,7 @@ SHARED = (
 
 RUN = group(
     "Run",
-    flag(
-        "--num-inference-steps --steps num_inference_steps", whole(1, 10_000), "Denoising steps. [the checkpoint's]"
-    ),
+    flag("--num-inference-steps --steps num_inference_steps", whole(1, 10_000), "Denoising steps. [the checkpoint's]"),
     flag("--prompt", "TEXT", "Prompt of the start that is written. [an empty one]", default=""),
     flag("--seed", whole(0, 2**63 - 1), "Seed of its noise.", shown=42),
 )

@@ -287,7 +287,9 @@ def check_start(found: Export, files: Files) -> None:
         known = json.loads(files.layout.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise Misuse(f"{files.layout} cannot be read ({reason}); export the package first, without --only-start") from error
+        raise Misuse(
+            f"{files.layout} cannot be read ({reason}); export the package first, without --only-start"
+        ) from error
     here = layout(found, files)
     for name in ("format", "fingerprint", "steps", "fixed", "moving"):
         if known.get(name) != (wanted := json.loads(json.dumps(here[name]))):
