@@ -75,6 +75,8 @@ class Denoiser:
         streams: names of the streams, which are the fields of `hidden`.
         reads: names of the streams the head reads; None: all of them. What nothing reads after
             the middle is neither remembered nor filled in.
+        modulated: `(params, hidden, context) -> (B, N, D)`, what the first block's attention reads of the image;
+            None where the family does not say it.
         plan: what may be skipped, when, and how it is filled in.
         guidance: classifier-free guidance, or None.
         compile: how the pieces are compiled, or None for eager.
@@ -98,6 +100,9 @@ class Denoiser:
     probe: Callable[[Tree], torch.Tensor] = attrs.field(validator=PIECE)
     streams: tuple[str, ...] = attrs.field(validator=STREAMS)
     reads: tuple[str, ...] | None = attrs.field(default=None, validator=optional(STREAMS))
+    modulated: Callable[[Params, Tree, Tree], torch.Tensor] | None = attrs.field(
+        default=None, validator=optional(PIECE)
+    )
     plan: Plan = attrs.field(factory=Plan, validator=kind(Plan, "give a pure.Plan(...)"))
     guidance: Guidance | None = attrs.field(default=None, validator=optional(kind(Guidance, "give a pure.Guidance")))
     compile: CompileOptions | None = attrs.field(

@@ -14,6 +14,7 @@ from pure.transforms.newton import newton
 from pure.transforms.quantize.quantize import Quantization, QuantizedLayer, nbytes, quantize, survey
 from pure.transforms.scm import scm
 from pure.transforms.taylorseer import taylorseer
+from pure.transforms.teacache import teacache
 
 __all__ = [
     "Quantization",
@@ -33,4 +34,5 @@ __all__ = [
     "scm",
     "survey",
     "taylorseer",
+    "teacache",
 ]

@@ -206,6 +206,7 @@ def two_streams(
     head: Callable[..., torch.Tensor],
     sharding: Sharding,
     per_token: PerToken = PER_TOKEN,
+    modulated: Callable[..., torch.Tensor] | None = None,
 ) -> Denoiser:
     """Return the denoiser of such pieces; the head reads the image."""
     return Denoiser(
@@ -219,6 +220,7 @@ def two_streams(
         reads=("image",),
         sharding=sharding,
         per_token=per_token,
+        modulated=modulated,
     )
 
 

@@ -9,14 +9,38 @@ which the families after it share.
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+import torch
+
 from pure import Denoiser
-from pure.models.common.layers import linear_of_copy
-from pure.models.common.streams import Conditioning, Double, Embed, Prepare, Single, head, stack, two_streams
+from pure.models.common.layers import Params, linear_of_copy, modulate, modulations
+from pure.models.common.streams import (
+    Conditioning,
+    Context,
+    Double,
+    Embed,
+    Hidden,
+    Prepare,
+    Single,
+    head,
+    stack,
+    two_streams,
+)
 from pure.models.flux.config import FluxConfig, sharding
 
 __all__ = ["Conditioning", "flux"]
 
 EMBEDDER = "time_text_embed."
+
+
+@attrs.frozen
+class Modulated:
+    """What the first block's attention reads of the image: a record, so that a saved state names the same one."""
+
+    def __call__(self, params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
+        """Return the image (B, N, D), normalised and modulated."""
+        shift, scale, *_ = modulations(params, "transformer_blocks.0.norm1.linear", context.temb, 6)
+        return modulate(hidden.image, shift, scale)
 
 
 def flux(config: FluxConfig | Mapping[str, Any]) -> Denoiser:
@@ -28,4 +52,4 @@ def flux(config: FluxConfig | Mapping[str, Any]) -> Denoiser:
     found = FluxConfig.read(config)
     blocks = stack(found.num_layers, Double(project=linear_of_copy), found.num_single_layers, Single())
     prepare = Prepare(axes=found.axes_dims_rope, embedder=EMBEDDER)
-    return two_streams(prepare, Embed(embedder=EMBEDDER), blocks, head, sharding(found))
+    return two_streams(prepare, Embed(embedder=EMBEDDER), blocks, head, sharding(found), modulated=Modulated())

@@ -1,0 +1,105 @@
+"""TeaCache: its decisions from the definition, with the modulated input that diffusers computes."""
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+import pure
+from pure.transforms import compiled, dbcache, scm, taylorseer, teacache
+from tests.support.situation import FLUX, FLUX_DEV, RANDOM, Situation
+
+SEEDS, COUNT = (1, 2, 3), 10
+POLYNOMIAL = (2.0, 0.5, 0.01)
+
+
+def inputs(entries: list, seeds: tuple[int, ...]) -> list[torch.Tensor]:
+    """Return what the first block's attention reads at every step, (B, N, D), from diffusers."""
+    model = FluxTransformer2DModel(**FLUX, guidance_embeds=True).eval()
+    model.load_state_dict(dict(FLUX_DEV.params))
+    found: list[torch.Tensor] = []
+    first: Any = model.transformer_blocks[0]
+    first.norm1.register_forward_hook(lambda _module, _inputs, out: found.append(out[0]))
+    given = FLUX_DEV.conditioning(seeds)
+    for entry in entries:
+        with torch.no_grad():
+            model(
+                hidden_states=entry.latents,
+                encoder_hidden_states=given.text,
+                pooled_projections=given.pooled,
+                guidance=given.guidance,
+                timestep=torch.full((len(seeds),), float(entry.step.sigma)),
+                img_ids=torch.zeros(entry.latents.shape[1], 3),
+                txt_ids=torch.zeros(given.text.shape[1], 3),
+            )
+    return found
+
+
+def test_decisions_follow_the_definition_for_every_sample() -> None:
+    threshold = 0.2
+    case = Situation(
+        model=FLUX_DEV, transform=teacache(threshold=threshold, polynomial=POLYNOMIAL), seeds=SEEDS, count=COUNT
+    )
+    entries = case.trace()
+    seen, sums, skips = inputs(entries, SEEDS), [0.0] * len(SEEDS), 0
+    for index, entry in enumerate(entries):
+        for row, decision in enumerate(entry.info.decisions):
+            if index in (0, COUNT - 1):
+                assert decision.computed and decision.change is None
+                continue
+            old, new = seen[index - 1][row], seen[index][row]
+            moved = float((new - old).abs().sum() / old.abs().sum())
+            change = 2.0 * moved**2 + 0.5 * moved + 0.01
+            assert decision.change == pytest.approx(change, rel=1e-4)
+            sums[row] += change
+            assert abs(sums[row] - threshold) > 1e-4, "choose a threshold that decides"
+            assert decision.computed == (sums[row] >= threshold) and decision.reason == "teacache"
+            skips += not decision.computed
+            sums[row] = 0.0 if decision.computed else sums[row]
+            assert decision.blocks == (len(case.model.first.blocks) if decision.computed else 0)
+    assert 0 < skips < len(SEEDS) * (COUNT - 2)
+
+
+def test_a_batch_decides_as_its_samples_do() -> None:
+    case = Situation(
+        model=FLUX_DEV,
+        transform=pure.compose(teacache(threshold=0.2, polynomial=POLYNOMIAL), taylorseer(order=1)),
+        seeds=SEEDS,
+        count=COUNT,
+    )
+    batch = case.trace()
+    for row, seed in enumerate(SEEDS):
+        alone = case.trace(seeds=(seed,))
+        assert [e.info.computed[0] for e in alone] == [e.info.computed[row] for e in batch]
+        torch.testing.assert_close(alone[-1].prediction[0], batch[-1].prediction[row], rtol=1e-4, atol=1e-5)
+
+
+def test_a_threshold_of_zero_is_no_cache() -> None:
+    never = Situation(model=FLUX_DEV, transform=teacache(threshold=0.0), seeds=SEEDS, count=4)
+    for ours, plain in zip(never.trace(), never.trace(never.plain), strict=True):
+        assert all(ours.info.computed) and torch.equal(ours.prediction, plain.prediction)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"only FLUX\.1 says what it is; use dbcache\(front=1"):
+        teacache()(RANDOM.first)
+    with pytest.raises(ValueError, match="probe is set twice"):
+        pure.compose(teacache(), dbcache(front=1))(FLUX_DEV.first)
+    for given in ({"threshold": -0.1}, {"polynomial": ()}, {"polynomial": (float("nan"),)}):
+        with pytest.raises(ValueError, match=next(iter(given))):
+            teacache(**given)(FLUX_DEV.first)  # type: ignore[arg-type]
+    masked = pure.compose(teacache(threshold=100.0), scm(mask="1010100001"))
+    entries = Situation(model=FLUX_DEV, transform=masked, seeds=(1,), count=COUNT).trace()
+    assert "".join(str(int(e.info.computed[0])) for e in entries) == "1010100001"
+
+
+def test_it_compiles_and_its_state_is_known_by_another_process() -> None:
+    cached = teacache(threshold=0.2, polynomial=POLYNOMIAL)
+    case = Situation(model=FLUX_DEV, transform=cached, seeds=SEEDS, count=4)
+    compiling = attrs.evolve(case, transform=pure.compose(cached, compiled(backend="eager")))
+    for ours, plain in zip(compiling.trace(), case.trace(), strict=True):
+        assert ours.info.computed == plain.info.computed
+        torch.testing.assert_close(ours.prediction, plain.prediction, rtol=1e-4, atol=1e-5)
+    assert " at 0x" not in case.single.pieces.keeps
