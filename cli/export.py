@@ -104,6 +104,4 @@ def _check(effective: Effective) -> None:
         Misuse: the configuration sets it.
     """
     if effective.quantize is not None:
-        raise Misuse(
-            "quantize_config: a package holds weights as they are loaded; leave it out (--dit-precision bf16 halves them)"
-        )
+        raise Misuse("quantize_config: a package holds weights as they are loaded; leave it out")
