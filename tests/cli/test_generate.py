@@ -91,7 +91,7 @@ def test_the_report_tells_every_decision(puredit, tmp_path):
 def test_compare_and_plot(puredit, tmp_path):
     code, out, err = puredit("generate", "--prompt", "a", *FEW, *SKIPPING, "--plot", "p/plot.png")
     assert code == 0, err
-    assert pixels(tmp_path / "p/plot.png").shape[0] > 1000
+    assert pixels(tmp_path / "p/plot.png").shape[0] > 800
     cached, plain = sorted((tmp_path / "outputs").iterdir(), key=lambda path: "without-cache" in path.name)
     assert plain.name == f"{cached.stem}-without-cache.png"
     assert "time ratio" in out and "PSNR" in out and "SSIM" in out and "plot: p/plot.png" in out
@@ -153,12 +153,12 @@ def test_a_picture_that_is_not_finite_fails_and_the_others_are_saved(puredit, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--seed", 2**63), f"'{2**63}' is too large: at most {2**63 - 1}"),
+        (("--seed", 2**63), f"'{2**63}' is not a whole number of at least 0; at most {2**63 - 1}"),
         (
             ("--seed", 2**63 - 1, "--num-outputs", 2),
             f"--seed {2**63 - 1} with --num-outputs-per-prompt 2: seeds go up to",
         ),
-        (("--height", 100_000, "--width", 100_000), "height=100000, width=100000: latents of"),
+        (("--height", 100_000, "--width", 100_000), "'100000' is not a whole number from 1 to 16384"),
         (("--num-inference-steps", 10**9), "10000"),
         (("--guidance-scale", "1e308"), "is not a finite number of at least 0 and at most 1000"),
         (("--batch-size", 0), "--batch-size"),

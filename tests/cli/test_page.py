@@ -189,7 +189,7 @@ def test_hybrid_on_the_embedded_checkpoint(puredit, tmp_path):
 NEEDS = {
     "parallel_2d.yaml": "start with --num-gpus 2",
     "parallel_3d.yaml": "start with --num-gpus 8",
-    "attention.yaml": "write native",
+    "attention.yaml": "write one that does: native, ",
 }
 
 

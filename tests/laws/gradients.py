@@ -25,8 +25,13 @@ def runs_are_differentiable(situation: Situation) -> None:
         found = _gradients(_sampled(checkpoint), situation, given)
         assert len(found) == len(expected) > 0
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)), checkpoint
-    if not situation.model.rounding and situation.part(compiled) is None:
+    if not situation.model.rounding and situation.part(compiled) is None and not _cut(situation):
         _compare_differences(situation)
+
+
+def _cut(situation: Situation) -> bool:
+    """Whether the model is a module that was cut: it has constants of its own in fp32, so that float64 does not fit."""
+    return type(situation.model.first.embed).__module__.startswith("pure.models.adapt")
 
 
 def _compare_differences(situation: Situation) -> None:

@@ -139,6 +139,7 @@ def test_clients_that_leave_and_a_server_that_is_ended(servers):
     """The last test of this server: it ends it."""
     server = servers["image"]
     address, outputs = f"{server.url}/v1/images/generations", server.folder / "outputs"
+    outputs.mkdir(exist_ok=True)  # the first file makes it
     before = set(outputs.iterdir())
     with pytest.raises(httpx2.ReadTimeout, match="timed out"):
         httpx2.post(address, json=LONG, timeout=1.0)

@@ -79,6 +79,8 @@ class Flex:
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask = None, whole: bool = False
     ) -> torch.Tensor:
         """Return attention (B, S, H, C); see `pure.attention.attend`."""
+        if q.is_meta:  # where only shapes are asked for; flex attention has no such kernel
+            return attend(q, k, v, mask)
         q, k, v = (x.transpose(1, 2) for x in same_heads(q, k, v))
         return _flex(q)(q, k, v, score_mod=_scores(q, k, mask)).transpose(1, 2)
 
