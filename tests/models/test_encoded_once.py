@@ -72,7 +72,8 @@ def test_pictures_and_prompts_are_encoded_once(tmp_path, monkeypatch, name):
     made = pipeline.generate("a dog", "a cat", seed=3, images_per_prompt=2, **options)
     assert (len(pictures), len(texts)) == (wanted, 2)
 
-    pictures.clear(), texts.clear()
+    pictures.clear()
+    texts.clear()
     request = pipeline.request("a dog", "a cat", images_per_prompt=2, **options)
     denoiser, request = pipeline.guide(pipeline.denoiser, request)
     steps, latents = pipeline.schedule(request), pipeline.noise(request, 3)

@@ -137,7 +137,7 @@ def test_embeddings_in_half_precision(saved, dtype):
     with torch.no_grad():
         text, pooled, ids = theirs.encode_prompt("a squirrel", max_sequence_length=20)
     made = ours.encode(ours.request("a squirrel", max_sequence_length=20, height=16, width=16))
-    assert isinstance(made, Conditioning) and made.guidance is not None
+    assert isinstance(made, Conditioning) and made.guidance is not None and made.pooled is not None
     assert made.text.dtype == made.pooled.dtype == ours.dtype == dtype
     assert torch.equal(made.text, text) and torch.equal(made.pooled, pooled)
     assert torch.equal(made.ids.value[:20], ids.float())
@@ -296,7 +296,7 @@ def test_truncated_prompts_warn_and_equal_diffusers(saved):
     prompt = "squirrel " * 12
     with pytest.warns(UserWarning, match=r"the pooled embedding \(CLIP\) reads 77 tokens"):
         made = ours.encode(ours.request(prompt, max_sequence_length=200))
-    assert isinstance(made, Conditioning)
+    assert isinstance(made, Conditioning) and made.pooled is not None
     with torch.no_grad():
         assert torch.equal(made.pooled, theirs.encode_prompt(prompt, max_sequence_length=200)[1])
 
