@@ -116,6 +116,7 @@ def test_a_killed_rank_ends_the_run_and_what_is_finished_stays(puredit, monkeypa
     assert out.splitlines()[0] == f"outputs/{file.name}"
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_disk_that_fills_up_keeps_what_is_finished(puredit, full_disk, tmp_path):
     code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", "3", *FEW, "--num-gpus", "2")
     assert code == 1 and "No space left on device; free some space" in err and "Traceback" not in err
