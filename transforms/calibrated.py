@@ -14,10 +14,9 @@ from typing import Any
 
 import attrs
 
-from pure.checks import check_streams, choice, shown, stream_names, whole
-from pure.composition import Transform
-from pure.denoiser import Denoiser
+from pure.checks import shown
 from pure.step import MOST_STEPS
+from pure.transforms.extrapolation import Extrapolation
 from pure.transforms.taylorseer import taylorseer
 
 __all__ = ["calibrated"]
@@ -86,7 +85,7 @@ def _wrong(row: object, reason: str) -> ValueError:
 
 
 @attrs.frozen(kw_only=True, cache_hash=True)
-class calibrated(Transform):
+class calibrated(Extrapolation):
     """Extrapolate skipped middles by a table of weights; the transform is the predictor, too.
 
     A row counts where its history is the newest part of what was computed; of several the longest. For
@@ -115,9 +114,6 @@ class calibrated(Transform):
     """
 
     table: tuple[Row, ...] = attrs.field(converter=_rows)
-    order: int = attrs.field(default=1, validator=whole(0, "the order", most=3))
-    on: str = attrs.field(default="residual", validator=choice("residual", "hidden"))
-    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=stream_names)
     _found: Mapping[tuple[tuple[int, ...], int], tuple[float, ...]] = attrs.field(
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: _lookup(self.table), takes_self=True)
     )
@@ -141,11 +137,6 @@ class calibrated(Transform):
                 return row + (0.0,) * (len(times) - length)
         newest = tuple(times)[: self._rest.history]
         return self._rest.weights(newest, target, first) + (0.0,) * (len(times) - len(newest))
-
-    def edit(self, denoiser: Denoiser) -> Denoiser:
-        """Set the predictor."""
-        check_streams(self, denoiser)
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))
 
 
 def _lookup(table: tuple[Row, ...]) -> dict[tuple[tuple[int, ...], int], tuple[float, ...]]:

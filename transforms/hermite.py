@@ -12,9 +12,8 @@ from math import factorial
 
 import attrs
 
-from pure.checks import check_streams, choice, number, stream_names, whole
-from pure.composition import Transform
-from pure.denoiser import Denoiser
+from pure.checks import number
+from pure.transforms.extrapolation import Extrapolation
 from pure.transforms.taylorseer import differences
 
 __all__ = ["hermite"]
@@ -32,7 +31,7 @@ def _weights(times: tuple[int, ...], target: int, first: int, order: int, scale:
 
 
 @attrs.frozen(kw_only=True)
-class hermite(Transform):
+class hermite(Extrapolation):
     """Extrapolate skipped middles by HiCache's polynomials; the transform is the predictor, too.
 
     Of the last slope it takes the part 2 scale^2 (half of it at 0.5): where steps are far apart it strays less than
@@ -55,21 +54,8 @@ class hermite(Transform):
     Acceleration", arXiv:2508.16984.
     """
 
-    order: int = attrs.field(default=1, validator=whole(0, "the order", most=3))
     scale: float = attrs.field(default=0.5, validator=number(0.0, "the scale", "use 0.5", most=1.0, above=True))
-    on: str = attrs.field(default="residual", validator=choice("residual", "hidden"))
-    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=stream_names)
-
-    @property
-    def history(self) -> int:
-        """One residual per difference, and the value."""
-        return self.order + 1
 
     def weights(self, times: Sequence[int], target: int, first: int) -> tuple[float, ...]:
         """Return the weights of the last order + 1 residuals; see the module's equation."""
         return _weights(tuple(times), target, first, self.order, self.scale)
-
-    def edit(self, denoiser: Denoiser) -> Denoiser:
-        """Set the predictor."""
-        check_streams(self, denoiser)
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from pure.checks import check_streams, choice, stream_names, whole
-from pure.composition import Transform
-from pure.denoiser import Denoiser
+from pure.transforms.extrapolation import Extrapolation
 
 __all__ = ["newton"]
 
@@ -29,7 +27,7 @@ def _weights(times: tuple[int, ...], target: int) -> tuple[float, ...]:
 
 
 @attrs.frozen(kw_only=True)
-class newton(Transform):
+class newton(Extrapolation):
     """Extrapolate skipped middles by a polynomial through the last computed ones; the transform is the predictor, too.
 
     Exact on polynomials of degree `order`, at steps that are any distance apart. Weights grow with distance and order:
@@ -52,20 +50,6 @@ class newton(Transform):
     which are not exact on quadratics.
     """
 
-    order: int = attrs.field(default=1, validator=whole(0, "the order", most=3))
-    on: str = attrs.field(default="residual", validator=choice("residual", "hidden"))
-    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=stream_names)
-
-    @property
-    def history(self) -> int:
-        """One residual more than the degree."""
-        return self.order + 1
-
     def weights(self, times: Sequence[int], target: int, first: int) -> tuple[float, ...]:
         """Return the weights of the last order + 1 residuals; see the module's equation."""
         return _weights(tuple(times), target)
-
-    def edit(self, denoiser: Denoiser) -> Denoiser:
-        """Set the predictor."""
-        check_streams(self, denoiser)
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))

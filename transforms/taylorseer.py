@@ -15,9 +15,7 @@ from math import factorial
 
 import attrs
 
-from pure.checks import check_streams, choice, stream_names, whole
-from pure.composition import Transform
-from pure.denoiser import Denoiser
+from pure.transforms.extrapolation import Extrapolation
 
 __all__ = ["taylorseer"]
 
@@ -53,7 +51,7 @@ def _weights(times: tuple[int, ...], target: int, first: int, order: int) -> tup
 
 
 @attrs.frozen(kw_only=True)
-class taylorseer(Transform):
+class taylorseer(Extrapolation):
     """Extrapolate skipped middles by TaylorSeer's recursion; the transform is the predictor, too.
 
     Args:
@@ -77,20 +75,6 @@ class taylorseer(Transform):
     equations 5-8.
     """
 
-    order: int = attrs.field(default=1, validator=whole(0, "the order", most=3))
-    on: str = attrs.field(default="residual", validator=choice("residual", "hidden"))
-    streams: tuple[str, ...] | str | None = attrs.field(default=None, validator=stream_names)
-
-    @property
-    def history(self) -> int:
-        """One residual per derivative, and the value."""
-        return self.order + 1
-
     def weights(self, times: Sequence[int], target: int, first: int) -> tuple[float, ...]:
         """Return the weights of the last order + 1 residuals; see the module's equation."""
         return _weights(tuple(times), target, first, self.order)
-
-    def edit(self, denoiser: Denoiser) -> Denoiser:
-        """Set the predictor."""
-        check_streams(self, denoiser)
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))
