@@ -30,7 +30,7 @@ def table(stream: Kept, known: Sequence[bool] | None, count: int, target: int) -
         target: index of the step.
 
     Raises:
-        ValueError: there are too many histories.
+        ValueError: there are too many histories, or the predictor gives wrong weights.
     """
     if stream.held:
         return None
@@ -56,7 +56,7 @@ def table(stream: Kept, known: Sequence[bool] | None, count: int, target: int) -
 
 
 def _weights(stream: Kept, times: tuple[int, ...], target: int) -> list[float]:
-    return [float(each) for each in stream.predictor.weights(times, target, 0)] if times[0] >= 0 else [0.0] * len(times)
+    return [float(each) for each in stream.weights(times, target, 0)] if times[0] >= 0 else [0.0] * len(times)
 
 
 def place(times: Sequence[Any], count: int) -> Any:

@@ -10,7 +10,7 @@ import torch
 from pure import guidance as cfg
 from pure import stepping
 from pure.block import Block, Bound, Params, Weights, bind
-from pure.checks import function, kind, names, optional, refuse
+from pure.checks import function, kind, names, optional, refuse, shown
 from pure.decide import can_skip, check, measures
 from pure.guidance import Guidance
 from pure.info import Info
@@ -190,7 +190,9 @@ def init(
     batch = entry.shape[0]
     hidden, context = denoiser.embed(params.all, prepared, entry, entry.new_zeros(batch))
     probe = denoiser.plan.probe
-    probed = denoiser.probe(hidden) if probe is None or probe.of is None else probe.of(params.all, hidden, context)
+    probed = denoiser.probe(hidden)
+    if probe is not None and probe.of is not None:
+        probed = _named(probe.of, probe.of(params.all, hidden, context), batch)
     cache = stepping.empty(denoiser.pieces, probed, hidden, batch)
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
 
@@ -247,6 +249,16 @@ def _check_interval(guidance: Guidance | None) -> None:
             f"{guidance} guides some steps only, and outside of them a rank of the unconditional branch has nothing to "
             "run; leave guidance_parallel(...) out, or guide all steps"
         )
+
+
+def _named(of: Callable, found: object, batch: int) -> torch.Tensor:
+    """Return what a probe names, once it is known to be comparable."""
+    if isinstance(found, torch.Tensor) and found.is_floating_point() and found.ndim > 1 and len(found) == batch:
+        return found
+    got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+    raise ValueError(
+        f"Probe(of={shown(of)}) returned {got}; return a tensor ({batch}, N, D) of real numbers, one row a sample"
+    )
 
 
 def _check_probe(plan: Plan) -> None:

@@ -15,6 +15,7 @@ Shapes: B samples, K remembered steps; streams are (B, tokens, width).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from pure.checks import flag, refuse
 from pure.plan import Probe
 from pure.predictors import Hold, Predictor
 from pure.rules import Rules
-from pure.tree import map_samples
+from pure.tree import map_samples, numbers
 
 Tree = Any
 Streams = tuple[torch.Tensor, ...]
@@ -108,7 +109,8 @@ class Front:
             return hidden, context, None
         if self.of is not None:
             found = self.of(params, entry, context)
-            return hidden, context, _cast(found, difference_dtype(found))
+            # Dense, as the state keeps it: a view would have the strides of what it is a part of.
+            return hidden, context, _cast(found, difference_dtype(found)).contiguous()
         return hidden, context, _difference(self.probe(hidden), self.probe(entry))
 
 
@@ -138,6 +140,25 @@ class Kept:
     def held(self) -> bool:
         """Whether its newest residual is repeated as it is, which needs no weights."""
         return isinstance(self.predictor, Hold)
+
+    def weights(self, times: Sequence[int], target: int, first: int) -> Sequence[float] | torch.Tensor:
+        """Return the predictor's weights at one step, K finite numbers or a tensor (K,) of them.
+
+        Raises:
+            ValueError: they are something else.
+        """
+        weights = self.predictor.weights(times, target, first)
+        try:
+            found = numbers(weights) if isinstance(weights, torch.Tensor) else weights
+            good = len(weights) == len(times) and (found is None or all(map(math.isfinite, found)))
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(
+                f"{self.predictor} gave the weights {weights!r} for step {target}; a predictor that looks back to "
+                f"{len(times)} computed steps gives {len(times)} finite numbers"
+            )
+        return weights
 
 
 @attrs.frozen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,10 @@ import attrs
 import torch
 
 from pure.block import Params, Tree
-from pure.checks import choice, function, kind, number, optional, refuse, whole
+from pure.checks import LARGEST, choice, function, kind, number, optional, refuse, whole
 from pure.predictors import Predictor
 from pure.rules import Rule, ordered
+from pure.step import MOST_STEPS
 
 
 @attrs.frozen(kw_only=True)
@@ -24,8 +24,9 @@ class Span:
 
 
 def _polynomial(instance: object, attribute: attrs.Attribute, value: object) -> None:
-    good = isinstance(value, tuple) and value and all(isinstance(each, int | float) for each in value)
-    if value is not None and not (good and all(map(math.isfinite, value))):  # type: ignore[arg-type]
+    entries = value if isinstance(value, tuple) else ()
+    good = entries and all(isinstance(each, int | float) and abs(each) <= LARGEST for each in entries)
+    if value is not None and not good:  # NaN is at most nothing
         raise refuse(instance, attribute.name, value, "give a tuple of finite numbers, highest power first, or None")
 
 
@@ -117,5 +118,15 @@ def _check_rule(rule: object) -> None:
         raise TypeError(f"a plan takes rules, got {rule!r}{cure}")
     if not isinstance(getattr(rule, "name", None), str):
         raise TypeError(f"{type(rule).__name__} has no name; set name to the reason that it gives")
+    for name in ("before", "after"):
+        neighbour = getattr(rule, name)
+        if neighbour is not None and not (isinstance(neighbour, type) and issubclass(neighbour, Rule)):
+            raise TypeError(
+                f"{type(rule).__name__}.{name} is {neighbour!r}; set it to a kind of rule, such as Threshold"
+            )
+    if type(rule.history) is not int or not 1 <= rule.history <= MOST_STEPS:
+        raise TypeError(
+            f"{type(rule).__name__}.history is {rule.history!r}; set it to a whole number of steps from 1 on"
+        )
     if not attrs.has(type(rule)) or type(rule).__hash__ is None:
         raise TypeError(f"{type(rule).__name__} must be a frozen record: decorate it with @attrs.frozen")

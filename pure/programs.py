@@ -151,12 +151,15 @@ def program(denoiser: Denoiser, steps: Sequence[Step], solver: Solver) -> Progra
 
     Raises:
         TypeError: this is no denoiser; two experts are two programs.
-        ValueError: rules, guidance or predictor cannot be written as tensors; the message names them.
+        ValueError: rules, guidance or predictor cannot be written as tensors, or the steps are a part of a schedule;
+            the message names them.
     """
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"a program is of one Denoiser, got {type(denoiser).__name__}; make one of each expert's")
     steps, pieces = tuple(steps), denoiser.pieces
     check_count(len(steps))
+    if [(step.index, step.count) for step in steps] != [(index, len(steps)) for index in range(len(steps))]:
+        raise ValueError("a program is of a whole schedule, all its steps in order; run a part of one with pure.unroll")
     rules = settle(denoiser.plan.rules, len(steps)) if pieces.kept else ()
     actions = [_action(rules, index) for index in range(len(steps))]
     static = DEFER not in actions
@@ -238,7 +241,7 @@ def _step(
     begun, context, residual = pieces.front(params.all, params.blocks[:front], state.prepared, entry, times)
     # Streams may be views of one tensor, and a condition takes no two of those.
     hidden = map_samples(torch.clone, begun) if computes is None and torch.compiler.is_compiling() else begun
-    change = _change(pieces, state, residual, guided)
+    change = _change(pieces, state, None if program.static else residual, guided)
     go = _decision(state, inputs, change) if computes is None else torch.tensor(computes, device=latents.device)
     blocks = params.blocks[front:stop]
     ended, kept = _middle(program, blocks, state, inputs, hidden, context, residual, go, computes)

@@ -8,8 +8,7 @@ Shapes: B rows, which are samples, or samples times branches under guidance.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from pure.memory import Cache, Memory, State, read, write
 from pure.pieces import Branching, Kept, Pieces, difference_dtype, mark_batch
 from pure.rules import Rules
 from pure.step import Step, Where
-from pure.tree import map_samples, numbers, put, send, take
+from pure.tree import map_samples, put, send, take
 
 Tree = Any
 
@@ -209,7 +208,7 @@ def _weights(
         depth = stream.predictor.history
         rows = [
             # A row that computes now may have no history yet; what is filled in for it is not used.
-            _checked(stream, m.times[:depth], d.index, m.first) if m.computed else (0.0,) * depth
+            stream.weights(m.times[:depth], d.index, m.first) if m.computed else (0.0,) * depth
             for d, m in zip(decisions, memories, strict=True)
         ]
         like = getattr(hidden, stream.name)
@@ -220,19 +219,3 @@ def _weights(
         return send(torch.from_numpy(np.array(rows, dtype=np.float64 if wide else np.float32)), like.device)
 
     return tuple(table(stream) for stream in kept)
-
-
-def _checked(stream: Kept, times: tuple[int, ...], target: int, first: int) -> Sequence[float] | torch.Tensor:
-    """Return the weights of one row, K finite numbers or a tensor (K,) of them."""
-    weights = stream.predictor.weights(times, target, first)
-    try:
-        found = numbers(weights) if isinstance(weights, torch.Tensor) else weights
-        good = len(weights) == len(times) and (found is None or all(map(math.isfinite, found)))
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"{stream.predictor} gave the weights {weights!r} for step {target}; a predictor that looks back to "
-            f"{len(times)} computed steps gives {len(times)} finite numbers"
-        )
-    return weights

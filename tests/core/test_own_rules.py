@@ -180,3 +180,38 @@ def test_a_probe_of_ones_own_works_in_batches_and_with_guidance() -> None:
         assert [info.computed[row] for info in together.infos] == [info.computed[0] for info in alone.infos]
         assert close(together.latents[row : row + 1], alone.latents)
     assert len({info.computed for info in together.infos}) > 1
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        (lambda params, hidden, context: None, r"returned NoneType; return a tensor \(2, N, D\)"),
+        (lambda params, hidden, context: hidden.image.sum(), r"returned torch.float32 of shape \(\)"),
+        (lambda params, hidden, context: hidden.image[:1], r"returned torch.float32 of shape \(1, 3, 4\)"),
+        (lambda params, hidden, context: hidden.image > 0, r"returned torch.bool of shape \(2, 3, 4\)"),
+    ],
+)
+def test_a_probe_that_returns_nothing_comparable_is_named(of: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=r"Probe\(of=<function.*" + message):
+        run(with_rules(Judging(0.5), span=Span(), probe=Probe(of=of)))
+
+
+def test_a_probe_may_return_a_part_of_a_stream() -> None:
+    parts = [lambda p, hidden, c: hidden.image[:, :2], lambda p, hidden, c: hidden.image[:, :2].contiguous()]
+    view, dense = (run(with_rules(Judging(0.5), span=Span(), probe=Probe(of=of))) for of in parts)
+    assert view.infos == dense.infos and any(info.changes[0] is not None for info in view.infos)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("before", 3), ("before", int), ("after", "Threshold"), ("history", 2.5), ("history", 0)]
+)
+def test_a_place_or_a_history_that_is_none_names_the_rule(field: str, value: Any) -> None:
+    kind = attrs.frozen(type("Odd", (Judging,), {field: value, "__annotations__": {}}))
+    with pytest.raises(TypeError, match=rf"Odd.{field} is .*; set it to a"):
+        pure.Plan().add(kind())
+
+
+@pytest.mark.parametrize("polynomial", [(10**400,), (math.nan,), (1.0, math.inf), (), [1.0]])
+def test_a_polynomial_of_other_numbers_is_refused(polynomial: Any) -> None:
+    with pytest.raises(ValueError, match=r"Probe\(polynomial=.*\): give a tuple of finite numbers"):
+        Probe(polynomial=polynomial)

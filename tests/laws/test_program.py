@@ -169,6 +169,50 @@ def test_a_mask_for_all_steps_leaves_nothing_for_the_branches_of_guidance_to_dec
     assert close(latents, expected.latents, 1e-5)
 
 
+MASK = scm(mask=(1, 1, 0, 0, 1, 0, 0, 1), policy="static")
+TOKENS = dbcache(front=1, importance=0.1)
+
+
+@pytest.mark.parametrize(
+    "transform", [attrs.evolve(TOKENS, warmup=8), pure.compose(TOKENS, MASK)], ids=["warm", "mask"]
+)
+def test_nothing_is_measured_where_every_decision_is_known(transform: pure.Transform) -> None:
+    given = case(RANDOM, transform)
+    made = program(given)
+    assert made.static
+    latents, computed = made.run(*started(given, made))
+    assert computed.tolist() == decisions(eager(given)) and close(latents, eager(given).latents, 1e-5)
+
+
+def test_a_part_of_a_schedule_is_refused() -> None:
+    steps = RANDOM.solver.schedule(8, tokens=16)
+    for part in (steps[1:], steps[:6], steps[::-1]):
+        with pytest.raises(ValueError, match=r"a program is of a whole schedule, .* a part of one with pure\.unroll"):
+            pure.program(dbcache(front=1)(RANDOM.first), part, RANDOM.solver)
+
+
+@attrs.frozen
+class Wrong(pure.Transform):
+    found: Any
+    history: int = 2
+    on: str = "residual"
+    streams: str = "all"
+
+    def weights(self, times: Any, target: int, first: int) -> Any:
+        return self.found
+
+    def edit(self, denoiser: pure.Denoiser) -> pure.Denoiser:
+        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))
+
+
+@pytest.mark.parametrize("found", [(float("nan"), 0.0), (1.0,), 3.0], ids=str)
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+def test_wrong_weights_are_refused_as_in_the_loop(found: Any, policy: str) -> None:
+    plan = pure.compose(dbcache(front=1), scm(mask=(1, 0, 1, 0), policy=policy), Wrong(found))
+    with pytest.raises(ValueError, match=r"Wrong\(.* gave the weights .* gives 2 finite numbers"):
+        pure.program(plan(RANDOM.first), RANDOM.solver.schedule(4, tokens=16), RANDOM.solver)
+
+
 @attrs.frozen
 class Own(pure.Rule):
     name = "own"
