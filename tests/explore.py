@@ -4,7 +4,7 @@
     python -m tests.explore --seed 123 [ARGUMENTS]  # that one again; arguments are pytest's
 
 Tests are the same on every run; this is where new examples are found. What fails belongs into the
-list of what is tried every time (tests/support/recipes.py).
+list of what is tried every time (pure/testing/recipes.py).
 """
 
 import argparse

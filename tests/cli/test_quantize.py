@@ -13,7 +13,7 @@ from pure.cli.screen import Screen
 from pure.configs import Facts, load_text, resolve
 from pure.engine.quantizing import quantizer
 from pure.transforms.quantize.kinds import KINDS
-from tests.support.situation import FLUX_DEV
+from tests.support.flux import FLUX_DEV
 from tests.support.wan import WAN_EXPERTS
 
 SHORT = ("--prompt", "a red apple", "--num-inference-steps", "2", "--output-file-name", "image.png")

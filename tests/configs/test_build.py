@@ -23,7 +23,7 @@ from pure.configs.schema import SECTIONS
 from pure.transforms import Quantization, attention, calibrated, dbcache, hermite, newton, scm, taylorseer
 from pure.transforms.attention import machine
 from pure.transforms.attention.names import canonical
-from tests.support.toys import adder
+from tests.support.adder import adder
 
 BASE = dbcache(front=8, threshold=0.08, warmup=8, max_continuous=None)
 # A value other than the default for every key that can be set.

@@ -10,7 +10,7 @@ from pure.configs import ConfigError, Facts, build, load_config, names, resolve
 from pure.configs.load import dump, load_text
 from pure.transforms import dbcache, scm, taylorseer
 from tests.configs.page import PAGE
-from tests.support.toys import adder
+from tests.support.adder import adder
 
 CACHE = dbcache(front=1, back=0, threshold=0.12, warmup=8, warmup_interval=2, max_continuous=2)
 TAYLOR = taylorseer(order=1)

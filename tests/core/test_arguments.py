@@ -10,8 +10,9 @@ import torch
 
 import pure
 from pure.checks import shown
+from pure.testing.situation import Situation
+from pure.testing.toys import EXPERTS, RANDOM
 from pure.transforms import Quantization, compiled, dbcache, guided, nbytes, quantize, scm, survey, taylorseer
-from tests.support.situation import EXPERTS, RANDOM, Situation
 
 CASE = Situation(model=RANDOM, transform=pure.identity, seeds=(0, 1), count=4)
 LATENTS = CASE.latents()

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 import pure
 from pure.attention import Attend, attend, innermost, parts_of
+from pure.testing import toys
 from pure.transforms import attention, check_attention, dbcache
 from pure.transforms.attention.kernels import Dispatched, kernel_of
 from pure.transforms.attention.machine import obstacle, working
 from pure.transforms.attention.names import ALIASES, BACKENDS, NAMES, canonical
-from tests.support import hunyuan_video, toys, z_image
-from tests.support.situation import FLUX_DEV
+from tests.support import hunyuan_video, z_image
+from tests.support.flux import FLUX_DEV
 
 HERE = ("native", "_native_math", "_native_flash", "flex")
 # Sums of at most 12 products, and of at most 9 keys, in another order: some units of the last place of fp32 numbers

@@ -15,7 +15,8 @@ from pure.attention import attend, parts_of
 from pure.transforms.attention.kernels import kernel_of
 from pure.transforms.attention.machine import obstacle, working
 from pure.transforms.attention.names import canonical
-from tests.support import stand_ins, toys
+from tests.support import stand_ins
+from pure.testing import toys
 
 q, k, v = toys.normal(2, 5, 4, 16, seed=0), toys.normal(2, 7, 2, 16, seed=1), toys.normal(2, 7, 2, 16, seed=2)
 # Keys with holes; a sample of which no key takes part.

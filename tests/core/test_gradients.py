@@ -9,8 +9,9 @@ import torch
 
 import pure
 from pure.models import embedded, load_pipeline
+from pure.testing.situation import SOLVER, Situation, close
+from pure.testing.toys import RANDOM
 from pure.transforms import dbcache, scm, taylorseer
-from tests.support.situation import RANDOM, SOLVER, Situation, close
 
 MASK = pure.compose(dbcache(front=1), scm(mask=(1, 1, 0, 0, 1, 0), policy="static"))
 THRESHOLD = pure.compose(dbcache(front=1, threshold=0.5, warmup=1), taylorseer(order=1))

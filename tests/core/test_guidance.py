@@ -7,8 +7,8 @@ import torch
 
 from pure import Guidance, Step
 from pure.guidance import both, combine
-from tests.laws.oracle import guide
-from tests.support.toys import normal
+from pure.testing.oracle import guide
+from pure.testing.toys import normal
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

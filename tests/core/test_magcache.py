@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 import pure
 from pure.decide import check
+from pure.testing.situation import Situation
+from pure.testing.toys import RANDOM
 from pure.transforms import magcache, scm
 from pure.transforms.magcache import Magnitudes
-from tests.support.situation import FLUX, RANDOM, Situation
+from tests.support.flux import FLUX
 
 RATIOS = (1.0, 1.02, 0.97, 0.99, 1.01, 0.96, 0.98, 0.9)
 

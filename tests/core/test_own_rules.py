@@ -14,7 +14,8 @@ from pure.measure import measure
 from pure.memory import read
 from pure.plan import Probe, Span
 from pure.rules import Accumulated, Mask, Threshold, Total
-from tests.support.situation import RANDOM, SOLVER, Situation, close
+from pure.testing.situation import SOLVER, Situation, close
+from pure.testing.toys import RANDOM
 
 SEEN: list[tuple] = []
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pure import partial
 from pure.attention import attend
-from tests.support import toys
+from pure.testing import toys
 
 
 def normal(*shape, seed, dtype=torch.float32):

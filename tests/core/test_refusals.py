@@ -12,10 +12,11 @@ import pure
 from pure import Inputs, Step
 from pure.noise import consecutive_seeds
 from pure.pieces import Fill, Kept, Middle, Stack
+from pure.testing.situation import Situation, same
+from pure.testing.toys import EXPERTS, RANDOM, STREAMS, Single
 from pure.transforms import dbcache, scm, taylorseer
 from pure.tree import leaves_with_paths
-from tests.support.situation import EXPERTS, FLUX_DEV, RANDOM, STREAMS, Situation, same
-from tests.support.toys import Single
+from tests.support.flux import FLUX_DEV
 
 CACHE = dbcache(front=1, threshold=0.5, warmup=1)
 

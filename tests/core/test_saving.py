@@ -7,8 +7,9 @@ import torch
 
 import pure
 from pure import Shared, saving
+from pure.testing.situation import Situation, same
+from pure.testing.toys import RANDOM
 from pure.transforms import dbcache, taylorseer
-from tests.support.situation import RANDOM, Situation, same
 
 
 def state(*transforms: pure.Transform, samples: int = 2) -> pure.State:

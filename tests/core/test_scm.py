@@ -6,10 +6,11 @@ import pure
 from pure import Note
 from pure.decide import check, settle
 from pure.rules import Mask, Warmup, resolve
+from pure.testing.situation import Situation
+from pure.testing.toys import RANDOM
 from pure.transforms import dbcache, fora, scm
 from pure.transforms.scm import PRESETS, preset_mask
 from tests.support.masks import COUNTS, MASKS
-from tests.support.situation import RANDOM, Situation
 
 WITHOUT = (1, 2, 3, 5, 7)
 

@@ -18,9 +18,10 @@ from pure.measure import measure, sums
 from pure.memory import read
 from pure.pieces import Fill, Kept
 from pure.predictors import Hold
+from pure.testing.situation import SOLVER, Situation, same
+from pure.testing.toys import EXPERTS, RANDOM
 from pure.transforms import dbcache, guided, scm
 from pure.tree import static
-from tests.support.situation import EXPERTS, RANDOM, SOLVER, Situation, same
 
 CACHE = dbcache(front=1, threshold=0.5, warmup=1)
 GUIDED = pure.compose(guided(scale=2.0, start=0.25, stop=0.75), CACHE)

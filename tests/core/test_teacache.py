@@ -8,8 +8,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 import pure
+from pure.testing.situation import Situation
+from pure.testing.toys import RANDOM
 from pure.transforms import compiled, dbcache, scm, taylorseer, teacache
-from tests.support.situation import FLUX, FLUX_DEV, RANDOM, Situation
+from tests.support.flux import FLUX, FLUX_DEV
 
 SEEDS, COUNT = (1, 2, 3), 10
 POLYNOMIAL = (2.0, 0.5, 0.01)

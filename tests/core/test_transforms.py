@@ -9,8 +9,10 @@ import pytest
 import pure
 from pure import Plan, Probe, Span, transforms
 from pure.experts import transformed
+from pure.testing.situation import Situation
+from pure.testing.toys import CLOSED, RANDOM, STREAMS
 from pure.transforms import calibrated, compiled, dbcache, guided, scm, taylorseer
-from tests.support.situation import CLOSED, FLUX_DEV, RANDOM, STREAMS, Situation
+from tests.support.flux import FLUX_DEV
 
 DENOISER = RANDOM.first
 SIZE = len(DENOISER.blocks)

@@ -9,12 +9,14 @@ from torch._dynamo.utils import counters
 
 import pure
 from pure.distributed import Sizes, context_parallel, guidance_parallel, make_mesh
+from pure.testing import memory
+from pure.testing.situation import Situation
 from pure.transforms import compiled, dbcache, guided, taylorseer
-from tests.laws import memory, sharded
+from tests.laws import sharded
 from tests.laws.laws import FAMILIES
 from tests.support import ranks
+from tests.support.flux import FLUX_DEV
 from tests.support.sharded import Collectives, Way, difference, report, same_reports, shard
-from tests.support.situation import FLUX_DEV, Situation
 from tests.support.wan import WAN_EXPERTS, WAN_T2V
 
 TAYLOR = taylorseer(order=1)

@@ -15,13 +15,13 @@ from pure.distributed import Sizes, context_parallel, make_mesh
 from pure.distributed.mesh import axis
 from pure.distributed.ring import Ring
 from pure.distributed.ulysses import Ulysses
+from pure.testing.recipes import KERNELS
 from pure.transforms import attention
 from pure.transforms.attention.kernels import kernel_of
 from tests.distributed.test_ulysses import own, tensors
 from tests.support import ranks
-from tests.support.recipes import KERNELS
+from tests.support.flux import FLUX_DEV
 from tests.support.sharded import Collectives
-from tests.support.situation import FLUX_DEV
 
 SLOWLY = hypothesis.settings(max_examples=6, suppress_health_check=(HealthCheck.too_slow,), database=None)
 MODES: tuple[dict[str, Any], ...] = ({"rotate": "p2p"}, {"rotate": "p2p", "fp32": False}, {"rotate": "allgather"})

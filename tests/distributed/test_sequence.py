@@ -14,11 +14,15 @@ from pure.attention import attend
 from pure.distributed import Sizes, context_parallel, make_mesh
 from pure.models.flux.config import FluxConfig
 from pure.models.flux.denoiser import Conditioning, flux
+from pure.testing import toys
+from pure.testing.situation import SOLVER, Model, Situation, same
+from pure.testing.toys import RANDOM
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.laws.sharded import run_alike
-from tests.support import ranks, toys
+from tests.support import ranks
+from tests.support.adder import drawn
+from tests.support.flux import FLUX, FLUX_DEV
 from tests.support.sharded import Collectives, difference, numbers, report, same_reports, shard, uneven
-from tests.support.situation import FLUX, FLUX_DEV, RANDOM, SOLVER, Model, Situation, same
 from tests.support.wan import WAN_T2V
 
 SLOWLY = hypothesis.settings(max_examples=4, suppress_health_check=(HealthCheck.too_slow,), database=None)
@@ -29,7 +33,7 @@ RUN = Situation(model=FLUX_DEV, transform=CACHED, seeds=(1, 2), count=5)
 def sized(heads: int, text: int, rows: int, columns: int) -> Model:
     """FLUX with so many heads and tokens."""
     config = {**FLUX, "num_attention_heads": heads, "guidance_embeds": False}
-    params = toys.drawn(FluxConfig.read(config), 0.12)
+    params = drawn(FluxConfig.read(config), 0.12)
     grid = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
     ids = pure.Shared(value=torch.cat([torch.zeros(text, 3), grid]))
 

@@ -13,7 +13,8 @@ from pure.models.common.config import parameter_shapes
 from pure.models.flux.denoiser import flux
 from pure.models.wan.config import WanConfig
 from pure.sharding import Kind, Part, Placement, Sharding
-from tests.support import ranks, toys
+from pure.testing import toys
+from tests.support import ranks
 from tests.support.split import CONFIGS, MODELS, meta
 
 FAMILIES = list(CONFIGS)

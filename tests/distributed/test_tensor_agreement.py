@@ -7,9 +7,11 @@ import torch.distributed as dist
 
 import pure
 from pure.distributed import Sizes, context_parallel, make_mesh, tensor_agreement
+from pure.testing.situation import Model, Situation
+from pure.testing.toys import RANDOM
 from pure.transforms import dbcache
 from tests.support import ranks
-from tests.support.situation import FLUX_DEV, RANDOM, Model, Situation
+from tests.support.flux import FLUX_DEV
 
 COUNT = 8
 

@@ -19,9 +19,10 @@ import pure
 from pure.distributed import Sizes, make_mesh, tensor_parallel
 from pure.distributed.collectives import add, wait
 from pure.distributed.mesh import axis
+from pure.testing import toys
+from pure.testing.situation import Situation, close
 from pure.transforms import dbcache, guided, taylorseer
-from tests.support import ranks, toys
-from tests.support.situation import Situation, close
+from tests.support import ranks
 from tests.support.split import MODELS, Seen, seen, seen_on_ranks, split
 
 SEEDS, COUNT = (1, 2), 8

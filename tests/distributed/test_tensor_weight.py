@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from pure.distributed import Sizes, make_mesh, tensor_parallel
 from pure.distributed.mesh import axis
 from pure.sharding import Kind, Part, Placement, Sharding
-from tests.support import ranks, toys
+from pure.testing import toys
+from tests.support import ranks
 
 HEADS, INNER, WIDTH = Part(4, 6), Part(14), 10
 SHARDING = Sharding(

@@ -8,10 +8,10 @@ import torch
 
 import pure
 from pure.distributed import Sizes, context_parallel, make_mesh, tensor_parallel
+from pure.testing.situation import Situation, close
 from pure.transforms import compiled, dbcache, taylorseer
 from pure.transforms.quantize.quantize import Quantization, quantize
 from tests.support import ranks
-from tests.support.situation import Situation, close
 from tests.support.split import MODELS, Seen, seen, split
 
 SEEDS, COUNT = (1, 2), 6

@@ -11,7 +11,8 @@ from pure.distributed import Sizes, collectives, make_mesh, ulysses
 from pure.distributed.mesh import axis
 from pure.distributed.ring import Ring
 from pure.distributed.ulysses import Ulysses
-from tests.support import ranks, toys
+from pure.testing import toys
+from tests.support import ranks
 from tests.support.sharded import Collectives
 
 SLOWLY = hypothesis.settings(max_examples=8, suppress_health_check=(HealthCheck.too_slow,), database=None)

@@ -1,1 +1,1 @@
-"""The laws of DESIGN.md, section 8, as functions of a situation; tests/laws/laws.py lists them."""
+"""The laws of `pure.testing` on every transform, model and way to run them."""

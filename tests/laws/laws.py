@@ -1,7 +1,7 @@
 """The list of cases and the list of laws; every law holds for every case.
 
-A new transform adds a recipe (tests/support/recipes.py), a new family a model
-(tests/support/situation.py); nothing else is needed.
+A new transform adds a recipe (pure/testing/recipes.py), a new family a model (tests/support);
+nothing else is needed.
 
 Laws 12 (predictors), 13 (ranks), 14 (compilation) and 16 (solvers) speak of other things than a
 denoiser with a plan in one process and have files of their own.
@@ -13,10 +13,12 @@ import attrs
 from hypothesis import strategies as st
 
 from pure import Experts
-from tests.laws import algebra, answers, gradients, memory, rows
+from pure.testing import algebra, answers, gradients, memory, rows
+from pure.testing.recipes import KERNELS, RECIPES, examples
+from pure.testing.situation import Model, Situation
+from pure.testing.toys import CLOSED, EXPERTS, RANDOM, STREAMS
 from tests.support import flux2, hunyuan_video, ovis, qwen_image, variants, wan, z_image
-from tests.support.recipes import KERNELS, RECIPES, examples
-from tests.support.situation import CLOSED, EXPERTS, FLUX_DEV, FLUX_SCHNELL, RANDOM, STREAMS, Model, Situation
+from tests.support.flux import FLUX_DEV, FLUX_SCHNELL
 
 Law = Callable[[Situation], None]
 

@@ -5,8 +5,9 @@ import sys
 import torch
 
 import pure
+from pure.testing.situation import Situation
 from pure.transforms import dbcache, guided, taylorseer
-from tests.support.situation import FLUX_DEV, Situation
+from tests.support.flux import FLUX_DEV
 
 RECIPE = pure.compose(
     dbcache(front=1, back=1, threshold=0.3, warmup=1),

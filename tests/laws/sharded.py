@@ -1,11 +1,11 @@
 """Law 13: on many ranks it is what it is on one, and all ranks decide alike."""
 
 from pure.distributed import Sizes
+from pure.testing import rows
+from pure.testing.situation import Situation
 from pure.tree import signature
-from tests.laws import rows
 from tests.support import ranks
 from tests.support.sharded import Way, difference, report, same_reports, shard
-from tests.support.situation import Situation
 
 RANKS = 4
 # On four ranks; the last two say the same twice, beside an axis that divides something else.

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pure.models.adapt.adapt import Adapted, adapt
+from pure.testing.situation import Model
 from tests.laws.laws import LAWS, Case, Law, speaks_of
 from tests.laws.test_laws import ONCE, hold
 from tests.support.generic import NAMED
-from tests.support.situation import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
 

@@ -10,9 +10,11 @@ from torch._dynamo.utils import counters
 
 import pure
 from pure import pieces
+from pure.testing.recipes import KERNELS
+from pure.testing.situation import Entry, Model, Situation, same
+from pure.testing.toys import STREAMS
 from pure.transforms import attention, compiled, dbcache, guided, scm, taylorseer
-from tests.support.recipes import KERNELS
-from tests.support.situation import FLUX_DEV, STREAMS, Entry, Model, Situation, same
+from tests.support.flux import FLUX_DEV
 
 CACHED = pure.compose(dbcache(front=1, back=1, threshold=0.9, warmup=1), taylorseer(order=1))
 

@@ -8,10 +8,11 @@ from torch._dynamo.utils import counters
 
 import pure
 from pure import pieces
+from pure.testing import toys
+from pure.testing.situation import Model, Situation
 from pure.transforms import Quantization, compiled, dbcache, guided, quantize, taylorseer
 from pure.transforms.quantize.kinds import KINDS
-from tests.support import toys
-from tests.support.situation import FLUX_DEV, Model, Situation
+from tests.support.flux import FLUX_DEV
 from tests.support.wan import WAN_EXPERTS
 
 CACHED = pure.compose(dbcache(front=1, threshold=0.9, warmup=1), taylorseer(order=1))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase
 
+from pure.testing.situation import Situation
 from tests.laws.laws import CASES, FAMILIES, LAWS, Case, Law, speaks_of
-from tests.support.situation import Situation
 
 
 def product(cases: list[Case]) -> list:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pure import Hold
 from pure.predictors import Predictor
+from pure.testing.oracle import Hermitian, Recursion
 from pure.transforms import calibrated, hermite, newton, taylorseer
 from pure.transforms.taylorseer import COLD_START
-from tests.laws.oracle import Hermitian, Recursion
 
 
 @attrs.frozen

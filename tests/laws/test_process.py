@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pure
+from pure.testing.situation import same
 from tests.laws import resume
-from tests.support.situation import same
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -11,10 +11,12 @@ from torch._dynamo.utils import counters
 import pure
 from pure import Answer
 from pure.rules import Mask
+from pure.testing.situation import Model, Situation, close
+from pure.testing.toys import CLOSED, EXPERTS, RANDOM, STREAMS
 from pure.transforms import dbcache, guided, scm, taylorseer
 from tests.laws.test_compiled import Counting, counting  # noqa: F401  # a fixture
 from tests.support import ovis, qwen_image, wan, z_image
-from tests.support.situation import CLOSED, EXPERTS, FLUX_DEV, RANDOM, STREAMS, Model, Situation, close
+from tests.support.flux import FLUX_DEV
 
 UNIPC = attrs.evolve(STREAMS, solver=pure.UniPC(pure.Schedule(shift=3.0, spacing="whole", unit=1)))
 THRESHOLD = pure.compose(dbcache(front=1, threshold=0.5, warmup=1), taylorseer(order=1))

@@ -4,13 +4,15 @@ import pytest
 
 import pure
 from pure.distributed.context_parallel import Divided
+from pure.testing import memory
+from pure.testing.recipes import KERNELS
+from pure.testing.situation import Model, Situation
 from pure.transforms import attention, dbcache, taylorseer
-from tests.laws import memory, sharded
+from tests.laws import sharded
 from tests.laws.laws import CASES, FAMILIES, Case
 from tests.laws.test_laws import ONCE, try_drawn
+from tests.support.flux import FLUX_DEV, FLUX_SCHNELL
 from tests.support.qwen_image import QWEN_EDIT, QWEN_IMAGE
-from tests.support.recipes import KERNELS
-from tests.support.situation import FLUX_DEV, FLUX_SCHNELL, Model, Situation
 from tests.support.wan import WAN_EXPERTS, WAN_TI2V
 
 MODELS = (FLUX_DEV, FLUX_SCHNELL, *FAMILIES)

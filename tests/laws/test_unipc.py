@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import pure
 from pure import Schedule, Step
 from pure.schedule import BACK_OFF
+from pure.testing.situation import Situation
 from pure.tree import signature
 from pure.unipc import UniPC
-from tests.support.situation import Situation
 from tests.support.wan import WAN_T2V
 
 SHAPE = (2, 3, 2, 2)

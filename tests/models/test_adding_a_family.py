@@ -17,14 +17,15 @@ from pure.models import CheckpointError, load_pipeline, register, registry
 from pure.models.common.config import parameter_shapes
 from pure.models.common.image import positions
 from pure.models.common.streams import Conditioning
+from pure.testing import toys
+from pure.testing.answers import closed_form_holds
+from pure.testing.situation import Model
 from pure.transforms import dbcache
-from tests.laws.answers import closed_form_holds
 from tests.laws.laws import LAWS, Case, speaks_of
 from tests.laws.test_laws import ONCE, hold
 from tests.support import small as support
-from tests.support import toys
+from tests.support.adder import drawn
 from tests.support.exact import run, shapes
-from tests.support.situation import Model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-family.md"
 FILES = dict(re.findall(r"^```python (\w+\.py)\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL))
@@ -101,7 +102,7 @@ def model_of(family: Any) -> Model:
     return Model(
         name="small",
         denoiser=family.denoiser(config),
-        params=toys.drawn(config, 0.05),
+        params=drawn(config, 0.05),
         conditioning=lambda seeds: Conditioning(text=text(seeds), ids=ids),
         latents=toys.rows((4, support.CONFIG["in_channels"]), 3000),
     )

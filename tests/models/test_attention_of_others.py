@@ -8,9 +8,9 @@ from diffusers.models import attention_dispatch as peer
 import pure
 from pure.models import CheckpointError
 from pure.models.adapt.whole import whole
+from pure.testing.recipes import KERNELS
 from pure.transforms import attention, compiled, dbcache, scm
 from tests.support.pipelines import make, picture
-from tests.support.recipes import KERNELS
 
 ALTERNATE = dbcache(front=1, threshold=1.0, warmup=2, max_continuous=1)
 

@@ -6,9 +6,10 @@ import torch
 
 import pure
 from pure.models import batch as batches
+from pure.testing import toys
 from pure.transforms import dbcache, guided, taylorseer
 from pure.unipc import UniPC
-from tests.support import toys
+from tests.support.adder import adder
 
 STEPS = 6
 SEEDS = (3, 5, 8)
@@ -110,7 +111,7 @@ def test_which_samples_can_stand_at_different_steps():
 
 def test_one_number_of_a_sample_is_enough():
     """The blocks of this denoiser only add: what is infinite stays one number of its sample."""
-    denoiser, params = toys.adder([0.5])
+    denoiser, params = adder([0.5])
     noise, solver = torch.ones(2, 3, 2, dtype=torch.float64), SOLVERS[0]
     noise[1, 2, 0] = torch.inf
     members = [batches.Member(key=row, prompt="") for row in range(2)]

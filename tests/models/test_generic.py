@@ -9,10 +9,10 @@ import torch
 import pure
 from pure.models.adapt.adapt import Adapted, adapt
 from pure.models.flux.denoiser import flux
+from pure.testing.situation import same
 from pure.transforms import compiled, dbcache, guided, scm, taylorseer
 from tests.support import tiny
 from tests.support.generic import FAMILIES, NAMED, Draw, Family
-from tests.support.situation import same
 
 # Of diffusers' own Chroma and Mochi.
 pytestmark = [

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import pure
+from pure.testing.situation import Model, Situation, close, same
+from pure.testing.toys import RANDOM
 from pure.transforms import compiled, dbcache, scm, taylorseer
 from tests.support import flux2, hunyuan_video, ovis, qwen_image
-from tests.support.situation import FLUX_DEV, FLUX_SCHNELL, RANDOM, Model, Situation, close, same
+from tests.support.flux import FLUX_DEV, FLUX_SCHNELL
 
 MASKED = pure.compose(dbcache(front=1, threshold=0.3), scm(mask="110010", policy="static"), taylorseer(order=1))
 FAMILIES = (

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 import pure
 from pure.distributed.tensor_parallel import part_of
 from pure.models import embedded, load_pipeline
+from pure.testing import toys
+from pure.testing.situation import Situation, tensors
+from pure.testing.toys import RANDOM
 from pure.transforms import Quantization, dbcache, nbytes, quantize, survey, taylorseer
 from pure.transforms.quantize import exact_int8
 from pure.transforms.quantize.kinds import GROUP, KINDS, LEAST, LEAST_ELSE, SIDE, unfit, unsupported
 from tests.laws.laws import FAMILIES
-from tests.support import toys
-from tests.support.situation import FLUX_DEV, RANDOM, Situation, tensors
+from tests.support.flux import FLUX_DEV
 from tests.support.wan import WAN_EXPERTS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

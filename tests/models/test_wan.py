@@ -17,11 +17,11 @@ from pure.models import CheckpointError
 from pure.models.common.config import parameter_shapes
 from pure.models.wan.config import IN_FP32, WanConfig
 from pure.models.wan.denoiser import wan
+from pure.testing.situation import Situation
 from pure.transforms import dbcache
 from pure.tree import signature
 from tests.support import tiny
 from tests.support.exact import attended, run, unchanged
-from tests.support.situation import Situation
 from tests.support.wan import CONFIG, KINDS, MODELS, Call, call, narrowed, transformer
 
 # Configs of the public checkpoints, where they differ from the defaults.

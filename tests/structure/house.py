@@ -7,7 +7,7 @@ from tests.structure.source import imported, modules, syntax
 HOUSE = (
     ("pure",),
     ("pure.transforms", "pure.models", "pure.distributed"),
-    ("pure.configs",),
+    ("pure.configs", "pure.testing"),
     ("pure.engine",),
     ("pure.serving", "pure.cli"),
 )

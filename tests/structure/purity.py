@@ -2,7 +2,7 @@
 
 A tensor is recognised within one function: a parameter or variable annotated as one, or
 a variable that holds the result of a torch function, of a tensor's arithmetic or of a
-slice. The laws (tests/laws/laws.py) compare values and version counters and catch the rest.
+slice. The laws (pure.testing) compare values and version counters and catch the rest.
 """
 
 import ast

@@ -90,7 +90,11 @@ def on_import(tree: ast.Module) -> list[ast.stmt]:
 
 
 # Files that are of an extra from end to end, and are themselves imported where they are used.
-OWN = {"serve": "pure.serving", "quant": "pure.transforms.quantize.exact_int8"}
+OWN = {
+    "serve": ("pure.serving",),
+    "quant": ("pure.transforms.quantize.exact_int8",),
+    "testing": ("pure.testing.recipes",),
+}
 
 
 def test_extras_are_imported_where_they_are_used():
@@ -109,7 +113,7 @@ def test_extras_are_imported_where_they_are_used():
                 wrong += [
                     f"{at(path, node)}: {name} is in the extra {extras[found]!r}; import it where it is used"
                     for found in names & set(extras)
-                    if found != "puredit" and not module.startswith(OWN.get(extras[found], "-"))
+                    if found != "puredit" and not module.startswith(OWN.get(extras[found], ()))
                 ]
     assert not wrong, "\n".join(sorted(set(wrong)))
 

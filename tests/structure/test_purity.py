@@ -7,7 +7,16 @@ import pytest
 from tests.structure.purity import impurities
 from tests.structure.source import at, modules, syntax
 
-CORE = ("pure.transforms", "pure.models", "pure.distributed", "pure.configs", "pure.engine", "pure.serving", "pure.cli")
+CORE = (
+    "pure.transforms",
+    "pure.models",
+    "pure.distributed",
+    "pure.configs",
+    "pure.engine",
+    "pure.serving",
+    "pure.cli",
+    "pure.testing",
+)
 
 
 def test_core_and_transforms_are_pure():

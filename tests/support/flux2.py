@@ -9,8 +9,9 @@ from diffusers import Flux2Transformer2DModel
 import pure
 from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import Conditioning, flux2
-from tests.support import toys
-from tests.support.situation import Model
+from pure.testing import toys
+from pure.testing.situation import Model
+from tests.support.adder import drawn
 
 CONFIG = {
     "patch_size": 1,
@@ -105,7 +106,7 @@ def slowed(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _model(name: str, guidance: bool, reference: bool) -> Model:
     config = {**LAW_CONFIG, "guidance_embeds": guidance}
-    params = slowed(toys.drawn(Flux2Config.read(config), 0.3))
+    params = slowed(drawn(Flux2Config.read(config), 0.3))
     ids = pure.Shared(value=positions(3, 2, 2, ((1, 2),) if reference else ()))
     text, images = toys.rows((3, 8), 1000), toys.rows((2, 4), 2000)
 

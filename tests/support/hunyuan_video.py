@@ -10,8 +10,9 @@ from diffusers import HunyuanVideoTransformer3DModel
 
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
-from tests.support import toys
-from tests.support.situation import Model
+from pure.testing import toys
+from pure.testing.situation import Model
+from tests.support.adder import drawn
 
 CONFIG = {
     "in_channels": 4,
@@ -119,7 +120,7 @@ def _model(kind: str) -> Model:
     config = {**SMALL, **KINDS[kind]}
     if kind == "concat":
         config["in_channels"] = 5
-    params = toys.drawn(HunyuanVideoConfig.read(config), 0.12)
+    params = drawn(HunyuanVideoConfig.read(config), 0.12)
 
     def rows(seeds: tuple[int, ...], *shape: int, offset: int) -> torch.Tensor:
         return torch.stack([toys.normal(*shape, seed=offset + seed) for seed in seeds])

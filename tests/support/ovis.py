@@ -9,9 +9,10 @@ from diffusers import OvisImageTransformer2DModel
 import pure
 from pure.models.ovis import Conditioning, ovis
 from pure.models.ovis.config import OvisConfig
-from tests.support import toys
+from pure.testing import toys
+from pure.testing.situation import Model
+from tests.support.adder import drawn
 from tests.support.flux2 import slowed
-from tests.support.situation import Model
 
 CONFIG = {
     "patch_size": 1,
@@ -80,7 +81,7 @@ def inputs(call: dict) -> tuple[Conditioning, torch.Tensor, torch.Tensor]:
 
 
 def _model() -> Model:
-    params = slowed(toys.drawn(OvisConfig.read(LAW_CONFIG), 0.15))
+    params = slowed(drawn(OvisConfig.read(LAW_CONFIG), 0.15))
     ids, text = pure.Shared(value=positions(3, 2, 2)), toys.rows((3, 8), 1000)
 
     def conditioned(seeds: tuple[int, ...]) -> Conditioning:

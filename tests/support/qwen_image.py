@@ -11,8 +11,9 @@ from diffusers import QwenImageTransformer2DModel
 import pure
 from pure.models.qwen_image.config import QwenImageConfig
 from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
-from tests.support import toys
-from tests.support.situation import Model
+from pure.testing import toys
+from pure.testing.situation import Model
+from tests.support.adder import drawn
 
 CONFIG: dict[str, Any] = {
     "patch_size": 2,
@@ -84,7 +85,7 @@ def _model(name: str, *references: tuple[int, int], masked: bool = False, **chan
     """A model for the laws: 2 x 2 tokens, 3 text tokens, of which some samples use fewer if `masked`."""
     small = {"in_channels": 4, "out_channels": 1, "attention_head_dim": 8, "joint_attention_dim": 8}
     config = {**CONFIG, **small, "axes_dims_rope": (2, 2, 4), "num_layers": 4, **changes}
-    params = toys.drawn(QwenImageConfig.read(config), 0.12)
+    params = drawn(QwenImageConfig.read(config), 0.12)
     ids = positions(3, (2, 2), *references)
     tokens = sum(rows * columns for rows, columns in references)
 

@@ -12,9 +12,9 @@ import pure
 from pure import Shared
 from pure.attention import attend
 from pure.distributed import Sizes, context_parallel, guidance_parallel, make_mesh, tensor_agreement, tensor_parallel
+from pure.testing import toys
+from pure.testing.situation import Model, Situation
 from pure.tree import map_samples
-from tests.support import toys
-from tests.support.situation import Model, Situation
 
 Report = list[tuple[torch.Tensor, tuple[pure.Decision, ...]]]
 

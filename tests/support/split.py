@@ -23,14 +23,15 @@ from pure.models.wan.config import WanConfig
 from pure.models.wan.denoiser import wan
 from pure.models.z_image.config import ZImageConfig
 from pure.models.z_image.denoiser import z_image
+from pure.testing.situation import Model, Situation, tensors
 from tests.support import flux2 as flux2_support
 from tests.support import hunyuan_video as hunyuan_support
 from tests.support import ovis as ovis_support
 from tests.support import qwen_image as qwen_support
-from tests.support import situation, toys
 from tests.support import wan as wan_support
 from tests.support import z_image as z_image_support
-from tests.support.situation import Model, Situation, tensors
+from tests.support.adder import drawn
+from tests.support.flux import FLUX, FLUX_DEV
 
 CONFIGS: dict[Callable[..., Denoiser], type[TransformerConfig]] = {
     flux: FluxConfig,
@@ -56,7 +57,7 @@ def _four(like: Model, family: Callable[..., Denoiser], config: Mapping[str, Any
     """A model of the law suite, twice as wide: four heads instead of two."""
     more = {"dim": 32, "n_heads": 4, "n_kv_heads": 4} if family is z_image else {"num_attention_heads": 4}
     config = {**config, **more}
-    params = toys.drawn(CONFIGS[family].read(config), scale)
+    params = drawn(CONFIGS[family].read(config), scale)
     if family in (flux2, ovis):
         params = flux2_support.slowed(params)
     return attrs.evolve(like, denoiser=family(config, **options), params=params)
@@ -74,7 +75,7 @@ def _models() -> dict[str, Model]:
         params={"high": video.params, "low": {name: 1.1 * tensor for name, tensor in video.params.items()}},
     )
     made = (
-        _four(situation.FLUX_DEV, flux, {**situation.FLUX, "guidance_embeds": True}, 0.09),
+        _four(FLUX_DEV, flux, {**FLUX, "guidance_embeds": True}, 0.09),
         _four(flux2_support.FLUX2_KLEIN, flux2, {**flux2_support.LAW_CONFIG, "guidance_embeds": False}, 0.1),
         _four(z_image_support.Z_IMAGE_RAGGED, z_image, z_image_support.LAW_CONFIG, 0.1),
         _four(ovis_support.OVIS, ovis, ovis_support.LAW_CONFIG, 0.1),

@@ -7,8 +7,10 @@ import torch
 import torch.utils._pytree as pytree
 
 import pure
+from pure.testing.situation import Model
+from pure.testing.toys import STREAMS
 from pure.transforms.quantize.quantize import Quantization, quantize
-from tests.support.situation import FLUX_DEV, STREAMS, Model
+from tests.support.flux import FLUX_DEV
 from tests.support.wan import WAN_EXPERTS, WAN_T2V
 
 

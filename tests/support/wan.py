@@ -14,8 +14,9 @@ from diffusers import WanTransformer3DModel
 from pure import Experts
 from pure.models.wan.config import WanConfig
 from pure.models.wan.denoiser import Conditioning, wan
-from tests.support import toys
-from tests.support.situation import Model
+from pure.testing import toys
+from pure.testing.situation import Model
+from tests.support.adder import drawn
 
 CONFIG = {
     "patch_size": (1, 2, 2),
@@ -142,7 +143,7 @@ def _model(name: str, *, image: bool = False, beside: bool = False, first: bool 
         config |= {"image_dim": 5, "added_kv_proj_dim": 16, **({"pos_embed_seq_len": 4} if last else {})}
     if beside:
         config["in_channels"] = 5
-    params = toys.drawn(WanConfig.read(config), 0.3)
+    params = drawn(WanConfig.read(config), 0.3)
 
     def conditioning(seeds: tuple[int, ...]) -> Conditioning:
         return Conditioning(

@@ -10,8 +10,9 @@ from diffusers import ZImageTransformer2DModel
 
 from pure.models.z_image.config import ZImageConfig
 from pure.models.z_image.denoiser import Conditioning, z_image
-from tests.support import toys
-from tests.support.situation import Model
+from pure.testing import toys
+from pure.testing.situation import Model
+from tests.support.adder import drawn
 
 CONFIG = {
     "all_patch_size": (2,),
@@ -85,7 +86,7 @@ def conditioning(call: dict) -> Conditioning:
 
 
 def _model(name: str, ragged: bool) -> Model:
-    params = toys.drawn(ZImageConfig.read(LAW_CONFIG), 0.1)
+    params = drawn(ZImageConfig.read(LAW_CONFIG), 0.1)
 
     def conditioned(seeds: tuple[int, ...]) -> Conditioning:
         text = torch.stack([toys.normal(40 if ragged else 5, 8, seed=1000 + seed) for seed in seeds])

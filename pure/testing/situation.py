@@ -10,23 +10,10 @@ import torch
 
 import pure
 from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
-from pure.models.flux.config import FluxConfig
-from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import attention, calibrated, dbcache, fora, guided, hermite, magcache, newton, scm, taylorseer
 from pure.tree import leaves_with_paths
-from tests.support import toys
 
 SOLVER = pure.FlowMatchEuler()
-FLUX = {
-    "in_channels": 4,
-    "num_layers": 1,
-    "num_single_layers": 3,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 8,
-    "pooled_projection_dim": 8,
-    "axes_dims_rope": (2, 2, 4),
-}
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -93,14 +80,17 @@ class Situation:
 
     @property
     def guidance(self) -> guided | None:
+        """The recipe's guidance, or None."""
         return self.part(guided)
 
     @property
     def dbcache(self) -> dbcache | None:
+        """The recipe's DBCache, or None."""
         return self.part(dbcache)
 
     @property
     def scm(self) -> scm | None:
+        """The recipe's mask, or None."""
         return self.part(scm)
 
     @property
@@ -115,10 +105,12 @@ class Situation:
 
     @property
     def predictor(self) -> taylorseer | calibrated | newton | hermite | None:
+        """The recipe's predictor, or None."""
         return next((found for kind in (taylorseer, calibrated, newton, hermite) if (found := self.part(kind))), None)
 
     @functools.cached_property
     def denoiser(self) -> Denoiser | Experts:
+        """The denoiser with the recipe."""
         return transformed(self.model, self.transform)
 
     @property
@@ -134,6 +126,7 @@ class Situation:
 
     @property
     def solver(self) -> pure.Solver:
+        """The model's solver."""
         return self.model.solver
 
     def slack(self, tolerance: float) -> float:
@@ -146,12 +139,15 @@ class Situation:
         return len(self.seeds) * (2 if self.guidance else 1)
 
     def random(self) -> random.Random:
+        """Return a generator of choices that a law makes itself."""
         return random.Random(self.seed)
 
     def latents(self, seeds: tuple[int, ...] | None = None) -> torch.Tensor:
+        """Return the starting noise (B, ...), of one row for each seed."""
         return self.model.latents(self.seeds if seeds is None else seeds)
 
     def conditioning(self, seeds: tuple[int, ...] | None = None) -> Any:
+        """Return the conditioning of the samples, of both branches under guidance."""
         seeds = self.seeds if seeds is None else seeds
         positive = self.model.conditioning(seeds)
         if not self.guidance:
@@ -159,6 +155,7 @@ class Situation:
         return Branches(conditional=positive, unconditional=self.model.conditioning(tuple(500 + s for s in seeds)))
 
     def schedule(self, count: int | None = None) -> tuple[pure.Step, ...]:
+        """Return the steps; the first half of them is the first expert's."""
         steps = self.solver.schedule(self.count if count is None else count, tokens=16)
         if not isinstance(self.model.denoiser, Experts):
             return steps
@@ -177,6 +174,7 @@ class Situation:
         return denoiser.init(self.model.params, self.conditioning(seeds), self.latents(seeds), steps)
 
     def apply(self, state: Any, latents: torch.Tensor, step: pure.Step, denoiser: Any = None) -> Any:
+        """Take one step."""
         denoiser = self.denoiser if denoiser is None else denoiser
         return denoiser.apply(self.model.params, state, Inputs(latents, step))
 
@@ -231,51 +229,3 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
     """Whether tensors agree relative to their size; NaN equals NaN."""
     scale = float(b.abs().nan_to_num().max()) + 1.0 if b.numel() else 1.0
     return torch.allclose(a, b, rtol=0.0, atol=tolerance * scale, equal_nan=True)
-
-
-def _flux(guidance: bool) -> Model:
-    config = {**FLUX, "guidance_embeds": guidance}
-    params = toys.drawn(FluxConfig.read(config), 0.12)
-    ids = torch.cat([torch.zeros(3, 3), torch.cartesian_prod(torch.zeros(1), torch.arange(2.0), torch.arange(2.0))])
-    text, pooled = toys.rows((3, 8), 1000), toys.rows((8,), 2000)
-
-    def conditioning(seeds):
-        scale = torch.tensor([2.0 + seed % 3 for seed in seeds]) if guidance else None
-        return Conditioning(text=text(seeds), pooled=pooled(seeds), guidance=scale, ids=pure.Shared(value=ids))
-
-    name = "flux-dev" if guidance else "flux-schnell"
-    return Model(
-        name=name, denoiser=flux(config), params=params, conditioning=conditioning, latents=toys.rows((4, 4), 3000)
-    )
-
-
-image_latents = toys.rows((toys.TOKENS, toys.WIDTH), 0)
-CLOSED = Model(
-    name="closed",
-    denoiser=toys.closed_denoiser(),
-    params=toys.closed_params(),
-    conditioning=lambda seeds: {"text": toys.rows((toys.TEXT, toys.WIDTH), 10)(seeds).double()},
-    latents=lambda seeds: image_latents(seeds).double(),
-)
-RANDOM = Model(
-    name="random",
-    denoiser=toys.random_denoiser(),
-    params=toys.random_params(0),
-    conditioning=toys.rows((toys.WIDTH,), 10),
-    latents=image_latents,
-)
-STREAMS = Model(
-    name="streams",
-    denoiser=toys.streams_denoiser(),
-    params=toys.streams_params(),
-    conditioning=lambda seeds: {"text": toys.rows((toys.TEXT, toys.WIDTH), 10)(seeds)},
-    latents=image_latents,
-)
-EXPERTS = Model(
-    name="experts",
-    denoiser=Experts({"high": toys.random_denoiser(), "low": toys.random_denoiser()}),
-    params={"high": toys.random_params(0), "low": toys.random_params(50)},
-    conditioning=toys.rows((toys.WIDTH,), 10),
-    latents=image_latents,
-)
-FLUX_DEV, FLUX_SCHNELL = _flux(True), _flux(False)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Transform
+from pure.testing.situation import Model
 from pure.transforms import (
     attention,
     calibrated,
@@ -22,7 +23,6 @@ from pure.transforms import (
     scm,
     taylorseer,
 )
-from tests.support.situation import Model
 
 Strategy = st.SearchStrategy[Transform]
 Recipe = Callable[[Model, int], Strategy]
@@ -40,18 +40,22 @@ def _dbcache(model: Model, count: int, **drawn: st.SearchStrategy) -> Strategy:
 
 
 def plain(model: Model, count: int) -> Strategy:
+    """Nothing."""
     return st.just(pure.identity)
 
 
 def basic(model: Model, count: int) -> Strategy:
+    """DBCache with any span and threshold."""
     return _dbcache(model, count)
 
 
 def warmup(model: Model, count: int) -> Strategy:
+    """DBCache that warms up, at every n-th step or all."""
     return _dbcache(model, count, warmup=st.integers(1, count), warmup_interval=st.integers(1, 3))
 
 
 def limits(model: Model, count: int) -> Strategy:
+    """DBCache with limits of skipped steps."""
     return _dbcache(
         model,
         count,
@@ -62,6 +66,7 @@ def limits(model: Model, count: int) -> Strategy:
 
 
 def accumulated(model: Model, count: int) -> Strategy:
+    """DBCache with a limit of accepted changes."""
     numbers = {
         "threshold": st.sampled_from((0.5, 0.9, 1.0)),
         "max_accumulated": st.sampled_from((0.1, 0.4, 1.0)),
@@ -71,6 +76,7 @@ def accumulated(model: Model, count: int) -> Strategy:
 
 
 def probe(model: Model, count: int) -> Strategy:
+    """DBCache that measures a part of the tokens and features."""
     return _dbcache(model, count, importance=st.sampled_from((0.0, 0.1, 0.3)), downsample=st.integers(1, 3))
 
 
@@ -81,14 +87,17 @@ def always(model: Model, count: int) -> Strategy:
 
 
 def masks(count: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Masks of `count` entries, the first of which computes."""
     return st.lists(st.integers(0, 1), min_size=count - 1, max_size=count - 1).map(lambda rest: (1, *rest))
 
 
 def static(model: Model, count: int) -> Strategy:
+    """A static mask."""
     return st.builds(functools.partial(scm, policy="static"), mask=masks(count))
 
 
 def every(model: Model, count: int) -> Strategy:
+    """FORA."""
     return st.builds(fora, interval=st.integers(2, 4), warmup=st.integers(0, 2))
 
 
@@ -97,36 +106,44 @@ RATIOS = (1.0, 1.037, 0.961, 0.983, 0.919, 1.013, 0.941)
 
 
 def by_sizes(model: Model, count: int) -> Strategy:
+    """MagCache, alone and with the span of DBCache."""
     numbers = {"threshold": st.sampled_from((0.0501, 0.1501, 0.5003)), "max_skip": st.integers(1, 3)}
     made = st.builds(functools.partial(magcache, ratios=RATIOS), retention=st.sampled_from((0.0, 0.3)), **numbers)
     return made | st.builds(pure.compose, made, _dbcache(model, count))
 
 
 def every_over_dbcache(model: Model, count: int) -> Strategy:
+    """FORA with the span of DBCache and TaylorSeer."""
     return st.builds(pure.compose, every(model, count), _dbcache(model, count), taylor_only())
 
 
 def static_over_dbcache(model: Model, count: int) -> Strategy:
+    """A static mask with the span of DBCache."""
     return st.builds(pure.compose, _dbcache(model, count), static(model, count))
 
 
 def dynamic(model: Model, count: int) -> Strategy:
+    """A dynamic mask over DBCache."""
     return st.builds(pure.compose, st.builds(scm, mask=masks(count)), _dbcache(model, count))
 
 
 def preset(model: Model, count: int) -> Strategy:
+    """A preset mask over DBCache."""
     names = st.sampled_from(("slow", "medium", "fast", "ultra"))
     made = st.builds(scm, preset=names, policy=st.sampled_from(("static", "dynamic")))
     return st.builds(pure.compose, _dbcache(model, count), made)
 
 
 def bins(model: Model, count: int) -> Strategy:
+    """A mask of bins over DBCache."""
     lengths = st.lists(st.integers(1, 3), min_size=1, max_size=3)
     made = st.builds(scm, compute_bins=lengths, cache_bins=lengths, policy=st.sampled_from(("static", "dynamic")))
     return st.builds(pure.compose, _dbcache(model, count), made)
 
 
 def taylor(on: str, least: int = 0) -> Recipe:
+    """Return the recipe of TaylorSeer over a cache, for what `on` names."""
+
     def recipe(model: Model, count: int) -> Strategy:
         made = st.builds(
             functools.partial(taylorseer, on=on),
@@ -140,12 +157,14 @@ def taylor(on: str, least: int = 0) -> Recipe:
 
 
 def polynomial(model: Model, count: int) -> Strategy:
+    """Newton's polynomial over a cache."""
     streams = st.sampled_from((None, "all"))
     made = st.builds(newton, order=st.integers(0, 3), on=st.sampled_from(("residual", "hidden")), streams=streams)
     return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
 
 
 def scaled(model: Model, count: int) -> Strategy:
+    """Hermite polynomials over a cache."""
     choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
     made = st.builds(hermite, order=st.integers(0, 3), scale=st.sampled_from((0.5, 0.75, 1.0)), **choices)
     return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
@@ -178,6 +197,7 @@ def from_table(model: Model, count: int) -> Strategy:
 
 
 def guide(interval: bool) -> Strategy:
+    """Guidance, of all steps or of some."""
     scales = st.sampled_from((0.0, 1.0, 2.5))
     if not interval:
         return st.builds(guided, scale=scales)
@@ -186,15 +206,18 @@ def guide(interval: bool) -> Strategy:
 
 
 def guided_plain(model: Model, count: int) -> Strategy:
+    """Guidance alone."""
     return guide(interval=True) | guide(interval=False)
 
 
 def guided_dbcache(model: Model, count: int) -> Strategy:
+    """Guidance of all steps over DBCache."""
     follow = st.sampled_from(("own", "conditional"))
     return st.builds(pure.compose, guide(interval=False), _dbcache(model, count, follow=follow))
 
 
 def guided_interval(model: Model, count: int) -> Strategy:
+    """Guidance of some steps over DBCache and TaylorSeer."""
     return st.builds(pure.compose, _dbcache(model, count), guide(interval=True), taylor_only())
 
 
@@ -218,10 +241,12 @@ def compiled_steps(model: Model, count: int) -> Strategy:
 
 
 def taylor_only() -> Strategy:
+    """TaylorSeer of any order."""
     return st.builds(taylorseer, order=st.integers(0, 3), on=st.sampled_from(("residual", "hidden")))
 
 
 def everything(model: Model, count: int) -> Strategy:
+    """Guidance, DBCache with all its settings, a mask and TaylorSeer."""
     numbers = {
         "warmup_interval": st.integers(1, 2),
         "max_cached": st.none() | st.integers(2, 5),
@@ -243,6 +268,7 @@ def attending(name: str) -> Recipe:
 
 
 def dynamic_mask(count: int) -> Strategy:
+    """A dynamic mask."""
     return st.builds(scm, mask=masks(count))
 
 

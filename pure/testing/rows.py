@@ -6,9 +6,9 @@ import torch
 import pure
 from pure import Branches, Experts, Inputs
 from pure.memory import read
+from pure.testing.oracle import NEAR, guide, is_guided
+from pure.testing.situation import Entry, Situation, caches, close, same, tensors
 from pure.tree import map_samples
-from tests.laws.oracle import NEAR, guide, is_guided
-from tests.support.situation import Entry, Situation, caches, close, same, tensors
 
 
 def batches_are_independent(situation: Situation) -> None:

@@ -4,9 +4,9 @@ import attrs
 import torch
 
 from pure import Experts
-from tests.laws.memory import with_blocks
-from tests.laws.oracle import NEAR, Row, _leading_ones, _mask, guide
-from tests.support.situation import Entry, Situation, close
+from pure.testing.memory import with_blocks
+from pure.testing.oracle import NEAR, Row, _leading_ones, _mask, guide
+from pure.testing.situation import Entry, Situation, close
 
 
 def repetition_costs_nothing(situation: Situation) -> None:

@@ -12,8 +12,8 @@ import torch.utils._pytree as pytree
 
 import pure
 from pure import Denoiser, Experts
+from pure.testing.situation import Situation, caches, same, tensors
 from pure.tree import signature
-from tests.support.situation import Situation, caches, same, tensors
 
 
 def apply_is_pure(situation: Situation) -> None:

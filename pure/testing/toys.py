@@ -1,15 +1,15 @@
-"""Denoisers small enough to think about: a closed form, a random one, one whose blocks return views, an adder.
+"""Denoisers small enough to think about: a closed form, a random one, one whose blocks return views.
 
 Shapes: B samples, N image tokens, T text tokens, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 import pure
-from pure import Block, Denoiser, Shared
-from pure.models.common.config import TransformerConfig, parameter_shapes
+from pure import Block, Denoiser, Experts, Shared
+from pure.testing.situation import Model
 
 TOKENS, TEXT, WIDTH = 3, 2, 4
 AMOUNTS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
@@ -41,13 +41,6 @@ def normal(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def drawn(config: TransformerConfig, scale: float) -> dict[str, torch.Tensor]:
-    """Return random parameters of the transformer of a config."""
-    return {
-        name: scale * normal(*shape, seed=i) for i, (name, shape) in enumerate(sorted(parameter_shapes(config).items()))
-    }
-
-
 def rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
     """Return a function that draws one row of noise for each seed, (B, *shape); other offsets give other noise."""
     return lambda seeds: torch.stack([normal(*shape, seed=offset + seed) for seed in seeds])
@@ -57,23 +50,28 @@ def rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], tor
 
 
 def closed_prepare(params, conditioning):
+    """Scale the text."""
     return {"text": conditioning["text"] * params["scale"]}
 
 
 def closed_embed(params, prepared, latents, timestep):
+    """Pass on latents and text."""
     return Pair(image=latents, text=prepared["text"]), {"time": timestep.to(latents.dtype)}
 
 
 def closed_block(params, hidden, context, attend):
+    """Add an amount times the time."""
     added = params["amount"] * context["time"].view(-1, 1, 1)
     return Pair(image=hidden.image + added, text=hidden.text + TEXT_SHARE * added)
 
 
 def closed_head(params, hidden, context):
+    """Add up image and text."""
     return hidden.image + hidden.text.mean((1, 2), keepdim=True)
 
 
 def closed_denoiser() -> Denoiser:
+    """Return the denoiser of closed form."""
     blocks = tuple(Block(closed_block, f"blocks.{i}.") for i in range(len(AMOUNTS)))
     return Denoiser(
         prepare=closed_prepare,
@@ -87,6 +85,7 @@ def closed_denoiser() -> Denoiser:
 
 
 def closed_params():
+    """Return the amounts of its blocks."""
     one = torch.ones((), dtype=torch.float64)
     return {"scale": one} | {f"blocks.{i}.amount": amount * one for i, amount in enumerate(AMOUNTS)}
 
@@ -95,23 +94,28 @@ def closed_params():
 
 
 def random_prepare(params, conditioning):
+    """Project the label (B, D)."""
     return conditioning @ params["text"]
 
 
 def random_embed(params, prepared, latents, timestep):
+    """Project the latents (B, N, D)."""
     return Single(image=latents @ params["in"]), (prepared[:, None] + timestep.view(-1, 1, 1), Shared(value=()))
 
 
 def random_block(params, hidden, context, attend):
+    """Attend, and add."""
     x = hidden.image
     return Single(image=x + (attend(x, x, x) @ params["weight"] + context[0]).tanh())
 
 
 def random_head(params, hidden, context):
+    """Project the image."""
     return hidden.image @ params["out"]
 
 
 def random_denoiser() -> Denoiser:
+    """Return the denoiser of one stream."""
     return Denoiser(
         prepare=random_prepare,
         embed=random_embed,
@@ -124,6 +128,7 @@ def random_denoiser() -> Denoiser:
 
 
 def random_params(seed):
+    """Return its parameters, drawn from a seed."""
     names = ("text", "in", "out", *(f"blocks.{i}.weight" for i in range(4)))
     return {name: 0.5 * normal(WIDTH, WIDTH, seed=seed + i) for i, name in enumerate(names)}
 
@@ -132,15 +137,18 @@ def random_params(seed):
 
 
 def streams_prepare(params, conditioning):
+    """Project the text (B, T, D)."""
     return {"text": conditioning["text"] @ params["text"], "places": Shared(value=params["places"])}
 
 
 def streams_embed(params, prepared, latents, timestep):
+    """Project the latents (B, N, D)."""
     context = {"time": timestep[:, None].to(latents.dtype), "places": prepared["places"]}
     return Pair(image=latents @ params["in"], text=prepared["text"]), context
 
 
 def streams_block(params, hidden, context, attend):
+    """Attend over both streams, and return views of the sum."""
     both = torch.cat([hidden.text, hidden.image], dim=1)
     x = both + context["places"].value
     both = both + (attend(x, x, x) @ params["weight"] + context["time"][:, None]).tanh()
@@ -148,10 +156,12 @@ def streams_block(params, hidden, context, attend):
 
 
 def streams_head(params, hidden, context):
+    """Project the image."""
     return hidden.image @ params["out"]
 
 
 def streams_denoiser() -> Denoiser:
+    """Return the denoiser of two streams."""
     return Denoiser(
         prepare=streams_prepare,
         embed=streams_embed,
@@ -165,51 +175,41 @@ def streams_denoiser() -> Denoiser:
 
 
 def streams_params():
+    """Return its parameters."""
     return random_params(100) | {"places": 0.1 * normal(TEXT + TOKENS, WIDTH, seed=99)}
-
-
-# Adder: every block adds a number and a multiple of the timestep to the image, a tenth of it to the text; float64.
-
-
-def adder_prepare(params, conditioning):
-    return {"text": conditioning}
-
-
-def adder_embed(params, prepared, latents, timestep):
-    return Pair(image=latents, text=prepared["text"]), {"time": timestep}
-
-
-def adder_block(params, hidden, context, attend):
-    added = params["amount"] + params["drift"] * context["time"][:, None, None]
-    return Pair(image=hidden.image + added, text=hidden.text + added / 10)
-
-
-def adder_head(params, hidden, context):
-    return hidden.image
-
-
-def adder(amounts: Sequence[float], drift: float = 0.0) -> tuple[Denoiser, dict[str, torch.Tensor]]:
-    """Return a denoiser whose block i adds `amounts[i]` + `drift` x timestep, and its parameters.
-
-    Conditioning is the text (B, 1, D), latents are (B, N, D).
-    """
-    params = {}
-    for i, amount in enumerate(amounts):
-        params[f"blocks.{i}.amount"] = torch.tensor(float(amount), dtype=torch.float64)
-        params[f"blocks.{i}.drift"] = torch.tensor(drift, dtype=torch.float64)
-    denoiser = Denoiser(
-        prepare=adder_prepare,
-        embed=adder_embed,
-        blocks=tuple(Block(adder_block, f"blocks.{i}.") for i in range(len(amounts))),
-        head=adder_head,
-        attend=attend,
-        probe=image_of,
-        streams=("image", "text"),
-        reads=("image",),
-    )
-    return denoiser, params
 
 
 def image_of(hidden):
     """Return the stream whose change is measured."""
     return hidden.image
+
+
+image_latents = rows((TOKENS, WIDTH), 0)
+CLOSED = Model(
+    name="closed",
+    denoiser=closed_denoiser(),
+    params=closed_params(),
+    conditioning=lambda seeds: {"text": rows((TEXT, WIDTH), 10)(seeds).double()},
+    latents=lambda seeds: image_latents(seeds).double(),
+)
+RANDOM = Model(
+    name="random",
+    denoiser=random_denoiser(),
+    params=random_params(0),
+    conditioning=rows((WIDTH,), 10),
+    latents=image_latents,
+)
+STREAMS = Model(
+    name="streams",
+    denoiser=streams_denoiser(),
+    params=streams_params(),
+    conditioning=lambda seeds: {"text": rows((TEXT, WIDTH), 10)(seeds)},
+    latents=image_latents,
+)
+EXPERTS = Model(
+    name="experts",
+    denoiser=Experts({"high": random_denoiser(), "low": random_denoiser()}),
+    params={"high": random_params(0), "low": random_params(50)},
+    conditioning=rows((WIDTH,), 10),
+    latents=image_latents,
+)

@@ -10,9 +10,9 @@ import attrs
 import torch
 
 import pure
+from pure.testing import toys
+from pure.testing.situation import Situation
 from pure.transforms import hermite, magcache, newton
-from tests.support import toys
-from tests.support.situation import Situation
 
 NEAR = 1e-5  # a change this close to a limit may be decided either way
 
@@ -73,10 +73,12 @@ class Table(Recursion):
         self.table, self.values = table, []
 
     def update(self, value: Any, time: int) -> None:
+        """Take in the value of a computed step."""
         super().update(value, time)
         self.values.insert(0, (time, value))
 
     def predict(self, time: int) -> Any:
+        """Return the value at a later time."""
         for history, target, weights in sorted(self.table, key=lambda row: -len(row[0])):
             newest = self.values[: len(history)]
             if target == time and tuple(at for at, _ in newest) == history:
@@ -92,10 +94,12 @@ class Neville(Recursion):
         self.values = []
 
     def update(self, value: Any, time: int) -> None:
+        """Take in the value of a computed step."""
         super().update(value, time)
         self.values = [(time, value), *self.values][: self.order + 1]
 
     def predict(self, time: int) -> Any:
+        """Return the value at a later time."""
         times, found = [at for at, _ in self.values], [value for _, value in self.values]
         for gap in range(1, len(times)):
             found = [
@@ -113,6 +117,7 @@ class Hermitian(Recursion):
         self.scale = scale
 
     def predict(self, time: int) -> Any:
+        """Return the value at a later time."""
         point, total = self.scale * (time - self.last), 0.0
         before, now, factor = 0.0, 1.0, 1.0
         for n, difference in enumerate(self.ladder):

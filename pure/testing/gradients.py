@@ -8,9 +8,9 @@ import torch.utils._pytree as pytree
 
 import pure
 from pure import Inputs
+from pure.testing import toys
+from pure.testing.situation import Situation
 from pure.transforms import compiled
-from tests.support import toys
-from tests.support.situation import Situation
 
 # Step, and the relative error of a difference over it. Families compute a part of every step in fp32, so that
 # numbers of size 1 are uncertain by 1e-7 and slopes over 2e-5 by 5e-3; others compute in float64 throughout.

@@ -6,8 +6,8 @@ import attrs
 
 import pure
 from pure.decide import can_skip
+from pure.testing.situation import Situation, caches, same, transformed
 from pure.transforms import dbcache, fora, magcache, scm
-from tests.support.situation import Situation, caches, same, transformed
 
 
 def never_skipping(situation: Situation) -> list[Situation]:

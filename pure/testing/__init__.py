@@ -1,0 +1,1 @@
+"""The laws of denoisers and transforms, as functions of a situation."""
