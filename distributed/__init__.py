@@ -6,7 +6,7 @@ from pure.distributed.guidance_parallel import guidance_parallel
 from pure.distributed.launch import run
 from pure.distributed.mesh import Sizes, make_mesh
 from pure.distributed.tensor_agreement import tensor_agreement
-from pure.distributed.tensor_parallel import check_tensor_parallel, tensor_parallel
+from pure.distributed.tensor_parallel import check_tensor_parallel, place_parts, tensor_parallel
 
 __all__ = [
     "Sizes",
@@ -14,6 +14,7 @@ __all__ = [
     "context_parallel",
     "guidance_parallel",
     "make_mesh",
+    "place_parts",
     "run",
     "tensor_agreement",
     "tensor_parallel",

@@ -18,9 +18,10 @@ import torch
 from pure import Denoiser, PerToken, Shared, Transform, state, static
 from pure.checks import choice, flag, kind
 from pure.distributed.collectives import gather, wait
-from pure.distributed.mesh import Axis, DeviceMesh, axis, shares, start
+from pure.distributed.mesh import Axis, DeviceMesh, axis
 from pure.distributed.ring import Ring, Rotate
 from pure.distributed.ulysses import Ulysses
+from pure.sharding import shares, start
 
 __all__ = ["context_parallel"]
 

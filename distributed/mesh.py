@@ -115,19 +115,3 @@ def axis(mesh: DeviceMesh, name: str) -> Axis:
             "make it with pure.distributed.make_mesh"
         )
     return Axis(name, mesh.get_local_rank(name), mesh.size(names.index(name)), mesh.get_group(name))
-
-
-def shares(total: int, count: int) -> tuple[int, ...]:
-    """Divide `total` among `count` ranks as evenly as whole numbers allow, the first ones getting more."""
-    least = total // count  # not divmod, which the compiler refuses for symbolic sizes
-    more = total - least * count
-    return tuple(least + (index < more) for index in range(count))
-
-
-def start(lengths: tuple[int, ...], index: int) -> int:
-    """Return where the share of a rank begins.
-
-    >>> start((3, 2, 2), 2)
-    5
-    """
-    return sum(lengths[:index])

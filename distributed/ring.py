@@ -20,8 +20,9 @@ import torch
 
 from pure.attention import parts_of
 from pure.distributed.collectives import exchange, gather, wait
-from pure.distributed.mesh import Axis, start
+from pure.distributed.mesh import Axis
 from pure.partial import Part, merge
+from pure.sharding import start
 
 Rotate = Literal["p2p", "allgather"]
 

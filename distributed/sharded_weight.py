@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from pure.distributed.collectives import add, gather, wait
-from pure.distributed.mesh import shares
-from pure.sharding import Kind
+from pure.sharding import Kind, shares
 
 
 class ShardedWeight(torch.Tensor):

@@ -23,9 +23,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from pure import Denoiser, Experts, Params
 from pure.checks import check_argument, shown
-from pure.distributed.mesh import Axis, axis, shares, start
+from pure.distributed.mesh import Axis, axis
 from pure.distributed.sharded_weight import ShardedWeight
-from pure.sharding import Kind, Part, Placement, Sharding
+from pure.sharding import Cut, Kind, Sharding, divisible
 
 AXIS = "tp"
 Local = Callable[[Any], Any]
@@ -45,19 +45,50 @@ def tensor_parallel(params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh,
         ValueError: the denoiser cannot be split (see `check_tensor_parallel`), or the parameters are not
             its own (see `part_of`), or the mesh has no axis "tp".
     """
+    along = _axis_of(params, denoiser, mesh)
+    if along.size == 1:
+        parts = params
+    elif isinstance(denoiser, Experts):
+        parts = {
+            name: part_of(params[name], divisible(each.sharding, along.size), along.index, along.size)
+            for name, each in denoiser.denoisers.items()
+        }
+    else:
+        parts = part_of(params, divisible(denoiser.sharding, along.size), along.index, along.size)
+    return place_parts(parts, denoiser, mesh, local=local)
+
+
+def place_parts(parts: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Local | None = None) -> Any:
+    """Return this rank's part of the parameters as the denoiser takes it, where only the part was read.
+
+        mesh = make_mesh(Sizes(tp=2), device="cuda")
+        pipeline = load_pipeline(path, device="cuda", part=(mesh.get_local_rank("tp"), 2))
+        params = place_parts(pipeline.params, pipeline.denoiser, mesh)
+
+    Args:
+        parts: what `part_of` returns for this rank, or `load_pipeline` with `part`; for `Experts` a dict of such.
+        denoiser: whose they are, before or after it was transformed.
+        mesh: as `make_mesh` gives it; its axis "tp" is read.
+        local: as `tensor_parallel` takes it.
+
+    Raises:
+        ValueError: the denoiser cannot be split (see `check_tensor_parallel`), or the mesh has no axis "tp".
+    """
+    along = _axis_of(parts, denoiser, mesh)
+    used = parts if local is None else local(parts)
+    if along.size == 1:
+        return used
+    if isinstance(denoiser, Experts):
+        return {
+            n: _placed(used[n], divisible(each.sharding, along.size), along) for n, each in denoiser.denoisers.items()
+        }
+    return _placed(used, divisible(denoiser.sharding, along.size), along)
+
+
+def _axis_of(params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh) -> Axis:
     check_argument(denoiser, (Denoiser, Experts), "the order is (params, denoiser, mesh), with a Denoiser or Experts")
     check_argument(params, Mapping, "params is a dict of tensors by name, such as pipeline.params")
-    along = axis(mesh, AXIS)
-    if along.size == 1:
-        return params if local is None else local(params)
-    if isinstance(denoiser, Experts):
-        shardings = {name: _sharding(each, along.size) for name, each in denoiser.denoisers.items()}
-        parts = {name: part_of(params[name], each, along.index, along.size) for name, each in shardings.items()}
-        used = parts if local is None else local(parts)
-        return {name: _placed(used[name], each, along) for name, each in shardings.items()}
-    sharding = _sharding(denoiser, along.size)
-    part = part_of(params, sharding, along.index, along.size)
-    return _placed(part if local is None else local(part), sharding, along)
+    return axis(mesh, AXIS)
 
 
 def check_tensor_parallel(denoiser: Denoiser | Experts, ranks: int) -> None:
@@ -75,22 +106,7 @@ def check_tensor_parallel(denoiser: Denoiser | Experts, ranks: int) -> None:
         raise ValueError(f"ranks={shown(ranks)}: give a number of ranks from 1 on")
     for each in denoiser.denoisers.values() if isinstance(denoiser, Experts) else (denoiser,):
         if ranks > 1:
-            _sharding(each, ranks)
-
-
-def _sharding(denoiser: Denoiser, ranks: int) -> Sharding:
-    if (sharding := denoiser.sharding) is None:
-        raise ValueError(
-            "this denoiser does not say how its parameters are split over ranks (Denoiser.sharding is None); "
-            f"give axis {AXIS!r} the size 1, or use one of the families in pure.models.registry"
-        )
-    if ranks > sharding.heads:
-        raise ValueError(
-            f"the attention has {sharding.heads} heads, fewer than the {ranks} ranks of axis {AXIS!r}, which need "
-            f"one each; give it the size {sharding.heads} or less, best a divisor of {sharding.heads}, "
-            "and the other ranks to ulysses or ring"
-        )
-    return sharding
+            divisible(each.sharding, ranks)
 
 
 def part_of(params: Params, sharding: Sharding, rank: int, ranks: int) -> dict[str, torch.Tensor]:
@@ -107,56 +123,30 @@ def part_of(params: Params, sharding: Sharding, rank: int, ranks: int) -> dict[s
     Raises:
         ValueError: the parameters are not those that `sharding` is for, or are split or quantised already.
 
+    >>> from pure.sharding import Part, Placement
     >>> two_heads = Sharding(2, (Placement("*.to_out", Kind.ROW, (Part(2, 3),)),))
     >>> part_of({"attn.to_out.weight": torch.arange(6.0).view(1, 6)}, two_heads, rank=1, ranks=2)
     {'attn.to_out.weight': tensor([[3., 4., 5.]])}
     """
-    found = {name: sharding.find(name) for name in params}
-    if not any(found.values()):
+    if not any(map(sharding.find, params)):
         patterns = ", ".join(each.pattern for each in sharding.placements[:3])
         raise ValueError(
             f"no parameter is called {patterns} or otherwise as this sharding says; give the parameters of "
             "the denoiser it belongs to, under the names of its checkpoint"
         )
-    return {
-        name: tensor if (placement := found[name]) is None else _part(name, tensor, placement, rank, ranks)
-        for name, tensor in params.items()
-    }
+    return {name: _part(name, tensor, sharding.cut(name, rank, ranks)) for name, tensor in params.items()}
 
 
-def _part(name: str, tensor: torch.Tensor, placement: Placement, rank: int, ranks: int) -> torch.Tensor:
+def _part(name: str, tensor: torch.Tensor, cut: Cut | None) -> torch.Tensor:
+    if cut is None:
+        return tensor
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise ValueError(
             f"{name} is a {type(tensor).__name__}, which cannot be split; split plain parameters, once, and "
             "quantise the parts: tensor_parallel(..., local=...)"
         )
-    dim = _dim(name, placement)
-    if dim is None:
-        return tensor
-    wanted = sum(part.features for part in placement.parts)
-    if tensor.shape[dim] != wanted:
-        raise ValueError(
-            f"{name} is {tuple(tensor.shape)}, and its placement splits {wanted} features of dimension {dim}; "
-            "the parameters belong to another config than the denoiser"
-        )
-    return _cut(tensor.detach(), dim, placement.parts, rank, ranks)
-
-
-def _dim(name: str, placement: Placement) -> int | None:
-    """Return the dimension that is split; None for the bias of a sum, which is added whole."""
-    if placement.kind is not Kind.ROW:
-        return 0
-    return None if name.endswith(".bias") else 1
-
-
-def _cut(tensor: torch.Tensor, dim: int, parts: tuple[Part, ...], rank: int, ranks: int) -> torch.Tensor:
-    """Return a rank's units of every part, as a tensor of its own: all of it would stay alive under a view."""
-    pieces, before = [], 0
-    for part in parts:
-        units = shares(part.count, ranks)
-        pieces.append(tensor.narrow(dim, before + start(units, rank) * part.width, units[rank] * part.width))
-        before += part.features
-    return torch.cat(pieces, dim=dim)
+    cut.check(name, tensor.shape)
+    return cut.of(tensor.detach())
 
 
 def _placed(params: Params, sharding: Sharding, along: Axis) -> dict[str, torch.Tensor]:

@@ -14,8 +14,9 @@ import attrs
 import torch
 
 from pure.distributed.collectives import exchange, wait
-from pure.distributed.mesh import Axis, shares
+from pure.distributed.mesh import Axis
 from pure.partial import same_heads
+from pure.sharding import shares
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 SCALE = torch.float32

@@ -109,8 +109,12 @@ class Checkpoint:
             several = f" x {frames}" if frames > 1 else ""
             raise Misuse(f"--width {width}, --height {height}: {width} x {height}{several} pixels, at most {most}")
 
-    def load(self, waiting: Waiting = contextlib.nullcontext) -> Pipeline:
-        """Load it onto the device; `waiting` is a context that shows what is waited for.
+    def load(self, waiting: Waiting = contextlib.nullcontext, part: tuple[int, int] = (0, 1)) -> Pipeline:
+        """Load it onto the device.
+
+        Args:
+            waiting: a context that shows what is waited for.
+            part: as `load_pipeline` takes it.
 
         Raises:
             Misuse: it is missing, damaged, or not supported.
@@ -122,7 +126,8 @@ class Checkpoint:
         try:
             with waiting("loading the checkpoint ..."):
                 source = embedded() if self.path is None else self.path
-                return load(self.found, source, variant=self.variant, dtype=self.dtype, device=device())
+                options: Any = {"variant": self.variant, "dtype": self.dtype, "device": device(), "part": part}
+                return load(self.found, source, **options)
         except CheckpointError as error:
             raise Misuse(str(error)) from error
 

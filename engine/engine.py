@@ -206,7 +206,7 @@ def open_engine(
     Raises:
         Misuse: it cannot be loaded, quantised or shared.
     """
-    pipeline = checkpoint.load(waiting)
+    pipeline = checkpoint.load(waiting, (0, 1) if mesh is None else (mesh.get_local_rank("tp"), mesh["tp"].size()))
     quantize = quantizer(effective, pipeline.denoiser, say)
     try:
         if mesh is not None and shares is not None:

@@ -110,17 +110,17 @@ def notes_on(sizes: Sizes, device: str) -> tuple[Note, ...]:
 
 
 def share(pipeline: Pipeline, shares: Parallel, mesh: DeviceMesh, quantize: Quantizer | None = None) -> Pipeline:
-    """Return this rank's share of a pipeline: a part of the weights, and a denoiser of some tokens, or of a branch.
+    """Return this rank's share of a pipeline of which it has read its part: a denoiser of some tokens, or of a branch.
 
     With `quantize` the part is quantised.
     """
     from pure.distributed.context_parallel import context_parallel
     from pure.distributed.guidance_parallel import guidance_parallel
     from pure.distributed.tensor_agreement import tensor_agreement
-    from pure.distributed.tensor_parallel import tensor_parallel
+    from pure.distributed.tensor_parallel import place_parts
 
     options: Any = attrs.asdict(shares, filter=lambda field, _: field.name != "sizes")
-    params = tensor_parallel(pipeline.params, pipeline.denoiser, mesh, local=quantize)
+    params = place_parts(pipeline.params, pipeline.denoiser, mesh, local=quantize)
     divided = compose(context_parallel(mesh, **options), guidance_parallel(mesh), tensor_agreement(mesh))
     denoiser = divided(pipeline.denoiser)
     return attrs.evolve(pipeline, params=params, denoiser=denoiser)

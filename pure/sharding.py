@@ -10,6 +10,23 @@ import enum
 import fnmatch
 
 import attrs
+import torch
+
+
+def shares(total: int, count: int) -> tuple[int, ...]:
+    """Divide `total` among `count` ranks as evenly as whole numbers allow, the first ones getting more."""
+    least = total // count  # not divmod, which the compiler refuses for symbolic sizes
+    more = total - least * count
+    return tuple(least + (index < more) for index in range(count))
+
+
+def start(lengths: tuple[int, ...], index: int) -> int:
+    """Return where the share of a rank begins.
+
+    >>> start((3, 2, 2), 2)
+    5
+    """
+    return sum(lengths[:index])
 
 
 class Kind(enum.Enum):
@@ -42,6 +59,41 @@ class Part:
         3072
         """
         return self.count * self.width
+
+
+@attrs.frozen
+class Cut:
+    """What one rank holds of a tensor that is split.
+
+    Attributes:
+        dim: the dimension that is split.
+        runs: where runs of features along it begin and end; what they hold is put together, in their order.
+        whole: how many features it has on all ranks together.
+    """
+
+    dim: int
+    runs: tuple[tuple[int, int], ...]
+    whole: int
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse a tensor of another shape.
+
+        Raises:
+            ValueError: its dimension has not the features that are split.
+        """
+        if len(shape) <= self.dim or shape[self.dim] != self.whole:
+            raise ValueError(
+                f"{name} is {tuple(shape)}, and its placement splits {self.whole} features of dimension {self.dim}; "
+                "the parameters belong to another config than the denoiser"
+            )
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the runs of a whole tensor, as a tensor of its own: all of it would stay alive under a view.
+
+        >>> Cut(0, ((0, 1), (3, 4)), 4).of(torch.arange(4))
+        tensor([0, 3])
+        """
+        return torch.cat([tensor.narrow(self.dim, begin, end - begin) for begin, end in self.runs], dim=self.dim)
 
 
 @attrs.frozen
@@ -81,3 +133,47 @@ class Sharding:
         """
         module = name.removesuffix(".weight").removesuffix(".bias")
         return next((each for each in self.placements if fnmatch.fnmatchcase(module, each.pattern)), None)
+
+    def cut(self, name: str, rank: int, ranks: int) -> Cut | None:
+        """Return what a rank holds of the parameter of this name; None where that is all of it.
+
+        Where ranks do not divide the units of a part, the first ranks hold one more. The bias of a sum is added whole.
+
+        Args:
+            name: of the parameter.
+            rank: from 0 to `ranks` - 1.
+            ranks: how many there are.
+
+        >>> Sharding(3, (Placement("*.out", Kind.ROW, (Part(3, 2),)),)).cut("0.out.weight", rank=1, ranks=2)
+        Cut(dim=1, runs=((4, 6),), whole=6)
+        """
+        placement = self.find(name)
+        if placement is None or (placement.kind is Kind.ROW and name.endswith(".bias")):
+            return None
+        runs, before = [], 0
+        for part in placement.parts:
+            units = shares(part.count, ranks)
+            begin = before + start(units, rank) * part.width
+            runs.append((begin, begin + units[rank] * part.width))
+            before += part.features
+        return Cut(1 if placement.kind is Kind.ROW else 0, tuple(runs), before)
+
+
+def divisible(sharding: Sharding | None, ranks: int) -> Sharding:
+    """Return how a denoiser is split over so many ranks.
+
+    Raises:
+        ValueError: nothing says how, or it has fewer heads.
+    """
+    if sharding is None:
+        raise ValueError(
+            "this denoiser does not say how its parameters are split over ranks (Denoiser.sharding is None); "
+            "give axis 'tp' the size 1, or use one of the families in pure.models.registry"
+        )
+    if ranks > sharding.heads:
+        raise ValueError(
+            f"the attention has {sharding.heads} heads, fewer than the {ranks} ranks of axis 'tp', which need "
+            f"one each; give it the size {sharding.heads} or less, best a divisor of {sharding.heads}, "
+            "and the other ranks to ulysses or ring"
+        )
+    return sharding

@@ -7,22 +7,25 @@ from typing import Any
 
 import torch
 
+from pure import Denoiser
 from pure.checks import check_argument, cut
+from pure.checks import shown as quoted
 from pure.models.checkpoint.description import READERS, describe
 from pure.models.checkpoint.files import shown, variants_of, weight_files
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
 from pure.models.checkpoint.misfit import check_groups, check_numbers, check_weights
-from pure.models.checkpoint.weights import Stored, read_weights, survey
+from pure.models.checkpoint.weights import DTYPES, Cuts, Stored, read_weights, survey
 from pure.models.common.config import parameter_shapes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Parts
 from pure.models.pipeline import Pipeline
 from pure.noise import check_device
+from pure.sharding import divisible
 
 # Processors of texts and pictures of which only the tokenizer is read; the rest would need torchvision.
 TOKENIZER_OF = {"PixtralProcessor": "AutoTokenizer"}
+WHOLE = (0, 1)  # the only rank of one
 LINES = 6  # of an error of a library that are repeated
-STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_pipeline(
@@ -31,6 +34,7 @@ def load_pipeline(
     variant: str | None = None,
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
+    part: tuple[int, int] = WHOLE,
 ) -> Pipeline:
     """Load a checkpoint of any family in `pure.models.registry`.
 
@@ -43,11 +47,13 @@ def load_pipeline(
             without a variant, or the only variant there is.
         dtype: of all parts; None keeps what is stored, of the VAE and the encoders each the type of most tensors.
         device: of all parts.
+        part: (rank, ranks): of the transformer's weights only what this rank of tensor parallelism holds is read; see
+            `pure.distributed.place_parts`.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or not supported.
         TypeError: an argument has another type.
-        ValueError: there is no such device.
+        ValueError: there is no such device or part, or the model cannot be split so.
 
     >>> from pure.models import embedded
     >>> pipeline = load_pipeline(embedded())
@@ -55,7 +61,9 @@ def load_pipeline(
     torch.Size([1, 3, 64, 64])
     """
     _check_arguments(source, dtype, device, variant)
-    return load(describe(locate(source, DESCRIPTION)), source, variant=variant, dtype=dtype, device=device)
+    _check_part(part)
+    found = describe(locate(source, DESCRIPTION))
+    return load(found, source, variant=variant, dtype=dtype, device=device, part=part)
 
 
 def load(
@@ -65,11 +73,13 @@ def load(
     variant: str | None,
     dtype: torch.dtype | None,
     device: str | torch.device,
+    part: tuple[int, int] = WHOLE,
 ) -> Pipeline:
     """Load a checkpoint that was described, which it is before gigabytes are downloaded; see `load_pipeline`."""
     folder = locate(source, EVERYTHING)
     found = found if folder == found.folder else describe(folder)
     family = found.family
+    cuts = {name: _cuts(denoiser, part) for name, denoiser in found.denoisers.items()}
     present = [name for name in found.kind.components if found.classes[name] != "None"]
     _check_variant(found, variant, [*found.transformers, *(name for name in present if not _reads(name))])
     weights = {name: _read(survey(folder / name, variant), family.unread) for name in found.transformers}
@@ -89,7 +99,7 @@ def load(
         Parts(
             found=found,
             params={
-                name: read_weights(stored, dtype=dtype, device=device, keep_fp32=family.keep_fp32)
+                name: read_weights(stored, dtype=dtype, device=device, keep_fp32=family.keep_fp32, cuts=cuts[name])
                 for name, stored in weights.items()
             },
             components={**dict.fromkeys(found.kind.components), **components},
@@ -110,6 +120,27 @@ def _check_arguments(source: object, dtype: object, device: object, variant: obj
     check_device(device)
 
 
+def _check_part(part: object) -> None:
+    """Refuse what is no rank of so many."""
+    check_argument(part, tuple, "part is (rank, ranks), such as (0, 2)")
+    numbers = isinstance(part, tuple) and len(part) == 2 and all(type(number) is int for number in part)
+    if not numbers or not 0 <= part[0] < part[1]:  # type: ignore
+        raise ValueError(f"part={quoted(part)}: give (rank, ranks), the rank from 0 to ranks - 1")
+
+
+def _cuts(denoiser: Denoiser, part: tuple[int, int]) -> Cuts | None:
+    """Return what a rank reads of each of a denoiser's parameters; None: all of all.
+
+    Raises:
+        ValueError: it cannot be split over so many.
+    """
+    rank, ranks = part
+    if ranks == 1:
+        return None
+    sharding = divisible(denoiser.sharding, ranks)
+    return lambda name: sharding.cut(name, rank, ranks)
+
+
 def _reads(component: str) -> bool:
     """Whether a component reads texts and pictures, and has no weights."""
     return component.startswith(READERS)
@@ -117,7 +148,7 @@ def _reads(component: str) -> bool:
 
 def _dtype(stored: dict[str, Stored]) -> torch.dtype:
     names = [tensor.dtype for tensor in stored.values()]
-    return STORED_DTYPES[max(names, key=names.count)]
+    return DTYPES[max(names, key=names.count)]
 
 
 def _check_variant(found: Description, variant: str | None, components: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import torch.distributed._functional_collectives as fc
 from hypothesis import strategies as st
 
 from pure.distributed import Sizes, make_mesh
-from pure.distributed.mesh import shares, start
+from pure.sharding import shares, start
 from tests.support import ranks
 
 
