@@ -17,7 +17,7 @@ TORCH = $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types format explore bench
+.PHONY: help demo test lint types format explore docs bench
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ format: $(VENV)/.dev ## rewrite the files as ruff wants them
 
 explore: $(VENV)/.dev ## try the laws on random examples; `make explore SEED=123` repeats a run
 	OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m tests.explore $(if $(SEED),--seed $(SEED)) --numprocesses auto tests/laws
+
+docs: $(VENV)/.dev ## build the documentation site in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 bench: $(VENV)/.dev ## measure side by side with the libraries of the field
 	$(BIN)/python -m benchmarks
