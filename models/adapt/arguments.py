@@ -178,14 +178,7 @@ def _restored(leaf: Leaf, samples: Any, shared: Any, batch: int) -> Any:
 
 def outline_of(arguments: Arguments) -> tuple:
     """Return which arguments are given and which are left out, and the values of switches; without sizes."""
-    leaves = arguments.layout.leaves
-    spec = tuple((name, None if leaf is None else "given") for name, leaf in _named(arguments))
-    return spec, tuple(leaf.value for leaf in leaves if leaf.kind == PLAIN and isinstance(leaf.value, bool | str))
-
-
-def _named(arguments: Arguments) -> list[tuple[str, Any]]:
-    """Name every argument and container entry; None for those that are None."""
-    layout = arguments.layout
-    marks = [None if leaf.kind == PLAIN and leaf.value is None else True for leaf in layout.leaves]
-    tree = pytree.tree_unflatten(marks, layout.spec)
-    return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+    leaves, spec = arguments.layout.leaves, arguments.layout.spec
+    given = pytree.tree_unflatten([leaf.kind != PLAIN or leaf.value is not None for leaf in leaves], spec)
+    names = tuple((pytree.keystr(path), there) for path, there in pytree.tree_flatten_with_path(given)[0])
+    return names, tuple(leaf.value for leaf in leaves if leaf.kind == PLAIN and isinstance(leaf.value, bool | str))

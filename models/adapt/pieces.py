@@ -3,13 +3,13 @@
 Shapes: B samples, N tokens, D width.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
 import torch
-import torch.utils._pytree as pytree
 
 from pure.attention import attend
 from pure.block import Params
@@ -19,7 +19,7 @@ from pure.models.adapt.dispatch import check_dispatched, dispatching
 from pure.models.adapt.forward import Forward, Prediction, prediction_of
 from pure.models.adapt.search import Cut
 from pure.models.adapt.tape import Tape
-from pure.models.adapt.walk import Outline, Reading, Walk, symbolic
+from pure.models.adapt.walk import Outline, Walk, read_or_run, symbolic
 from pure.models.errors import CheckpointError
 from pure.tree import Shared
 
@@ -35,11 +35,7 @@ class _Symbols:
     def __call__(self, number: int, leaves: tuple, tape: Tape) -> Any:
         if not self.streams:
             self.streams = [leaves[place] for place in self.cut.places]
-        forms, plain = self.cut.wirings[number].leaves, self.cut.plain[number]
-        answers = [
-            value if form is None else tape.symbol(self._twin(form)) for form, value in zip(forms, plain, strict=True)
-        ]
-        return pytree.tree_unflatten(answers, self.cut.specs[number])
+        return self.cut.returned(number, lambda form: tape.symbol(self._twin(form)))
 
     def _twin(self, form: Form) -> torch.Tensor:
         if form not in self.twins:
@@ -163,45 +159,26 @@ class Head:
             CheckpointError: it reads what a block before the last one returned; or the model does
                 something else between its blocks than when it was adapted.
         """
-        streams = streams_of(hidden)
-        entries, place = context.replay.value, [0]
-        final = _Final(self.cut, streams, _Symbols(self.cut, streams), Tape(streams[0].device))
+        cut, streams, name = self.cut, streams_of(hidden), type(self.model.module).__name__
+        symbols, tape, called, glue = _Symbols(cut, streams), Tape(streams[0].device), [], []
+
+        def arrive(number: int, /, *args: Any, **kwargs: Any) -> Any:
+            """Answer with symbols, and for the last block with the streams."""
+            called.append(number)
+            if number < len(cut.blocks) - 1:
+                return symbols(number, (), tape)
+            glue[:] = [op.function for op in tape.ops]
+            return cut.returned(number, lambda form: form.join(streams))
+
+        around = functools.partial(read_or_run, iter(context.replay.value))
         with dispatching(self.attend):
-            raw = self.model.run(
-                params, context.arguments.value, final, lambda name, unit: Reading(name, unit, entries, place)
-            )
-        prediction, name = prediction_of(raw, self.forward.several), type(self.model.module).__name__
-        if not final.as_adapted:
+            raw = self.model.run(params, context.arguments.value, arrive, around)
+        prediction = prediction_of(raw, self.forward.several)
+        if called != list(range(len(cut.blocks))) or tuple(glue) != cut.glue:
             raise CheckpointError(changed(name, "does something else between its blocks"))
         if symbolic(prediction):
             raise CheckpointError(f"what {name} returns depends on the output of blocks before the last one")
         return prediction
-
-
-@attrs.define(eq=False)
-class _Final:
-    """What blocks answer on the way to the head: symbols, and at the last block the streams."""
-
-    cut: Cut
-    streams: list[torch.Tensor]
-    symbols: _Symbols
-    tape: Tape
-    called: list[int] = attrs.field(factory=list)
-    glue: tuple = ()
-
-    def __call__(self, number: int, args: tuple, kwargs: dict) -> Any:
-        self.called.append(number)
-        if number < len(self.cut.blocks) - 1:
-            return self.symbols(number, (), self.tape)
-        self.glue = tuple(op.function for op in self.tape.ops)
-        forms, plain = self.cut.wirings[number].leaves, self.cut.plain[number]
-        answers = [value if form is None else form.join(self.streams) for form, value in zip(forms, plain, strict=True)]
-        return pytree.tree_unflatten(answers, self.cut.specs[number])
-
-    @property
-    def as_adapted(self) -> bool:
-        """Whether every block was called, in order, and the same was done between them as when it was adapted."""
-        return self.called == list(range(len(self.cut.blocks))) and self.glue == self.cut.glue
 
 
 def changed(model: str, what: str) -> str:

@@ -1,7 +1,7 @@
 """Finding the blocks: which modules are called one after another, and what passes between them."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -53,30 +53,29 @@ class Cut:
         """Which leaves of the first block's arguments are the streams."""
         return tuple(self.wirings[0].link.sources.index(Slot(number)) for number in range(len(self.streams)))
 
+    def returned(self, number: int, stream: Callable[[Form], Any]) -> Any:
+        """Return what block `number` returns: `stream(form)` in the place of its tensors."""
+        pairs = zip(self.wirings[number].leaves, self.plain[number], strict=True)
+        return pytree.tree_unflatten([v if form is None else stream(form) for form, v in pairs], self.specs[number])
+
 
 def discover(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> tuple[list[Call], Any]:
     """Run the model with every entry of its outermost lists watched; return their calls and what it returned."""
     names = [f"{name}.{place}" for name, entries in lists(module) for place in range(len(entries))]
     model, calls = outline(module, names, list(parameters(module))), []
 
-    def watch(number: int, args: tuple, inner: dict) -> Any:
+    def watch(number: int, /, *args: Any, **inner: Any) -> Any:
         result = module.get_submodule(names[number])(*args, **inner)
         leaves, spec = pytree.tree_flatten(result)
         calls.append(Call(names[number], tuple(map(_on_meta, leaves)), spec))
         return result
 
-    raw = model.run(parameters(module), kwargs, watch, lambda name, unit: _Plainly(unit))
+    raw = model.run(parameters(module), kwargs, watch, _run)
     return calls, raw
 
 
-@attrs.frozen(eq=False)
-class _Plainly:
-    """The forward of a module, as it is."""
-
-    module: torch.nn.Module
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return type(self.module).forward(self.module, *args, **kwargs)
+def _run(name: str, module: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    return type(module).forward(module, *args, **kwargs)
 
 
 def _on_meta(leaf: Any) -> Any:

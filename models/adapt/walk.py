@@ -5,7 +5,8 @@ results are written down, so that a second walk, to the end, need not run it aga
 hand out symbols; the walk notes what each was called with.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -75,53 +76,23 @@ def symbolic(tree: Tree) -> bool:
     return any(isinstance(leaf, Symbol) for leaf in pytree.tree_leaves(tree))
 
 
-@attrs.frozen(eq=False)
-class Writing:
-    """The forward of something outside the blocks, its result written down."""
-
-    name: str
-    module: torch.nn.Module
-    journal: Journal
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it; what symbols go into depends on the blocks and is not written down."""
-        result = type(self.module).forward(self.module, *args, **kwargs)
-        if not symbolic((args, kwargs)):
-            self.journal.write(self.name, result)
-        return result
+def run_and_write(journal: Journal, name: str, module: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    """Run a module outside the blocks and write its result down, unless it depends on what a block returned."""
+    result = type(module).forward(module, *args, **kwargs)
+    if not symbolic((args, kwargs)):
+        journal.write(name, result)
+    return result
 
 
-@attrs.frozen(eq=False)
-class Reading:
-    """The forward of something outside the blocks, answered from what an earlier walk wrote down."""
-
-    name: str
-    module: torch.nn.Module
-    entries: tuple
-    place: list[int]  # how many entries have been read, the same list for all
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer from the journal as long as it has entries, then run."""
-        if self.place[0] < len(self.entries) and not symbolic((args, kwargs)):
-            name, result, usable = self.entries[self.place[0]]
-            self.place[0] += 1
-            if name != self.name:
-                raise CheckpointError(f"the model calls {self.name} where it called {name} a moment ago")
-            if usable:
-                return result
-        return type(self.module).forward(self.module, *args, **kwargs)
-
-
-@attrs.frozen(eq=False)
-class StandIn:
-    """The forward of a block: what the walk answers for it."""
-
-    number: int
-    arrive: Callable[[int, tuple, dict], Any]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Report the call and return the answer."""
-        return self.arrive(self.number, args, kwargs)
+def read_or_run(entries: Iterator[tuple], name: str, module: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    """Return the next of `entries`, which an earlier walk wrote down; run the module where there is none, or no use."""
+    if not symbolic((args, kwargs)) and (entry := next(entries, None)) is not None:
+        before, result, usable = entry
+        if before != name:
+            raise CheckpointError(f"the model calls {name} where it called {before} a moment ago")
+        if usable:
+            return result
+    return type(module).forward(module, *args, **kwargs)
 
 
 @attrs.frozen(eq=False)
@@ -138,8 +109,8 @@ class Outline:
         Args:
             params: parameters by name.
             kwargs: arguments of the forward.
-            arrive: `(number, args, kwargs) -> result` of a block.
-            around: `(name, module) -> forward` of what is outside the blocks.
+            arrive: `(number, *args, **kwargs) -> result` of a block.
+            around: `(name, module, *args, **kwargs) -> result` of what is outside the blocks.
 
         Raises:
             CheckpointError: the parameters have other names than when the model was adapted.
@@ -150,11 +121,11 @@ class Outline:
                 f"{type(self.module).__name__} has no parameter {missing[0]} any more: it was changed since it was "
                 "adapted (LoRA weights, quantisation); adapt it again"
             )
-        stand_ins = {name: StandIn(number, arrive) for number, name in enumerate(self.blocks)}
+        stand_ins = {name: functools.partial(arrive, number) for number, name in enumerate(self.blocks)}
         copy = copied(self.module, {name: params[name] for name in self.outer}, stand_ins)
         for name, unit in list(units(copy)):
             if name not in stand_ins and "forward" not in vars(unit):
-                vars(unit)["forward"] = around(name, unit)
+                vars(unit)["forward"] = functools.partial(around, name, unit)
         return copy(**kwargs)
 
 
@@ -187,7 +158,7 @@ class Walk:
             CheckpointError: the blocks are not all called, or not in this order.
         """
         try:
-            model.run(params, kwargs, self.arrive, lambda name, unit: Writing(name, unit, self.journal))
+            model.run(params, kwargs, self.arrive, functools.partial(run_and_write, self.journal))
         except Stop:
             return self
         raise CheckpointError(
@@ -195,7 +166,7 @@ class Walk:
             "arguments it leaves some out"
         )
 
-    def arrive(self, number: int, args: tuple, kwargs: dict) -> Any:
+    def arrive(self, number: int, /, *args: Any, **kwargs: Any) -> Any:
         """Note the call of a block and answer it."""
         if number != len(self.visits):
             raise CheckpointError(
