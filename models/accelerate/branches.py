@@ -29,6 +29,11 @@ class Marks:
     samples: tuple[tuple[torch.Tensor, ...], ...]
     kind: tuple
 
+    @property
+    def flat(self) -> list[torch.Tensor]:
+        """Every tensor, those of single samples one by one."""
+        return [*self.tensors, *(tensor for entries in self.samples for tensor in entries)]
+
 
 def marks(kwargs: Mapping[str, Any], kind: tuple) -> Marks:
     """Return what the branch of a call is known by."""
@@ -87,31 +92,23 @@ def find(
     if context:
         return (of_kind[0], _among(of_kind[0].marks, given)) if of_kind else (None, None)
     for branch in of_kind:
-        if _identical(branch.marks, given):
+        if _same(branch.marks.flat, given.flat, by_value=False):
             return branch, None
     free = [branch for branch in of_kind if id(branch) not in taken]
     for branch in free:
         if (rows := _among(branch.marks, given)) is not None:
             return branch, rows
     for branch in free:
-        if _equal(branch.marks, given):
+        if _same(branch.marks.flat, given.flat):
             return branch, None
     return None, None
 
 
-def _flat(known: Marks) -> list[torch.Tensor]:
-    return [*known.tensors, *(tensor for entries in known.samples for tensor in entries)]
-
-
-def _identical(known: Marks, given: Marks) -> bool:
-    first, second = _flat(known), _flat(given)
-    return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
-
-
-def _equal(known: Marks, given: Marks) -> bool:
-    first, second = _flat(known), _flat(given)
-    same = len(first) == len(second) and all(a.shape == b.shape for a, b in zip(first, second, strict=True))
-    return same and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+def _same(known: Sequence[torch.Tensor], given: Sequence[torch.Tensor], by_value: bool = True) -> bool:
+    """Whether tensors are the same objects, or equal ones if `by_value`."""
+    return len(known) == len(given) and all(
+        a is b or (by_value and a.shape == b.shape and torch.equal(a, b)) for a, b in zip(known, given, strict=True)
+    )
 
 
 def _among(known: Marks, given: Marks) -> tuple[int, ...] | None:
@@ -125,8 +122,7 @@ def _among(known: Marks, given: Marks) -> tuple[int, ...] | None:
         return None
     found: list[int] = []
     for sample in some:
-        same = (n for n, row in enumerate(rows) if n not in found and _same_sample(row, sample))
-        place = next(same, None)
+        place = next((n for n, row in enumerate(rows) if n not in found and _same(row, sample)), None)
         if place is None:
             return None
         found.append(place)
@@ -141,10 +137,6 @@ def _by_sample(given: Marks) -> list[tuple[torch.Tensor, ...]] | None:
     if len({len(part) for part in parts}) != 1:
         return None
     return list(zip(*parts, strict=True))
-
-
-def _same_sample(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
-    return all(x is y or (x.shape == y.shape and torch.equal(x, y)) for x, y in zip(a, b, strict=True))
 
 
 @attrs.define(eq=False)

@@ -93,8 +93,10 @@ def in_whole(transform: Transform, plain: Denoiser) -> Denoiser:
 def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple) -> CachedComponent:
     """Return the model for calls like this one; `stamp` is the fingerprint of the module.
 
+    A model that cannot be cut runs in one piece, if the transform skips steps by a mask alone.
+
     Raises:
-        CheckpointError: it cannot be cut.
+        CheckpointError: it cannot be cut, and the transform measures changes.
         ValueError: the transform does not fit.
     """
     if in_one_piece(module):
@@ -102,7 +104,13 @@ def model_of(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Tran
     try:
         adapted = adapt(module, example=kwargs, check=1, several=True)
     except CheckpointError as error:
-        return _uncut(module, kwargs, transform, stamp, error)
+        try:
+            model = _whole(module, kwargs, transform, stamp)
+        except ValueError:
+            raise CheckpointError(
+                f"{error}; a step mask can skip the model in one piece: scm(mask=..., policy='static')"
+            ) from error
+        return attrs.evolve(model, note=f"{type(module).__name__} runs in one piece: {error}")
     return CachedComponent(transform(adapted.denoiser), adapted.forward, functional=True, stamp=stamp)
 
 
@@ -112,23 +120,6 @@ def _whole(module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transf
     axes = latents.ndim if isinstance(latents, torch.Tensor) else 0
     denoiser = in_whole(transform, one_piece(module, forward, axes))
     return CachedComponent(denoiser, forward, functional=False, stamp=stamp)
-
-
-def _uncut(
-    module: torch.nn.Module, kwargs: Mapping[str, Any], transform: Transform, stamp: tuple, error: CheckpointError
-) -> CachedComponent:
-    """Run a model that cannot be cut in one piece, if the transform skips steps by a mask alone.
-
-    Raises:
-        CheckpointError: the transform measures changes.
-    """
-    try:
-        model = _whole(module, kwargs, transform, stamp)
-    except ValueError:
-        raise CheckpointError(
-            f"{error}; a step mask can skip the model in one piece: scm(mask=..., policy='static')"
-        ) from error
-    return attrs.evolve(model, note=f"{type(module).__name__} runs in one piece: {error}")
 
 
 @dataclasses.dataclass
