@@ -15,7 +15,7 @@ from pure.engine.caching import Caching
 from pure.engine.checkpoint import look, pictures
 from pure.engine.engine import OPTIONS, Order, open_engine
 from pure.engine.errors import Misuse
-from pure.engine.export import TWO, Files, check_start, prepare, write, write_start
+from pure.engine.export import TWO, ExportFiles, check_start, prepare, write, write_start
 from pure.engine.writing import check_file
 
 __all__ = ["execute"]
@@ -60,7 +60,7 @@ def execute(values: Mapping[str, Any]) -> None:
         screen.line(str(path))
 
 
-def _files(values: Mapping[str, Any]) -> Files:
+def _files(values: Mapping[str, Any]) -> ExportFiles:
     """Return where everything goes.
 
     Raises:
@@ -80,7 +80,7 @@ def _files(values: Mapping[str, Any]) -> Files:
     weights = Path(values["weights_file"] or output.with_name(f"{output.stem}-weights.safetensors"))
     start = Path(values["start"] or output.with_name(f"{output.stem}-start.safetensors"))
     decoder = output.with_name(f"{output.stem}-decoder.pt2") if values["decoder"] else None
-    files = Files(package=output, weights=weights if beside else None, start=start, decoder=decoder)
+    files = ExportFiles(package=output, weights=weights if beside else None, start=start, decoder=decoder)
     named = {"--weights-file": files.weights, "--start": files.start}
     for flag, path in named.items():
         if path is not None and path.suffix != ".safetensors":

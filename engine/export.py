@@ -31,14 +31,14 @@ from pure.models import Pipeline, Request
 from pure.programs import ProgramState
 from pure.tree import leaves_with_paths
 
-__all__ = ["Export", "Files", "FlatStep", "check_start", "prepare", "start", "traced", "write", "write_start"]
+__all__ = ["Export", "ExportFiles", "FlatStep", "check_start", "prepare", "start", "traced", "write", "write_start"]
 
 FORMAT = "puredit export 1"
 Tensors = dict[str, torch.Tensor]
 
 
 @attrs.frozen(kw_only=True)
-class Files:
+class ExportFiles:
     """Where the parts of an export are.
 
     Attributes:
@@ -217,7 +217,7 @@ def package(trace: Callable[[], torch.export.ExportedProgram], path: Path) -> No
         write_whole(path, made.read_bytes())
 
 
-def write(found: Export, files: Files) -> tuple[Path, ...]:
+def write(found: Export, files: ExportFiles) -> tuple[Path, ...]:
     """Write package, JSON, inputs, start and, where they are outside and not there yet, the weights.
 
     Returns:
@@ -241,7 +241,7 @@ def write(found: Export, files: Files) -> tuple[Path, ...]:
     return (*made, write_start(found, files))
 
 
-def write_start(found: Export, files: Files) -> Path:
+def write_start(found: Export, files: ExportFiles) -> Path:
     """Write the start of the prompt; return its file.
 
     Raises:
@@ -251,7 +251,7 @@ def write_start(found: Export, files: Files) -> Path:
     return files.start
 
 
-def layout(found: Export, files: Files) -> dict[str, Any]:
+def layout(found: Export, files: ExportFiles) -> dict[str, Any]:
     """Return what the JSON file says: the order of the tensors, their shapes and dtypes, and where they are."""
     weights = files.weights
     beside = None if weights is None else {"file": _relative(weights, files.layout), "names": list(found.params)}
@@ -277,7 +277,7 @@ def layout(found: Export, files: Files) -> dict[str, Any]:
     }
 
 
-def check_start(found: Export, files: Files) -> None:
+def check_start(found: Export, files: ExportFiles) -> None:
     """Check that a package is there and takes the state of the prompt.
 
     Raises:

@@ -26,11 +26,11 @@ DEEPEST = 8
 
 CLOSE = 1e-6
 
-Row = tuple[tuple[int, ...], int, tuple[float, ...]]
+TableRow = tuple[tuple[int, ...], int, tuple[float, ...]]
 """History (newest first), target and weights."""
 
 
-def _rows(table: object) -> tuple[Row, ...]:
+def _rows(table: object) -> tuple[TableRow, ...]:
     """Return the rows of a table in order.
 
     Raises:
@@ -42,7 +42,7 @@ def _rows(table: object) -> tuple[Row, ...]:
         raise ValueError(
             f"calibrated(table={shown(table, 80)}): a table is rows of history, target and weights, {EXAMPLE}"
         )
-    rows: dict[tuple[tuple[int, ...], int], Row] = {}
+    rows: dict[tuple[tuple[int, ...], int], TableRow] = {}
     for row in map(_row, table):
         if rows.setdefault(row[:2], row) != row:
             raise ValueError(f"calibrated(table): history {list(row[0])} with target {row[1]} has two rows; keep one")
@@ -52,7 +52,7 @@ def _rows(table: object) -> tuple[Row, ...]:
 EXAMPLE = "such as [[[6, 4], 7, [1.4, -0.4]]]"
 
 
-def _row(row: Any) -> Row:
+def _row(row: Any) -> TableRow:
     if not _listed(row) or len(row) != 3 or not _listed(row[0]) or not _listed(row[2]):
         raise _wrong(row, f"a row is a history (newest step first), a target and the weights, {EXAMPLE}")
     history, target, weights = row
@@ -113,7 +113,7 @@ class calibrated(Extrapolation):
     nothing was fitted; learned weights are those of "Learnable Linear Predictor" (L2P), arXiv:2604.26365.
     """
 
-    table: tuple[Row, ...] = attrs.field(converter=_rows)
+    table: tuple[TableRow, ...] = attrs.field(converter=_rows)
     _found: Mapping[tuple[tuple[int, ...], int], tuple[float, ...]] = attrs.field(
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: _lookup(self.table), takes_self=True)
     )
@@ -139,5 +139,5 @@ class calibrated(Extrapolation):
         return self._rest.weights(newest, target, first) + (0.0,) * (len(times) - len(newest))
 
 
-def _lookup(table: tuple[Row, ...]) -> dict[tuple[tuple[int, ...], int], tuple[float, ...]]:
+def _lookup(table: tuple[TableRow, ...]) -> dict[tuple[tuple[int, ...], int], tuple[float, ...]]:
     return {(history, target): weights for history, target, weights in table}

@@ -17,7 +17,7 @@ from pure.engine.tuned import made_for
 from pure.engine.tuning.keeping import recorded
 from pure.engine.tuning.recording import Observe, Recorded, make_case
 from pure.engine.tuning.refining import Trial
-from pure.engine.tuning.rerun import Case, Span, begin, experts_of, run
+from pure.engine.tuning.rerun import Case, TunedSpan, begin, experts_of, run
 from pure.engine.tuning.searching import KINDS, Errors, errors_of, masks, start_weights
 from pure.shortest import BestMask
 
@@ -43,7 +43,7 @@ class Bench:
         pace: seconds of a computed and of a skipped step.
     """
 
-    span: Span
+    span: TunedSpan
     errors: Errors
     masks: Mapping[int, BestMask]
     fit: Trial
@@ -65,7 +65,7 @@ def make_bench(
     pipeline: Pipeline,
     texts: Sequence[str],
     fit: int,
-    span: Span,
+    span: TunedSpan,
     options: Mapping[str, Any],
     folder: Path | None = None,
     observe: Observe | None = None,
@@ -102,7 +102,7 @@ def make_bench(
     )
 
 
-def _trial(groups: Sequence[Group], span: Span) -> Trial:
+def _trial(groups: Sequence[Group], span: TunedSpan) -> Trial:
     latents = [torch.cat([one.latents for one in some]) for _, some in groups]
     return Trial.of([case for case, _ in groups], latents, span)
 

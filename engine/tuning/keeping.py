@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pure.engine.tuning.recording import Observe, Recorded, record
-from pure.engine.tuning.rerun import Case, Span
+from pure.engine.tuning.rerun import Case, TunedSpan
 from pure.engine.writing import write_whole
 
 __all__ = ["recorded"]
@@ -25,7 +25,7 @@ LATENTS, GRAM = "latents", "gram."
 def recorded(
     case: Case,
     seeds: Sequence[int],
-    span: Span,
+    span: TunedSpan,
     facts: Mapping[str, Any],
     folder: Path | None,
     observe: Observe | None = None,
@@ -57,7 +57,7 @@ def recorded(
     return made
 
 
-def _name(prompt: str, seed: int, span: Span, facts: Mapping[str, Any]) -> str:
+def _name(prompt: str, seed: int, span: TunedSpan, facts: Mapping[str, Any]) -> str:
     whole = json.dumps([prompt, seed, span.front, span.back, dict(facts)], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()[:24] + ".safetensors"
 

@@ -12,18 +12,18 @@ import attrs
 
 import pure
 from pure.configs.tuned import TunedFor
-from pure.engine.tuning.rerun import Entries, Span, Weights, experts_of, histories
+from pure.engine.tuning.rerun import Entries, TunedSpan, Weights, experts_of, histories
 from pure.engine.writing import write_whole
 from pure.transforms import calibrated, dbcache, scm
+from pure.transforms.calibrated import TableRow
 
-__all__ = ["Part", "TunedPlan", "plan_of"]
+__all__ = ["ExpertPlan", "TunedPlan", "plan_of"]
 
 DIGITS = 5
-Row = tuple[tuple[int, ...], int, tuple[float, ...]]
 
 
 @attrs.frozen(kw_only=True)
-class Part:
+class ExpertPlan:
     """What one expert does; steps are the expert's own.
 
     Attributes:
@@ -32,7 +32,7 @@ class Part:
     """
 
     mask: Entries
-    table: tuple[Row, ...]
+    table: tuple[TableRow, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +50,7 @@ class TunedPlan:
     made_for: TunedFor
     front: int
     back: int
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ExpertPlan]
     ratio: float | None = None
 
     @property
@@ -59,7 +59,7 @@ class TunedPlan:
         made = {name: self._transform(part) for name, part in self.parts.items()}
         return made[""] if "" in made else made
 
-    def _transform(self, part: Part) -> pure.Transform:
+    def _transform(self, part: ExpertPlan) -> pure.Transform:
         return pure.compose(
             dbcache(front=self.front, back=self.back, threshold=1.0, warmup=0, max_continuous=None),
             scm(mask=part.mask, policy="static"),
@@ -76,7 +76,7 @@ class TunedPlan:
             lines += ["secondary:", *("  " + line for line in "\n".join(self._section(others[0])).splitlines())]
         return "\n".join(lines) + "\n"
 
-    def _section(self, part: Part) -> list[str]:
+    def _section(self, part: ExpertPlan) -> list[str]:
         rows = [f"    - [{list(h)}, {t}, [{', '.join(f'{w:.{DIGITS}f}' for w in ws)}]]" for h, t, ws in part.table]
         return [
             "cache_config:",
@@ -106,7 +106,9 @@ def _written(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f'"{value}"' if isinstance(value, str) else f"{value}"
 
 
-def plan_of(steps: Sequence[pure.Step], entries: Entries, weights: Weights, span: Span, made: TunedFor) -> TunedPlan:
+def plan_of(
+    steps: Sequence[pure.Step], entries: Entries, weights: Weights, span: TunedSpan, made: TunedFor
+) -> TunedPlan:
     """Return the plan of a mask over the whole schedule and the weights of its skipped steps."""
     names, past = experts_of(steps), histories(steps, entries, span.depth)
     parts = {}
@@ -118,7 +120,7 @@ def plan_of(steps: Sequence[pure.Step], entries: Entries, weights: Weights, span
             for at in places
             if not entries[at]
         ]
-        parts[name] = Part(mask=tuple(entries[at] for at in places), table=tuple(table))
+        parts[name] = ExpertPlan(mask=tuple(entries[at] for at in places), table=tuple(table))
     return TunedPlan(made_for=made, front=span.front, back=span.back, parts=parts)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pure import State
-from pure.engine.tuning.rerun import Case, Place, Span, begin, bound_of, experts_of, run
+from pure.engine.tuning.rerun import Case, Place, TunedSpan, begin, bound_of, experts_of, run
 from pure.gram import gram_matrix
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def make_case(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], 
 
 
 @torch.no_grad()
-def record(case: Case, seeds: Sequence[int], span: Span, observe: Observe | None = None) -> tuple[Recorded, ...]:
+def record(case: Case, seeds: Sequence[int], span: TunedSpan, observe: Observe | None = None) -> tuple[Recorded, ...]:
     """Run the prompts of a case without a cache, and return what is kept of each.
 
     Args:

@@ -19,7 +19,7 @@ import attrs
 import torch
 
 from pure.engine.tuning.recording import Observe
-from pure.engine.tuning.rerun import Case, Entries, Place, Span, Weights, begin, bound_of, end, histories, run
+from pure.engine.tuning.rerun import Case, Entries, Place, TunedSpan, Weights, begin, bound_of, end, histories, run
 from pure.engine.tuning.searching import Errors, changed
 
 __all__ = ["Trial", "decibels", "improve", "swaps"]
@@ -45,11 +45,11 @@ class Trial:
 
     cases: tuple[Case, ...]
     references: tuple[torch.Tensor, ...]
-    span: Span
+    span: TunedSpan
     bound: Any
 
     @classmethod
-    def of(cls, cases: Sequence[Case], references: Sequence[torch.Tensor], span: Span) -> Trial:
+    def of(cls, cases: Sequence[Case], references: Sequence[torch.Tensor], span: TunedSpan) -> Trial:
         """Return a trial of cases of one pipeline."""
         return cls(cases=tuple(cases), references=tuple(references), span=span, bound=bound_of(cases[0]))
 

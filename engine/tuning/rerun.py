@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pure.models import Pipeline, Request
     from pure.models.pipeline import Model
 
-__all__ = ["Case", "Place", "Span", "Weights", "begin", "bound_of", "end", "histories", "run"]
+__all__ = ["Case", "Place", "TunedSpan", "Weights", "begin", "bound_of", "end", "histories", "run"]
 
 Entries = tuple[int, ...]
 History = tuple[tuple[torch.Tensor, ...], ...]
@@ -32,7 +32,7 @@ Weights = Mapping[int, torch.Tensor]
 
 
 @attrs.frozen
-class Span:
+class TunedSpan:
     """Which blocks always run, and how many residuals are remembered."""
 
     front: int = 0
@@ -99,7 +99,7 @@ def experts_of(steps: Sequence[Step]) -> tuple[str, ...]:
     return tuple(step.rows(1)[0].expert for step in steps)
 
 
-def masked(plain: Model, steps: Sequence[Step], entries: Entries, span: Span) -> Model:
+def masked(plain: Model, steps: Sequence[Step], entries: Entries, span: TunedSpan) -> Model:
     """Return the denoiser that follows a mask over the whole schedule, every expert its part of it."""
 
     def transform(own: Entries) -> pure.Transform:
@@ -130,7 +130,7 @@ def bound_of(case: Case) -> Any:
     return case.plain.bind(case.pipeline.params)
 
 
-def begin(case: Case, bound: Any, entries: Entries, span: Span) -> Place:
+def begin(case: Case, bound: Any, entries: Entries, span: TunedSpan) -> Place:
     """Return the place before the first step."""
     denoiser = masked(case.plain, case.steps, entries, span)
     state = denoiser.init(bound, case.conditioning, case.noise, case.steps)
@@ -138,7 +138,7 @@ def begin(case: Case, bound: Any, entries: Entries, span: Span) -> Place:
 
 
 def run(
-    case: Case, bound: Any, place: Place, entries: Entries, weights: Weights, span: Span
+    case: Case, bound: Any, place: Place, entries: Entries, weights: Weights, span: TunedSpan
 ) -> Iterator[tuple[Place, Place]]:
     """Yield the places before and after every step from a place on."""
     denoiser, solver = masked(case.plain, case.steps, entries, span), case.pipeline.solver
@@ -185,7 +185,7 @@ def _with_history(state: States, expert: str, history: History) -> States:
 
 
 def end(
-    case: Case, bound: Any, entries: Entries, weights: Weights, span: Span, place: Place | None = None
+    case: Case, bound: Any, entries: Entries, weights: Weights, span: TunedSpan, place: Place | None = None
 ) -> torch.Tensor:
     """Return the latents (B, ...) after the last step, from a place on or from the start."""
     place = begin(case, bound, entries, span) if place is None else place

@@ -17,7 +17,7 @@ from pure.engine.tuning.plan import TunedPlan
 from pure.engine.tuning.prompts import Prompts, read
 from pure.engine.tuning.reaching import checked, curve, reached
 from pure.engine.tuning.recording import Observe
-from pure.engine.tuning.rerun import Span
+from pure.engine.tuning.rerun import TunedSpan
 
 if TYPE_CHECKING:
     from pure.models import Pipeline
@@ -134,7 +134,7 @@ def _usual(pipeline: Pipeline) -> str:
     return "edits" if pipeline.image_count[0] else "images"
 
 
-def _spans(pipeline: Pipeline, front: int | Sequence[int], back: int | Sequence[int], depth: int) -> list[Span]:
+def _spans(pipeline: Pipeline, front: int | Sequence[int], back: int | Sequence[int], depth: int) -> list[TunedSpan]:
     """Return every span to try."""
     first = getattr(pipeline.denoiser, "denoisers", {"": pipeline.denoiser})
     size = min(len(one.blocks) for one in first.values())
@@ -144,7 +144,7 @@ def _spans(pipeline: Pipeline, front: int | Sequence[int], back: int | Sequence[
     for name, values in lists.items():
         if not values or any(isinstance(v, bool) or not isinstance(v, int) or not 0 <= v < size for v in values):
             raise Misuse(f"{name}={values!r:.80}: whole numbers of 0 to {size - 1}, the denoiser has {size} blocks")
-    found = [Span(front=f, back=b, depth=depth) for f in lists["front"] for b in lists["back"] if f + b < size]
+    found = [TunedSpan(front=f, back=b, depth=depth) for f in lists["front"] for b in lists["back"] if f + b < size]
     if not found:
         raise Misuse(f"front={front} and back={back} leave none of the {size} blocks to skip")
     return found

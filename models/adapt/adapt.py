@@ -23,7 +23,7 @@ from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_
 from pure.models.adapt.pieces import Embed, Head, Samples
 from pure.models.adapt.samples import find_samples
 from pure.models.adapt.search import Cut, discover, search
-from pure.models.adapt.structure import Template, check_unpatched, parameters
+from pure.models.adapt.structure import ModuleFunction, check_unpatched, parameters
 from pure.models.adapt.tape import Untraceable
 from pure.models.adapt.walk import outline
 from pure.models.adapt.whole import as_it_is
@@ -161,7 +161,7 @@ def _values(module: torch.nn.Module) -> Params:
 def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: ForwardCall) -> Denoiser:
     model = outline(module, cut.blocks, list(parameters(module)))
     blocks = tuple(
-        Block(BlockRun(Template(module.get_submodule(name)), alike(wiring)), f"{name}.")
+        Block(BlockRun(ModuleFunction(module.get_submodule(name)), alike(wiring)), f"{name}.")
         for name, wiring in zip(cut.blocks, cut.wirings, strict=True)
     )
     return Denoiser(

@@ -29,7 +29,7 @@ class Ragged:
 
 
 @attrs.frozen
-class Leaf:
+class ArgumentLeaf:
     """What one argument (or entry of a container) is; `value`: the sample's dimension, or what is no tensor."""
 
     kind: str
@@ -41,7 +41,7 @@ class Layout:
     """How arguments are put together again."""
 
     spec: pytree.TreeSpec
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[ArgumentLeaf, ...]
 
 
 @state
@@ -68,11 +68,11 @@ def pack(
         CheckpointError: an argument can be neither shared nor split, or is an object that
             cannot be part of an immutable record.
     """
-    found: list[tuple[Leaf, Any]] = []
+    found: list[tuple[ArgumentLeaf, Any]] = []
     specs = {}
     for name, value in kwargs.items():
         if name in second:
-            found.append((Leaf(PER_SAMPLE, 1), value.movedim(1, 0)))
+            found.append((ArgumentLeaf(PER_SAMPLE, 1), value.movedim(1, 0)))
             specs[name] = pytree.tree_structure(0)
             continue
         entry = None if name in shared else batch
@@ -109,20 +109,20 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
-def _sorted(name: str, leaf: Any, batch: int | None) -> tuple[Leaf, Any]:
+def _sorted(name: str, leaf: Any, batch: int | None) -> tuple[ArgumentLeaf, Any]:
     if isinstance(leaf, torch.Tensor):
         split = batch is not None and leaf.ndim > 0 and leaf.shape[0] == batch
-        return Leaf(PER_SAMPLE, 0) if split else Leaf(COMMON), leaf
+        return ArgumentLeaf(PER_SAMPLE, 0) if split else ArgumentLeaf(COMMON), leaf
     if isinstance(leaf, list | tuple) and leaf and isinstance(leaf[0], torch.Tensor):
-        return Leaf(RAGGED, type(leaf)), padded(leaf)
+        return ArgumentLeaf(RAGGED, type(leaf)), padded(leaf)
     if isinstance(leaf, list | tuple):
         if any(entry != leaf[0] for entry in leaf):
             raise CheckpointError(
                 f"{name} has one entry per sample and they differ ({leaf}); run samples that differ in it apart"
             )
         entries, spec = pytree.tree_flatten(leaf[0])
-        return Leaf(REPEATED, (type(leaf), spec, tuple(hashable(name, entry) for entry in entries))), None
-    return Leaf(PLAIN, hashable(name, leaf)), None
+        return ArgumentLeaf(REPEATED, (type(leaf), spec, tuple(hashable(name, entry) for entry in entries))), None
+    return ArgumentLeaf(PLAIN, hashable(name, leaf)), None
 
 
 def padded(entries: Any) -> Ragged:
@@ -161,7 +161,7 @@ def unpack(arguments: Arguments, batch: int) -> dict[str, Any]:
     return pytree.tree_unflatten(leaves, arguments.layout.spec)
 
 
-def _restored(leaf: Leaf, samples: Any, shared: Any, batch: int) -> Any:
+def _restored(leaf: ArgumentLeaf, samples: Any, shared: Any, batch: int) -> Any:
     if leaf.kind == PER_SAMPLE:
         return next(samples).movedim(0, leaf.value)
     if leaf.kind == COMMON:

@@ -17,7 +17,7 @@ import torch.utils._pytree as pytree
 
 from pure.block import Params
 from pure.models.adapt.dispatch import dispatching
-from pure.models.adapt.structure import Template
+from pure.models.adapt.structure import ModuleFunction
 from pure.models.adapt.tape import Constant, Op, Slot, Tape, Untraceable, filled, play
 from pure.models.adapt.walk import Mark, Visit
 from pure.tree import Shared, state, static
@@ -142,7 +142,7 @@ def alike(wiring: Wiring) -> Wiring:
 class BlockRun:
     """A block as `(params, hidden, context, attend) -> hidden`; it attends itself, by the kernel `attend` names."""
 
-    template: Template
+    function: ModuleFunction
     wiring: Wiring
 
     def __call__(self, params: Params, hidden: Hidden, context: Context, attend: Callable) -> Hidden:
@@ -153,7 +153,7 @@ class BlockRun:
         slots = play(link.ops, entering, constants)
         args, kwargs = pytree.tree_unflatten([filled(s, slots, constants) for s in link.sources], link.spec)
         with dispatching(attend):
-            outputs = pytree.tree_leaves(self.template(params, args, kwargs))
+            outputs = pytree.tree_leaves(self.function(params, args, kwargs))
         changed = dict(enumerate(streams))
         for form, output in zip(self.wiring.leaves, outputs, strict=True):
             if form is not None:

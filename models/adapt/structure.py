@@ -187,7 +187,7 @@ def _frozen(value: Any) -> Any:
 
 
 @attrs.frozen
-class Template:
+class ModuleFunction:
     """A module as a pure function of its parameters; equal if it is the same function."""
 
     module: nn.Module = attrs.field(eq=described)

@@ -97,7 +97,7 @@ def wan(config: WanConfig | Mapping[str, Any], *, expand_timesteps: bool = False
     'blocks.1.'
     """
     found = WanConfig.read(config)
-    run = Layer(found.attention_head_dim, found.eps)
+    run = WanBlock(found.attention_head_dim, found.eps)
     return Denoiser(
         prepare=Prepare(found, expand_timesteps),
         embed=Embed(found.patch, expand_timesteps),
@@ -260,7 +260,7 @@ def embed_time(params: Params, timestep: torch.Tensor) -> torch.Tensor:
 
 
 @attrs.frozen
-class Layer:
+class WanBlock:
     """One block: the video attends to itself, then to text and image, then a feed-forward network."""
 
     width: int  # C

@@ -79,14 +79,14 @@ def z_image(config: ZImageConfig | Mapping[str, Any]) -> Denoiser:
     'layers.1.'
     """
     found = ZImageConfig.read(config)
-    layer = Layer(width=found.heads.width, eps=found.norm_eps, normed=found.qk_norm)
+    layer = ZImageBlock(width=found.heads.width, eps=found.norm_eps, normed=found.qk_norm)
     blocks = tuple(Block(layer, f"layers.{i}.") for i in range(found.n_layers))
     prepare, embed = Prepare(found, layer, attend), Embed(found, layer, attend)
     return two_streams(prepare, embed, blocks, head, sharding(found), PER_TOKEN)
 
 
 @attrs.frozen
-class Layer:
+class ZImageBlock:
     """One transformer layer; as a block it runs on image and text as one sequence.
 
     Attributes:
@@ -163,7 +163,7 @@ class Prepare:
     """
 
     config: ZImageConfig
-    layer: Layer
+    layer: ZImageBlock
     attend: Attend
 
     def __call__(self, params: Params, conditioning: Conditioning) -> Prepared:
@@ -230,7 +230,7 @@ class Embed:
     """Embed latents and timestep, and refine the image; the attributes are those of `Prepare`."""
 
     config: ZImageConfig
-    layer: Layer
+    layer: ZImageBlock
     attend: Attend
 
     def __call__(

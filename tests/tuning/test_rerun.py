@@ -10,7 +10,7 @@ from pure.configs import Facts, build, load_text, resolve
 from pure.configs.tuned import TunedFor
 from pure.engine.tuning.plan import plan_of
 from pure.engine.tuning.recording import make_case, record
-from pure.engine.tuning.rerun import Span, begin, bound_of, end, experts_of, histories, run
+from pure.engine.tuning.rerun import TunedSpan, begin, bound_of, end, experts_of, histories, run
 from pure.engine.tuning.searching import KINDS, errors_of, masks, start_weights
 from pure.models import Pipeline, embedded, load_pipeline
 from tests.support import wan_pipelines
@@ -29,17 +29,17 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 PROMPTS = ("fox on a white background", "bell on a pink background")
-SPANS = [Span(depth=3), Span(front=1, back=2, depth=2), Span(depth=1)]
+SPANS = [TunedSpan(depth=3), TunedSpan(front=1, back=2, depth=2), TunedSpan(depth=1)]
 GUIDED = {"true_cfg_scale": 3.0, "negative_prompt": ""}
 
 
-def transform_of(case: Any, entries: tuple[int, ...], weights: Any, span: Span) -> Any:
+def transform_of(case: Any, entries: tuple[int, ...], weights: Any, span: TunedSpan) -> Any:
     return plan_of(case.steps, entries, weights, span, TunedFor()).transform
 
 
 @pytest.mark.parametrize("span", SPANS, ids=str)
 @pytest.mark.parametrize("options", [{}, GUIDED], ids=["plain", "guided"])
-def test_a_plan_makes_the_latents_of_its_rerun(emoji: Pipeline, span: Span, options: dict) -> None:
+def test_a_plan_makes_the_latents_of_its_rerun(emoji: Pipeline, span: TunedSpan, options: dict) -> None:
     case = make_case(emoji, PROMPTS, (1, 2), {"steps": 5, **options})
     entries = (1, 0, 1, 0, 0)
     errors = errors_of(record(case, (1, 2), span), case.steps)
@@ -58,7 +58,7 @@ def test_a_plan_makes_the_latents_of_its_rerun(emoji: Pipeline, span: Span, opti
 
 def test_two_experts_have_plans_of_their_own(experts: Pipeline) -> None:
     options = {"steps": 8, "frames": 5, "guidance_scale": 4.0, "max_sequence_length": 16, **wan_pipelines.SIZE}
-    case, span = make_case(experts, ["a cat"], [3], options), Span(depth=2)
+    case, span = make_case(experts, ["a cat"], [3], options), TunedSpan(depth=2)
     names = experts_of(case.steps)
     assert len(set(names)) == 2
     errors = errors_of(record(case, [3], span), case.steps)
@@ -84,7 +84,7 @@ def test_two_experts_have_plans_of_their_own(experts: Pipeline) -> None:
 
 
 def test_a_mask_of_ones_is_the_run_without_a_cache(emoji: Pipeline) -> None:
-    case, span = make_case(emoji, PROMPTS, (1, 2), {"steps": 3}), Span()
+    case, span = make_case(emoji, PROMPTS, (1, 2), {"steps": 3}), TunedSpan()
     with torch.no_grad():
         found = end(case, bound_of(case), (1, 1, 1), {}, span)
     made = emoji.generate(list(PROMPTS), seed=[1, 2], steps=3)
@@ -94,7 +94,7 @@ def test_a_mask_of_ones_is_the_run_without_a_cache(emoji: Pipeline) -> None:
 
 
 def test_a_run_goes_on_from_any_place_to_the_same_bits(emoji: Pipeline) -> None:
-    case, span, entries = make_case(emoji, PROMPTS, (1, 2), {"steps": 6}), Span(depth=2), (1, 0, 1, 0, 0, 1)
+    case, span, entries = make_case(emoji, PROMPTS, (1, 2), {"steps": 6}), TunedSpan(depth=2), (1, 0, 1, 0, 0, 1)
     bound, weights = bound_of(case), {at: torch.tensor([1.2, -0.2]) for at in (1, 3, 4)}
     with torch.no_grad():
         first = begin(case, bound, entries, span)
@@ -105,7 +105,7 @@ def test_a_run_goes_on_from_any_place_to_the_same_bits(emoji: Pipeline) -> None:
 
 
 def test_weights_have_gradients(emoji: Pipeline) -> None:
-    case, span, entries = make_case(emoji, PROMPTS[:1], (1,), {"steps": 4}), Span(depth=2), (1, 1, 0, 1)
+    case, span, entries = make_case(emoji, PROMPTS[:1], (1,), {"steps": 4}), TunedSpan(depth=2), (1, 1, 0, 1)
     weights = torch.tensor([1.2, -0.2], requires_grad=True)
     end(case, bound_of(case), entries, {2: weights}, span).square().sum().backward()
     assert weights.grad is not None and bool((weights.grad != 0).all())
@@ -114,7 +114,7 @@ def test_weights_have_gradients(emoji: Pipeline) -> None:
 def test_what_is_kept_of_a_large_residual_has_a_bound(emoji: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     from pure.engine.tuning import recording
 
-    case, span = make_case(emoji, PROMPTS, (1, 2), {"steps": 4}), Span()
+    case, span = make_case(emoji, PROMPTS, (1, 2), {"steps": 4}), TunedSpan()
     whole = record(case, (1, 2), span)
     monkeypatch.setattr(recording, "MOST", 2000)
     part = record(case, (1, 2), span)

@@ -18,7 +18,7 @@ from pure.engine.tuning.budget import Budget, read_budget
 from pure.engine.tuning.prompts import BUILT_IN, read
 from pure.engine.tuning.reaching import begun, psnr, refined
 from pure.engine.tuning.refining import quality
-from pure.engine.tuning.rerun import Span
+from pure.engine.tuning.rerun import TunedSpan
 from pure.models import Pipeline, embedded, load_pipeline
 
 SMALL: dict[str, Any] = {"steps": 6, "fit": 2, "held_out": 2, "points": 0}
@@ -31,7 +31,7 @@ def emoji() -> Pipeline:
 
 @pytest.fixture(scope="module")
 def bench(emoji: Pipeline) -> Any:
-    return make_bench(emoji, BUILT_IN["emoji"][:4], 2, Span(), {"steps": 6})
+    return make_bench(emoji, BUILT_IN["emoji"][:4], 2, TunedSpan(), {"steps": 6})
 
 
 def test_refinement_never_makes_a_plan_worse(bench: Any) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import attrs
 
-__all__ = ["ALIASES", "BACKENDS", "NAMES", "OF_DIFFUSERS", "Source", "canonical", "unsupported"]
+__all__ = ["ALIASES", "BACKENDS", "NAMES", "OF_DIFFUSERS", "Backend", "canonical", "unsupported"]
 
 
 @attrs.frozen(kw_only=True)
-class Source:
+class Backend:
     """Where a backend comes from.
 
     Attributes:
@@ -39,32 +39,32 @@ _HUB: dict[str, Any] = {
 _XFORMERS: dict[str, Any] = {"module": "xformers", "how": "pip install 'xformers>=0.0.29' (NVIDIA GPUs)"}
 _GPU = "it needs a GPU whose build of torch has this kernel"
 
-BACKENDS: dict[str, Source] = {
-    "native": Source(masks="all", parts=True),
-    "_native_math": Source(masks="all", parts=True),
-    "_native_flash": Source(how=_GPU, masks="all", parts=True),
-    "_native_efficient": Source(how=_GPU, masks="all", parts=True),
-    "_native_cudnn": Source(how=_GPU, masks="all"),
-    "flex": Source(masks="all", parts=True),
-    "flash": Source(**_FLASH, parts=True),
-    "flash_varlen": Source(**_FLASH, masks="keys"),
-    "flash_hub": Source(**_HUB, parts=True),
-    "flash_varlen_hub": Source(**_HUB, masks="keys"),
-    "flash_4_hub": Source(**_HUB),
-    "_flash_3": Source(**_FLASH_3, parts=True),
-    "_flash_varlen_3": Source(**_FLASH_3, masks="keys"),
-    "_flash_3_hub": Source(**_HUB, parts=True),
-    "_flash_3_varlen_hub": Source(**_HUB, masks="keys"),
-    "aiter_fa2_hub": Source(**{**_HUB, "how": _HUB["how"] + " (AMD GPUs)"}),
-    "sage": Source(**_SAGE, parts=True),
-    "sage_hub": Source(**_HUB, parts=True),
-    "sage_blackwell_hub": Source(**_HUB),
-    "sage_varlen": Source(**_SAGE, masks="keys"),
-    "_sage_qk_int8_pv_fp8_cuda": Source(**_SAGE),
-    "_sage_qk_int8_pv_fp8_cuda_sm90": Source(**_SAGE),
-    "_sage_qk_int8_pv_fp16_cuda": Source(**_SAGE),
-    "_sage_qk_int8_pv_fp16_triton": Source(**_SAGE),
-    "xformers": Source(**_XFORMERS, masks="all"),
+BACKENDS: dict[str, Backend] = {
+    "native": Backend(masks="all", parts=True),
+    "_native_math": Backend(masks="all", parts=True),
+    "_native_flash": Backend(how=_GPU, masks="all", parts=True),
+    "_native_efficient": Backend(how=_GPU, masks="all", parts=True),
+    "_native_cudnn": Backend(how=_GPU, masks="all"),
+    "flex": Backend(masks="all", parts=True),
+    "flash": Backend(**_FLASH, parts=True),
+    "flash_varlen": Backend(**_FLASH, masks="keys"),
+    "flash_hub": Backend(**_HUB, parts=True),
+    "flash_varlen_hub": Backend(**_HUB, masks="keys"),
+    "flash_4_hub": Backend(**_HUB),
+    "_flash_3": Backend(**_FLASH_3, parts=True),
+    "_flash_varlen_3": Backend(**_FLASH_3, masks="keys"),
+    "_flash_3_hub": Backend(**_HUB, parts=True),
+    "_flash_3_varlen_hub": Backend(**_HUB, masks="keys"),
+    "aiter_fa2_hub": Backend(**{**_HUB, "how": _HUB["how"] + " (AMD GPUs)"}),
+    "sage": Backend(**_SAGE, parts=True),
+    "sage_hub": Backend(**_HUB, parts=True),
+    "sage_blackwell_hub": Backend(**_HUB),
+    "sage_varlen": Backend(**_SAGE, masks="keys"),
+    "_sage_qk_int8_pv_fp8_cuda": Backend(**_SAGE),
+    "_sage_qk_int8_pv_fp8_cuda_sm90": Backend(**_SAGE),
+    "_sage_qk_int8_pv_fp16_cuda": Backend(**_SAGE),
+    "_sage_qk_int8_pv_fp16_triton": Backend(**_SAGE),
+    "xformers": Backend(**_XFORMERS, masks="all"),
 }
 """Every backend that can be called, by diffusers' name."""
 

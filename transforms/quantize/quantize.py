@@ -77,7 +77,7 @@ class Quantization:
     plan: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_tuple, validator=_plan)
 
 
-Settings = Quantization | Mapping[str, Quantization]
+QuantizationSettings = Quantization | Mapping[str, Quantization]
 
 
 @attrs.frozen
@@ -97,7 +97,9 @@ class QuantizedLayer:
     reason: str
 
 
-def quantize(params: Params, denoiser: Denoiser | Experts, settings: Settings = Quantization()) -> dict[str, Any]:
+def quantize(
+    params: Params, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()
+) -> dict[str, Any]:
     """Return the parameters with the weights of linear layers quantised; all others are shared with `params`.
 
     Args:
@@ -132,7 +134,7 @@ def _made(tensor: torch.Tensor, kind: str | None) -> torch.Tensor:
 
 
 def survey(
-    params: Params, denoiser: Denoiser | Experts, settings: Settings = Quantization()
+    params: Params, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()
 ) -> tuple[QuantizedLayer, ...]:
     """Say for every linear layer what `quantize` makes of it, and why some stay as they are.
 
