@@ -11,19 +11,16 @@ from typing import Any
 import attrs
 import torch
 
-from pure.models.common.truncation import Window
+from pure.models.common.truncation import Reader, Window
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
-from pure.notes import Note
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class ChatReader:
+class ChatReader(Reader):
     """A tokenizer with a template, and a language model whose hidden states are the embedding.
 
     Attributes:
-        tokenizer: writes conversations, and turns them into tokens.
-        text_encoder: the language model.
         layers: which hidden states, side by side; none for the last, normalised one.
         template: what the tokenizer's template takes besides the messages.
         system: message that goes before the prompt; messages then are lists of parts.
@@ -32,8 +29,6 @@ class ChatReader:
         forbidden: a mark that is taken out of prompts.
     """
 
-    tokenizer: Any
-    text_encoder: Any
     layers: tuple[int, ...] = ()
     template: Mapping[str, Any] = attrs.field(factory=dict)
     system: str | None = None
@@ -43,23 +38,21 @@ class ChatReader:
 
     def __call__(self, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return embeddings (P, T, layers x W), and a mask (P, T), True at tokens that do not pad; T is `longest`."""
-        tokens = self._window(longest).tokens(texts)
+        tokens = self.windows(longest)[0].tokens(texts)
         hidden = self._hidden(tokens.input_ids, tokens.attention_mask)
         return hidden[:, self.dropped :], tokens.attention_mask[:, self.dropped :].bool().to(hidden.device)
 
-    def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
-        """Return a note on each text that is truncated."""
-        return self._window(longest).cut(texts)
-
-    def _window(self, longest: int) -> Window:
-        return Window(
+    def windows(self, length: int) -> tuple[Window, ...]:
+        """Return what the language model reads; see the base."""
+        window = Window(
             self.tokenizer,
-            longest + self.dropped,
+            length + self.dropped,
             written=self._conversation,
             last=0,
             options={"add_special_tokens": False},
             around=", with the conversation it stands in",
         )
+        return (window,)
 
     def _conversation(self, text: str) -> str:
         text = self.instruction + (text.replace(self.forbidden, "") if self.forbidden else text)

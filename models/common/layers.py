@@ -119,18 +119,17 @@ def rotary_tables(
     dtype: torch.dtype = torch.float64,
     turn: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = cosines_and_sines,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines (S, 1, C), fp32, of positions (S, axes), each repeated for the two halves of a pair.
+    """Return cosines and sines (..., S, 1, C), fp32, of positions (..., S, axes), repeated for the halves of a pair.
 
     Angles are taken in `dtype`.
     """
     cosines, sines = [], []
     for axis, width in enumerate(axes):
         rates = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=dtype, device=ids.device) / width))
-        angles = torch.outer(ids[:, axis].float(), rates)
-        cosine, sine = turn(angles)
-        cosines.append(cosine.repeat_interleave(2, dim=1).float())
-        sines.append(sine.repeat_interleave(2, dim=1).float())
-    return torch.cat(cosines, dim=-1).unsqueeze(1), torch.cat(sines, dim=-1).unsqueeze(1)
+        cosine, sine = turn(ids[..., axis, None].float() * rates)
+        cosines.append(cosine.repeat_interleave(2, dim=-1).float())
+        sines.append(sine.repeat_interleave(2, dim=-1).float())
+    return torch.cat(cosines, dim=-1).unsqueeze(-2), torch.cat(sines, dim=-1).unsqueeze(-2)
 
 
 def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -1,22 +1,14 @@
-"""How many tokens of a prompt an encoder reads, and notes on prompts that have more.
+"""Readers of prompts: how many tokens of one each encoder reads, and notes on prompts that have more.
 
 Shapes: P texts, T tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
 from pure.notes import Note
-
-
-class Reader(Protocol):
-    """What reads the prompts of a pipeline, as far as all families agree."""
-
-    def cut(self, texts: Sequence[str], length: int, /) -> tuple[Note, ...]:
-        """Return a note on each of `texts` of which only `length` tokens are read; its subject is the text's index."""
-        ...
 
 
 def as_it_is(text: str) -> str:
@@ -72,3 +64,24 @@ class Window:
 
     def _lost(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids[self.most - self.last :], skip_special_tokens=self.last > 0)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Reader:
+    """Base of what reads the prompts of a pipeline; a family adds how.
+
+    Attributes:
+        tokenizer: turns texts into tokens.
+        text_encoder: reads the tokens.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+
+    def windows(self, length: int) -> tuple[Window, ...]:
+        """Return what each encoder reads of prompts of `length` tokens at most; nothing where they are read whole."""
+        return ()
+
+    def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
+        """Return a note on each text that an encoder does not read whole; its subject is the index of the text."""
+        return tuple(note for window in self.windows(length) for note in window.cut(texts))

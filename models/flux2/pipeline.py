@@ -12,7 +12,7 @@ import torch
 
 from pure import Guidance, Shared, Solver
 from pure.models.common.chat import ChatReader, depth, width
-from pure.models.common.image_pipeline import ImagePipeline
+from pure.models.common.image_pipeline import ImagePipeline, check_packed
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -146,16 +146,12 @@ def _distilled(found: Description) -> bool:
 
 def _check(found: Description, layers: tuple[int, ...]) -> None:
     config, folder = Flux2Config.read(found.transformer), found.folder
-    channels, out = config.in_channels, config.channels
-    if out != channels or config.patch_size != 1:
-        raise CheckpointError(
-            f"{folder / 'transformer' / 'config.json'}: {channels} channels in, {out} out and patch_size "
-            f"{config.patch_size}; a pipeline needs as many out as in, and patch_size 1"
-        )
+    check_packed(found, config, config.patch_size)
     latent = found.configs["vae"].get("latent_channels", 32)
-    if 4 * latent != channels:
+    if 4 * latent != config.in_channels:
         raise CheckpointError(
-            f"{folder}: the transformer has {channels} channels and the VAE {latent}; it needs a quarter as many"
+            f"{folder}: the transformer has {config.in_channels} channels and the VAE {latent}; it needs a quarter as "
+            "many"
         )
     text = found.configs["text_encoder"]
     if depth(text) < max(layers) or width(text) * len(layers) != config.joint_attention_dim:

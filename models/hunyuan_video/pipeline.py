@@ -19,7 +19,7 @@ from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.guidance import embedded_scales, unembedded
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
-from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reader, Reading
+from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reading, TextReader
 from pure.models.hunyuan_video.vae import VideoCodec
 from pure.models.pipeline import Pipeline
 from pure.models.request import Defaults, Request
@@ -40,7 +40,7 @@ class HunyuanVideoPipeline(VideoPipeline):
             without a mask, which GPUs have faster kernels for. Requests then join only with others as long.
     """
 
-    reader: Reader = attrs.field(repr=False)
+    reader: TextReader = attrs.field(repr=False)
     codec: VideoCodec = attrs.field(repr=False)
     trim: bool = False
 
@@ -193,7 +193,7 @@ def _build(parts: Parts) -> Pipeline:
             parts.found.folder / "tokenizer", local_files_only=True
         )
     if parts.found.kind.task == "text-to-video":
-        return HunyuanVideoPipeline(**fields, reader=Reader(**components))
+        return HunyuanVideoPipeline(**fields, reader=TextReader(**components))
     vision, kind = components["text_encoder"].config.vision_config, config.image_condition_type
     assert kind is not None, "see `_check`"
     template = attrs.evolve(FROM_IMAGE, size=(vision.image_size // vision.patch_size) ** 2)

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pure.models.common.truncation import Window
-from pure.notes import Note
+from pure.models.common.truncation import Reader, Window
 
 CLIP_LENGTH = 77
 LAYERS_LEFT_OUT = 2  # the last ones of the language model, whose output is not used
@@ -89,20 +88,16 @@ class Reading:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Reader:
-    """A language model, which gives one vector per token, and CLIP, which gives one per prompt.
+class TextReader(Reader):
+    """A language model (Llama; from images Llava), one vector per token, and CLIP, one vector per prompt.
 
     Attributes:
-        tokenizer: of the language model.
         tokenizer_2: of CLIP.
-        text_encoder: Llama; from images Llava.
         text_encoder_2: CLIP.
         template: what is put around a prompt for the language model.
     """
 
-    tokenizer: Any
     tokenizer_2: Any
-    text_encoder: Any
     text_encoder_2: Any
     template: Template = FROM_TEXT
 
@@ -117,28 +112,25 @@ class Reader:
 
     def tokens(self, texts: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask (P, crop + `length`) of prompts in their template."""
-        found = self._windows(length)[0].tokens(texts)
+        found = self.windows(length)[0].tokens(texts)
         device = self.text_encoder.device
         return found["input_ids"].to(device), found["attention_mask"].to(device)
 
     def pool(self, texts: Sequence[str]) -> torch.Tensor:
         """Return pooled embeddings (P, width)."""
-        ids = self._windows(0)[1].tokens(texts)["input_ids"]
+        ids = self.windows(0)[1].tokens(texts)["input_ids"]
         with torch.no_grad():
             return self.text_encoder_2(ids.to(self.text_encoder_2.device), output_hidden_states=False).pooler_output
 
-    def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
-        """Return a note on each prompt that is truncated, and by which of the two encoders."""
-        return tuple(note for window in self._windows(length) for note in window.cut(texts))
-
-    def _windows(self, length: int) -> tuple[Window, Window]:
+    def windows(self, length: int) -> tuple[Window, Window]:
+        """Return what the language model and CLIP read; see the base."""
         crop, written = self.template.crop, self.template.text.format
         whole = Window(self.tokenizer, crop + length, written, before=crop, reader="the language model")
         return whole, Window(self.tokenizer_2, CLIP_LENGTH, reader="the pooled embedding (CLIP)")
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class PictureReader(Reader):
+class PictureReader(TextReader):
     """The same with a language model that sees a picture beside every prompt.
 
     Attributes:

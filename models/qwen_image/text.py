@@ -14,8 +14,7 @@ import attrs
 import torch
 from PIL import Image
 
-from pure.models.common.truncation import Window
-from pure.notes import Note
+from pure.models.common.truncation import Reader, Window
 
 SYSTEM, USER, END = "<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 DESCRIBE = (
@@ -39,11 +38,8 @@ def conversation(instruction: str, prompt: str) -> str:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class TextReader:
+class TextReader(Reader):
     """Reads prompts alone, for text-to-image."""
-
-    tokenizer: Any
-    text_encoder: Any
 
     def __call__(self, texts: Sequence[str], longest: int) -> list[torch.Tensor]:
         """Return an embedding (T, width) of each text, T at most `longest`."""
@@ -53,20 +49,18 @@ class TextReader:
         hidden = _read(self.text_encoder, tokens.input_ids, tokens.attention_mask)
         return [row[mask.bool()][dropped:][:longest] for row, mask in zip(hidden, tokens.attention_mask, strict=True)]
 
-    def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
-        """Return a note on each text that is truncated."""
+    def windows(self, length: int) -> tuple[Window, ...]:
+        """Return what the language model reads; see the base."""
         around, dropped = ", with the end of the conversation it stands in", DROPPED[DESCRIBE]
         written = functools.partial(conversation, DESCRIBE)
-        return Window(self.tokenizer, dropped + longest, written, before=dropped, last=0, around=around).cut(texts)
+        return (Window(self.tokenizer, dropped + length, written, before=dropped, last=0, around=around),)
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class PictureReader:
-    """Reads prompts that speak of pictures, for edits; `numbered` pictures are called Picture 1, Picture 2 ..."""
+class PictureReader(Reader):
+    """Reads prompts that speak of pictures, whole, for edits; `numbered` pictures are called Picture 1, Picture 2 ..."""
 
-    tokenizer: Any
     image_processor: Any
-    text_encoder: Any
     numbered: bool
 
     def __call__(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
@@ -82,10 +76,6 @@ class PictureReader:
             for number, size in enumerate(sizes, start=1)
         )
         return [self._one(text, marks, seen) for text in texts]
-
-    def cut(self, texts: Sequence[str], longest: int) -> tuple[Note, ...]:
-        """Return no notes: an edit's prompt is read whole."""
-        return ()
 
     def _one(self, text: str, marks: str, seen: Any) -> torch.Tensor:
         if PICTURE in text:

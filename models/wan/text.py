@@ -5,13 +5,11 @@ Shapes: P prompts, T text tokens.
 
 import html
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import torch
 
-from pure.models.common.truncation import Window
-from pure.notes import Note
+from pure.models.common.truncation import Reader, Window
 
 
 def clean(text: str) -> str:
@@ -24,24 +22,18 @@ def clean(text: str) -> str:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class TextReader:
+class TextReader(Reader):
     """UMT5, which gives one vector per token; what pads a shorter prompt is zeros, and takes part in attention."""
-
-    tokenizer: Any
-    text_encoder: Any
 
     def __call__(self, texts: Sequence[str], length: int) -> torch.Tensor:
         """Return embeddings (P, T, width); T is `length`, by padding or truncation."""
-        found = self._window(length).tokens(texts)
+        found = self.windows(length)[0].tokens(texts)
         device = self.text_encoder.device
         mask = found.attention_mask.to(device)
         with torch.no_grad():
             embedded = self.text_encoder(found.input_ids.to(device), mask).last_hidden_state
         return torch.where(mask.bool().unsqueeze(-1), embedded, torch.zeros_like(embedded))
 
-    def cut(self, texts: Sequence[str], length: int) -> tuple[Note, ...]:
-        """Return a note on each prompt that is truncated."""
-        return self._window(length).cut(texts)
-
-    def _window(self, length: int) -> Window:
-        return Window(self.tokenizer, length, written=clean, reader="the text embedding")
+    def windows(self, length: int) -> tuple[Window, ...]:
+        """Return what the encoder reads; see the base."""
+        return (Window(self.tokenizer, length, written=clean, reader="the text embedding"),)

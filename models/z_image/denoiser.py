@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 from pure import Block, Denoiser, PerToken, state
 from pure.attention import attend
-from pure.models.common.layers import Attend, Params, linear, polar, rms_norm, rotate, sinusoids
+from pure.models.common.layers import Attend, Params, linear, polar, rms_norm, rotary_tables, rotate, sinusoids
 from pure.models.common.streams import Hidden, Tables, two_streams
 from pure.models.z_image.config import PATCH, ZImageConfig, sharding
 from pure.tree import static
@@ -197,24 +197,14 @@ class Prepare:
         what pads the image lies at the origin.
         """
         rows, columns = (torch.arange(side, device=ends.device) for side in grid)
-        image = torch.cartesian_prod(
-            torch.ones_like(rows[:1]), rows, columns
-        ).double()  # 1 times the place of the image
+        image = torch.cartesian_prod(torch.ones_like(rows[:1]), rows, columns)  # 1 times the place of the image
         image = F.pad(image, (0, 0, 0, padded(len(image)) - len(image)))
-        first = image[:, 0] * (ends + 1)[:, None]  # (B, N)
-        text = torch.arange(1, tokens + 1, device=ends.device).double().expand(len(ends), -1)
-        cosines, sines = [], []
-        for axis, width in enumerate(self.config.axes_dims):
-            rates = 1.0 / (
-                self.config.rope_theta ** (torch.arange(0, width, 2, dtype=torch.float64, device=ends.device) / width)
-            )
-            of_image = image[:, axis].expand(len(ends), -1) if axis else first
-            places = torch.cat([of_image, torch.zeros_like(text) if axis else text], dim=1)
-            angles = (places[..., None] * rates).float()
-            cosine, sine = polar(angles)
-            cosines.append(cosine.repeat_interleave(2, dim=-1))
-            sines.append(sine.repeat_interleave(2, dim=-1))
-        return torch.cat(cosines, dim=-1).unsqueeze(2), torch.cat(sines, dim=-1).unsqueeze(2)
+        behind = F.pad((ends + 1)[:, None, None], (0, 2), value=1.0)  # (B, 1, 3)
+        text = F.pad(torch.arange(1, tokens + 1, device=ends.device)[:, None], (0, 2)).expand(len(ends), -1, -1)
+        places = torch.cat([image * behind, text], dim=1)  # (B, S, 3)
+        return rotary_tables(
+            places, self.config.axes_dims, self.config.rope_theta, turn=lambda angles: polar(angles.float())
+        )
 
     def _check(self, tokens: int, grid: tuple[int, int]) -> None:
         # The image lies behind the text, whose positions begin at 1.

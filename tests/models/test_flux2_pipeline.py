@@ -238,7 +238,7 @@ def test_distilled_is_as_if_nothing_had_been_asked(saved):
             {"in_channels": 16},
             "the transformer has 16 channels and the VAE 2; it needs a qua",
         ),
-        ("transformer/config.json", {"patch_size": 2}, "8 channels in, 8 out and patch_size 2; a pipeline needs"),
+        ("transformer/config.json", {"patch_size": 2}, "8 channels in, 8 out and patch_size 2; text-to-image needs"),
         ("transformer/config.json", {"joint_attention_dim": 64}, r"27 layers of width 16; hidden states \(9, 18, 27\)"),
         ("text_encoder/config.json", {"num_hidden_layers": 12}, "12 layers of width 16; hidden states"),
         (
