@@ -1,9 +1,6 @@
 """The one translation of a configuration into transforms: a pure function."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,16 +9,12 @@ from pure.checks import check_argument, shown
 from pure.configs.consistency import calibrators
 from pure.configs.effective import Effective
 from pure.configs.layer import Setting
+from pure.configs.quantization import COMPONENTS, KEYS, canonical
 from pure.configs.report import ConfigError
 from pure.configs.schema import CacheConfig, QuantizeConfig
 from pure.distributed.mesh import Sizes
-from pure.transforms import attention, calibrated, dbcache, hermite, newton, scm, taylorseer
+from pure.transforms import Quantization, attention, calibrated, dbcache, hermite, newton, scm, taylorseer
 from pure.transforms.attention.names import canonical as canonical_attention
-
-if TYPE_CHECKING:
-    from pure.configs.effective import Effective
-    from pure.transforms import Quantization
-from pure.configs.quantization import COMPONENTS, KEYS, canonical
 
 __all__ = ["Parallel", "attend_by", "build", "parallel", "translate"]
 
@@ -92,8 +85,7 @@ def attend_by(effective: Effective) -> Transform:
     >>> attend_by(resolve(file=load_text("attention_backend: flex")))
     attention(name='flex')
     """
-    if effective.refusals:
-        raise ConfigError(effective.refusals)
+    check_effective(effective)
     name = effective.attention_backend
     return identity if name is None or canonical_attention(name) == "native" else attention(name)
 
@@ -158,18 +150,16 @@ def _limit(value: int) -> int | None:
 def _calibrator(config: CacheConfig) -> tuple[Transform, ...]:
     names = ("enable_taylorseer", "calibrator_type", "enable_calibrator")
     chosen = {f"cache_config.{name}": Setting(value=getattr(config, name), place="") for name in names}
-    on_now = calibrators(chosen)
-    if not {"taylorseer", "newton", "hermite"} & on_now.keys():
+    known = {"newton": newton, "hermite": hermite, "taylorseer": taylorseer}
+    name = next((name for name in known if name in calibrators(chosen)), None)
+    if name is None:
         return ()
     everything = config.enable_encoder_taylorseer or config.enable_encoder_calibrator
     order, streams = config.taylorseer_order, "all" if everything else None
     on = "hidden" if config.taylorseer_cache_type == "hidden_states" else "residual"
-    for name, other in {"newton": newton, "hermite": hermite}.items():
-        if name in on_now:
-            return (other(order=order, on=on, streams=streams),)
-    if config.calibrated_weights is None:
-        return (taylorseer(order=order, on=on, streams=streams),)
-    return (calibrated(table=config.calibrated_weights, order=order, on=on, streams=streams),)
+    if name == "taylorseer" and config.calibrated_weights is not None:
+        return (calibrated(table=config.calibrated_weights, order=order, on=on, streams=streams),)
+    return (known[name](order=order, on=on, streams=streams),)
 
 
 def _mask(config: CacheConfig, check_steps: bool) -> tuple[Transform, ...]:
@@ -212,8 +202,6 @@ def quantizations(effective: Effective) -> dict[str, Quantization]:
     check_effective(effective)
     if effective.quantize is None:
         return {}
-    from pure.transforms import Quantization  # here: reading and checking a file needs no models
-
     return {
         name: Quantization(
             kind=canonical(part.quant_type),

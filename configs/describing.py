@@ -54,11 +54,8 @@ class Row:
 
 def reference() -> list[Reference]:
     """Return every key of every section."""
-    rows = [
-        _reference(section, field.name, field.default, key_of(field))
-        for section, cls in SECTIONS.items()
-        for field in attrs.fields(cls)
-    ]
+    fields = [(section, field) for section, cls in SECTIONS.items() for field in attrs.fields(cls)]
+    rows = [_reference(section, field.name, field.default, key_of(field)) for section, field in fields]
     return [*rows, _reference("", "attention_backend", None, BACKEND)]
 
 
@@ -88,11 +85,8 @@ def reference_table() -> str:
         lines += ["", f"### {section or 'attention_backend'}", "", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
         for row in reference():
             if row.section == section:
-                request = f"`{row.request}`" if row.request else ""
-                variable = f"`{row.variable}`" if row.variable else ""
-                lines.append(
-                    _line([f"`{row.key}`", f"`{row.default}`", row.range, row.unit, row.meaning, variable, request])
-                )
+                code = [f"`{text}`" if text else "" for text in (row.key, row.default, row.variable, row.request)]
+                lines.append(_line([*code[:2], row.range, row.unit, row.meaning, *code[2:]]))
     return "\n".join(lines[1:]) + "\n"
 
 

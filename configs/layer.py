@@ -60,11 +60,6 @@ class Layer:
     settings: Mapping[str, Setting] = attrs.field(factory=dict)
     notes: tuple[str, ...] = attrs.field(default=(), eq=False)
 
-    def stamped(self) -> "Layer":
-        """Return the layer with its name in every setting."""
-        settings = {path: attrs.evolve(s, source=self.name) for path, s in self.settings.items()}
-        return attrs.evolve(self, settings=settings)
-
 
 class Source:
     """One source of configuration while it is read: collects allowed values, problems with the others, and notes."""
@@ -100,18 +95,13 @@ class Source:
         """
         if self.problems:
             raise ConfigError(self.problems)
-        return Layer(name=name, settings=self.settings, notes=tuple(self.notes))
+        settings = {path: attrs.evolve(setting, source=name) for path, setting in self.settings.items()}
+        return Layer(name=name, settings=settings, notes=tuple(self.notes))
 
 
 def unknown(place: str, path: str, key: object, known: Iterable[str], hint: str = "") -> Problem:
     """Return the problem of a key that does not exist."""
     known = sorted(known)
-    return Problem(
-        place=place,
-        path=path,
-        found="an unknown key",
-        allowed=", ".join(known)
-        if len(known) <= 20
-        else f"{len(known)} keys, which `puredit config --reference` lists",
-        hint=hint or nearest(key, known),
-    )
+    lists = f"{len(known)} keys, which `puredit config --reference` lists"
+    allowed = ", ".join(known) if len(known) <= 20 else lists
+    return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=hint or nearest(key, known))

@@ -130,8 +130,7 @@ class _Document(Source):
             elif entry.key == SECOND:
                 self._second(entry)
             else:
-                sections = [name for name in SECTIONS if entry.key in _known(name)]
-                self._unknown(entry, "", TOP, f"it belongs into {sections[0]}" if sections else "")
+                self._unknown(entry, "", TOP, _elsewhere(entry.key, ""))
 
     def _second(self, entry: Pair) -> None:
         """Read the `cache_config` of the second expert."""

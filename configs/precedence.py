@@ -74,10 +74,10 @@ def resolve(
         ConfigError: the sources contradict each other; lists every contradiction with its origins.
         TypeError: a source is no layer.
     """
-    for layer in (request, flags, file, environment, model):
+    layers = (request, flags, file, environment, model)
+    for layer in layers:
         check_argument(layer, Layer, "a source is a layer, as load_config, read_environment and their like return it")
     check_argument(facts, Facts, "facts are those of Facts(...)")
-    layers = [layer.stamped() for layer in (request, flags, file, environment, model)]
     primary = merge([layer.settings for layer in layers])
     secondary = merge([settings for layer in layers for settings in (_second(layer), layer.settings)])
     given = primary | {SECOND + path: setting for path, setting in secondary.items() if path.startswith("cache_")}

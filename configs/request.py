@@ -6,11 +6,14 @@ The library, the command line (`--cache-dit-params`) and the server take the sam
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
+from pure.configs.consistency import contradictions
 from pure.configs.environment import KNOBS
 from pure.configs.kinds import Choice, show
-from pure.configs.layer import SECOND, Layer, Setting, Source
+from pure.configs.layer import SECOND, Layer, Setting, Source, unknown
 from pure.configs.positions import MapNode, parse_json, plain
-from pure.configs.report import Problem, nearest
+from pure.configs.report import Problem
 from pure.configs.schema import PRESETS
 
 __all__ = ["REQUEST_KEYS", "read_request"]
@@ -51,7 +54,8 @@ def read_request(params: Mapping[str, Any] | str | None = None, enable: bool | N
         reader.take("enabled", enable, "enable_cache_dit", "enable_cache_dit")
     elif reader.settings:
         reader.settings["enabled"] = Setting(value=True, place=place)
-    reader.bins()
+    wrong = contradictions(reader.settings)
+    reader.problems += [attrs.evolve(one, path=one.path.replace("cache_config", NAME)) for one in wrong]
     return reader.layer("request")
 
 
@@ -87,7 +91,7 @@ class _Parameters(Source):
             path = f"{shown}.{key}"
             place = self.places.get(path.removeprefix(f"{NAME}."), self.place)
             if key not in keys:
-                self.problems.append(_unknown(place, path, key, keys))
+                self.problems.append(unknown(place, path, key, keys))
             elif entry is None:
                 continue
             elif key == "secondary":
@@ -96,24 +100,5 @@ class _Parameters(Source):
                 preset = keys[key] == "cache_config.steps_computation_mask"
                 self.take(prefix + keys[key], entry, place, path, Choice(PRESETS) if preset else None)
 
-    def bins(self) -> None:
-        """Bins come in pairs."""
-        given = [name for name in ("scm_compute_bins", "scm_cache_bins") if f"cache_config.{name}" in self.settings]
-        if len(given) == 1:
-            self.problems.append(
-                Problem(
-                    place=self.settings[f"cache_config.{given[0]}"].place,
-                    path=f"{NAME}.{given[0]}",
-                    found="one of the two bins",
-                    allowed="both scm_compute_bins and scm_cache_bins",
-                    hint=f"add {'scm_cache_bins' if given[0] == 'scm_compute_bins' else 'scm_compute_bins'}",
-                )
-            )
-
     def _not_a_mapping(self, shown: str, value: object) -> Problem:
         return Problem(place=self.place, path=shown, found=show(value), allowed="a mapping of parameters")
-
-
-def _unknown(place: str, path: str, key: object, keys: Mapping[str, str]) -> Problem:
-    allowed = f"the keys {', '.join(sorted(keys))}"
-    return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=nearest(key, keys))

@@ -150,9 +150,14 @@ def _idle_masks(settings: Settings) -> Iterator[tuple[str, str]]:
         yield from ((key, "a static mask skips whatever they say") for key in ignored)
 
 
+def _refused(settings: Settings, section: str) -> list[Problem]:
+    """Refuse the keys of a section that this version refuses whatever else is set."""
+    known = {path: reason for path, reason in REFUSED.items() if path.startswith(section) and _set(settings, path)}
+    return [_refuse(settings, path, why, cure) for path, (why, cure) in known.items()]
+
+
 def _cache(settings: Settings, facts: Facts) -> list[Problem]:
-    found = [_refuse(settings, path, why, cure) for path, (why, cure) in REFUSED.items()
-             if path.startswith(CACHE) and _set(settings, path)]  # fmt: skip
+    found = _refused(settings, CACHE)
     for name, path in calibrators(settings).items():
         if name in CALIBRATOR_NAMES:
             why = f"{CALIBRATOR_NAMES[name]} is not implemented in this version"
@@ -203,9 +208,7 @@ def _sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[s
 
 
 def _others(settings: Settings, facts: Facts) -> list[Problem]:
-    found = [_refuse(settings, path, why, cure) for path, (why, cure) in REFUSED.items()
-             if path.startswith(PARALLEL) and _set(settings, path)]  # fmt: skip
-    return found + _attention(settings, facts) + unquantizable(settings, facts)
+    return _refused(settings, PARALLEL) + _attention(settings, facts) + unquantizable(settings, facts)
 
 
 def _attention(settings: Settings, facts: Facts) -> list[Problem]:

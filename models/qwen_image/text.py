@@ -58,7 +58,7 @@ class TextReader(Reader):
 
 @attrs.frozen(kw_only=True, eq=False)
 class PictureReader(Reader):
-    """Reads prompts that speak of pictures, whole, for edits; `numbered` pictures are called Picture 1, Picture 2 ..."""
+    """Reads prompts that speak of pictures, whole, for edits; `numbered` ones are called Picture 1, Picture 2 ..."""
 
     image_processor: Any
     numbered: bool

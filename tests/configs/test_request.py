@@ -73,7 +73,7 @@ def test_a_preset_of_the_request_replaces_bins_of_the_environment():
         ('{\n "Fn_compute_blocks": "1"}', "cache_dit_params:2:23: cache_dit_params.Fn_compute_blocks: found text '1'"),
         (
             {"Fn": 1},
-            "cache_dit_params.Fn: found an unknown key; allowed: the keys Bn_compute_blocks, Fn_compute_blocks,",
+            "cache_dit_params.Fn: found an unknown key; allowed: Bn_compute_blocks, Fn_compute_blocks,",
         ),
         ({"Fn": 1}, "did you mean Fn_compute_blocks?"),
         ({"steps_computation_mask": "fast"}, "did you mean scm_preset?"),
@@ -84,7 +84,7 @@ def test_a_preset_of_the_request_replaces_bins_of_the_environment():
         ({"secondary": {"secondary": {}}}, "secondary.secondary: found an unknown key"),
         (
             {"scm_compute_bins": [4]},
-            "found one of the two bins; allowed: both scm_compute_bins and scm_cache_bins; add",
+            "cache_dit_params.scm_compute_bins: found no scm_cache_bins beside it; allowed: both bins or none",
         ),
         ({"scm_compute_bins": "4,2", "scm_cache_bins": [1]}, "scm_compute_bins: found text '4,2'"),
         ({"scm_preset": "bogus"}, "found text 'bogus'; allowed: one of none, slow, medium, fast, ultra"),
