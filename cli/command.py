@@ -93,7 +93,7 @@ def make_command(
     plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
     checkpoint = checkpoint_of(values)
     _check_video(values, checkpoint)
-    _check_sizes(values, checkpoint)
+    _check_sizes(values, checkpoint, warmup_sizes)
     values = planned(values, checkpoint)
     order = _order(values, checkpoint)
     facts = facts_of(values, checkpoint, environ)
@@ -161,12 +161,14 @@ def _check_video(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
             raise Misuse(f"{typed} {values[flag]}: a {checkpoint.name} makes images, not videos; leave it out")
 
 
-def _check_sizes(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Refuse what no checkpoint can do, before one is loaded, which knows more exactly."""
+def _check_sizes(values: Mapping[str, Any], checkpoint: Checkpoint, warmup: Sequence[tuple[int, int]]) -> None:
+    """Refuse what the checkpoint cannot do, before it is loaded."""
     most = checkpoint.found.defaults.longest
     if (length := values["max_sequence_length"] or 1) > most:
         raise Misuse(f"--max-sequence-length {length}: this model reads at most {most} tokens of a prompt")
     checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
+    for size in warmup:
+        checkpoint.check_pixels(*size, values["num_frames"], flag="--warmup-resolutions")
 
 
 def _order(values: Mapping[str, Any], checkpoint: Checkpoint) -> Order:

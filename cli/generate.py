@@ -30,7 +30,6 @@ from pure.engine.result import Result
 from pure.engine.sample import Sample
 from pure.engine.saving import save, save_frames
 from pure.models import NotFiniteError
-from pure.notes import Note
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -93,17 +92,9 @@ def load(command: Command, screen: Screen, mesh: DeviceMesh | None = None) -> tu
     """
     effective = command.caching.effective
     engine = open_engine(command.checkpoint, effective, screen.note, screen.waiting, command.parallel, mesh)
-    scale = command.order.options.get("guidance_scale")
-    notes = []
-    if scale is not None and engine.pipeline.defaults.guidance_scale is None:
-        text = (
-            f"--guidance-scale {scale:g} has no effect: this checkpoint takes no guidance as an "
-            "input; --true-cfg-scale with --negative-prompt guides every checkpoint"
-        )
-        notes.append(Note(text))
     recipe = engine.recipe(command.order, command.caching)
     try:
-        notes += engine.pipeline.notes(recipe.batch(command.samples))
+        notes = engine.pipeline.notes(recipe.batch(command.samples))
     except (ValueError, TypeError) as error:
         raise Misuse(str(error)) from error
     known = {note.text for note in command.notes}

@@ -46,6 +46,8 @@ def execute(values: Mapping[str, Any]) -> None:
     checkpoint = checkpoint_of(values)
     sources = default_sources(planned(values, checkpoint))
     caching = Caching.of(sources.settle(os.environ, checkpoint.facts(None)))  # of a request that sets nothing
+    for size in map(read_size, values["warmup_resolutions"]):
+        checkpoint.check_pixels(*size, None, flag="--warmup-resolutions")
     files = _files(values)  # makes folders: only once nothing is wrong
     taken = bind(values["host"], values["port"])
     screen = make_screen(values["log_level"] in ("warning", "error"))

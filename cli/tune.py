@@ -53,6 +53,7 @@ def execute(values: Mapping[str, Any]) -> None:
     checkpoint = look(values["model_path"], precision=values["dit_precision"], variant=values["variant"])
     if checkpoint.video:
         require_video_extra(f"a {checkpoint.name} makes videos")
+    checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
     opened = pictures(values["image_path"], checkpoint.found)
     given: dict[str, Any] = {name: values[flag] for flag, name in OPTIONS.items()}
     given["images"] = tuple(one.image for one in opened)

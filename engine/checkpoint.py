@@ -96,18 +96,24 @@ class Checkpoint:
             message = f"{name} is for the second expert of a model, and this one has one; leave it out"
             raise Misuse(message, field=name)
 
-    def check_pixels(self, height: int | None, width: int | None, frames: int | None) -> None:
-        """Refuse a size that no checkpoint can have.
+    def check_pixels(self, height: int | None, width: int | None, frames: int | None, flag: str | None = None) -> None:
+        """Refuse a size that the checkpoint cannot have; None is its default, `flag` names both sides if it is given.
 
         Raises:
-            Misuse: it has too many pixels.
+            Misuse: it has too many pixels, or is not made of whole tokens.
         """
+        given = {"height": height, "width": width, "frames": frames}
+        for name, value in given.items():
+            if value is not None and (reason := self.found.sizes.wrong(name, value)):
+                raise Misuse(f"{_flag(name, flag)} {value} {reason}", field=name)
         defaults = self.found.defaults
         height, width, frames = height or defaults.height or 1, width or defaults.width or 1, frames or defaults.frames
         most = MOST_PIXELS * (4 if self.video else 1)  # latents of a video have a fourth of its frames
         if height * width * frames > most:
             several = f" x {frames}" if frames > 1 else ""
-            raise Misuse(f"--width {width}, --height {height}: {width} x {height}{several} pixels, at most {most}")
+            raise Misuse(
+                f"{flag or f'--width {width}, --height {height}'}: {width} x {height}{several} pixels, at most {most}"
+            )
 
     def load(self, waiting: Waiting = contextlib.nullcontext, part: tuple[int, int] = (0, 1)) -> Pipeline:
         """Load it onto the device.
@@ -130,6 +136,11 @@ class Checkpoint:
                 return load(self.found, source, **options)
         except CheckpointError as error:
             raise Misuse(str(error)) from error
+
+
+def _flag(name: str, flag: str | None) -> str:
+    """Return how the command line calls a size."""
+    return "--num-frames" if name == "frames" else f"--{name}" if flag is None else f"{flag}: {name}"
 
 
 def look(path: str | None, **options: Any) -> Checkpoint:

@@ -10,6 +10,7 @@ import torch
 
 from pure import Denoiser, Solver
 from pure.models.common.config import TransformerConfig
+from pure.models.common.sizes import Sizes
 from pure.models.request import Defaults
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class PipelineKind:
         transformers: names of the transformers, a denoiser or an expert each; a second one may be absent.
         solver: from a description to the solver; refuses schedulers that are not supported.
         defaults: those of a request, or from a description to them.
+        sizes: from a description to the sizes that are possible.
         build: from the loaded parts to the pipeline.
         check: refuses combinations of configs that the pipeline does not support.
         options: from a description to further arguments of the family's `denoiser`.
@@ -76,6 +78,7 @@ class PipelineKind:
     transformers: tuple[str, ...] = ("transformer",)
     solver: Callable[["Description"], Solver]
     defaults: Defaults | Callable[["Description"], Defaults]
+    sizes: Callable[["Description"], Sizes]
     build: Callable[["Parts"], "Pipeline"]
     check: Callable[["Description"], None] = attrs.field(default=lambda found: None, eq=False)
     options: Callable[["Description"], Mapping[str, Any]] = attrs.field(default=_no_options, eq=False)
@@ -128,6 +131,11 @@ class Description:
         """The defaults of a request."""
         found = self.kind.defaults
         return found if isinstance(found, Defaults) else found(self)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of images and videos that are possible."""
+        return self.kind.sizes(self)
 
 
 @attrs.frozen(kw_only=True, eq=False)

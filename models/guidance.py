@@ -40,13 +40,22 @@ def embedded_scales(params: Mapping[str, torch.Tensor], scale: float | None, row
     return torch.full((rows,), scale or 0.0, device=device) if embeds_guidance(params) else None
 
 
-def unembedded(params: Mapping[str, torch.Tensor], scale: float | None) -> tuple[str, ...]:
-    """Return a sentence on a guidance scale without effect, where the transformer embeds none."""
-    if scale is None or embeds_guidance(params):
-        return ()
-    return (
-        f"guidance_scale={scale} has no effect: this checkpoint embeds none; set true_cfg_scale and a negative prompt",
-    )
+def unread(cfg: str, params: Mapping[str, torch.Tensor], scale: float | None, true_cfg: float | None) -> list[str]:
+    """Return a sentence on every scale that neither guides nor is embedded, whatever else a request says.
+
+    Args:
+        cfg: the option that scales classifier-free guidance, "" where there is none.
+        params: of the transformer.
+        scale: `guidance_scale`, if it was given.
+        true_cfg: `true_cfg_scale`, if it was given.
+    """
+    found = []
+    if scale is not None and cfg != "guidance_scale" and not embeds_guidance(params):
+        cure = "set true_cfg_scale and a negative prompt" if cfg else "leave it out"
+        found.append(f"guidance_scale={scale} has no effect: this checkpoint embeds none; {cure}")
+    if true_cfg is not None and cfg != "true_cfg_scale":
+        found.append(f"true_cfg_scale={true_cfg} has no effect: the scale of this model is guidance_scale")
+    return found
 
 
 def unguided(cfg: str, scale: float | None, negative: bool) -> str | None:
@@ -59,7 +68,7 @@ def unguided(cfg: str, scale: float | None, negative: bool) -> str | None:
     """
     if not cfg:
         return "the negative prompt has no effect: guidance is built into this model" if negative else None
-    if scale is not None and 0 < scale < 1:
+    if scale is not None and scale < 1 and scale != 0:
         return f"{cfg}={scale} has no effect: it must be above 1"
     if negative:
         return f"the negative prompt has no effect: set {cfg} above 1"

@@ -22,7 +22,7 @@ from pure.models import batch as batches
 from pure.models.common.truncation import Reader
 from pure.models.errors import NotFiniteError
 from pure.models.generation import Generation, Video, pictures
-from pure.models.guidance import guidance_of, unguided, with_guidance
+from pure.models.guidance import guidance_of, unguided, unread, with_guidance
 from pure.models.request import Defaults, Options, Request, check_size, checked, needed, negatives, prompts, seeds
 from pure.notes import Note, warn
 from pure.tree import map_samples
@@ -117,7 +117,7 @@ class Pipeline(abc.ABC):
 
     def unused(self, request: Request) -> tuple[str, ...]:
         """Return the settings of the request that have no effect with this checkpoint, each as a sentence."""
-        return ()
+        return tuple(unread(self.cfg, self._first(), request.guidance_scale, request.true_cfg_scale))
 
     def unguided(self, scale: float | None, negative: bool) -> str | None:
         """Return what has no effect where guidance is off, as a sentence: the given scale, or a negative prompt."""
@@ -168,9 +168,8 @@ class Pipeline(abc.ABC):
             TypeError: a prompt is not a string, an option has another type, or there is no such option.
             ValueError: numbers of prompts do not agree, or a number is out of range.
         """
-        texts, given = prompts(prompt), checked(options, self.defaults.longest)
-        if given.get("frames", 1) > 1 and self.defaults.frames == 1:
-            raise ValueError(f"frames={given['frames']}: this model makes pictures, not videos; leave it out")
+        texts, experts = prompts(prompt), isinstance(self.denoiser, Experts)
+        given = checked(options, self.defaults.longest, self.defaults.frames > 1, experts)
         defaults = {name: getattr(self.defaults, name) for name in ("steps", "frames", "max_sequence_length")}
         for name in ("height", "width"):
             defaults[name] = 0 if self.image_count[1] else getattr(self.defaults, name) or 0

@@ -191,12 +191,18 @@ def negatives(negative_prompt: str | Sequence[str], count: int) -> tuple[str, ..
     return found
 
 
-def checked(options: Mapping[str, Any], longest: int) -> dict[str, Any]:
+def checked(options: Mapping[str, Any], longest: int, video: bool = True, experts: bool = True) -> dict[str, Any]:
     """Return the options that are given, of the right types and in range; None is left out.
+
+    Args:
+        options: see `Options`.
+        longest: most text tokens the model can read.
+        video: whether it makes videos.
+        experts: whether it has a second expert.
 
     Raises:
         TypeError: there is no such option, or it has another type.
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or the model has no use for an option.
 
     >>> checked({"steps": 28, "height": None}, longest=512)
     {'steps': 28}
@@ -216,6 +222,13 @@ def checked(options: Mapping[str, Any], longest: int) -> dict[str, Any]:
             given[name] = _scale(name, given[name])
     if "images" in given:
         given["images"] = _pictures(given["images"])
+    if given.get("frames", 1) > 1 and not video:
+        raise ValueError(f"frames={given['frames']}: this model makes pictures, not videos; leave it out")
+    if "guidance_scale_2" in given and not experts:
+        raise ValueError(
+            f"guidance_scale_2={given['guidance_scale_2']} is that of a second expert, and this model has one "
+            "transformer; leave it out"
+        )
     return given
 
 

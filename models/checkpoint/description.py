@@ -51,6 +51,12 @@ def describe(folder: Path) -> Description:
     )
     kind.check(found)
     _ = found.solver, found.defaults  # they raise what they cannot do
+    try:
+        _ = found.sizes
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'vae' / 'config.json'} does not say how it halves pictures: {error}"
+        ) from error
     return found
 
 

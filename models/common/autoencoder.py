@@ -30,14 +30,3 @@ class Autoencoder:
         """Return mean and standard deviation of the latents of a video, (1, C, 1, 1, 1) each, in the type of `like`."""
         config = self.vae.config
         return [torch.tensor(config[name]).view(1, -1, 1, 1, 1).to(like) for name in ("latents_mean", "latents_std")]
-
-
-def check_side(name: str, pixels: int, step: int) -> None:
-    """Refuse a height or width that is not made of whole tokens.
-
-    Raises:
-        ValueError: it is not a positive multiple of `step` pixels; with the nearest one.
-    """
-    if pixels < 1 or pixels % step:
-        nearest = max(round(pixels / step), 1) * step
-        raise ValueError(f"{name}={pixels} is not a positive multiple of {step} pixels; the nearest size is {nearest}")

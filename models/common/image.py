@@ -6,12 +6,14 @@ Shapes: B samples, C latent channels, h x w tokens (N = h w), H x W pixels.
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
-from pure.models.common.autoencoder import Autoencoder, check_side
+from pure.models.common.autoencoder import Autoencoder
+from pure.models.common.sizes import Sizes
 
 if TYPE_CHECKING:
     from diffusers.image_processor import VaeImageProcessor
@@ -53,10 +55,21 @@ def positions(text: int, rows: int, columns: int) -> torch.Tensor:
 class ImageAutoencoder(Autoencoder, abc.ABC):
     """An autoencoder of images, and the sizes that its shape allows."""
 
+    @classmethod
+    @abc.abstractmethod
+    def halvings(cls, config: Mapping[str, Any]) -> int:
+        """Return how often an autoencoder of this config halves the sides of an image."""
+
+    @classmethod
+    def sizes(cls, config: Mapping[str, Any]) -> Sizes:
+        """Return the sizes that an autoencoder of this config allows."""
+        side = PATCH * 2 ** cls.halvings(config)
+        return Sizes(height=side, width=side)
+
     @property
     def patch(self) -> int:
         """Pixels on a side of a token."""
-        return PATCH * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return self.sizes(self.vae.config).height
 
     @property
     def side(self) -> int:
@@ -76,8 +89,7 @@ class ImageAutoencoder(Autoencoder, abc.ABC):
         Raises:
             ValueError: a size is not a positive multiple of `patch`.
         """
-        for name, pixels in {"height": height, "width": width}.items():
-            check_side(name, pixels, self.patch)
+        self.sizes(self.vae.config).check(height=height, width=width)
         return height // self.patch, width // self.patch
 
     @abc.abstractmethod
@@ -94,6 +106,11 @@ class ImageAutoencoder(Autoencoder, abc.ABC):
 @attrs.frozen(eq=False)
 class ImageDecoder(ImageAutoencoder):
     """The decoder of a FLUX.1 checkpoint."""
+
+    @classmethod
+    def halvings(cls, config: Mapping[str, Any]) -> int:
+        """Return one less than the levels."""
+        return len(config.get("block_out_channels", (64,))) - 1
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""

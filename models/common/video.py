@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
 from PIL import Image
 
-from pure.models.common.autoencoder import Autoencoder, check_side
+from pure.models.common.autoencoder import Autoencoder
+from pure.models.common.sizes import Sizes
 
 if TYPE_CHECKING:
     from diffusers.video_processor import VideoProcessor
+
+FACTORS = (8, 4)
+"""Pixels on a side of a latent, and frames of one, where the config of an autoencoder says nothing."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -53,10 +58,16 @@ class VideoAutoencoder(Autoencoder, abc.ABC):
 
         return VideoProcessor(vae_scale_factor=self.factor)
 
-    @property
-    def steps(self) -> tuple[int, int]:
-        """Pixels of which height and width are multiples."""
-        return self.factor * self.patch[1], self.factor * self.patch[2]
+    @classmethod
+    def sizes(cls, config: Mapping[str, Any], patch: tuple[int, int, int]) -> Sizes:
+        """Return the sizes that an autoencoder of this config and such patches allow."""
+        factor, period = (config.get(name, default) for name, default in zip(cls.names, FACTORS, strict=False))
+        return Sizes(
+            height=factor * patch[1],
+            width=factor * patch[2],
+            frames=period * patch[0],
+            first=1 + period * (patch[0] - 1),
+        )
 
     def size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Return f, h and w of a video.
@@ -64,14 +75,7 @@ class VideoAutoencoder(Autoencoder, abc.ABC):
         Raises:
             ValueError: a size is not possible.
         """
-        for (name, pixels), step in zip({"height": height, "width": width}.items(), self.steps, strict=True):
-            check_side(name, pixels, step)
-        step, first = self.period * self.patch[0], 1 + self.period * (self.patch[0] - 1)
-        if frames < first or (frames - first) % step:
-            nearest = max(round((frames - first) / step), 0) * step + first
-            raise ValueError(
-                f"frames={frames} is not {first} plus a multiple of {step}; the nearest number is {nearest}"
-            )
+        self.sizes(self.vae.config, self.patch).check(height=height, width=width, frames=frames)
         return (frames - 1) // self.period + 1, height // self.factor, width // self.factor
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
@@ -87,7 +91,10 @@ class VideoAutoencoder(Autoencoder, abc.ABC):
         """Return height and width near `area` pixels, and below, with the proportions of a picture."""
         ratio = picture.height / picture.width
         wanted = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        height, width = (max(side // step, 1) * step for side, step in zip(wanted, self.steps, strict=True))
+        sizes = self.sizes(self.vae.config, self.patch)
+        height, width = (
+            max(side // step, 1) * step for side, step in zip(wanted, (sizes.height, sizes.width), strict=True)
+        )
         return height, width
 
     @abc.abstractmethod

@@ -14,6 +14,7 @@ from pure import Guidance, Shared, Solver
 from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import ImagePipeline, check_packed
 from pure.models.common.schedulers import flow_match
+from pure.models.common.sizes import Sizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
@@ -133,6 +134,10 @@ def _solver(found: Description) -> Solver:
     return flow_match(found, empirical=True)
 
 
+def _sizes(found: Description) -> Sizes:
+    return ImageCodec.sizes(found.configs["vae"])
+
+
 def _klein_defaults(found: Description) -> Defaults:
     """Distilled checkpoints are marked in `model_index.json`."""
     if _distilled(found):
@@ -201,6 +206,7 @@ DEV = PipelineKind(
     },
     solver=_solver,
     defaults=Defaults(steps=50, guidance_scale=4.0),
+    sizes=_sizes,
     build=_build_dev,
     check=_check_dev,
     checkpoints=("black-forest-labs/FLUX.2-dev",),

@@ -6,7 +6,8 @@ Shapes: B samples, C channels of a token, h x w tokens of 2 x 2 latents (N = h w
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -24,6 +25,11 @@ AREA = 1024 * 1024  # pixels that a reference picture has at most
 @attrs.frozen(eq=False)
 class ImageCodec(ImageAutoencoder):
     """The autoencoder."""
+
+    @classmethod
+    def halvings(cls, config: Mapping[str, Any]) -> int:
+        """Return one less than the levels."""
+        return len(config.get("block_out_channels", (128, 256, 512, 512))) - 1
 
     @property
     def processor(self) -> Flux2ImageProcessor:

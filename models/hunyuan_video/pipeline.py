@@ -13,10 +13,11 @@ from PIL import Image
 
 from pure import Solver
 from pure.models.common.schedulers import flow_match
+from pure.models.common.sizes import Sizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
-from pure.models.guidance import embedded_scales, unembedded
+from pure.models.guidance import embedded_scales
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
 from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
 from pure.models.hunyuan_video.text import FROM_IMAGE, PictureReader, Reading, TextReader
@@ -65,10 +66,6 @@ class HunyuanVideoPipeline(VideoPipeline):
             image=None if image is None else image.to(self.device).expand(len(texts), -1, -1, -1, -1),
             grid=self.grid(request),
         )
-
-    def unused(self, request: Request) -> tuple[str, ...]:
-        """Return a sentence on a guidance scale without effect, where the checkpoint embeds none."""
-        return unembedded(self.params, request.guidance_scale)
 
     @property
     def step_dtype(self) -> torch.dtype:
@@ -164,6 +161,10 @@ def _defaults(found: Description) -> Defaults:
     )
 
 
+def _sizes(found: Description) -> Sizes:
+    return VideoCodec.sizes(found.configs["vae"], HunyuanVideoConfig.read(found.transformer).patch)
+
+
 def _check(found: Description) -> None:
     config, file = HunyuanVideoConfig.read(found.transformer), found.folder / "transformer" / "config.json"
     kind, text = config.image_condition_type, found.kind.task == "text-to-video"
@@ -221,6 +222,7 @@ FAMILY = Family(
             components=COMPONENTS,
             solver=_solver,
             defaults=_defaults,
+            sizes=_sizes,
             build=_build,
             check=_check,
             checkpoints=("hunyuanvideo-community/HunyuanVideo", "FastVideo/FastHunyuan-diffusers"),
@@ -236,6 +238,7 @@ FAMILY = Family(
             },
             solver=_solver,
             defaults=_defaults,
+            sizes=_sizes,
             build=_build,
             check=_check,
             checkpoints=("hunyuanvideo-community/HunyuanVideo-I2V", "hunyuanvideo-community/HunyuanVideo-I2V-33ch"),

@@ -15,9 +15,9 @@ from pure import Guidance, Shared
 from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
+from pure.models.common.sizes import Sizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
-from pure.models.guidance import unembedded
 from pure.models.pipeline import Pipeline
 from pure.models.qwen_image.config import QwenImageConfig
 from pure.models.qwen_image.denoiser import Conditioning, positions, qwen_image
@@ -77,10 +77,6 @@ class QwenImagePipeline(PackedPipeline):
         """Return guidance that keeps the norm of every token."""
         found = super().guidance(request)
         return attrs.evolve(found, normalize="token") if isinstance(found, Guidance) else None
-
-    def unused(self, request: Request) -> tuple[str, ...]:
-        """Return a sentence on a guidance scale without effect: the checkpoints embed none."""
-        return unembedded(self.params, request.guidance_scale)
 
 
 def _completed(
@@ -152,8 +148,12 @@ class QwenImageEditPipeline(QwenImagePipeline):
 
 
 def _text_to_image(found: Description) -> Defaults:
-    side = image.SIDE * 2 ** len(found.configs["vae"].get("temperal_downsample", (False, True, True)))
+    side = image.SIDE * 2 ** ImageCodec.halvings(found.configs["vae"])
     return attrs.evolve(EDIT, height=side, width=side)
+
+
+def _sizes(found: Description) -> Sizes:
+    return ImageCodec.sizes(found.configs["vae"])
 
 
 def _check(found: Description) -> None:
@@ -223,6 +223,7 @@ TEXT_TO_IMAGE = PipelineKind(
     components=COMPONENTS,
     solver=flow_match,
     defaults=_text_to_image,
+    sizes=_sizes,
     build=_build,
     check=_check,
     checkpoints=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),

@@ -4,12 +4,14 @@ Shapes: B samples, C latent channels, h x w tokens of 2 x 2 latents, H x W pixel
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
 from PIL import Image
 
-from pure.models.common.image import PATCH, ImageAutoencoder
+from pure.models.common.image import ImageAutoencoder
 
 STEP = 32  # sides of a picture that is edited are multiples of it
 
@@ -18,10 +20,10 @@ STEP = 32  # sides of a picture that is edited are multiples of it
 class ImageCodec(ImageAutoencoder):
     """The autoencoder."""
 
-    @property
-    def patch(self) -> int:
-        """Pixels on a side of a token."""
-        return PATCH * 2 ** len(self.vae.config["temperal_downsample"])
+    @classmethod
+    def halvings(cls, config: Mapping[str, Any]) -> int:
+        """Return the number of levels that halve the sides, and perhaps the frames of a video."""
+        return len(config.get("temperal_downsample", (False, True, True)))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, H, W) in 0 to 1 of latents (B, C, 2h, 2w)."""

@@ -11,6 +11,7 @@ import torch
 
 from pure import Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
+from pure.models.common.sizes import Sizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -39,15 +40,6 @@ class WanPipeline(VideoPipeline):
 
     cfg = "guidance_scale"
 
-    def sized(self, request: Request) -> Request:
-        """Return the request with its size; refuse what only two experts have."""
-        if self.boundary is None and request.guidance_scale_2 is not None:
-            raise ValueError(
-                f"guidance_scale_2={request.guidance_scale_2} is that of a second expert, and this model has one "
-                "transformer; set guidance_scale"
-            )
-        return super().sized(request)
-
     def condition(self, request: Request, texts: Sequence[str], negative: bool) -> Conditioning:
         """Return embeddings (P, T, width) of texts."""
         text = self.reader(texts, request.max_sequence_length).to(self.device, self.dtype)
@@ -63,6 +55,14 @@ class WanPipeline(VideoPipeline):
             own = self.defaults.guidance_scale_2
             second = found.scale if request.guidance_scale is not None or own is None else own
         return {"high": found, "low": Guidance(scale=float(second))}
+
+    def unused(self, request: Request) -> tuple[str, ...]:
+        """Return also that the second expert has no guidance of its own where there is none at all."""
+        second = request.guidance_scale_2
+        if second is None or second <= 1 or self.guidance(request) is not None:
+            return super().unused(request)
+        text = f"guidance_scale_2={second} has no effect: guidance_scale is at most 1, which switches both off"
+        return (*super().unused(request), text)
 
     def schedule(self, request: Request) -> tuple[Step, ...]:
         """Return the schedule; experts count their own steps."""
@@ -163,6 +163,10 @@ def _defaults(found: Description) -> Defaults:
     return Defaults(steps=steps, height=size[0], width=size[1], **own)
 
 
+def _sizes(found: Description) -> Sizes:
+    return VideoCodec.sizes(found.configs["vae"], WanConfig.read(found.transformer).patch)
+
+
 def _check(found: Description) -> None:
     """Refuse what contradicts itself; see also `_check_text` and `_check_picture`."""
     index, boundary = found.folder / "model_index.json", found.index.get("boundary_ratio")
@@ -260,6 +264,7 @@ TEXT_TO_VIDEO = PipelineKind(
     transformers=("transformer", "transformer_2"),
     solver=_solver,
     defaults=_defaults,
+    sizes=_sizes,
     build=_build,
     check=_check_text,
     options=_options,

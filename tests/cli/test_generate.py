@@ -208,7 +208,7 @@ def test_a_flag_without_effect_is_said(puredit, checkpoint, tmp_path):
     tiny.pipeline(guidance_embeds=False).save_pretrained(tmp_path / "schnell")
     code, _, err = puredit("generate", "--prompt", "a", *FEW[2:], "--guidance-scale", "5", model=tmp_path / "schnell")
     assert code == 0 and "4/4" in err
-    assert "warning: --guidance-scale 5 has no effect" in err
+    assert "warning: guidance_scale=5.0 has no effect: this checkpoint embeds none; set true_cfg_scale" in err
     code, _, err = puredit("generate", "--prompt", "a", *FEW, "--negative-prompt", "b")
     assert code == 0 and "warning: the negative prompt has no effect: set true_cfg_scale above 1" in err
 

@@ -33,6 +33,12 @@ def test_numbers_are_finite_and_written_in_digits(puredit, unloaded, typed):
     [
         (("--height", "100000"), "'100000' is not a whole number from 1 to 16384"),
         (("--width", "9" * 5000), "is not a whole number from 1 to 16384"),
+        (("--height", "7"), "--height 7 is not a positive multiple of 4 pixels; the nearest size is 8"),
+        (("--width", "31"), "--width 31 is not a positive multiple of 4 pixels; the nearest size is 32"),
+        (
+            ("--warmup-mode", "request", "--warmup-resolutions", "32x31"),
+            "--warmup-resolutions: height 31 is not a positive multiple of 4 pixels; the nearest size is 32",
+        ),
         (("--height", "16000", "--width", "16000"), "16000 x 16000 pixels, at most 67108864"),
         (("--batch-size", "1000000000"), "is not a whole number from 1 to 1024"),
         (("--num-inference-steps", "1000000000"), "is not a whole number from 1 to 10000"),
@@ -52,8 +58,9 @@ def test_sizes_are_refused_before_loading(puredit, unloaded, tmp_path, words, me
 
 
 def test_what_is_refused_late_leaves_no_folder(puredit, tmp_path):
-    code, _, err = puredit("generate", "--prompt", "a", "--height", "7", "--output-path", "new/folder")
-    assert code == 2 and "7" in err
+    words = ("--cache-dit-params", '{"Fn_compute_blocks": 7}', "--output-path", "new/folder")
+    code, _, err = puredit("generate", "--prompt", "a", *words)
+    assert code == 2 and "the denoiser has 6" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,6 @@
 """Whole pipelines against diffusers' FluxPipeline: the same pixels."""
 
+import contextlib
 import functools
 import json
 import warnings
@@ -86,7 +87,10 @@ CALLS: dict[str, tuple[tuple, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", ["dev", "schnell"])
 def test_pixels_of_the_tiny_pipeline(saved, name, call):
     arguments, options = CALLS[call]
-    made, wanted = both(saved[name], *arguments, **TINY, **options)
+    idle = name == "schnell" and "guidance_scale" in options
+    said = pytest.warns(UserWarning, match=r"guidance_scale=7.0 has no effect: this checkpoint embeds none")
+    with said if idle else contextlib.nullcontext():
+        made, wanted = both(saved[name], *arguments, **TINY, **options)
     assert made.std() > 0.05
     torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
 
