@@ -23,6 +23,7 @@ FLAGS = {
     "parallelism_config.ring_size": "ring_degree",
     "parallelism_config.tp_size": "tp_size",
     BRANCHES: "cfg_parallel_size",
+    "parallelism_config.extra_parallel_modules": "extra_parallel_modules",
 }
 PARAMS = "--cache-dit-params"
 
@@ -69,7 +70,7 @@ def _sources(values: Mapping[str, Any], spelling: Mapping[str, str]) -> Sources:
     branches = _branches(values)
     typed = {path: "--" + name.replace("_", "-") for path, name in FLAGS.items()}
     return Sources(
-        flags={path: values.get(name) for path, name in FLAGS.items()} | branches,
+        flags={path: None if (value := values.get(name)) == () else value for path, name in FLAGS.items()} | branches,
         spelling={**typed, **dict.fromkeys(branches, "--enable-cfg-parallel"), **spelling},
         file=values["cache_dit_config"],
         lenient=values["lenient_config"],

@@ -29,6 +29,7 @@ from pure.engine.ranks import spread
 from pure.engine.result import Result
 from pure.engine.sample import Sample
 from pure.engine.saving import save, save_frames
+from pure.engine.weights import Weights
 from pure.models import NotFiniteError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def perform(command: Command, mesh: DeviceMesh | None = None) -> None:
     made: list[Made] = []
     files: list[str] = []
     failed: list[str] = []
+    engine: Engine | None = None
     recipe: Recipe | None = None
     try:
         engine, recipe = load(command, screen, mesh)
@@ -81,7 +83,8 @@ def perform(command: Command, mesh: DeviceMesh | None = None) -> None:
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted after {len(made)} of {len(command.samples)} images") from None
     finally:
-        _tell(command, recipe, made, files, screen, advise=not (failed or (recipe and recipe.idle)))
+        held = engine.weights if engine else ()
+        _tell(command, recipe, made, files, screen, not (failed or (recipe and recipe.idle)), held)
 
 
 def load(command: Command, screen: Screen, mesh: DeviceMesh | None = None) -> tuple[Engine, Recipe]:
@@ -114,7 +117,9 @@ def follow(command: Command, mesh: DeviceMesh) -> None:
             def share(some: Group, one: Recipe = one) -> Denoising:
                 return denoise(engine, one, some)
 
-            _fitting(group, share)
+            for done in _fitting(group, share):
+                if engine.together:
+                    list(results(engine, done))
 
 
 def _compared(command: Command, recipe: Recipe) -> tuple[Recipe, ...]:
@@ -238,6 +243,7 @@ def settings(command: Command, engine: Engine, recipe: Recipe) -> dict[str, Any]
         "dtype": str(engine.pipeline.dtype),
         "processes": command.parallel.sizes.total,
         "parallel": attrs.asdict(command.parallel),
+        "weights": {each.name: {"bytes": each.held, "of": each.loaded} for each in engine.weights},
         "attention_backend": command.caching.effective.attention_backend or "native",
         "cache": written(command.caching.transform),
         "cache_settings": command.caching.settings,
@@ -245,13 +251,19 @@ def settings(command: Command, engine: Engine, recipe: Recipe) -> dict[str, Any]
 
 
 def _tell(
-    command: Command, recipe: Recipe | None, made: Sequence[Made], files: Sequence[str], screen: Screen, advise: bool
+    command: Command,
+    recipe: Recipe | None,
+    made: Sequence[Made],
+    files: Sequence[str],
+    screen: Screen,
+    advise: bool,
+    weights: Sequence[Weights] = (),
 ) -> None:
     """Print the table of what was finished, and warn of a cache that never skipped, if `advise`."""
     if not made:
         return
     if not command.quiet:
-        print_table(screen.out, ("", ""), summary(made, threshold_of(recipe.denoiser) if recipe else None))
+        print_table(screen.out, ("", ""), summary(made, threshold_of(recipe.denoiser) if recipe else None, weights))
         for line in files:
             screen.line(line)
     if advise and command.caching.enabled and never_skipped(made):

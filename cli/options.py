@@ -191,6 +191,11 @@ PROCESSES = group(
     flag("--enable-cfg-parallel", boolean(), "Run each branch of classifier-free guidance on half of the processes."),
     flag("--cfg-parallel-size", count(), "The same with 2; 1 runs both branches in every process."),
     flag("--ring-degree", count(), "Processes that pass keys and values in a ring during attention."),
+    flag(
+        "--extra-parallel-modules",
+        "NAME ...",
+        "What else the processes share: text_encoder (weights), vae (rows of the decoded pictures).",
+    ),
 )
 SWITCHES = (
     "enable-teacache dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "

@@ -24,6 +24,7 @@ FLAGS_OF_SERVER: Mapping[str, Refusal] = {
     **UNSUPPORTED,
     **dict.fromkeys(PARALLEL, ONE_PROCESS),
     "enable_cfg_parallel": attrs.evolve(ONE_PROCESS, nothing=(False,)),
+    "extra_parallel_modules": attrs.evolve(ONE_PROCESS, nothing=((),)),
 }
 """Flags that are not supported; the first ones are for several processes, and the server is one."""
 NOT_SHARED = ("Image", "Output")

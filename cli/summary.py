@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 from pure.cli.comparing import Made
 from pure.engine.statistics import Tally, quantiles
+from pure.engine.weights import Weights, described
 
 __all__ = ["never_skipped", "summary"]
 
 
-def summary(made: Sequence[Made], threshold: float | None = None) -> list[tuple[str, str]]:
-    """Return the rows of the table, added up over all images."""
+def summary(
+    made: Sequence[Made], threshold: float | None = None, weights: Sequence[Weights] = ()
+) -> list[tuple[str, str]]:
+    """Return the rows of the table, added up over all images; of several processes also who holds what."""
     rows = []
     branches = _merge([entry.result.branches for entry in made])
     for name, counts in branches.items():
@@ -22,6 +25,8 @@ def summary(made: Sequence[Made], threshold: float | None = None) -> list[tuple[
     total: Tally = functools.reduce(operator.add, branches.values())
     rows.append(("speed-up limit of the plan", f"{total.limit:.2f}x (all blocks / blocks run)"))
     rows += _comparison(made)
+    if any(each.held < each.loaded for each in weights):
+        rows.append(("weights of process 0", described(weights)))
     return rows
 
 

@@ -29,6 +29,7 @@ class Parallel:
         overlap: whether Ulysses communicates while it computes.
         rotate: how the ring communicates, "p2p" or "allgather".
         fp32: whether the ring combines partial results in float32.
+        extra: what else they share: "text_encoder", "vae".
     """
 
     sizes: Sizes = attrs.field(factory=Sizes)
@@ -36,6 +37,7 @@ class Parallel:
     overlap: bool = False
     rotate: str = "p2p"
     fp32: bool = True
+    extra: tuple[str, ...] = ()
 
 
 def check_effective(effective: Effective) -> None:
@@ -71,6 +73,7 @@ def parallel(effective: Effective) -> Parallel:
         overlap=config.ulysses_async,
         rotate=config.ring_rotate_method,
         fp32=config.ring_convert_to_fp32,
+        extra=config.extra_parallel_modules,
     )
 
 

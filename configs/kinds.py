@@ -239,12 +239,15 @@ class Text(ValueKind):
 
 @attrs.frozen
 class Words(ValueKind):
-    """A list of texts."""
+    """A list of texts; `names`: those that there are, `others`: known ones that cannot be had, and why."""
+
+    names: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
     @property
     def allowed(self) -> str:
         """Say so."""
-        return "a list of names"
+        return "a list of " + (" and ".join(map(repr, self.names)) or "names")
 
     def parse(self, value: Any) -> tuple[str, ...]:
         """Check every entry."""
@@ -252,7 +255,10 @@ class Words(ValueKind):
             raise Wrong(f'write ["{value[:60]}"]')
         if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
             raise Wrong
-        return tuple(value)
+        for name in value if self.names else ():
+            if name not in self.names:
+                raise Wrong(dict(self.others).get(name, f"there is no {name[:60]!r}"))
+        return tuple(dict.fromkeys(value)) if self.names else tuple(value)
 
 
 @attrs.frozen

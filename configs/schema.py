@@ -47,7 +47,8 @@ PRUNE = "DBPrune only."
 DMD = "DMD only."
 RAY = "Ray clusters are not supported."
 ONE = "No effect in one process."
-WHOLE = "Accepted without effect: every process runs the other modules whole."
+EXTRA = ("text_encoder", "vae")
+NO_CONTROLNET = (("controlnet", "no checkpoint that is loaded has a controlnet; leave it out"),)
 
 
 @attrs.frozen(kw_only=True)
@@ -178,8 +179,12 @@ class ParallelismConfig:
     ulysses_async: bool = _key(False, Bool(), "Overlap communication with computation. " + ONE)
     ring_rotate_method: str = _key("p2p", Choice(("p2p", "allgather")), "How the ring communicates. " + ONE)
     ring_convert_to_fp32: bool = _key(True, Bool(), "Combine the ring's partial results in float32. " + ONE)
-    extra_parallel_modules: tuple[str, ...] = _key((), Words(), WHOLE)
-    extra_parallel_kwargs: Mapping[str, Any] = _key(attrs.Factory(dict), Nested(), WHOLE)
+    extra_parallel_modules: tuple[str, ...] = _key(
+        (), Words(EXTRA, NO_CONTROLNET), "Other modules that the processes share: text_encoder, the weights of all "
+        "text encoders but CLIP; vae, the rows of the decoded pictures. " + ONE)  # fmt: skip
+    extra_parallel_kwargs: Mapping[str, Any] = _key(
+        attrs.Factory(dict), Nested(), "Accepted without effect: the other modules have no options."
+    )
     parallel_kwargs: Mapping[str, Any] = _key(
         attrs.Factory(dict), Nested(), "Deprecated and refused: write its keys in parallelism_config."
     )

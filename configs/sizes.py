@@ -22,8 +22,7 @@ CFG = PARALLEL + "cfg_size"
 
 OF_ULYSSES = ("ulysses_float8", "ulysses_async")
 OF_RING = ("ring_rotate_method", "ring_convert_to_fp32")
-OF_OTHERS = ("extra_parallel_modules", "extra_parallel_kwargs")
-OF_SEVERAL = ("ulysses_anything", *OF_ULYSSES, *OF_RING, *OF_OTHERS)
+OF_SEVERAL = ("ulysses_anything", *OF_ULYSSES, *OF_RING, "extra_parallel_modules", "extra_parallel_kwargs")
 
 
 def settle_sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[str], list[Problem]]:
@@ -101,7 +100,7 @@ def without_effect(sizes: Mapping[str, int]) -> dict[str, str]:
     if math.prod(sizes.values()) == 1:
         return dict.fromkeys(OF_SEVERAL, "there is one process")
     idle = {"ulysses_anything": "any number of heads and tokens always works"}
-    idle |= dict.fromkeys(OF_OTHERS, "every process runs the other modules whole")
+    idle |= {"extra_parallel_kwargs": "the other modules have no options"}
     if sizes.get("ulysses_size", 1) == 1:
         idle |= dict.fromkeys(OF_ULYSSES, "ulysses_size is 1")
     if sizes.get("ring_size", 1) == 1:

@@ -7,6 +7,7 @@ from pure.distributed.launch import run
 from pure.distributed.mesh import Sizes, make_mesh
 from pure.distributed.tensor_agreement import tensor_agreement
 from pure.distributed.tensor_parallel import check_tensor_parallel, place_parts, tensor_parallel
+from pure.distributed.tensor_parallel_module import tensor_parallel_module
 
 __all__ = [
     "Sizes",
@@ -18,4 +19,5 @@ __all__ = [
     "run",
     "tensor_agreement",
     "tensor_parallel",
+    "tensor_parallel_module",
 ]

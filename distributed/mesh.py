@@ -115,3 +115,34 @@ def axis(mesh: DeviceMesh, name: str) -> Axis:
             "make it with pure.distributed.make_mesh"
         )
     return Axis(name, mesh.get_local_rank(name), mesh.size(names.index(name)), mesh.get_group(name))
+
+
+def group_size(ranks: int, most: int) -> int:
+    """Return the largest size of at most `most` of equal groups of so many ranks.
+
+    >>> group_size(8, 5)
+    4
+    """
+    return max(size for size in range(1, min(most, ranks) + 1) if ranks % size == 0)
+
+
+def neighbours(mesh: DeviceMesh, most: int) -> Axis:
+    """Return the group of neighbouring ranks that this rank is in, of as many ranks as divide those of the mesh.
+
+    Every rank must call it. Groups of 4 of 8 ranks each do the same.
+
+    Args:
+        mesh: of `make_mesh`.
+        most: ranks of a group.
+
+    Raises:
+        ValueError: `most` is below 1.
+    """
+    check_argument(mesh, DeviceMesh, "a mesh is what pure.distributed.make_mesh returns")
+    if most < 1:
+        raise ValueError(f"most={shown(most)}: a group has at least 1 rank")
+    total = mesh.size()
+    size = group_size(total, most)
+    group = dist.group.WORLD if size == total else dist.new_subgroups(size)[0]
+    assert isinstance(group, dist.ProcessGroup)
+    return Axis("neighbours", dist.get_rank(group), size, group)

@@ -21,11 +21,11 @@ from pure.sharding import Kind, shares
 class ShardedWeight(torch.Tensor):
     """A part of a weight; its shape, type and device are those of the part.
 
-    It is an argument of `F.linear` or `F.rms_norm`, and nothing else can be done with it.
+    It is an argument of `F.linear`, `F.rms_norm` or `F.embedding`, and nothing else can be done with it.
 
     Attributes:
         local: the part, a plain or a quantised tensor.
-        kind: ROW, GATHERED or NORM; parts of kind COLUMN are plain tensors.
+        kind: ROW, GATHERED, NORM or TABLE; parts of the other kinds are plain tensors.
         whole: features of the dimension that is split, all ranks together.
         group: name of the process group of the ranks that hold the parts.
         ranks: how many these are.
@@ -69,6 +69,8 @@ class ShardedWeight(torch.Tensor):
     ) -> Any:
         if func is F.linear:
             return _product(*args, **(kwargs or {}))
+        if func is F.embedding:
+            return _looked_up(*args, **(kwargs or {}))
         if func is F.rms_norm or func is torch.rms_norm:  # torch.compile sees the second
             return _normalised(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunctionSubclass():
@@ -78,18 +80,28 @@ class ShardedWeight(torch.Tensor):
     def __torch_dispatch__(
         cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.aten.detach.default:  # what torch.nn.Parameter does to a tensor
+            part: ShardedWeight = args[0]
+            return cls(part.local.detach(), part.kind, part.whole, part.group, part.ranks)
         raise NotImplementedError(
-            f"{func} cannot be done with a part of a weight, only F.linear and F.rms_norm can; do it to all "
-            "parameters before they are split, or to the parts: tensor_parallel(..., local=...)"
+            f"{func} cannot be done with a part of a weight, only F.linear, F.rms_norm and F.embedding can; do it to "
+            "all parameters before they are split, or to the parts: tensor_parallel(..., local=...)"
         )
 
 
 def _product(x: torch.Tensor, weight: ShardedWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return the product of features (..., I) of this rank, or of all, with a weight: all outputs (..., O)."""
+    if weight.kind is Kind.TABLE:
+        raise NotImplementedError("a table that is split over ranks is looked up, not multiplied with")
     if weight.kind is Kind.GATHERED:
         return _gather(F.linear(x, weight.local, bias), weight)
     out = wait(add(F.linear(x, weight.local), weight.group))
     return out if bias is None else out + bias
+
+
+def _looked_up(ids: torch.Tensor, weight: ShardedWeight, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Return all features (..., I) of entries of a table."""
+    return _gather(F.embedding(ids, weight.local, *args, **kwargs), weight)
 
 
 def _gather(x: torch.Tensor, weight: ShardedWeight) -> torch.Tensor:

@@ -28,6 +28,8 @@ from pure.distributed.sharded_weight import ShardedWeight
 from pure.sharding import Cut, Kind, Sharding, divisible
 
 AXIS = "tp"
+OWN = (Kind.COLUMN, Kind.LOOKUP)
+"""Kinds whose parts are plain tensors: nothing is needed from the other ranks."""
 Local = Callable[[Any], Any]
 
 
@@ -80,9 +82,9 @@ def place_parts(parts: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, l
         return used
     if isinstance(denoiser, Experts):
         return {
-            n: _placed(used[n], divisible(each.sharding, along.size), along) for n, each in denoiser.denoisers.items()
+            n: placed(used[n], divisible(each.sharding, along.size), along) for n, each in denoiser.denoisers.items()
         }
-    return _placed(used, divisible(denoiser.sharding, along.size), along)
+    return placed(used, divisible(denoiser.sharding, along.size), along)
 
 
 def _axis_of(params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh) -> Axis:
@@ -149,13 +151,13 @@ def _part(name: str, tensor: torch.Tensor, cut: Cut | None) -> torch.Tensor:
     return cut.of(tensor.detach())
 
 
-def _placed(params: Params, sharding: Sharding, along: Axis) -> dict[str, torch.Tensor]:
-    """Return parts as blocks take them: those that need the other ranks know them."""
-    placed = {}
+def placed(params: Params, sharding: Sharding, along: Axis) -> dict[str, torch.Tensor]:
+    """Return parts as blocks and modules take them: those that need the other ranks know them."""
+    found = {}
     for name, part in params.items():
         placement = sharding.find(name)
-        if placement is not None and placement.kind is not Kind.COLUMN and not name.endswith(".bias"):
+        if placement is not None and placement.kind not in OWN and not name.endswith(".bias"):
             whole = sum(each.features for each in placement.parts)
             part = ShardedWeight(part, placement.kind, whole, along.group.group_name, along.size)
-        placed[name] = part
-    return placed
+        found[name] = part
+    return found

@@ -16,6 +16,7 @@ from pure.engine.quantizing import Say, quantizer
 from pure.engine.ranks import share
 from pure.engine.sample import Sample
 from pure.engine.tuned import differences
+from pure.engine.weights import Weights, share_modules, weigh, weigh_whole
 from pure.experts import transformed
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Request
@@ -114,11 +115,15 @@ class Engine:
         checkpoint: where it is from.
         pipeline: what was loaded.
         base: its denoiser, compiled where that is set; neither guided nor cached.
+        weights: of this process, where several share them.
+        together: whether all processes decode.
     """
 
     checkpoint: Checkpoint
     pipeline: Pipeline
     base: Model
+    weights: tuple[Weights, ...] = ()
+    together: bool = False
 
     def check_pictures(self, count: int) -> None:
         """Check the number of input pictures.
@@ -206,14 +211,19 @@ def open_engine(
     Raises:
         Misuse: it cannot be loaded, quantised or shared.
     """
-    pipeline = checkpoint.load(waiting, (0, 1) if mesh is None else (mesh.get_local_rank("tp"), mesh["tp"].size()))
+    part = (0, 1) if mesh is None else (mesh.get_local_rank("tp"), mesh["tp"].size())
+    pipeline = checkpoint.load(waiting, part)
     quantize = quantizer(effective, pipeline.denoiser, say)
+    weights: tuple[Weights, ...] = ()
     try:
         if mesh is not None and shares is not None:
-            pipeline = share(pipeline, shares, mesh, quantize)
+            loaded = weigh_whole(pipeline, *part)
+            pipeline = share_modules(share(pipeline, shares, mesh, quantize), shares.extra, mesh, say)
+            weights = tuple(Weights(name, size, loaded[name]) for name, size in weigh(pipeline).items())
         elif quantize is not None:
             pipeline = attrs.evolve(pipeline, params=quantize(pipeline.params))
         base = transformed(pipeline.denoiser, compiled()) if checkpoint.compiled else pipeline.denoiser
     except (ValueError, TypeError) as error:
         raise Misuse(str(error)) from error
-    return Engine(checkpoint=checkpoint, pipeline=pipeline, base=base)
+    together = bool(weights) and shares is not None and "vae" in shares.extra
+    return Engine(checkpoint=checkpoint, pipeline=pipeline, base=base, weights=weights, together=together)

@@ -119,7 +119,7 @@ def share(pipeline: Pipeline, shares: Parallel, mesh: DeviceMesh, quantize: Quan
     from pure.distributed.tensor_agreement import tensor_agreement
     from pure.distributed.tensor_parallel import place_parts
 
-    options: Any = attrs.asdict(shares, filter=lambda field, _: field.name != "sizes")
+    options: Any = attrs.asdict(shares, filter=lambda field, _: field.name not in ("sizes", "extra"))
     params = place_parts(pipeline.params, pipeline.denoiser, mesh, local=quantize)
     divided = compose(context_parallel(mesh, **options), guidance_parallel(mesh), tensor_agreement(mesh))
     denoiser = divided(pipeline.denoiser)

@@ -4,6 +4,7 @@ import pure.overwritten  # noqa: F401  (says so where another package has replac
 from pure.models.checkpoint.convert import convert_pickles
 from pure.models.checkpoint.hub import embedded
 from pure.models.checkpoint.loading import load_pipeline
+from pure.models.common.encoder_sharding import encoder_sharding
 from pure.models.common.pictures import Picture, PictureError, open_picture
 from pure.models.errors import CheckpointError, NotFiniteError
 from pure.models.generation import Generation
@@ -23,6 +24,7 @@ __all__ = [
     "Request",
     "convert_pickles",
     "embedded",
+    "encoder_sharding",
     "load_pipeline",
     "open_picture",
     "register",

@@ -36,12 +36,20 @@ class Kind(enum.Enum):
     ROW: by inputs, columns of the weight; what the ranks get is added, then the bias, once.
     GATHERED: by outputs, which are then put together: every rank has all of them.
     NORM: the scale of features that are split; their mean square is taken over all ranks.
+    LOOKUP: a table by columns; every rank looks up its own features.
+    TABLE: the same, which are then put together: every rank has all of them.
     """
 
     COLUMN = "column"
     ROW = "row"
     GATHERED = "gathered"
     NORM = "norm"
+    LOOKUP = "lookup"
+    TABLE = "table"
+
+
+COLUMNS = (Kind.ROW, Kind.LOOKUP, Kind.TABLE)
+"""Kinds that split columns of a weight; the others split its rows."""
 
 
 @attrs.frozen
@@ -87,6 +95,14 @@ class Cut:
                 "the parameters belong to another config than the denoiser"
             )
 
+    def uncut(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the whole tensor of which a rank's part has this shape.
+
+        >>> Cut(1, ((4, 6),), 6).uncut((3, 2))
+        (3, 6)
+        """
+        return *shape[: self.dim], self.whole, *shape[self.dim + 1 :]
+
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the runs of a whole tensor, as a tensor of its own: all of it would stay alive under a view.
 
@@ -113,16 +129,33 @@ class Placement:
 
 
 @attrs.frozen
+class Count:
+    """A number that modules keep of what is split, such as their heads.
+
+    Attributes:
+        pattern: of names of modules; those without the attribute are left alone.
+        attribute: what they call it.
+        part: what it counts: a rank's number is that of its features.
+    """
+
+    pattern: str
+    attribute: str
+    part: Part
+
+
+@attrs.frozen
 class Sharding:
-    """How a denoiser is split over ranks; what no placement names is on every rank.
+    """How a denoiser, or a module, is split over ranks; what no placement names is on every rank.
 
     Attributes:
         heads: of its attention; there can be as many ranks.
         placements: of parameters; the first that fits a name holds.
+        counts: of a module; a denoiser keeps no numbers.
     """
 
     heads: int
     placements: tuple[Placement, ...]
+    counts: tuple[Count, ...] = ()
 
     def find(self, name: str) -> Placement | None:
         """Return the placement of the parameter of this name, None where every rank has all of it.
@@ -156,7 +189,7 @@ class Sharding:
             begin = before + start(units, rank) * part.width
             runs.append((begin, begin + units[rank] * part.width))
             before += part.features
-        return Cut(1 if placement.kind is Kind.ROW else 0, tuple(runs), before)
+        return Cut(1 if placement.kind in COLUMNS else 0, tuple(runs), before)
 
 
 def divisible(sharding: Sharding | None, ranks: int) -> Sharding:

@@ -82,6 +82,21 @@ def test_several_processes_make_the_picture_of_one(one_and_several, several, axe
     assert f"note: {axes}" in more[3] or f": {axes}\n" in more[3]
 
 
+def test_text_encoders_are_shared(one_and_several):
+    """The CLIP of the checkpoint stays whole, which is said; the table has what a process holds."""
+    words = ("--num-gpus", "2", "--extra-parallel-modules", "text_encoder")
+    one, more = one_and_several((*FEW, *CACHE), words)
+    same(one, more)
+    said = " ".join(more[3].split())
+    assert "text_encoder stays whole in every process, as a CLIPTextModel is not split" in said
+    assert "weights of process 0" not in one[2]
+    (row,) = (line for line in more[2].splitlines() if "weights of process 0" in line)
+    found = re.search(r"text_encoder_2 (\d+\.\d) of (\d+\.\d) MB", row)
+    assert found, row
+    held, whole = map(float, found.groups())
+    assert whole / 2 <= held < 0.6 * whole
+
+
 def test_everything_is_said_once(one_and_several):
     words = (*FEW, *CACHE, "--negative-prompt", "a cat")
     one, several = one_and_several(words, ("--num-gpus", "3"))

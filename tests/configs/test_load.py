@@ -127,7 +127,9 @@ def test_mistakes_of_cache_config(line, wanted):
         ("parallelism_config: {ulysses_size: 0}", "a whole number of at least 1, or auto"),
         ("parallelism_config: {ulysses: 2, ulysses_size: 2}", "found another name of ulysses_size"),
         ("parallelism_config: {cp_plan: 1}", "a Python function cannot be written in a configuration"),
-        ("parallelism_config: {extra_parallel_modules: vae}", 'allowed: a list of names; write ["vae"]'),
+        ("parallelism_config: {extra_parallel_modules: vae}", """a list of 'text_encoder' and 'vae'; write ["vae"]"""),
+        ("parallelism_config: {extra_parallel_modules: [vae, controlnet]}", "no checkpoint that is loaded has a contr"),
+        ("parallelism_config: {extra_parallel_modules: [text_encoder_2]}", "there is no 'text_encoder_2'"),
         ("quantize_config: {quant_type: float9}", "found text 'float9'; allowed: one of float8"),
         ("cache_config: {Fn_compute_blocks: 1}\nFn_compute_blocks: 2", "it belongs into cache_config"),
         (

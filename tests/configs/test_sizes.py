@@ -117,8 +117,8 @@ def test_what_nobody_says_has_an_origin():
         ("parallel_uaa.yaml", 3, Parallel(sizes=Sizes(ulysses=3))),
         ("parallel_fp8.yaml", 4, Parallel(sizes=Sizes(ulysses=4), float8=True)),
         ("parallel_async.yaml", 4, Parallel(sizes=Sizes(ulysses=4), overlap=True)),
-        ("parallel_extra.yaml", 2, Parallel(sizes=Sizes(ulysses=2))),
-        ("hybrid.yaml", 4, Parallel(sizes=Sizes(ulysses=4))),
+        ("parallel_extra.yaml", 2, Parallel(sizes=Sizes(ulysses=2), extra=("text_encoder", "vae"))),
+        ("hybrid.yaml", 4, Parallel(sizes=Sizes(ulysses=4), extra=("text_encoder", "vae"))),
     ],
 )
 def test_the_files_of_the_page(name, processes, wanted):
@@ -134,7 +134,7 @@ def test_options_of_the_ring():
     ("values", "key", "why"),
     [
         ({"ulysses_anything": True}, "ulysses_anything", "any number of heads and tokens always works"),
-        ({"extra_parallel_modules": ["vae"]}, "extra_parallel_modules", "every process runs the other modules whole"),
+        ({"extra_parallel_kwargs": {"a": 1}}, "extra_parallel_kwargs", "the other modules have no options"),
         ({"ring_rotate_method": "allgather"}, "ring_rotate_method", "the ring has one process"),
         ({"ring_size": 2, "ulysses_float8": True}, "ulysses_float8", "ulysses_size is 1"),
     ],

@@ -1,0 +1,120 @@
+"""What a process holds of a checkpoint: sharing the modules beside the denoiser, and counting bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+
+from pure.engine.quantizing import Say
+from pure.experts import Experts
+from pure.models.components import text_encoders, with_text_encoders
+from pure.sharding import Sharding
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from pure.models import Pipeline
+
+__all__ = ["Weights", "described", "share_modules", "weigh", "weigh_whole"]
+
+
+@attrs.frozen
+class Weights:
+    """Bytes of the weights of a component.
+
+    Attributes:
+        name: of the component.
+        held: of this process, split and quantised.
+        loaded: of the whole component, as it was loaded.
+    """
+
+    name: str
+    held: int
+    loaded: int
+
+
+def weigh(pipeline: Pipeline) -> dict[str, int]:
+    """Return the bytes of the weights of each component that this process holds."""
+    from pure.transforms import nbytes
+
+    modules = {**text_encoders(pipeline), "vae": pipeline.codec.vae}
+    found = {name: nbytes(dict(module.named_parameters())) for name, module in modules.items()}
+    return {"transformer": nbytes(pipeline.params), **found}
+
+
+def weigh_whole(pipeline: Pipeline, rank: int, ranks: int) -> dict[str, int]:
+    """Return the bytes of each component as the checkpoint has it, of a pipeline as it was loaded.
+
+    Args:
+        pipeline: whose denoiser has this rank's part of the parameters, whose modules are whole.
+        rank: on the axis that splits the parameters,
+        ranks: of which it has so many.
+    """
+    denoiser, params = pipeline.denoiser, pipeline.params
+    parts = (
+        [(denoiser.denoisers[n], params[n]) for n in params] if isinstance(denoiser, Experts) else [(denoiser, params)]
+    )
+    total = sum(
+        math.prod(_uncut(each.sharding, name, part, rank, ranks)) * part.element_size()
+        for each, own in parts
+        for name, part in own.items()
+    )
+    return {**weigh(pipeline), "transformer": total}
+
+
+def _uncut(sharding: Sharding | None, name: str, part: torch.Tensor, rank: int, ranks: int) -> tuple[int, ...]:
+    cut = None if sharding is None or ranks == 1 else sharding.cut(name, rank, ranks)
+    return tuple(part.shape) if cut is None else cut.uncut(tuple(part.shape))
+
+
+def described(weights: Sequence[Weights]) -> str:
+    """Return what a process holds of each component, and of all.
+
+    >>> described([Weights("transformer", 6_000_000, 12_000_000), Weights("vae", 500_000, 500_000)])
+    'transformer 6.0 of 12.0 MB, vae 0.5 MB; 6.5 of 12.5 MB'
+    """
+    whole = Weights("", sum(each.held for each in weights), sum(each.loaded for each in weights))
+    return f"{', '.join(map(_one, weights))}; {_one(whole).strip()}"
+
+
+def _one(weights: Weights) -> str:
+    held, loaded = (f"{size / 1e6:.1f}" for size in (weights.held, weights.loaded))
+    return f"{weights.name} {held} MB" if held == loaded else f"{weights.name} {held} of {loaded} MB"
+
+
+def share_modules(pipeline: Pipeline, names: Sequence[str], mesh: DeviceMesh, say: Say) -> Pipeline:
+    """Return this rank's share of the modules beside the denoiser.
+
+    Args:
+        pipeline: on every rank of the mesh.
+        names: "text_encoder" for the weights of the text encoders, "vae" for the rows of decoded pictures.
+        mesh: of all processes.
+        say: prints a note on what stays whole.
+    """
+    if "text_encoder" in names:
+        pipeline = _share_encoders(pipeline, mesh, say)
+    if "vae" in names:
+        say("extra_parallel_modules: vae has no effect in this version; rank 0 decodes", "note")
+    return pipeline
+
+
+def _share_encoders(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
+    from pure.distributed.mesh import group_size
+    from pure.distributed.tensor_parallel_module import tensor_parallel_module
+    from pure.models import encoder_sharding
+
+    parts = {}
+    for name, encoder in text_encoders(pipeline).items():
+        sharding, kind = encoder_sharding(encoder), type(encoder).__name__
+        if sharding is None:
+            say(f"extra_parallel_modules: {name} stays whole in every process, as a {kind} is not split", "note")
+            continue
+        parts[name] = tensor_parallel_module(encoder, sharding, mesh)
+        if (size := group_size(mesh.size(), sharding.heads)) < mesh.size():
+            why = f"which its {sharding.heads} heads of keys allow"
+            say(f"extra_parallel_modules: {name} is split over groups of {size} processes, {why}", "note")
+    return with_text_encoders(pipeline, parts)
