@@ -12,6 +12,7 @@ from pure import stepping
 from pure.block import Block, Bound, Params, Weights, bind
 from pure.checks import function, kind, names, optional, refuse, shown
 from pure.decide import can_skip, check, measures
+from pure.fitting import embed, prepare
 from pure.guidance import Guidance
 from pure.info import Info
 from pure.memory import State, States
@@ -184,11 +185,11 @@ def init(
     conditioning, guided = cfg.rows(denoiser.guidance, conditioning)
     if guided and denoiser.branching is not None:
         _check_interval(denoiser.guidance)
-    prepared = map_samples(torch.Tensor.contiguous, _prepared(denoiser, params, conditioning))
+    prepared = map_samples(torch.Tensor.contiguous, prepare(denoiser.prepare, params.all, conditioning))
     entry = cfg.doubled(latents) if guided else latents
     _check_rows(prepared, entry.shape[0])
     batch = entry.shape[0]
-    hidden, context = denoiser.embed(params.all, prepared, entry, entry.new_zeros(batch))
+    hidden, context = embed(denoiser.embed, params.all, prepared, entry, entry.new_zeros(batch))
     probe = denoiser.plan.probe
     probed = denoiser.probe(hidden)
     if probe is not None and probe.of is not None:
@@ -274,19 +275,6 @@ def _check_probe(plan: Plan) -> None:
             f"{judging} judges how much a step changes what the front blocks add, and the plan has no front blocks: "
             "set span=Span(front=1), or the probe to Probe(of=...)"
         )
-
-
-def _prepared(denoiser: Denoiser, params: Bound, conditioning: Tree) -> Tree:
-    """Return what `prepare` makes of conditioning of the right kind."""
-    try:
-        return denoiser.prepare(params.all, conditioning)
-    except AttributeError as error:
-        if error.obj is not conditioning:
-            raise
-        raise TypeError(
-            f"this is no conditioning of this denoiser: {type(conditioning).__name__} has no {error.name!r}; "
-            "pass what pipeline.encode(request) returned"
-        ) from error
 
 
 def _check_rows(prepared: Tree, batch: int) -> None:

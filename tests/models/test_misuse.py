@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+import torch
 
+import pure
 from pure.models import CheckpointError, convert_pickles, load_pipeline, open_picture, register
 from tests.support import tiny
 
@@ -50,6 +53,45 @@ def test_what_is_no_request_is_named(saved):
         pipeline.generate("a", observe=3, **SHORT)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="10001 are too many for prompt: at most 10000"):
         pipeline.request(["a"] * 10_001)
+
+
+def test_what_does_not_fit_the_parameters_names_the_parameter_and_both_shapes(saved):
+    pipeline = load_pipeline(saved["dev"])
+    request = pipeline.request("a", **SHORT)
+    conditioning: Any = pipeline.encode(request)
+    latents = pipeline.noise(request)
+    steps, params, others = pipeline.schedule(request), dict(pipeline.params), []
+
+    def run(latents=latents, conditioning=conditioning, params=params):
+        pure.sample(pipeline.denoiser, params, conditioning, latents, steps, pipeline.solver)
+
+    wrong: list[tuple[dict, type[Exception], str]] = [
+        (
+            {"latents": latents[..., :3]},
+            ValueError,
+            r"latents of shape \(1, 64, 3\) of float32 cannot be of this denoiser: the parameter x_embedder\.weight is "
+            r"\(64, 4\) of float32, and is applied to \(1, 64, 3\) of float32; make them with pipeline\.noise",
+        ),
+        ({"latents": latents.double()}, ValueError, r"\(1, 64, 4\) of float64 cannot be .* applied to .* of float64"),
+        (
+            {"conditioning": attrs.evolve(conditioning, text=conditioning.text[..., :31])},
+            ValueError,
+            r"the conditioning cannot be of this denoiser: the parameter context_embedder\.weight is \(64, 32\) of "
+            r"float32, and is applied to \(1, 8, 31\)",
+        ),
+        ({"params": {n: t for n, t in params.items() if n != "x_embedder.weight"}}, KeyError, "there is no parameter"),
+    ]
+    for given, error, message in wrong:
+        with pytest.raises(error, match=message):
+            run(**given)
+
+    def exhausted(*_: Any):
+        others.append(1)
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        attrs.evolve(pipeline.denoiser, embed=exhausted).init(pipeline.params, conditioning, latents, steps)
+    assert others == [1]  # not tried twice
 
 
 @pytest.mark.parametrize(
