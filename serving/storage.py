@@ -58,3 +58,9 @@ class Storage:
         """Write an uploaded picture, if the server keeps them."""
         if self.uploads is not None:
             write_whole(self.uploads / name, content)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Delete uploaded pictures that were kept."""
+        if self.uploads is not None:
+            for name in names:
+                (self.uploads / name).unlink(missing_ok=True)

@@ -74,8 +74,8 @@ async def _made(request: Request, fields: Mapping[str, Any], sent: Sequence[Uplo
     pictures = await service.pictures(sent)
     recipe = await service.checked(fields, pictures)
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=image_form(fields))
-    await service.keep(job, pictures, sent)
-    return await _response(service, await service.done(request, job), response)
+    accepted = await service.submit(job, pictures, sent)
+    return await _response(service, await service.done(request, job, accepted), response)
 
 
 async def _response(service: Service, entry: Entry, response: str) -> dict[str, Any]:

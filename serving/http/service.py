@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import attrs
@@ -115,19 +116,37 @@ class Service:
         self.engine.check_pictures(len(sent))
         return await asyncio.to_thread(lambda: [opened(one) for one in sent])
 
-    async def keep(self, job: Job, pictures: Sequence[Picture], sent: Sequence[Upload]) -> None:
-        """Write the files of a job's input pictures, if the server keeps them."""
-        for number, (picture, upload) in enumerate(zip(pictures, sent, strict=True)):
-            name = f"{job.id}-{number}{SUFFIXES[picture.format]}"
-            await asyncio.to_thread(self.files.keep, name, upload.content)
+    async def submit(self, job: Job, pictures: Sequence[Picture], sent: Sequence[Upload]) -> Future[Entry]:
+        """Queue a job, and write the files of its input pictures if the server keeps them.
 
-    async def done(self, request: Request, job: Job) -> Entry:
-        """Submit a job and wait for it; cancel it if the client goes away.
+        Raises:
+            EngineError: it is not taken, or a file cannot be written; nothing of it is left.
+        """
+        future = self.worker.submit(job)
+        names = [f"{job.id}-{number}{SUFFIXES[picture.format]}" for number, picture in enumerate(pictures)]
+        try:
+            for name, upload in zip(names, sent, strict=True):
+                await asyncio.to_thread(self.files.keep, name, upload.content)
+        except BaseException:  # a client that is gone, too
+            self.discard(job.id)
+            self.files.drop(names)
+            raise
+        return future
+
+    def discard(self, id: str) -> None:
+        """Stop work for a job, and delete its files and its entry."""
+        self.worker.cancel(id)
+        entry = self.worker.jobs.forget(id)
+        if entry is not None:
+            self.files.remove(entry.artifacts.values())
+
+    async def done(self, request: Request, job: Job, accepted: Future[Entry]) -> Entry:
+        """Wait for a job that was accepted; cancel it if the client goes away.
 
         Raises:
             EngineError: it failed, the client left, or the server stops.
         """
-        future = asyncio.wrap_future(self.worker.submit(job))
+        future = asyncio.wrap_future(accepted)
         leaving = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({future, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -44,8 +44,7 @@ async def create(request: Request) -> dict[str, Any]:
         raise Misuse(f"size: {width}x{height} cannot be written as a video; choose even sizes", field="size")
     form = Format(kind="video", suffix=".mp4")
     job = Job(prompt=fields["prompt"], seeds=seeds(fields), recipe=recipe, form=form)
-    await service.keep(job, pictures, sent)
-    service.worker.submit(job)
+    await service.submit(job, pictures, sent)
     return _shown(service, _entry(service, job.id))
 
 
@@ -84,10 +83,7 @@ async def delete(request: Request, id: str) -> dict[str, Any]:
     """Stop work for a video, and delete its file and its entry."""
     service = service_of(request)
     _entry(service, id)
-    service.worker.cancel(id)
-    entry = service.worker.jobs.forget(id)
-    if entry is not None:
-        await asyncio.to_thread(service.files.remove, list(entry.artifacts.values()))
+    await asyncio.to_thread(service.discard, id)
     return {"id": id, "object": "video.deleted", "deleted": True, "status": "deleted"}
 
 

@@ -6,6 +6,7 @@ import io
 import pytest
 from PIL import Image
 
+from pure.engine.errors import Failure
 from pure.serving.storage import Storage
 from tests.support import wan_pipelines
 
@@ -54,6 +55,28 @@ def test_pictures_are_kept_where_that_is_asked_for(here, tmp_path):
     files = [("image", ("a", encoded("JPEG"))), ("image", ("b", encoded("PNG")))]
     made = edit(app, files=files)
     assert {f"{made['id']}-0.jpg", f"{made['id']}-1.png"} < {file.name for file in (tmp_path / "uploads").iterdir()}
+
+
+def test_a_request_that_is_refused_leaves_no_picture(here, tmp_path, monkeypatch):
+    files = [("image", ("a", encoded("JPEG"))), ("image", ("b", encoded("PNG")))]
+    app = here("klein", files=Storage(tmp_path / "results", tmp_path / "uploads"))
+    keep, written = Storage.keep, []
+
+    def full(self, name, content):
+        if written:
+            raise Failure("cannot write: No space left on device")
+        written.append(name)
+        keep(self, name, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "keep", full)
+        assert edit(app, 500, files)["error"]["message"] == "cannot write: No space left on device"
+    assert len(written) == 1 and not list((tmp_path / "uploads").iterdir()) and not app.worker.jobs.all("image")
+    app.worker.queue._most = 0
+    assert edit(app, 503, files)["error"]["code"] == "queue_full"
+    assert not list((tmp_path / "uploads").iterdir())
+    app.worker.stop()  # what was cancelled has ended
+    assert not list(tmp_path.rglob("*.png"))
 
 
 @pytest.mark.parametrize(
