@@ -197,7 +197,9 @@ def _value(path: Path, key: str, value: Any, param: click.Parameter) -> Any:
     values = value if several and isinstance(value, list) else [value]
     for entry in values:
         if not isinstance(entry, str | int | float):
-            raise Misuse(f"{path}: {key} holds {entry!r:.80}; write a text, a number, true or false")
+            raise Misuse(f"{path}: {key} holds {entry!r:.80}; write a text in quotes, a number, true or false")
+        if isinstance(param.type, click.types.StringParamType) and not isinstance(entry, str):
+            raise Misuse(f"{path}: {key} holds {kinds.show(entry)}; if it is text, put it in quotes")
     return values if several else value
 
 

@@ -229,6 +229,8 @@ class Text(ValueKind):
     def parse(self, value: Any) -> str:
         """Check the type."""
         if not isinstance(value, str):
+            if isinstance(value, bool):
+                raise Wrong("put it in quotes: YAML reads yes, no, on and off as true and false")
             raise Wrong(f'write "{value}"' if isinstance(value, int | float) else "")
         if not value.strip() and not self.empty:
             raise Wrong("it is empty; leave the key out")
@@ -388,14 +390,12 @@ def _or(words: tuple[str, ...]) -> str:
 
 def _quotes(text: str) -> str:
     """Say how to write a number that was written as text."""
-    try:
-        number = float(text[:60])
-    except ValueError:
-        return ""
-    if len(text) > 60:
+    number = numerals.real(text.strip()) if len(text) <= 60 else None
+    if number is None:
         return ""
     if "e" in text.lower() and math.isfinite(number):
         mantissa, _, power = text.lower().partition("e")
         power = power if power[:1] in "+-" else f"+{power}"
         return f"YAML reads {text} as text; write {mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
-    return f"write {text.strip()} without quotes"
+    found = numerals.whole(text.strip())
+    return f"write {text.strip() if found is None else found} without quotes"

@@ -3,9 +3,10 @@
 import math
 import re
 
-__all__ = ["real", "whole"]
+__all__ = ["real", "typed", "whole"]
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
+DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 WRITTEN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
 WORDS = re.compile(r"[+-]?(nan|inf|infinity)")
 
@@ -29,3 +30,14 @@ def real(text: str) -> float | None:
     if WRITTEN.fullmatch(text):
         return found if math.isfinite(found := float(text)) else None
     return float(text) if WORDS.fullmatch(text) else None
+
+
+def typed(text: str, value: float) -> bool:
+    """Whether a number that YAML 1.1 reads is meant: it also reads 1_0, 017, 0x1f, 0b11 and 1:30 as numbers.
+
+    >>> typed("15", 15), typed("017", 15), typed("1_0", 10), typed("1:30", 90), typed(".inf", float("inf"))
+    (True, False, False, False, True)
+    """
+    if isinstance(value, int):
+        return DECIMAL.fullmatch(text) is not None
+    return WRITTEN.fullmatch(text.lower()) is not None or WORDS.fullmatch(text.lower().replace(".", "")) is not None

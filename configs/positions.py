@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import yaml
 
+from pure.configs import numerals
 from pure.configs.report import ConfigError, Problem
 
 __all__ = ["Leaf", "ListNode", "MapNode", "Node", "Pair", "parse_json", "parse_yaml", "plain"]
@@ -109,6 +110,8 @@ def _compose(text: str, name: str) -> tuple[Node | None, list[Problem]]:
 def _cure(what: str) -> str:
     if "single document" in what:
         return "keep one document per file, without a second ---"
+    if "mapping values" in what:
+        return "put a text with a colon in it in quotes"
     return "replace the tab by spaces" if r"'\t'" in what else ""
 
 
@@ -163,7 +166,11 @@ class _Yaml:
 
     def _scalar(self, node: yaml.Node, place: str) -> Any:
         try:
-            return self.scalars.construct_object(node, deep=True)
+            value = self.scalars.construct_object(node, deep=True)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not numerals.typed(node.value, value):
+                hint = f"write {value} if that is meant, or put it in quotes if it is text"
+                self.problems.append(_syntax(place, f"{node.value}, which YAML reads as {value}", "YAML", hint))
+            return value
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             what = getattr(error, "problem", None) or f"{node.value!r}, which is no value"
             self.problems.append(_syntax(place, str(what), "YAML", "put it in quotes if it is text"))

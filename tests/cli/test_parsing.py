@@ -132,4 +132,4 @@ def test_a_missing_file_of_flags(tmp_path):
 def test_what_a_file_cannot_give_a_flag(puredit, tmp_path, key, value):
     (tmp_path / "flags.json").write_text(json.dumps({key: value}))
     code, _, err = puredit("generate", "--prompt", "a", "--config", "flags.json")
-    assert code == 2 and f"flags.json: {key} holds" in err and "write a text, a number, true or false" in err
+    assert code == 2 and f"flags.json: {key} holds" in err and "write a text in quotes, a number, true or false" in err

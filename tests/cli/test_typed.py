@@ -94,7 +94,17 @@ def test_a_name_of_thousands_of_characters_is_not_repeated(puredit, unloaded, tm
         ("a.json", "[" * 100_000, "values nested too deeply"),
         ("a.yaml", "? [a, b]\n: 3\n", "there is no setting"),
         ("a.yaml", "no_save_output: maybe\n", "'maybe' is not a valid boolean"),
-        ("a.yaml", "seed: [1, [2]]\n", "seed holds [2]; write a text, a number, true or false"),
+        ("a.yaml", "seed: [1, [2]]\n", "seed holds [2]; write a text in quotes, a number, true or false"),
+        ("a.yaml", "prompt: no\n", "a.yaml: prompt holds false; if it is text, put it in quotes"),
+        ("a.yaml", "prompt: [cat, 1.50]\n", "a.yaml: prompt holds the number 1.5; if it is text, put it in quotes"),
+        ("a.json", '{"output_file_name": 3}', "output_file_name holds the number 3; if it is text, put it in quotes"),
+        ("a.yaml", "prompt: 2024-01-01\n", "write a text in quotes, a number, true or false"),
+        ("a.yaml", "prompt: a cat: red\n", "put a text with a colon in it in quotes"),
+        (
+            "a.yaml",
+            "seed: 1_0\n",
+            "a.yaml:1:7: found 1_0, which YAML reads as 10; allowed: a YAML document; write 10 if",
+        ),
     ],
 )
 def test_a_file_of_flags_says_everything_once(puredit, unloaded, tmp_path, name, text, message):
