@@ -112,6 +112,7 @@ def test_a_file_of_flags(tmp_path):
         ("a.json", "[1]", "a.json holds list"),
         ("a.json", "{", "cannot be understood"),
         ("a.yaml", "a: [", "cannot be understood"),
+        ("a.yaml", "a: &x [*x]", "cannot be understood:\n.*an alias of a value that contains it"),
         ("a.toml", "", "a file ending in .json, .yaml or .yml is wanted"),
         ("a.yaml", "config: b.yaml", "there is no setting 'config'"),
     ],

@@ -305,7 +305,11 @@ def test_attention(name, device, wanted, section):
 
 @pytest.mark.parametrize(
     ("sizes", "wanted"),
-    [({"ring_size": 2}, "gives no log-sum-exp"), ({"ring_size": 2, "ring_rotate_method": "allgather"}, None)],
+    [
+        ({"ring_size": 2}, "gives no log-sum-exp"),
+        ({"ring_size": 2, "ring_rotate_method": "allgather"}, None),
+        ({"ring_size": 1, "ulysses_size": 2}, None),
+    ],
 )
 def test_attention_of_a_ring(sizes, wanted, monkeypatch):
     """Without parts it can only take all keys at once; cuDNN's kernel is let through here as if it ran."""

@@ -87,6 +87,7 @@ def test_components():
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
+        ("backend: cache_dit", ("quantize_config.backend: cache_dit quantises with kernels of its own", "write ao")),
         ("backend: svdq", ("quantize_config.backend: svdq quantises with kernels of its own", "write ao")),
         ("repeated_blocks: [Block]", ("it names Python classes", "exclude_layers leaves out single blocks")),
         ("serialize_to: out", ("are not written", "remove the key")),

@@ -83,6 +83,9 @@ def test_sizes_are_refused_only_where_none_would_do(chosen, processes, sequence)
         ({"ulysses_size": 2, "ring_size": 1}, 4, 4,
          "flag --sp-degree: ulysses 2 x ring 1 is 2, not 4; write --sp-degree 2 or leave it out, or change"),
         ({"tp_size": 3}, 4, None, "parallelism_config.tp_size: tp_size: 3 needs 3 processes, this run has 4"),
+        ({"ulysses_size": "auto", "tp_size": 3}, 4, None,
+         "parallelism_config.tp_size: ulysses_size: auto, tp_size: 3 needs 3 processes, this run has 4"),
+        ({"ulysses_size": "auto", "tp_size": 4}, 2, None, "tp_size: 4 needs 4 processes, this run has 2"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_with_the_cure(sizes, processes, sequence, message):

@@ -64,7 +64,7 @@ def test_of_one_expert_the_second_has_no_effect() -> None:
         ("cache_config: {calibrated_weights: 3}", r"allowed: a list of \[history, target, weights\]"),
         (
             "cache_config: {calibrated_weights: [[[2], 3, [1.5]]]}",
-            r"the row \[\[2\], 3, \[1.5\]\] is wrong: weights add up to 1, these to 1.5; change the first one",
+            r"; the row \[\[2\], 3, \[1.5\]\] is wrong: weights add up to 1, these to 1.5; change the first one",
         ),
     ],
 )
