@@ -17,6 +17,7 @@ from pure.cli.spelling import ELSEWHERE, unknown
 from pure.cli.values import Json, Value
 from pure.configs import kinds
 from pure.engine.errors import Misuse, nearest
+from pure.engine.reading import read_text
 
 __all__ = ["CommandContext", "Flag", "FlagCommand", "read_defaults", "rewrite"]
 
@@ -209,12 +210,7 @@ def _load(path: Path) -> Any:
     shown = cut(str(path))
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise Misuse(f"--config {shown}: a file ending in .json, .yaml or .yml is wanted")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise Misuse(f"--config {shown} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Misuse(f"--config {shown} cannot be understood: it is not UTF-8 text") from error
+    text = read_text(path, "--config")
     root, problems = (parse_json if path.suffix == ".json" else parse_yaml)(text, str(path))
     if problems:
         raise Misuse(f"--config {shown} cannot be understood:\n" + "\n".join(f"  {problem}" for problem in problems))

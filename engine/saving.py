@@ -8,7 +8,7 @@ from PIL import Image
 
 from pure.engine.writing import write_whole
 
-__all__ = ["IMAGE_FORMATS", "encode_image", "save", "save_frames", "save_image"]
+__all__ = ["IMAGE_FORMATS", "encode_image", "save", "save_frames"]
 
 OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 
@@ -26,17 +26,12 @@ def save(path: Path, frames: np.ndarray, fps: int | None = None, quality: int | 
         Failure: the file cannot be written.
     """
     if fps is None:
-        save_image(path, frames[0], quality)
+        # Encoded in memory first: Pillow's own writing hides why the disk refused.
+        write_whole(path, encode_image(frames[0], IMAGE_FORMATS[path.suffix.lower()], quality))
         return
     from pure.engine.video import write_video
 
     write_video(path, _bytes(frames), fps)
-
-
-def save_image(path: Path, pixels: np.ndarray, quality: int | None = None) -> None:
-    """Write pixels (H, W, 3) in [0, 1] in the format of the path's ending, whole or not at all."""
-    # Encoded in memory first: Pillow's own writing hides why the disk refused.
-    write_whole(path, encode_image(pixels, IMAGE_FORMATS[path.suffix.lower()], quality))
 
 
 def encode_image(pixels: np.ndarray, kind: str, quality: int | None = None) -> bytes:

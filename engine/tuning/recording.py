@@ -15,8 +15,7 @@ import attrs
 import numpy as np
 import torch
 
-from pure import State
-from pure.engine.tuning.rerun import Case, Place, TunedSpan, begin, bound_of, experts_of, run
+from pure.engine.tuning.rerun import Case, Place, TunedSpan, begin, bound_of, cache_of, experts_of, run
 from pure.gram import gram_matrix
 
 if TYPE_CHECKING:
@@ -99,9 +98,8 @@ def record(case: Case, seeds: Sequence[int], span: TunedSpan, observe: Observe |
 
 def _part(state: Any, expert: str, batch: int) -> np.ndarray:
     """Return what is kept of the newest residuals of every sample, (B, N) fp32; branches side by side."""
-    one = state if isinstance(state, State) else state[expert]
     parts = []
-    for past in one.cache.history:
+    for past in cache_of(state, expert).history:
         flat = past[0].reshape(batch, -1)  # a sample's branches are neighbouring rows
         if flat.shape[1] > MOST:
             where = torch.randint(flat.shape[1], (MOST,), generator=torch.Generator().manual_seed(0))

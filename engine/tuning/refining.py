@@ -62,11 +62,11 @@ def decibels(latents: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def quality(trial: Trial, entries: Entries, weights: Weights) -> float:
-    """Return the mean over all samples of `decibels`."""
+def quality(trial: Trial, entries: Entries, weights: Weights, places: Sequence[Place | None] | None = None) -> float:
+    """Return the mean over all samples of `decibels`; every case goes on from its place, or begins."""
     found = [
-        decibels(end(case, trial.bound, entries, weights, trial.span), star)
-        for case, star in zip(trial.cases, _on(trial), strict=True)
+        decibels(end(case, trial.bound, entries, weights, trial.span, place), star)
+        for case, place, star in zip(trial.cases, places or [None] * len(trial.cases), _on(trial), strict=True)
     ]
     return float(torch.cat(found).mean())
 
@@ -114,7 +114,7 @@ def swaps(
                 continue
             since = min(old, new)
             theirs = changed(weights, errors, other, depth, kind, since)
-            found = _from(trial, kept, since, other, theirs)
+            found = quality(trial, other, theirs, [places[since] for places in kept])
             if found > best:
                 best, entries, weights = found, other, theirs
                 kept = [_places(trial, case, entries, weights) for case in trial.cases]
@@ -135,14 +135,6 @@ def _moves(errors: Errors, entries: Entries) -> list[tuple[int, int]]:
 def _begins(errors: Errors, entries: Entries) -> bool:
     """Whether the first step of every expert is computed."""
     return all(entries[errors.own(expert)[0]] for expert in errors.grams)
-
-
-def _from(trial: Trial, kept: Sequence[Sequence[Place]], at: int, entries: Entries, weights: Weights) -> float:
-    found = [
-        decibels(end(case, trial.bound, entries, weights, trial.span, places[at]), star)
-        for case, places, star in zip(trial.cases, kept, _on(trial), strict=True)
-    ]
-    return float(torch.cat(found).mean())
 
 
 # ------------------------------------------------------------------------------ weights

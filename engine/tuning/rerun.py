@@ -147,18 +147,14 @@ def run(
         expert = experts_of((step,))[0]
         inputs = Inputs(solver.latents(place.carry), step)
         if not entries[at]:
-            state = _with_history(state, expert, _filled(_cache(state, expert).history, weights[at], span.depth))
+            summed = [_summed(past, weights[at], span.depth) for past in cache_of(state, expert).history]
+            state = _with_history(state, expert, tuple(summed))
         prediction, new, _ = denoiser.apply(bound, state, inputs)
         if not entries[at]:
-            new = _with_history(new, expert, _cache(place.state, expert).history)
+            new = _with_history(new, expert, cache_of(place.state, expert).history)
         after = Place(at=at + 1, state=new, carry=solver.step(place.carry, prediction, step))
         yield place, after
         place = after
-
-
-def _filled(history: History, weights: torch.Tensor, depth: int) -> History:
-    """Return a history whose newest residuals are the weighted sums; of held streams as it is."""
-    return tuple(_summed(past, weights, depth) for past in history)
 
 
 def _summed(past: tuple[torch.Tensor, ...], weights: torch.Tensor, depth: int) -> tuple[torch.Tensor, ...]:
@@ -172,7 +168,8 @@ def _summed(past: tuple[torch.Tensor, ...], weights: torch.Tensor, depth: int) -
     return (total.to(past[0].dtype), *past[1:])
 
 
-def _cache(state: States, expert: str) -> Cache:
+def cache_of(state: States, expert: str) -> Cache:
+    """Return the cache of an expert, or of the one denoiser."""
     one = state if isinstance(state, State) else state[expert]
     return one.cache
 

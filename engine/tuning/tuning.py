@@ -124,12 +124,7 @@ def _count(name: str, value: int) -> int:
 
 
 def _usual(pipeline: Pipeline) -> str:
-    if (
-        pipeline.request(
-            "",
-        ).frames
-        > 1
-    ):
+    if pipeline.request("").frames > 1:
         return "videos"
     return "edits" if pipeline.image_count[0] else "images"
 

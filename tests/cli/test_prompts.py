@@ -2,8 +2,9 @@
 
 import pytest
 
-from pure.cli.prompts import prompts_of, read_prompts
+from pure.cli.prompts import read_prompts
 from pure.engine.errors import Misuse
+from pure.engine.reading import prompts_of
 
 
 def values(*prompt, file=None):

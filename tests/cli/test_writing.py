@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pure.engine.errors import Failure
-from pure.engine.saving import save_image
+from pure.engine.saving import save
 from pure.engine.writing import check_file, check_folder, write_whole
 
 
@@ -68,7 +68,7 @@ def test_folders_are_made_and_checked(tmp_path):
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.webp", "WEBP")])
 def test_image_formats(tmp_path, name, kind):
     pixels = np.linspace(0, 1, 16 * 24 * 3, dtype=np.float32).reshape(16, 24, 3)
-    save_image(tmp_path / name, pixels)
+    save(tmp_path / name, pixels[None])
     with Image.open(tmp_path / name) as image:
         assert (image.format, image.size, image.mode) == (kind, (24, 16), "RGB")
         if kind == "PNG":
