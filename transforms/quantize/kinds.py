@@ -12,6 +12,7 @@ Shapes: a weight is (outputs, inputs).
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -86,7 +87,7 @@ def _least(weight: torch.Tensor) -> float:
 
 
 def _float8(weight: torch.Tensor, shared: bool) -> torch.Tensor:
-    """Return float8 values with a scale per row, of which `shared` ones are all equal; products are of float8 rows."""
+    """Return float8 values (e4m3: 3 bits after the leading one) to multiply with float8; `shared`: with one scale."""
     from torchao.float8.inference import Float8MMConfig
     from torchao.quantization import PerRow, PerTensor
     from torchao.quantization.quantize_.common import KernelPreference
@@ -108,34 +109,18 @@ def _float8(weight: torch.Tensor, shared: bool) -> torch.Tensor:
     )
 
 
-def float8_per_row(weight: torch.Tensor) -> torch.Tensor:
-    """Return float8 weights (e4m3: 3 bits after the leading one), one scale per output, to multiply with float8."""
-    return _float8(weight, shared=False)
-
-
-def float8_per_tensor(weight: torch.Tensor) -> torch.Tensor:
-    """Return float8 weights, one scale for all, to multiply with float8."""
-    return _float8(weight, shared=True)
-
-
-def float8_per_block(weight: torch.Tensor) -> torch.Tensor:
-    """Return float8 weights, one scale per block of 128 x 128, to multiply with what there is."""
+def _float8_only(weight: torch.Tensor, blocks: bool) -> torch.Tensor:
+    """Return float8 weights to multiply with what there is, one scale per output or per block of 128 x 128."""
+    from torchao.quantization import PerRow
     from torchao.quantization.granularity import PerBlock
     from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
 
-    blocks: Any = PerBlock((SIDE, SIDE))  # which the annotations leave out
-    return Float8Tensor.from_hp(weight, granularity=blocks, hp_value_lb=_least(weight))
-
-
-def float8_weight_only(weight: torch.Tensor) -> torch.Tensor:
-    """Return float8 weights, one scale per output, to multiply with what there is."""
-    from torchao.quantization import PerRow
-    from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
-
-    return Float8Tensor.from_hp(weight, granularity=PerRow(), hp_value_lb=_least(weight))
+    granularity: Any = PerBlock((SIDE, SIDE)) if blocks else PerRow()  # the annotations leave blocks out
+    return Float8Tensor.from_hp(weight, granularity=granularity, hp_value_lb=_least(weight))
 
 
 def _int8(weight: torch.Tensor, shared: bool, dynamic: bool) -> torch.Tensor:
+    """Return 8-bit integers, one scale per output or for all, to multiply with such if `dynamic`, else with what is."""
     from torchao.quantization import PerRow, PerTensor
     from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor, QuantizeTensorToInt8Kwargs
 
@@ -146,22 +131,7 @@ def _int8(weight: torch.Tensor, shared: bool, dynamic: bool) -> torch.Tensor:
     return kind.from_hp(weight, granularity=PerTensor() if shared else PerRow(), act_quant_kwargs=rows)
 
 
-def int8_per_row(weight: torch.Tensor) -> torch.Tensor:
-    """Return 8-bit integers, one scale per output, to multiply with 8-bit integers."""
-    return _int8(weight, shared=False, dynamic=True)
-
-
-def int8_per_tensor(weight: torch.Tensor) -> torch.Tensor:
-    """Return 8-bit integers, one scale for all, to multiply with 8-bit integers."""
-    return _int8(weight, shared=True, dynamic=True)
-
-
-def int8_weight_only(weight: torch.Tensor) -> torch.Tensor:
-    """Return 8-bit integers, one scale per output, to multiply with what there is."""
-    return _int8(weight, shared=False, dynamic=False)
-
-
-def int4_weight_only(weight: torch.Tensor) -> torch.Tensor:
+def _int4(weight: torch.Tensor) -> torch.Tensor:
     """Return 4-bit integers, in a byte each, one scale per 32 inputs of an output, to multiply with what there is."""
     from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import IntxUnpackedToInt8Tensor
 
@@ -170,13 +140,13 @@ def int4_weight_only(weight: torch.Tensor) -> torch.Tensor:
 
 
 KINDS: Mapping[str, WeightKind] = {
-    "float8_per_row": WeightKind(make=float8_per_row, dynamic="float8"),
-    "float8_per_tensor": WeightKind(make=float8_per_tensor, dynamic="float8"),
-    "float8_per_block": WeightKind(make=float8_per_block, multiple=(SIDE, SIDE)),
-    "float8_weight_only": WeightKind(make=float8_weight_only),
-    "int8_per_row": WeightKind(make=int8_per_row, dynamic="int8"),
-    "int8_per_tensor": WeightKind(make=int8_per_tensor, dynamic="int8"),
-    "int8_weight_only": WeightKind(make=int8_weight_only),
-    "int4_weight_only": WeightKind(make=int4_weight_only, multiple=(1, GROUP)),
+    "float8_per_row": WeightKind(make=partial(_float8, shared=False), dynamic="float8"),
+    "float8_per_tensor": WeightKind(make=partial(_float8, shared=True), dynamic="float8"),
+    "float8_per_block": WeightKind(make=partial(_float8_only, blocks=True), multiple=(SIDE, SIDE)),
+    "float8_weight_only": WeightKind(make=partial(_float8_only, blocks=False)),
+    "int8_per_row": WeightKind(make=partial(_int8, shared=False, dynamic=True), dynamic="int8"),
+    "int8_per_tensor": WeightKind(make=partial(_int8, shared=True, dynamic=True), dynamic="int8"),
+    "int8_weight_only": WeightKind(make=partial(_int8, shared=False, dynamic=False)),
+    "int4_weight_only": WeightKind(make=_int4, multiple=(1, GROUP)),
 }
 """Every kind by its name."""

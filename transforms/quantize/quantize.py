@@ -114,9 +114,8 @@ def quantize(
             there, or no layer is left to quantise.
         TypeError: an argument is of another kind.
     """
-    _check_arguments(params, denoiser, settings)
-    require_torchao()
     layers = survey(params, denoiser, settings)
+    require_torchao()
     if not any(layer.kind for layer in layers):
         reasons = sorted({layer.reason for layer in layers}) or ["there is no linear layer"]
         raise ValueError(f"nothing would be quantised: {'; '.join(reasons)}")
