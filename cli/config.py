@@ -23,13 +23,14 @@ SOURCES: dict[click.core.ParameterSource | None, str] = {
 }
 
 
-def execute(ctx: click.Context, reference: bool, show: bool, values: dict[str, Any]) -> None:
+def execute(values: dict[str, Any]) -> None:
     """Print the reference, or the effective configuration.
 
     Raises:
         Misuse: neither or both are chosen.
         ConfigError: a setting is wrong.
     """
+    reference, show = values.pop("reference"), values.pop("show")
     if reference == show:
         raise Misuse("say what to show: puredit config --reference, or puredit config --show with flags of generate")
     if reference:
@@ -42,16 +43,16 @@ def execute(ctx: click.Context, reference: bool, show: bool, values: dict[str, A
     rows = [(row.key, row.value, row.origin) for row in describe(effective)]
     rows.sort(key=lambda row: row[2].startswith("library default"))  # settings from a source come first
     print_table(screen, HEAD, rows, "cache, parallelism, quantisation")
-    print_table(screen, HEAD, _flags(ctx, values, facts.steps), "flags")
+    print_table(screen, HEAD, _flags(values, facts.steps), "flags")
     for note in effective.notes:
         screen.print(rich.text.Text(f"note: {note}"), soft_wrap=True)
     for problem in effective.refusals:
         screen.print(rich.text.Text(f"refused: {problem}"), soft_wrap=True)
 
 
-def _flags(ctx: click.Context, values: dict[str, Any], steps: int | None) -> list[tuple[str, str, str]]:
+def _flags(values: dict[str, Any], steps: int | None) -> list[tuple[str, str, str]]:
     """Return name, value and origin of every flag that has a value."""
-    rows = []
+    ctx, rows = click.get_current_context(), []
     for name, value in {**values, "num_inference_steps": steps}.items():
         source = SOURCES.get(ctx.get_parameter_source(name))
         if value in (None, ()) or (source is None and name == "no_save_output"):

@@ -16,21 +16,22 @@ from pure.engine.checkpoint import look
 from pure.links import document
 
 if TYPE_CHECKING:
-    from pure.models.family import Description
+    from pure.models.family import Description, Family, PipelineKind
 
 __all__ = ["execute"]
 
 COLUMNS = ("cache", "context parallel", "tensor parallel")
 
 
-def execute(model_path: str | None, as_json: bool) -> None:
+def execute(values: dict[str, Any]) -> None:
     """Print the families, or what a checkpoint is.
 
     Raises:
         Misuse: the checkpoint is not there, or not supported.
     """
+    model_path = values["model_path"]
     found: Any = rows() if model_path is None else described(look(model_path).found)
-    if as_json:
+    if values["as_json"]:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     screen = console()
@@ -55,18 +56,24 @@ def rows() -> list[dict[str, Any]]:
 
     return [
         {
-            "family": family.name,
-            "pipeline": kind.pipeline,
-            "transformer": family.transformer,
+            **_names(family, kind),
             "experts": len(kind.transformers),
-            "task": kind.task,
-            "guidance": ", ".join(kind.guidance),
             **capabilities(family.denoiser({})),
             "checkpoints": list(kind.checkpoints),
         }
         for family in families()
         for kind in family.kinds
     ]
+
+
+def _names(family: Family, kind: PipelineKind) -> dict[str, str]:
+    return {
+        "family": family.name,
+        "pipeline": kind.pipeline,
+        "transformer": family.transformer,
+        "task": kind.task,
+        "guidance": ", ".join(kind.guidance),
+    }
 
 
 def capabilities(denoiser: pure.Denoiser) -> dict[str, str]:
@@ -85,13 +92,9 @@ def described(found: Description) -> dict[str, Any]:
     denoiser = next(iter(found.denoisers.values()))
     defaults = {name: value for name, value in attrs.asdict(found.defaults).items() if value is not None}
     return {
-        "family": found.family.name,
-        "pipeline": found.kind.pipeline,
-        "transformer": found.family.transformer,
+        **_names(found.family, found.kind),
         "experts": len(found.transformers),
         "blocks": len(denoiser.blocks),
-        "task": found.kind.task,
-        "guidance": ", ".join(found.kind.guidance),
         "solver": type(found.solver).__name__,
         **capabilities(denoiser),
         **{f"default {name.replace('_', ' ')}": value for name, value in defaults.items()},

@@ -1,6 +1,5 @@
 """The flags of `puredit generate`, group by group."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -9,7 +8,7 @@ from pure.cli.parsing import Flag
 from pure.cli.values import Json, Value, boolean, count, number, whole
 from pure.configs.kinds import Unchecked
 
-__all__ = ["FLAGS", "LARGEST_SIDE", "apply_flags", "flag", "group"]
+__all__ = ["FLAGS", "LARGEST_SIDE", "flag", "group"]
 
 LARGEST_SIDE = 16384
 """Of a picture, in pixels."""
@@ -213,14 +212,3 @@ UNSUPPORTED = group(
 )
 FLAGS: tuple[Flag, ...] = (*IMAGE, *CACHE, *OUTPUT, *MODEL, *PROCESSES, *RUNNING, *UNSUPPORTED)
 """All of them, in the order of the help text."""
-
-
-def apply_flags(flags: Sequence[Flag]) -> Callable[[Any], Any]:
-    """Return a decorator that gives flags to the function of a command."""
-
-    def apply(command: Any) -> Any:
-        known = getattr(command, "__click_params__", [])
-        command.__click_params__ = [*flags[::-1], *known]  # click reads the list backwards
-        return command
-
-    return apply
