@@ -42,6 +42,7 @@ CONFIG = {
     "axes_dims_rope": (8, 12, 12),
 }
 SIDE, TEXT = 16, 32
+MASKED = {"static ultra": ULTRA, "static ultra + TaylorSeer": pure.compose(ULTRA, taylorseer(order=1))}
 
 
 def build() -> Bench:
@@ -53,13 +54,8 @@ def build() -> Bench:
 
 def contestants(made: Bench) -> dict[str, Contestant]:
     """Return the runs to compare, by name."""
-    return {
-        "diffusers": made.diffusers,
-        "plain": made.ours(pure.identity),
-        "never skip": made.ours(NEVER),
-        "static ultra": made.ours(ULTRA),
-        "static ultra + TaylorSeer": made.ours(pure.compose(ULTRA, taylorseer(order=1))),
-    }
+    plans = {"plain": pure.identity, "never skip": NEVER, **MASKED}
+    return {"diffusers": made.diffusers, **{name: made.ours(plan) for name, plan in plans.items()}}
 
 
 def measure(runs: dict[str, Contestant], rounds: int, seed: int) -> dict[str, list[list[float]]]:
@@ -93,8 +89,7 @@ def machinery(rounds: int = 300) -> dict[str, float]:
     plans = {
         "plain": pure.identity,
         "dbcache, measuring": dbcache(warmup=1, threshold=0.5, max_continuous=None),
-        "static ultra": ULTRA,
-        "static ultra + TaylorSeer": pure.compose(ULTRA, taylorseer(order=1)),
+        **MASKED,
     }
     runs = {name: plan(denoiser) for name, plan in plans.items()}
     found: dict[str, list[list[float]]] = {name: [] for name in runs}

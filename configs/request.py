@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from pure.configs.consistency import contradictions
-from pure.configs.environment import KNOBS
+from pure.configs.environment import KNOBS, SHARED
 from pure.configs.kinds import Choice, show
 from pure.configs.layer import SECOND, Layer, Setting, Source, unknown
 from pure.configs.positions import MapNode, parse_json, plain
@@ -21,10 +21,7 @@ __all__ = ["REQUEST_KEYS", "read_request"]
 SECONDARY_KEYS = {key: f"cache_config.{key}" for key in KNOBS.values()}
 REQUEST_KEYS = {
     **SECONDARY_KEYS,
-    "scm_preset": "cache_config.steps_computation_mask",
-    "scm_compute_bins": "cache_config.scm_compute_bins",
-    "scm_cache_bins": "cache_config.scm_cache_bins",
-    "scm_policy": "cache_config.steps_computation_policy",
+    **{name.lower(): f"cache_config.{key}" for name, key in SHARED.items()},
 }
 """The path that each key of `cache_dit_params` sets; `secondary` nests the knobs once more."""
 

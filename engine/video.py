@@ -6,7 +6,6 @@ Shapes: F frames of H x W pixels.
 import io
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -119,17 +118,12 @@ def _foreign(folder: Path) -> str | None:
 
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
-    """Make a folder on the same disk as `path`, with an empty one `new` in it; remove what is left of it."""
+    """Make a folder on the same disk as `path`, and remove it with what is left in it."""
+    name = {"prefix": f".{path.stem[:40]}-", "suffix": ".tmp"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".tmp"))
+        folder = tempfile.TemporaryDirectory(dir=path.parent, **name, ignore_cleanup_errors=True)
     except OSError as error:
         raise explain("write", path, error) from error
-    try:
-        try:
-            (folder / "new").mkdir()
-        except OSError as error:
-            raise explain("write", path, error) from error
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with folder as made:
+        yield Path(made)

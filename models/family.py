@@ -45,10 +45,6 @@ class Family:
         return self.config.transformer
 
 
-def _no_options(found: "Description") -> dict[str, Any]:
-    return {}
-
-
 @attrs.frozen(kw_only=True)
 class PipelineKind:
     """One class of pipelines.
@@ -81,7 +77,7 @@ class PipelineKind:
     sizes: Callable[["Description"], Sizes]
     build: Callable[["Parts"], "Pipeline"]
     check: Callable[["Description"], None] = attrs.field(default=lambda found: None, eq=False)
-    options: Callable[["Description"], Mapping[str, Any]] = attrs.field(default=_no_options, eq=False)
+    options: Callable[["Description"], Mapping[str, Any]] = attrs.field(default=lambda found: {}, eq=False)
     checkpoints: tuple[str, ...] = ()
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import torch
 
-from pure.attention import attend
-from pure.block import Block
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.components import in_one_piece, in_whole, one_piece
@@ -14,6 +13,7 @@ from pure.models.accelerate.proxy import Proxy
 from pure.models.adapt.dispatch import check_dispatched
 from pure.models.adapt.forward import TIMES, arguments_of
 from pure.models.adapt.structure import check_unpatched
+from pure.models.adapt.whole import whole
 from pure.models.errors import CheckpointError
 
 COMPONENTS = ("transformer", "transformer_2", "unconditional_transformer", "unet")
@@ -149,21 +149,6 @@ def _shown(value: Any) -> str:
     return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(value).__name__})"
 
 
-def _same(*arguments: Any) -> Any:
-    return arguments[1]
-
-
-def _first(hidden: Any) -> Any:
-    return hidden
-
-
+_ONE = whole(lambda latents, timestep, conditioning: latents)
 # More blocks than any transformer has: what a transform makes of it does not depend on its place in a real one.
-_ANY = Denoiser(
-    prepare=_same,
-    embed=_same,
-    blocks=(Block(_same, ""),) * 256,
-    head=_same,
-    attend=attend,
-    probe=_first,
-    streams=("image",),
-)
+_ANY = attrs.evolve(_ONE, blocks=_ONE.blocks * 256)

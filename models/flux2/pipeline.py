@@ -4,13 +4,14 @@ Shapes: B samples, P texts, T text tokens, N tokens of the picture that is made,
 reference pictures, S = T + N + R, C channels of a token, which is 2 x 2 latents.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
 import torch
 
-from pure import Guidance, Shared, Solver
+from pure import Guidance, Shared
 from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import ImagePipeline, check_packed
 from pure.models.common.schedulers import flow_match
@@ -130,10 +131,6 @@ def positions(text: int, *grids: tuple[int, int]) -> torch.Tensor:
     return torch.cat([torch.cartesian_prod(zero, zero, zero, torch.arange(text)), *pictures])
 
 
-def _solver(found: Description) -> Solver:
-    return flow_match(found, empirical=True)
-
-
 def _sizes(found: Description) -> Sizes:
     return ImageCodec.sizes(found.configs["vae"])
 
@@ -166,14 +163,6 @@ def _check(found: Description, layers: tuple[int, ...]) -> None:
         )
 
 
-def _check_dev(found: Description) -> None:
-    _check(found, DEV_LAYERS)
-
-
-def _check_klein(found: Description) -> None:
-    _check(found, KLEIN_LAYERS)
-
-
 def _build_dev(parts: Parts) -> Pipeline:
     from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 
@@ -204,11 +193,11 @@ DEV = PipelineKind(
         "text_encoder": ("Mistral3ForConditionalGeneration",),
         "tokenizer": ("PixtralProcessor", "Qwen2Tokenizer", "Qwen2TokenizerFast"),
     },
-    solver=_solver,
+    solver=functools.partial(flow_match, empirical=True),
     defaults=Defaults(steps=50, guidance_scale=4.0),
     sizes=_sizes,
     build=_build_dev,
-    check=_check_dev,
+    check=functools.partial(_check, layers=DEV_LAYERS),
     checkpoints=("black-forest-labs/FLUX.2-dev",),
 )
 KLEIN = attrs.evolve(
@@ -222,7 +211,7 @@ KLEIN = attrs.evolve(
     },
     defaults=_klein_defaults,
     build=_build_klein,
-    check=_check_klein,
+    check=functools.partial(_check, layers=KLEIN_LAYERS),
     checkpoints=tuple(f"black-forest-labs/FLUX.2-klein-{size}" for size in ("4B", "9B", "base-4B", "base-9B")),
 )
 FAMILY = Family(name="FLUX.2", config=Flux2Config, denoiser=flux2, kinds=(DEV, KLEIN))

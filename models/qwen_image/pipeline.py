@@ -4,6 +4,7 @@ Shapes: B samples, P texts, T text tokens, N tokens of the picture that is made,
 reference pictures, S = T + N + R, C channels of a token.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -183,17 +184,10 @@ def _build(parts: Parts) -> Pipeline:
     return QwenImagePipeline(**parts.common, reader=reader, codec=ImageCodec(parts.components["vae"]))
 
 
-def _build_edit(parts: Parts) -> Pipeline:
-    return _edit(parts, several=False)
-
-
-def _build_edit_plus(parts: Parts) -> Pipeline:
-    return attrs.evolve(_edit(parts, several=True), read_area=READ_AREA, image_count=(1, MOST))
-
-
-def _edit(parts: Parts, several: bool) -> QwenImageEditPipeline:
+def _build_edit(parts: Parts, several: bool) -> Pipeline:
     reader, codec = _picture_reader(parts, numbered=several), ImageCodec(parts.components["vae"])
-    return QwenImageEditPipeline(**parts.common, reader=reader, codec=codec)
+    options: dict[str, Any] = {"read_area": READ_AREA, "image_count": (1, MOST)} if several else {}
+    return QwenImageEditPipeline(**parts.common, reader=reader, codec=codec, **options)
 
 
 def _picture_reader(parts: Parts, numbered: bool) -> PictureReader:
@@ -239,7 +233,7 @@ FAMILY = Family(
             pipeline="QwenImageEditPipeline",
             task="image-editing",
             defaults=EDIT,
-            build=_build_edit,
+            build=functools.partial(_build_edit, several=False),
             check=_check_edit,
             checkpoints=("Qwen/Qwen-Image-Edit",),
         ),
@@ -248,7 +242,7 @@ FAMILY = Family(
             pipeline="QwenImageEditPlusPipeline",
             task="image-editing",
             defaults=attrs.evolve(EDIT, steps=40),
-            build=_build_edit_plus,
+            build=functools.partial(_build_edit, several=True),
             check=_check_edit,
             checkpoints=("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511"),
         ),
