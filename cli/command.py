@@ -30,7 +30,7 @@ from pure.engine.sample import Sample
 from pure.engine.writing import check_file, check_folder
 from pure.notes import Note
 
-__all__ = ["Command", "checkpoint_of", "facts_of", "make_command", "read_size", "warmup_mode"]
+__all__ = ["Command", "checkpoint_of", "facts_of", "make_command", "order_of", "plot_path", "read_size", "warmup_mode"]
 
 SEED, LARGEST_SEED = 42, 2**63 - 1
 MOST_OUTPUTS = 100_000
@@ -90,12 +90,12 @@ def make_command(
     refuse(values)
     prompts = read_prompts(values)
     warmup, warmup_sizes = _warmup(values), tuple(read_size(text) for text in values["warmup_resolutions"])
-    plot, perf = _plot(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
+    plot, perf = plot_path(values["plot"]), Path(values["perf_dump_path"]) if values["perf_dump_path"] else None
     checkpoint = checkpoint_of(values)
     _check_video(values, checkpoint)
     _check_sizes(values, checkpoint, warmup_sizes)
     values = planned(values, checkpoint)
-    order = _order(values, checkpoint)
+    order = order_of(values, checkpoint)
     facts = facts_of(values, checkpoint, environ)
     compare = bool(values["compare"] or values["plot"])
     caching, notes = _caching(values, environ, facts, compare)
@@ -135,7 +135,7 @@ def checkpoint_of(values: Mapping[str, Any]) -> Checkpoint:
         values["model_path"],
         precision=values["dit_precision"],
         variant=values["variant"],
-        compiled=values["enable_torch_compile"],
+        compiled=values.get("enable_torch_compile", False),
     )
 
 
@@ -171,15 +171,19 @@ def _check_sizes(values: Mapping[str, Any], checkpoint: Checkpoint, warmup: Sequ
         checkpoint.check_pixels(*size, values["num_frames"], flag="--warmup-resolutions")
 
 
-def _order(values: Mapping[str, Any], checkpoint: Checkpoint) -> Order:
-    """Return what all samples have in common, by the library's names."""
+def order_of(values: Mapping[str, Any], checkpoint: Checkpoint) -> Order:
+    """Return what the flags say of all samples, by the library's names.
+
+    Raises:
+        Misuse: a picture cannot be read, or the model takes none or needs one.
+    """
     opened = pictures(values["image_path"], checkpoint.found)
     given = {name: values[flag] for flag, name in OPTIONS.items()} | {"images": tuple(one.image for one in opened)}
     return Order(
         negative_prompt=values["negative_prompt"],
         options={name: value for name, value in given.items() if value not in (None, ())},
         notes=tuple(note for picture in opened for note in picture.notes),
-        fps=values["fps"],
+        fps=values.get("fps"),
     )
 
 
@@ -244,7 +248,12 @@ def _place(values: Mapping[str, Any], video: bool) -> tuple[str, str | None]:
     return os.path.dirname(path) or ".", os.path.basename(path)
 
 
-def _plot(path: str | None) -> Path | None:
+def plot_path(path: str | None) -> Path | None:
+    """Return the file of a plot.
+
+    Raises:
+        Misuse: its name has another ending than a PNG's.
+    """
     if path is None:
         return None
     if Path(path).suffix.lower() != ".png":

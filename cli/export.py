@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pure.cli.cache_flags import planned, settle
+from pure.cli.command import checkpoint_of, order_of
 from pure.cli.prompts import check_text
 from pure.cli.screen import screen as make_screen
 from pure.configs import Effective
 from pure.engine.caching import Caching
-from pure.engine.checkpoint import look, pictures
-from pure.engine.engine import OPTIONS, Order, open_engine
+from pure.engine.engine import open_engine
 from pure.engine.errors import Misuse
 from pure.engine.export import TWO, ExportFiles, check_start, prepare, write, write_start
 from pure.engine.writing import check_file
@@ -31,20 +31,16 @@ def execute(values: Mapping[str, Any]) -> None:
     """
     files = _files(values)
     check_text(values["prompt"])
-    checkpoint = look(values["model_path"], precision=values["dit_precision"], variant=values["variant"])
+    checkpoint = checkpoint_of(values)
     if checkpoint.experts > 1:
         raise Misuse(TWO)
     checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
-    opened = pictures(values["image_path"], checkpoint.found)
+    order = order_of(values, checkpoint)
     facts = checkpoint.facts(values["num_inference_steps"])
     effective = settle(planned(values, checkpoint), os.environ, facts)
     _check(effective)
     caching = Caching.of(effective)
-    given: dict[str, Any] = {name: values[flag] for flag, name in OPTIONS.items()}
-    given["images"] = tuple(one.image for one in opened)
-    options = {name: value for name, value in given.items() if value not in (None, ())}
     screen = make_screen(values["log_level"] in ("warning", "error"))
-    order = Order(negative_prompt=values["negative_prompt"], options=options)
     engine = open_engine(checkpoint, effective, screen.note, screen.waiting)
     recipe = engine.recipe(order, caching)
     for note in recipe.notes:

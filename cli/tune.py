@@ -9,14 +9,13 @@ from typing import Any
 
 import rich.status
 
+from pure.cli.command import checkpoint_of, order_of, plot_path
 from pure.cli.comparing import require_plot_extra, require_video_extra
 from pure.cli.naming import beside
 from pure.cli.plotting import write_curve
 from pure.cli.screen import Screen
 from pure.cli.screen import screen as make_screen
 from pure.cli.tables import print_table
-from pure.engine.checkpoint import look, pictures
-from pure.engine.engine import OPTIONS
 from pure.engine.errors import Interrupted, Misuse
 from pure.engine.tuning import TunedPlan, Tuning, tune
 from pure.engine.writing import check_file, check_folder
@@ -39,25 +38,23 @@ def execute(values: Mapping[str, Any]) -> None:
         raise Misuse(
             "give --budget: computed steps such as 11, a time ratio such as 2.5x, or a least PSNR such as 50dB"
         )
-    output, plot = Path(values["output"]), None if values["plot"] is None else Path(values["plot"])
+    output, plot = Path(values["output"]), plot_path(values["plot"])
     if output.suffix.lower() not in (".yaml", ".yml"):
         raise Misuse(f"--output {output}: a plan is YAML; let the name end in .yaml")
     if plot is not None:
-        if plot.suffix.lower() != ".png":
-            raise Misuse(f"--plot {plot}: the plot is a PNG; let the name end in .png")
         require_plot_extra("--plot")
         check_file(plot, "--plot")
     check_file(output, "--output")
     recording = Path(values["recording"] or output.with_suffix(".recording"))
     check_folder(recording, "--recording")
-    checkpoint = look(values["model_path"], precision=values["dit_precision"], variant=values["variant"])
+    checkpoint = checkpoint_of(values)
     if checkpoint.video:
         require_video_extra(f"a {checkpoint.name} makes videos")
     checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
-    opened = pictures(values["image_path"], checkpoint.found)
-    given: dict[str, Any] = {name: values[flag] for flag, name in OPTIONS.items()}
-    given["images"] = tuple(one.image for one in opened)
+    order = order_of(values, checkpoint)
     screen = make_screen(values["log_level"] in ("warning", "error"))
+    for note in order.notes:
+        screen.note(note.text, note.kind)
     pipeline = checkpoint.load(screen.waiting)
     prompts = values["prompts"] or ("emoji" if values["model_path"] is None else None)
     try:
@@ -74,8 +71,8 @@ def execute(values: Mapping[str, Any]) -> None:
                 depth=values["depth"],
                 recording=recording,
                 observe=watch.see,
-                negative_prompt=values["negative_prompt"],
-                **{name: value for name, value in given.items() if value not in (None, ())},
+                negative_prompt=order.negative_prompt,
+                **order.options,
             )
     except (ValueError, TypeError, CheckpointError) as error:
         raise Misuse(str(error)) from error
