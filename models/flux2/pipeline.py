@@ -15,7 +15,6 @@ from pure import Guidance, Shared
 from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import ImagePipeline, check_packed
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import Sizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
@@ -131,10 +130,6 @@ def positions(text: int, *grids: tuple[int, int]) -> torch.Tensor:
     return torch.cat([torch.cartesian_prod(zero, zero, zero, torch.arange(text)), *pictures])
 
 
-def _sizes(found: Description) -> Sizes:
-    return ImageCodec.sizes(found.configs["vae"])
-
-
 def _klein_defaults(found: Description) -> Defaults:
     """Distilled checkpoints are marked in `model_index.json`."""
     if _distilled(found):
@@ -195,7 +190,7 @@ DEV = PipelineKind(
     },
     solver=functools.partial(flow_match, empirical=True),
     defaults=Defaults(steps=50, guidance_scale=4.0),
-    sizes=_sizes,
+    sizes=lambda found: ImageCodec.sizes(found.configs["vae"]),
     build=_build_dev,
     check=functools.partial(_check, layers=DEV_LAYERS),
     checkpoints=("black-forest-labs/FLUX.2-dev",),

@@ -13,7 +13,6 @@ from PIL import Image
 
 from pure import Solver
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import Sizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -161,10 +160,6 @@ def _defaults(found: Description) -> Defaults:
     )
 
 
-def _sizes(found: Description) -> Sizes:
-    return VideoCodec.sizes(found.configs["vae"], HunyuanVideoConfig.read(found.transformer).patch)
-
-
 def _check(found: Description) -> None:
     config, file = HunyuanVideoConfig.read(found.transformer), found.folder / "transformer" / "config.json"
     kind, text = config.image_condition_type, found.kind.task == "text-to-video"
@@ -210,37 +205,33 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "tokenizer": ("LlamaTokenizerFast", "LlamaTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"),
     "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
+TEXT_TO_VIDEO = PipelineKind(
+    pipeline=KINDS[0],
+    task="text-to-video",
+    guidance=("embedded", "classifier-free"),
+    components=COMPONENTS,
+    solver=_solver,
+    defaults=_defaults,
+    sizes=lambda found: VideoCodec.sizes(found.configs["vae"], HunyuanVideoConfig.read(found.transformer).patch),
+    build=_build,
+    check=_check,
+    checkpoints=("hunyuanvideo-community/HunyuanVideo", "FastVideo/FastHunyuan-diffusers"),
+)
 FAMILY = Family(
     name="HunyuanVideo",
     config=HunyuanVideoConfig,
     denoiser=hunyuan_video,
     kinds=(
-        PipelineKind(
-            pipeline=KINDS[0],
-            task="text-to-video",
-            guidance=("embedded", "classifier-free"),
-            components=COMPONENTS,
-            solver=_solver,
-            defaults=_defaults,
-            sizes=_sizes,
-            build=_build,
-            check=_check,
-            checkpoints=("hunyuanvideo-community/HunyuanVideo", "FastVideo/FastHunyuan-diffusers"),
-        ),
-        PipelineKind(
+        TEXT_TO_VIDEO,
+        attrs.evolve(
+            TEXT_TO_VIDEO,
             pipeline=KINDS[1],
             task="image-to-video",
-            guidance=("embedded", "classifier-free"),
             components={
                 **COMPONENTS,
                 "text_encoder": ("LlavaForConditionalGeneration",),
                 "image_processor": ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
             },
-            solver=_solver,
-            defaults=_defaults,
-            sizes=_sizes,
-            build=_build,
-            check=_check,
             checkpoints=("hunyuanvideo-community/HunyuanVideo-I2V", "hunyuanvideo-community/HunyuanVideo-I2V-33ch"),
         ),
     ),

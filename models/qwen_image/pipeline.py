@@ -16,7 +16,6 @@ from pure import Guidance, Shared
 from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import Sizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
@@ -153,10 +152,6 @@ def _text_to_image(found: Description) -> Defaults:
     return attrs.evolve(EDIT, height=side, width=side)
 
 
-def _sizes(found: Description) -> Sizes:
-    return ImageCodec.sizes(found.configs["vae"])
-
-
 def _check(found: Description) -> None:
     config = QwenImageConfig.read(found.transformer)
     channels, out, patch = config.in_channels, config.channels, config.patch_size
@@ -217,7 +212,7 @@ TEXT_TO_IMAGE = PipelineKind(
     components=COMPONENTS,
     solver=flow_match,
     defaults=_text_to_image,
-    sizes=_sizes,
+    sizes=lambda found: ImageCodec.sizes(found.configs["vae"]),
     build=_build,
     check=_check,
     checkpoints=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),

@@ -11,7 +11,6 @@ import torch
 
 from pure import Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
-from pure.models.common.sizes import Sizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -163,10 +162,6 @@ def _defaults(found: Description) -> Defaults:
     return Defaults(steps=steps, height=size[0], width=size[1], **own)
 
 
-def _sizes(found: Description) -> Sizes:
-    return VideoCodec.sizes(found.configs["vae"], WanConfig.read(found.transformer).patch)
-
-
 def _check(found: Description) -> None:
     """Refuse what contradicts itself; see also `_check_text` and `_check_picture`."""
     index, boundary = found.folder / "model_index.json", found.index.get("boundary_ratio")
@@ -264,7 +259,7 @@ TEXT_TO_VIDEO = PipelineKind(
     transformers=("transformer", "transformer_2"),
     solver=_solver,
     defaults=_defaults,
-    sizes=_sizes,
+    sizes=lambda found: VideoCodec.sizes(found.configs["vae"], WanConfig.read(found.transformer).patch),
     build=_build,
     check=_check_text,
     options=_options,
