@@ -204,7 +204,7 @@ def _elsewhere(key: Any, name: str) -> str:
     other = next((section for section in SECTIONS if section != name and key in _known(section)), "")
     if key in TOP:
         return f"{key} is a section of its own: write it at the left margin"
-    return f"it belongs into {other}" if other else ""
+    return f"it belongs in {other}" if other else ""
 
 
 def dump(layer: Layer, format: str = "yaml") -> str:

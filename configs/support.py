@@ -86,7 +86,7 @@ def _refuse(settings: Settings, path: str, found: str, cure: str) -> Problem:
 
 
 def _set(settings: Settings, path: str) -> bool:
-    """Whether a source says something else than the default."""
+    """Whether a source sets another value than the default."""
     return path in settings and settings[path].given and settings[path].value != DEFAULTS[path]
 
 

@@ -138,7 +138,7 @@ class ModelOutput(BaseOutput):
             record: whether the pipeline asks for a record.
 
         Raises:
-            CheckpointError: a record of several things is asked for, whose fields only the component knows.
+            CheckpointError: the pipeline wants a record of several things, whose fields only the component knows.
         """
         record = record and bool(forward.plain)  # without the argument it has one way to answer
         if isinstance(prediction, tuple):

@@ -81,15 +81,15 @@ def adapt(
 
     Args:
         module: a transformer whose forward calls its blocks one after another; in eval mode.
-        example: keyword arguments of one call of its forward. The denoiser is for calls like it:
-            other values, other batches, other sizes where nothing between the blocks depends on
-            them. With two or more samples what belongs to which is compared by running.
+        example: keyword arguments of one call of its forward. The denoiser takes calls like it: other
+            values, batches of other sizes, and other sizes where nothing between the blocks depends on
+            them. With two or more samples, which rows belong to which is checked by running the model.
         latents: name of the argument to denoise; None: the first of the forward.
         timestep: name of the timestep; None: one of timestep, timesteps, t and time.
         shared: names of arguments that all samples share though their first dimension is the batch.
-        check: on how many inputs the pieces are run and compared with the model, bit for bit: 2
-            are the example and random latents of its shape, 1 is the example, 0 compares nothing.
-        several: whether the model may return several tensors, which are then one prediction, a tuple.
+        check: on how many inputs the pieces are compared with the model, bit for bit: 2 are the example
+            and random latents of its shape, 1 is the example, 0 compares nothing.
+        several: whether the model may return several tensors, which are then one prediction: a tuple.
 
     Raises:
         CheckpointError: it cannot be cut, or the pieces are not the model; with the reason.

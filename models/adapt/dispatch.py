@@ -1,4 +1,4 @@
-"""The attention of a model that attends itself: diffusers' dispatcher is told which kernel to call."""
+"""The attention of a model that calls it itself: by diffusers' dispatcher, for which the kernel is set."""
 
 import contextlib
 from collections.abc import Callable

@@ -85,7 +85,7 @@ def _on_meta(leaf: Any) -> Any:
 def search(
     module: torch.nn.Module, kwargs: Mapping[str, Any], calls: Sequence[Call], device: torch.device
 ) -> list[Cut]:
-    """Return the runs of two or more blocks that pass on nothing but streams, the longest first.
+    """Return the runs of two or more blocks between which only streams pass, the longest first.
 
     Raises:
         CheckpointError: there is none, with the reason.
@@ -105,9 +105,9 @@ def search(
     found.sort(key=lambda cut: len(cut.blocks), reverse=True)
     if len(found[0].blocks) < 2:
         raise CheckpointError(
-            f"{type(module).__name__} passes nothing but streams only before and after {found[0].blocks[0]}"
-            f"{f' ({found[0].why})' if found[0].why else ''}, which leaves no two blocks to skip one of; "
-            "pure.models.adapt.whole.whole takes it in one piece"
+            f"{type(module).__name__} has one block that passes on nothing but streams, {found[0].blocks[0]}"
+            f"{f' ({found[0].why})' if found[0].why else ''}, and a cache needs two, to run one and skip the other; "
+            "pure.models.adapt.whole.whole runs the model in one piece"
         )
     return [cut for cut in found if len(cut.blocks) > 1]
 

@@ -89,7 +89,9 @@ def read_or_run(entries: Iterator[tuple], name: str, module: torch.nn.Module, /,
     if not symbolic((args, kwargs)) and (entry := next(entries, None)) is not None:
         before, result, usable = entry
         if before != name:
-            raise CheckpointError(f"the model calls {name} where it called {before} a moment ago")
+            raise CheckpointError(
+                f"the model calls {name} where it called {before} before; it must call its modules in one order"
+            )
         if usable:
             return result
     return type(module).forward(module, *args, **kwargs)

@@ -1,8 +1,8 @@
 """Any function `(latents, timestep, conditioning) -> prediction` as a denoiser of one block.
 
-What a cache can do to it is all or nothing: a skipped step repeats or extrapolates whole
-predictions. There is nothing inside whose change could be measured, so which steps to skip
-must be said beforehand: `scm(mask, policy="static")`, with `taylorseer` or without.
+A cache skips all of it or nothing: a skipped step repeats or extrapolates the whole
+prediction. Nothing inside it can be measured, so that a mask chooses the steps to skip:
+`scm(mask, policy="static")`, with `taylorseer` or without.
 
 Shapes: B samples.
 """
@@ -69,7 +69,7 @@ def whole(function: Function, channels: int | None = None) -> Denoiser:
 
 
 def as_it_is(params: Params, conditioning: Tree) -> Tree:
-    """Return the conditioning: only the function or the model's forward knows what of it depends on the step."""
+    """Return the conditioning: only the function or the model's forward knows which part depends on the step."""
     return conditioning
 
 
@@ -101,15 +101,15 @@ class Everything:
         """Call the function.
 
         Raises:
-            ValueError: the prediction has another shape than was said; or another attention is chosen, and nothing
+            ValueError: the prediction has another shape than expected; or another attention is chosen, and nothing
                 says how the function attends.
         """
         with self._attending(attend):
             found = self.function(context.latents, context.timestep, context.conditioning)
         if found.shape != hidden.image.shape:
             raise ValueError(
-                f"the model predicts {tuple(found.shape)} and was said to predict {tuple(hidden.image.shape)}; "
-                "pass whole(..., channels=) what its second dimension is"
+                f"the model returns a prediction of shape {tuple(found.shape)}, and {tuple(hidden.image.shape)} was "
+                "expected; set whole(..., channels=) to its second dimension"
             )
         return WholeStream(image=found)
 

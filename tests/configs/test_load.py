@@ -145,7 +145,7 @@ def test_mistakes_of_cache_config(line, wanted):
         ("parallelism_config: {extra_parallel_modules: [vae, controlnet]}", "no checkpoint that is loaded has a contr"),
         ("parallelism_config: {extra_parallel_modules: [text_encoder_2]}", "there is no 'text_encoder_2'"),
         ("quantize_config: {quant_type: float9}", "found text 'float9'; allowed: one of float8"),
-        ("cache_config: {Fn_compute_blocks: 1}\nFn_compute_blocks: 2", "it belongs into cache_config"),
+        ("cache_config: {Fn_compute_blocks: 1}\nFn_compute_blocks: 2", "it belongs in cache_config"),
         (
             "cache_config:\n\tFn_compute_blocks: 1",
             "c.yaml:2:1: found a tab in the indentation; allowed: a YAML document; i",

@@ -102,7 +102,7 @@ def test_predictions_of_other_channels():
     model = unet(out_channels=8)
     found = run(whole(Calls(model), channels=8), LATENTS, TEXT, count=1)
     assert found[0][0].shape == (2, 8, 8, 8)
-    with pytest.raises(ValueError, match=r"predicts \(2, 8, 8, 8\) and was said to predict \(2, 4, 8, 8\); pass whole"):
+    with pytest.raises(ValueError, match=r"of shape \(2, 8, 8, 8\), and \(2, 4, 8, 8\) was expected; set whole"):
         run(whole(Calls(model)), LATENTS, TEXT, count=1)
 
 
