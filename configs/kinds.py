@@ -390,8 +390,7 @@ def _or(words: tuple[str, ...]) -> str:
 
 def _quotes(text: str) -> str:
     """Say how to write a number that was written as text."""
-    number = numerals.real(text.strip()) if len(text) <= 60 else None
-    if number is None:
+    if len(text) > 60 or (number := numerals.real(text.strip())) is None:
         return ""
     if "e" in text.lower() and math.isfinite(number):
         mantissa, _, power = text.lower().partition("e")
