@@ -257,10 +257,9 @@ class Words(ValueKind):
             raise Wrong(f'write ["{value[:60]}"]')
         if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
             raise Wrong
-        for name in value if self.names else ():
-            if name not in self.names:
-                raise Wrong(dict(self.others).get(name, f"there is no {name[:60]!r}"))
-        return tuple(dict.fromkeys(value)) if self.names else tuple(value)
+        if self.names and (unknown := [name for name in value if name not in self.names]):
+            raise Wrong(dict(self.others).get(unknown[0], f"there is no {unknown[0][:60]!r}"))
+        return tuple(dict.fromkeys(value))
 
 
 @attrs.frozen
