@@ -11,7 +11,7 @@ import torch
 
 from pure.engine.quantizing import Say
 from pure.experts import Experts
-from pure.models.components import text_encoders, with_text_encoders
+from pure.models.components import text_encoders, with_autoencoder, with_text_encoders
 from pure.sharding import Sharding
 
 if TYPE_CHECKING:
@@ -98,8 +98,18 @@ def share_modules(pipeline: Pipeline, names: Sequence[str], mesh: DeviceMesh, sa
     if "text_encoder" in names:
         pipeline = _share_encoders(pipeline, mesh, say)
     if "vae" in names:
-        say("extra_parallel_modules: vae has no effect in this version; rank 0 decodes", "note")
+        pipeline = _share_decoder(pipeline, mesh, say)
     return pipeline
+
+
+def _share_decoder(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
+    from pure.distributed.row_parallel import row_parallel
+
+    try:
+        return with_autoencoder(pipeline, row_parallel(pipeline.codec.vae, mesh))
+    except ValueError as error:
+        say(f"extra_parallel_modules: vae has no effect: {error}", "note")
+        return pipeline
 
 
 def _share_encoders(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:

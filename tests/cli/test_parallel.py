@@ -15,6 +15,7 @@ from tests.support import qwen_image_pipelines, wan_pipelines
 
 FEW = ("--num-inference-steps", "8", "--max-sequence-length", "8")
 # A random model changes much from step to step: some steps are skipped and some are not.
+EXTRA = ("--extra-parallel-modules", "text_encoder", "vae")
 CACHE = ("--cache-dit-params", '{"residual_diff_threshold": 0.3, "max_warmup_steps": 2}')
 
 
@@ -82,12 +83,13 @@ def test_several_processes_make_the_picture_of_one(one_and_several, several, axe
     assert f"note: {axes}" in more[3] or f": {axes}\n" in more[3]
 
 
-def test_text_encoders_are_shared(one_and_several):
-    """The CLIP of the checkpoint stays whole, which is said; the table has what a process holds."""
-    words = ("--num-gpus", "2", "--extra-parallel-modules", "text_encoder")
+def test_text_encoders_and_the_decoder_are_shared(one_and_several, tmp_path):
+    """The CLIP of the checkpoint stays whole, which is said; table and report have what a process holds."""
+    words = ("--num-gpus", "2", "--cache-dit-config", "parallel_extra.yaml")
     one, more = one_and_several((*FEW, *CACHE), words)
     same(one, more)
     said = " ".join(more[3].split())
+    assert "has no effect" not in said
     assert "text_encoder stays whole in every process, as a CLIPTextModel is not split" in said
     assert "weights of process 0" not in one[2]
     (row,) = (line for line in more[2].splitlines() if "weights of process 0" in line)
@@ -95,6 +97,10 @@ def test_text_encoders_are_shared(one_and_several):
     assert found, row
     held, whole = map(float, found.groups())
     assert whole / 2 <= held < 0.6 * whole
+    weights = json.loads((tmp_path / "several.json").read_text())["settings"]["weights"]
+    assert list(weights) == ["transformer", "text_encoder", "text_encoder_2", "vae"]
+    assert weights["text_encoder_2"]["bytes"] < 0.6 * weights["text_encoder_2"]["of"]
+    assert all(each["bytes"] == each["of"] for name, each in weights.items() if name != "text_encoder_2")
 
 
 def test_everything_is_said_once(one_and_several):
@@ -140,7 +146,8 @@ def test_guidance_and_several_images(puredit, tmp_path):
 
 def test_a_comparison_and_its_plot(puredit, tmp_path):
     words = ("--prompt", "a dog", *FEW, *CACHE, "--output-file-path", "a.png", "--plot", "p.png", "--num-gpus", "2")
-    code, out, err = puredit("generate", *words, "--perf-dump-path", "r.json")
+    words = (*words, "--extra-parallel-modules", "vae", "--perf-dump-path", "r.json")
+    code, out, err = puredit("generate", *words)
     assert code == 0, err
     assert out.splitlines()[:2] == ["a.png", "a-without-cache.png"] and "PSNR" in out
     assert pixels(tmp_path / "p.png").shape[1] > 800
@@ -193,7 +200,13 @@ def families(tmp_path_factory):
 def test_another_family_and_guidance(one_and_several, families):
     words = ("--num-inference-steps", "8", "--height", "48", "--width", "40", *CACHE)
     guided = ("--true-cfg-scale", "3", "--negative-prompt", "")
-    same(*one_and_several((*words, *guided), ("--num-gpus", "4", "--tp-size", "2"), families / "qwen"))
+    several = ("--num-gpus", "4", "--tp-size", "2", *EXTRA)
+    one, more = one_and_several((*words, *guided), several, families / "qwen")
+    same(one, more)
+    assert "text_encoder is split over groups of 2 processes, which its 2 heads" in " ".join(more[3].split())
+    (row,) = (line for line in more[2].splitlines() if "weights of process 0" in line)
+    held, loaded = map(float, re.findall(r"transformer (\d+\.\d) of (\d+\.\d) MB", row)[0])
+    assert held < 0.7 * loaded
 
 
 def test_a_video_with_two_experts(puredit, families, tmp_path):
@@ -210,7 +223,7 @@ def test_a_video_with_two_experts(puredit, families, tmp_path):
         "--save-frames",
     )
     made = []
-    for name, added in (("one", ()), ("several", ("--num-gpus", "2"))):
+    for name, added in (("one", ()), ("several", ("--num-gpus", "2", *EXTRA))):
         files = ("--output-file-path", f"{name}.mp4", "--perf-dump-path", f"{name}.json")
         code, _, err = puredit("generate", "--prompt", "a", *words, *files, *added, model=families / "wan")
         assert code == 0, err
