@@ -8,13 +8,8 @@ import torch.utils._pytree as pytree
 
 import pure
 from pure import Inputs
-from pure.testing import toys
 from pure.testing.situation import Situation
 from pure.transforms import compiled
-
-# Step, and the relative error of a difference over it. Families compute a part of every step in fp32, so that
-# numbers of size 1 are uncertain by 1e-7 and slopes over 2e-5 by 5e-3; others compute in float64 throughout.
-FLOAT64, FLOAT32 = (1e-5, 2e-5), (2e-5, 3e-2)
 
 
 def runs_are_differentiable(situation: Situation) -> None:
@@ -24,19 +19,14 @@ def runs_are_differentiable(situation: Situation) -> None:
     for checkpoint in (False, True):
         found = _gradients(_sampled(checkpoint), situation, given)
         assert len(found) == len(expected) > 0
-        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)), checkpoint
-    if not situation.model.rounding and situation.part(compiled) is None and not _cut(situation):
-        _compare_differences(situation)
+        equal = all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        assert equal, f"gradients of pure.sample(checkpoint={checkpoint}) are not those of the loop by hand"
+    if situation.model.differences and not situation.model.rounding and situation.part(compiled) is None:
+        _compare_differences(situation, *situation.model.differences)
 
 
-def _cut(situation: Situation) -> bool:
-    """Whether the model is a module that was cut: it has constants of its own in fp32, so that float64 does not fit."""
-    return type(situation.model.first.embed).__module__.startswith("pure.models.adapt")
-
-
-def _compare_differences(situation: Situation) -> None:
+def _compare_differences(situation: Situation, step: float, bound: float) -> None:
     """Compare the slope along a random direction with what a small step along it changes, in float64."""
-    step, bound = FLOAT64 if situation.model.first.embed.__module__ == toys.__name__ else FLOAT32
     given = _floating((situation.latents(), situation.model.params, situation.conditioning()), torch.Tensor.double)
     drawn = torch.Generator().manual_seed(situation.seed)
     *along, conditioning = _floating(given, lambda leaf: torch.randn(leaf.shape, generator=drawn, dtype=leaf.dtype))
@@ -53,7 +43,8 @@ def _compare_differences(situation: Situation) -> None:
         if getattr(leaf, "requires_grad", False)
     ]
     slope = sum(float((one * d).sum()) for one, d in zip(slopes, directions, strict=True))
-    assert abs(slope - (up - down) / (2 * step)) <= bound * max(abs(slope), 1.0)
+    differs, limit = abs(slope - (up - down) / (2 * step)), bound * max(abs(slope), 1.0)
+    assert differs <= limit, f"the gradient is {slope:.6g}, {differs:.1e} from that of a small step"
 
 
 def _moved(by: float) -> Callable[[Any, Any], Any]:

@@ -44,7 +44,8 @@ def old_states_still_work(situation: Situation) -> None:
     entries = situation.trace()
     for entry in reversed(entries):
         prediction, after, info = situation.apply(entry.before, entry.latents, entry.step)
-        assert same((prediction, after), (entry.prediction, entry.after)) and info == entry.info
+        again = same((prediction, after), (entry.prediction, entry.after)) and info == entry.info
+        assert again, f"the state before step {entry.step.index} goes on otherwise after later steps were taken"
 
 
 def _witness(tree: Any) -> list[tuple[str, torch.Tensor, torch.Tensor, int]]:
@@ -162,7 +163,8 @@ def saving_changes_nothing(situation: Situation) -> None:
             assert same((state, carry), (entry.before, entry.carry))
             frames = list(situation.unroll(state, carry, steps[stop:]))
             for frame, then in zip(frames, entries[stop:], strict=True):
-                assert same(frame.state, then.after) and frame.info == then.info
+                on = same(frame.state, then.after) and frame.info == then.info
+                assert on, f"saved before step {stop}, step {then.step.index} is another"
             last = entries[-1]
             assert same(frames[-1].carry, situation.solver.step(last.carry, last.prediction, last.step))
 
@@ -185,14 +187,15 @@ def failure_leaves_nothing(situation: Situation) -> None:
     armed.clear()
     _assert_untouched(before)
     for entry, expected in zip(situation.trace(denoiser), fresh, strict=True):
-        assert same((entry.prediction, entry.after), (expected.prediction, expected.after))
-        assert entry.info == expected.info
+        alike = same((entry.prediction, entry.after), (expected.prediction, expected.after))
+        assert alike and entry.info == expected.info, f"step {entry.step.index} is another after a failure"
     frames = situation.unroll(situation.start(denoiser), situation.carry(), situation.schedule(), denoiser)
     for _ in range(random.Random(situation.seed).randrange(1, situation.count + 1)):
         next(frames)
     frames.close()
     for entry, expected in zip(situation.trace(denoiser), fresh, strict=True):
-        assert same(entry.prediction, expected.prediction) and entry.info == expected.info
+        alike = same(entry.prediction, expected.prediction) and entry.info == expected.info
+        assert alike, f"step {entry.step.index} is another after a request that was dropped"
 
 
 def _runs(entry: Any) -> int:

@@ -22,6 +22,7 @@ from pure.transforms import (
     newton,
     scm,
     taylorseer,
+    teacache,
 )
 
 Strategy = st.SearchStrategy[Transform]
@@ -101,6 +102,7 @@ def every(model: Model, count: int) -> Strategy:
     return st.builds(fora, interval=st.integers(2, 4), warmup=st.integers(0, 2))
 
 
+POLYNOMIAL = (2.0, 0.5, 0.01)  # of TeaCache
 # Sizes of no round ratio, whose sums are far from the thresholds below.
 RATIOS = (1.0, 1.037, 0.961, 0.983, 0.919, 1.013, 0.941)
 
@@ -233,6 +235,13 @@ def guided_options(model: Model, count: int) -> Strategy:
     return st.builds(pure.compose, st.builds(of, keep, ends), _dbcache(model, count))
 
 
+def modulated_input(model: Model, count: int) -> Strategy:
+    """TeaCache, for families that say what their first block reads."""
+    thresholds, masked = st.sampled_from((0.2, 0.05, 0.5)), st.builds(scm, mask=masks(count))
+    made = st.builds(functools.partial(teacache, polynomial=POLYNOMIAL), threshold=thresholds)
+    return made | st.builds(pure.compose, made, taylor_only(), masked)
+
+
 def compiled_steps(model: Model, count: int) -> Strategy:
     """Pieces that dynamo traced; what a backend makes of them is its own affair."""
     regional = st.booleans()
@@ -297,6 +306,7 @@ RECIPES: dict[str, Recipe] = {
     "guided-dbcache": guided_dbcache,
     "guided-interval": guided_interval,
     "guided-options": guided_options,
+    "teacache": modulated_input,
     "compiled": compiled_steps,
     "everything": everything,
     **{f"attention-{name}": attending(name) for name in KERNELS},
@@ -318,6 +328,7 @@ def _entries(entries: str, count: int) -> tuple[int, ...]:
     return tuple(int(entry) for entry in (entries * (1 + count // len(entries)))[:count])
 
 
+@functools.cache
 def _examples(count: int) -> dict[str, list[Transform]]:
     late, alternating = _entries("11110100", count), _entries("10011010", count)
     often = _some(threshold=0.9, warmup=4, max_continuous=2)
@@ -370,6 +381,10 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "guided-options": [
             pure.compose(guided(scale=2.5, normalize="token", lowest_sigma=0.4), _some()),
             pure.compose(guided(scale=2.5, start=0.2, normalize="sample", cap=0.5), _some(back=1)),
+        ],
+        "teacache": [
+            teacache(threshold=0.2, polynomial=POLYNOMIAL),
+            pure.compose(guided(scale=2.5), teacache(threshold=0.3, polynomial=POLYNOMIAL), taylorseer(order=1)),
         ],
         "compiled": [pure.compose(_some(back=1), taylorseer(order=1), compiled(backend="eager", regional=True))],
         "everything": [

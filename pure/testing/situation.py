@@ -1,6 +1,7 @@
-"""What a law is told: one model, one transform, one batch, one number of steps; and ways to run it."""
+"""What a law speaks of: one model, one transform, one batch, one number of steps; and ways to run it."""
 
 import functools
+import itertools
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -10,15 +11,43 @@ import torch
 
 import pure
 from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
-from pure.transforms import attention, calibrated, dbcache, fora, guided, hermite, magcache, newton, scm, taylorseer
+from pure.transforms import (
+    attention,
+    calibrated,
+    compiled,
+    dbcache,
+    fora,
+    guided,
+    hermite,
+    magcache,
+    newton,
+    scm,
+    taylorseer,
+)
 from pure.tree import leaves_with_paths
 
 SOLVER = pure.FlowMatchEuler()
+# Transformers compute a part of every step in fp32, so that numbers of size 1 are uncertain by 1e-7 and slopes over
+# 2e-5 by 5e-3.
+MIXED = (2e-5, 3e-2)
+KNOWN = (attention, calibrated, compiled, dbcache, fora, guided, hermite, magcache, newton, scm, taylorseer)
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Model:
-    """A denoiser with parameters, and the inputs that belong to seeds, one seed a sample."""
+    """A denoiser with parameters, and the inputs that belong to seeds, one seed a sample.
+
+    Attributes:
+        name: what it is called in messages.
+        denoiser: without a cache and without guidance.
+        params: of it, under the names of the checkpoint; of experts a dict of such dicts.
+        conditioning: returns what `prepare` takes, one row for each of the seeds.
+        latents: returns starting noise (B, ...), one row for each of the seeds.
+        solver: takes the steps.
+        rounding: relative, what one rounding in another direction makes of a prediction; 0 for fp32.
+        differences: width and largest relative error of the differences that derivatives are compared with, which
+            are taken in float64; None where the model does not run in float64.
+    """
 
     name: str
     denoiser: Denoiser | Experts
@@ -26,7 +55,8 @@ class Model:
     conditioning: Callable[[tuple[int, ...]], Any]
     latents: Callable[[tuple[int, ...]], torch.Tensor]
     solver: pure.Solver = SOLVER
-    rounding: float = 0.0  # relative: what one rounding in another direction makes of a prediction
+    rounding: float = 0.0
+    differences: tuple[float, float] | None = MIXED
 
     def __repr__(self) -> str:
         return self.name
@@ -36,9 +66,26 @@ class Model:
         printer.text(self.name)
 
     @property
+    def experts(self) -> int:
+        """Number of experts; 1 where there are none."""
+        return len(self.denoiser.denoisers) if isinstance(self.denoiser, Experts) else 1
+
+    @property
     def first(self) -> Denoiser:
-        """The denoiser, or one of the experts."""
-        return next(iter(self.denoiser.denoisers.values())) if isinstance(self.denoiser, Experts) else self.denoiser
+        """The denoiser, or the first of the experts."""
+        return first_of(self.denoiser)
+
+
+def first_of(denoiser: Denoiser | Experts) -> Denoiser:
+    """Return the denoiser, or the first of the experts."""
+    return next(iter(denoiser.denoisers.values())) if isinstance(denoiser, Experts) else denoiser
+
+
+def each_denoiser(denoiser: Denoiser | Experts, change: Callable[[Denoiser], Denoiser]) -> Denoiser | Experts:
+    """Change the denoiser, or every expert."""
+    if isinstance(denoiser, Experts):
+        return Experts({name: change(one) for name, one in denoiser.denoisers.items()})
+    return change(denoiser)
 
 
 def transformed(model: Model, transform: Transform) -> Denoiser | Experts:
@@ -48,10 +95,20 @@ def transformed(model: Model, transform: Transform) -> Denoiser | Experts:
 
 @attrs.frozen
 class Entry:
-    """One step of a run, with everything that went in and came out."""
+    """One step of a run, with everything that went in and came out.
+
+    Attributes:
+        step: that was taken.
+        carry: of the solver, before it.
+        latents: before it.
+        before: the state before it.
+        prediction: of the denoiser.
+        after: the state after it.
+        info: what was computed and skipped.
+    """
 
     step: pure.Step
-    carry: Any  # of the solver
+    carry: Any
     latents: torch.Tensor
     before: Any
     prediction: torch.Tensor
@@ -61,7 +118,15 @@ class Entry:
 
 @attrs.frozen(kw_only=True, slots=False)
 class Situation:
-    """A case with everything drawn; `seed` is for choices that a law makes itself."""
+    """A run that a law can be tried on.
+
+    Attributes:
+        model: the denoiser with its inputs.
+        transform: what is tried, `compose` of the parts.
+        seeds: of the samples of the batch, each another.
+        count: number of steps.
+        seed: of choices that a law makes itself.
+    """
 
     model: Model
     transform: Transform
@@ -77,6 +142,11 @@ class Situation:
     def part(self, kind: type) -> Any:
         """The transform of one kind, or None."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    @property
+    def known(self) -> bool:
+        """Whether the laws know all parts; of others they know only what holds for every transform."""
+        return all(type(part) in KNOWN for part in self.parts)
 
     @property
     def guidance(self) -> guided | None:
@@ -122,7 +192,9 @@ class Situation:
     @functools.cached_property
     def plain(self) -> Denoiser | Experts:
         """The denoiser with guidance and the kernel of attention, if any are chosen, and without a cache."""
-        return transformed(self.model, pure.compose(*filter(None, (self.guidance, self.part(attention)))))
+        if self.known:
+            return transformed(self.model, pure.compose(*filter(None, (self.guidance, self.part(attention)))))
+        return each_denoiser(self.denoiser, lambda one: attrs.evolve(one, plan=pure.Plan()))
 
     @property
     def solver(self) -> pure.Solver:
@@ -155,16 +227,17 @@ class Situation:
         return Branches(conditional=positive, unconditional=self.model.conditioning(tuple(500 + s for s in seeds)))
 
     def schedule(self, count: int | None = None) -> tuple[pure.Step, ...]:
-        """Return the steps; the first half of them is the first expert's."""
+        """Return the steps; experts take equal shares of them, in their order."""
         steps = self.solver.schedule(self.count if count is None else count, tokens=16)
         if not isinstance(self.model.denoiser, Experts):
             return steps
-        high = (len(steps) + 1) // 2
-        spans = {"high": steps[:high], "low": steps[high:]}
+        names = list(self.model.denoiser.denoisers)
+        sizes = [len(steps) // len(names) + (place < len(steps) % len(names)) for place in range(len(names))]
+        ends = list(itertools.accumulate(sizes))
         return tuple(
-            attrs.evolve(step, expert=name, index=index, count=len(part))
-            for name, part in spans.items()
-            for index, step in enumerate(part)
+            attrs.evolve(step, expert=name, index=index, count=size)
+            for name, size, end in zip(names, sizes, ends, strict=True)
+            for index, step in enumerate(steps[end - size : end])
         )
 
     def start(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None) -> Any:

@@ -3,8 +3,10 @@
 Shapes: B samples, N image tokens, T text tokens, D width.
 """
 
+import functools
 from collections.abc import Callable
 
+import attrs
 import torch
 
 import pure
@@ -13,6 +15,7 @@ from pure.testing.situation import Model
 
 TOKENS, TEXT, WIDTH = 3, 2, 4
 AMOUNTS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
+FLOAT64 = (1e-5, 2e-5)  # of a model that has no number of fp32: see Model.differences
 TEXT_SHARE = 2.0  # what a block adds to the text, relative to the image
 
 
@@ -114,12 +117,12 @@ def random_head(params, hidden, context):
     return hidden.image @ params["out"]
 
 
-def random_denoiser() -> Denoiser:
+def random_denoiser(blocks: int = 4) -> Denoiser:
     """Return the denoiser of one stream."""
     return Denoiser(
         prepare=random_prepare,
         embed=random_embed,
-        blocks=tuple(Block(random_block, f"blocks.{i}.") for i in range(4)),
+        blocks=tuple(Block(random_block, f"blocks.{i}.") for i in range(blocks)),
         head=random_head,
         attend=attend,
         probe=image_of,
@@ -127,9 +130,9 @@ def random_denoiser() -> Denoiser:
     )
 
 
-def random_params(seed):
+def random_params(seed: int, blocks: int = 4) -> dict[str, torch.Tensor]:
     """Return its parameters, drawn from a seed."""
-    names = ("text", "in", "out", *(f"blocks.{i}.weight" for i in range(4)))
+    names = ("text", "in", "out", *(f"blocks.{i}.weight" for i in range(blocks)))
     return {name: 0.5 * normal(WIDTH, WIDTH, seed=seed + i) for i, name in enumerate(names)}
 
 
@@ -160,12 +163,12 @@ def streams_head(params, hidden, context):
     return hidden.image @ params["out"]
 
 
-def streams_denoiser() -> Denoiser:
+def streams_denoiser(blocks: int = 4) -> Denoiser:
     """Return the denoiser of two streams."""
     return Denoiser(
         prepare=streams_prepare,
         embed=streams_embed,
-        blocks=tuple(Block(streams_block, f"blocks.{i}.") for i in range(4)),
+        blocks=tuple(Block(streams_block, f"blocks.{i}.") for i in range(blocks)),
         head=streams_head,
         attend=attend,
         probe=image_of,
@@ -174,9 +177,9 @@ def streams_denoiser() -> Denoiser:
     )
 
 
-def streams_params():
-    """Return its parameters."""
-    return random_params(100) | {"places": 0.1 * normal(TEXT + TOKENS, WIDTH, seed=99)}
+def streams_params(seed: int = 100, blocks: int = 4) -> dict[str, torch.Tensor]:
+    """Return its parameters, drawn from a seed."""
+    return random_params(seed, blocks) | {"places": 0.1 * normal(TEXT + TOKENS, WIDTH, seed=99)}
 
 
 def image_of(hidden):
@@ -185,31 +188,70 @@ def image_of(hidden):
 
 
 image_latents = rows((TOKENS, WIDTH), 0)
+TEXTS = rows((TEXT, WIDTH), 10)
+
+
+@functools.cache
+def random_model(blocks: int = 4, seed: int = 0) -> Model:
+    """Return the model of one stream, with parameters of a seed; conditioning is a label (B, D)."""
+    return Model(
+        name=f"random-{blocks}-{seed}",
+        differences=FLOAT64,
+        denoiser=random_denoiser(blocks),
+        params=random_params(seed, blocks),
+        conditioning=rows((WIDTH,), 10),
+        latents=image_latents,
+    )
+
+
+@functools.cache
+def streams_model(blocks: int = 4, seed: int = 100) -> Model:
+    """Return the model of two streams, with parameters of a seed; conditioning is {"text": (B, T, D)}."""
+    return Model(
+        name=f"streams-{blocks}-{seed}",
+        differences=FLOAT64,
+        denoiser=streams_denoiser(blocks),
+        params=streams_params(seed, blocks),
+        conditioning=lambda seeds: {"text": TEXTS(seeds)},
+        latents=image_latents,
+    )
+
+
+@functools.cache
+def experts_model(blocks: int = 4, seed: int = 0) -> Model:
+    """Return two experts of one stream each, with parameters of their own."""
+    return Model(
+        name=f"experts-{blocks}-{seed}",
+        differences=FLOAT64,
+        denoiser=Experts({"high": random_denoiser(blocks), "low": random_denoiser(blocks)}),
+        params={"high": random_params(seed, blocks), "low": random_params(seed + 50, blocks)},
+        conditioning=rows((WIDTH,), 10),
+        latents=image_latents,
+    )
+
+
+# Those that every law is tried on. CLOSED has its arithmetic in `oracle`.
 CLOSED = Model(
     name="closed",
+    differences=FLOAT64,
     denoiser=closed_denoiser(),
     params=closed_params(),
-    conditioning=lambda seeds: {"text": rows((TEXT, WIDTH), 10)(seeds).double()},
+    conditioning=lambda seeds: {"text": TEXTS(seeds).double()},
     latents=lambda seeds: image_latents(seeds).double(),
 )
-RANDOM = Model(
-    name="random",
-    denoiser=random_denoiser(),
-    params=random_params(0),
-    conditioning=rows((WIDTH,), 10),
-    latents=image_latents,
-)
-STREAMS = Model(
-    name="streams",
-    denoiser=streams_denoiser(),
-    params=streams_params(),
-    conditioning=lambda seeds: {"text": rows((TEXT, WIDTH), 10)(seeds)},
-    latents=image_latents,
-)
-EXPERTS = Model(
-    name="experts",
-    denoiser=Experts({"high": random_denoiser(), "low": random_denoiser()}),
-    params={"high": random_params(0), "low": random_params(50)},
-    conditioning=rows((WIDTH,), 10),
-    latents=image_latents,
-)
+RANDOM = attrs.evolve(random_model(), name="random")
+STREAMS = attrs.evolve(streams_model(), name="streams")
+EXPERTS = attrs.evolve(experts_model(), name="experts")
+
+
+def made_by(model: Model) -> str | None:
+    """Return the expression that makes this very model; None of one that is not from here."""
+    for name, one in (("CLOSED", CLOSED), ("RANDOM", RANDOM), ("STREAMS", STREAMS), ("EXPERTS", EXPERTS)):
+        if model is one:
+            return name
+    kind, *numbers = model.name.split("-")
+    make = {"random": random_model, "streams": streams_model, "experts": experts_model}.get(kind)
+    if make is None or len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
+        return None
+    blocks, seed = map(int, numbers)
+    return f"{kind}_model(blocks={blocks}, seed={seed})" if make(blocks=blocks, seed=seed) is model else None

@@ -16,7 +16,7 @@ from tests.laws import sharded
 from tests.laws.laws import FAMILIES
 from tests.support import ranks
 from tests.support.flux import FLUX_DEV
-from tests.support.sharded import Collectives, Way, difference, report, same_reports, shard
+from tests.support.sharded import Collectives, difference, report, same_reports, shard
 from tests.support.wan import WAN_EXPERTS, WAN_T2V
 
 TAYLOR = taylorseer(order=1)
@@ -28,33 +28,26 @@ def cached(**options):
 
 
 RUN = Situation(model=FLUX_DEV, transform=cached(), seeds=SEEDS, count=6)
-WAYS = {
-    "cfg": Way(sizes=Sizes(cfg=2)),
-    "ulysses": Way(sizes=Sizes(cfg=2, ulysses=2)),
-    "ring": Way(sizes=Sizes(cfg=2, ring=2)),
-    "parameters": Way(sizes=Sizes(cfg=2, tp=2), parameters=True),
-    "ring, ulysses": Way(sizes=Sizes(cfg=2, ring=2, ulysses=2)),
-}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", sharded.GUIDED)
 @pytest.mark.parametrize("follow", ["own", "conditional"])
 def test_is_one_process_whatever_else_is_divided(follow, way):
     situation = attrs.evolve(RUN, transform=cached(follow=follow))
     assert any(len(set(entry.info.computed)) == 2 for entry in situation.trace()), "rows decide differently"
-    sharded.every_way_is_one_process(situation, WAYS[way])
+    sharded.every_way_is_one_process(situation, sharded.GUIDED[way])
 
 
 @pytest.mark.parametrize("model", FAMILIES, ids=str)
 def test_every_family(model):
     situation = Situation(model=model, transform=cached(threshold=0.6), seeds=SEEDS, count=4)
-    sharded.every_way_is_one_process(situation, WAYS["cfg"])
+    sharded.every_way_is_one_process(situation, sharded.GUIDED["cfg"])
 
 
 @pytest.mark.parametrize("options", [{"normalize": "token"}, {"normalize": "sample", "cap": 0.5}])
 def test_norms_that_are_kept(options):
     transform = pure.compose(guided(scale=2.5, **options), dbcache(front=1, threshold=0.5, warmup=1))
-    sharded.every_way_is_one_process(attrs.evolve(RUN, transform=transform), WAYS["cfg"])
+    sharded.every_way_is_one_process(attrs.evolve(RUN, transform=transform), sharded.GUIDED["cfg"])
 
 
 def _laws():
@@ -158,7 +151,7 @@ def test_the_order_does_not_matter():
 @pytest.mark.parametrize("model", [WAN_EXPERTS, WAN_T2V], ids=str)
 def test_experts_and_tokens(model):
     situation = Situation(model=model, transform=cached(), seeds=SEEDS, count=6)
-    sharded.every_way_is_one_process(situation, WAYS["ulysses"])
+    sharded.every_way_is_one_process(situation, sharded.GUIDED["ulysses"])
 
 
 def _compiled():

@@ -62,6 +62,16 @@ WAYS: dict[str, Way] = {
 }
 
 
+# And the branches of guidance on ranks of their own.
+GUIDED: dict[str, Way] = {
+    "cfg": Way(sizes=Sizes(cfg=2)),
+    "ulysses": Way(sizes=Sizes(cfg=2, ulysses=2)),
+    "ring": Way(sizes=Sizes(cfg=2, ring=2)),
+    "parameters": Way(sizes=Sizes(cfg=2, tp=2), parameters=True),
+    "ring, ulysses": Way(sizes=Sizes(cfg=2, ring=2, ulysses=2)),
+}
+
+
 def every_way_is_one_process(situation: Situation, way: Way, first: float = 2e-6, later: float = 2e-5) -> None:
     """Law 13: as `sharded_is_unsharded`, of one way to divide; with numbers of 8 bits only near it."""
     alone = situation.trace()

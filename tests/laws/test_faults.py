@@ -12,10 +12,10 @@ import pure
 from pure import guidance as cfg
 from pure import pieces, rules, saving, stepping
 from pure.testing import algebra, answers, memory, rows, toys
+from pure.testing.laws import Law
 from pure.testing.situation import Model, Situation
 from pure.testing.toys import CLOSED, EXPERTS, RANDOM, STREAMS
 from pure.transforms import dbcache, guided, scm, taylorseer
-from tests.laws.laws import Law
 
 SKIPPING = dbcache(front=1, threshold=0.5, warmup=1)
 SLOPE = taylorseer(order=1)

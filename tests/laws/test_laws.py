@@ -1,12 +1,15 @@
 """Every law on every case."""
 
+from collections.abc import Iterable
+
 import hypothesis
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase
 
+from pure.testing.checking import SETTINGS, check_law
+from pure.testing.laws import LAWS, Law
 from pure.testing.situation import Situation
-from tests.laws.laws import CASES, FAMILIES, LAWS, Case, Law, speaks_of
+from tests.laws.laws import CASES, FAMILIES, Case, speaks_of
 
 
 def product(cases: list[Case]) -> list:
@@ -19,38 +22,25 @@ def product(cases: list[Case]) -> list:
 
 
 QUICK, REST = ([case for case in CASES if case.quick is quick] for quick in (True, False))
-CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large)
-
-
-# No search for a smaller one: what fails prints itself.
-ONCE = hypothesis.settings(max_examples=1, phases=[Phase.generate], suppress_health_check=CHECKS, database=None)
-AT_LENGTH = hypothesis.settings(ONCE, max_examples=3)
+NAMES = {law: name for name, law in LAWS.items()}
 EXPLORING = not hypothesis.settings().derandomize  # `python -m tests.explore`
+ONCE = hypothesis.settings(SETTINGS, max_examples=1, derandomize=not EXPLORING)
+AT_LENGTH = hypothesis.settings(ONCE, max_examples=3)
 
 
 def hold(law: Law, case: Case, settings: hypothesis.settings) -> None:
-    """Try a law on what was chosen for a case, the same every time, and on drawn situations.
-
-    A function of its own for every pair: the settings of one that runs a thousand times
-    grow into a chain that hypothesis follows to the recursion limit.
-    """
+    """Try a law on what was chosen for a case, the same every time, and on drawn situations."""
     if case.recipe == "compiled":
         torch._dynamo.reset()  # or the limit of recompilations is that of all tests together
-    for situation in case.directed():
-        law(situation)
-    if case.recipe != "compiled" or EXPLORING:  # every drawn one is compiled anew
-        try_drawn(law, case, settings)
+    try_drawn(law, case, settings, case.directed())
 
 
-def try_drawn(law: Law, case: Case, settings: hypothesis.settings) -> None:
+def try_drawn(law: Law, case: Case, settings: hypothesis.settings, directed: Iterable[Situation] = ()) -> None:
     """Try a law on drawn situations, the same every time unless exploring."""
-
-    @(hypothesis.settings(ONCE, max_examples=hypothesis.settings().max_examples) if EXPLORING else settings)
-    @hypothesis.given(situation=case.situations(most_steps=12, most_samples=4))
-    def holds(situation: Situation) -> None:
-        law(situation)
-
-    holds()
+    chosen = hypothesis.settings(ONCE, max_examples=hypothesis.settings().max_examples) if EXPLORING else settings
+    # Every drawn one is compiled anew.
+    drawn = case.situations(most_steps=12, most_samples=4) if case.recipe != "compiled" or EXPLORING else None
+    check_law(NAMES.get(law, law.__name__), law, directed, drawn, chosen, subject=case.name)
 
 
 @pytest.mark.parametrize(("case", "law"), product(QUICK))
@@ -71,5 +61,5 @@ def test_cases_compute_and_skip(case: Case) -> None:
         torch._dynamo.reset()
     for situation in case.directed():
         decisions = {computed for entry in situation.trace() for computed in entry.info.computed}
-        uncached = situation.dbcache is None and not situation.scm and not situation.fitting
+        uncached = situation.known and situation.dbcache is None and not situation.scm and not situation.fitting
         assert decisions == ({True} if uncached else {True, False}), situation.transform

@@ -19,9 +19,10 @@ from pure.models.common.image import positions
 from pure.models.common.streams import Conditioning
 from pure.testing import toys
 from pure.testing.answers import closed_form_holds
+from pure.testing.laws import LAWS
 from pure.testing.situation import Model
 from pure.transforms import dbcache
-from tests.laws.laws import LAWS, Case, speaks_of
+from tests.laws.laws import Case, speaks_of
 from tests.laws.test_laws import ONCE, hold
 from tests.support import small as support
 from tests.support.adder import drawn

@@ -93,7 +93,7 @@ def on_import(tree: ast.Module) -> list[ast.stmt]:
 OWN = {
     "serve": ("pure.serving",),
     "quant": ("pure.transforms.quantize.exact_int8",),
-    "testing": ("pure.testing.recipes",),
+    "testing": ("pure.testing.checking", "pure.testing.recipes", "pure.testing.strategies"),
 }
 
 
