@@ -1,8 +1,12 @@
 """Which branch a call belongs to, and which of its samples it has."""
 
+import contextlib
+from typing import Any
+
 import torch
 
 from pure.models.accelerate.branches import Branch, Clock, Marks, find, marks
+from pure.models.accelerate.proxy import CONTEXT, Proxy
 from tests.support.generic import Draw
 
 DRAW = Draw(0)
@@ -112,3 +116,15 @@ def test_a_clock_without_an_index_begins_a_step_where_a_branch_comes_again():
         moment = clock.moment(object(), torch.tensor([time, time]))
         found.append(clock.index(moment, only, certain=False))
     assert found == [0, 1, 2, 3, 4]
+
+
+def test_a_context_inside_another_gives_it_back():
+    module: Any = torch.nn.Identity()
+    module.cache_context = lambda name: contextlib.nullcontext()
+    proxy, names = Proxy(module, lambda: None), []
+    with proxy.cache_context("cond"):
+        with contextlib.suppress(KeyError), proxy.cache_context("uncond"):
+            names.append(CONTEXT.get())
+            raise KeyError
+        names.append(CONTEXT.get())
+    assert [*names, CONTEXT.get()] == ["uncond", "cond", ""]

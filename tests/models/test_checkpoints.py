@@ -137,7 +137,8 @@ def test_whole_numbers_in_buffers_are_no_quantisation(folder):
     positions = torch.arange(8)[None]
     change(weights(folder, "text_encoder"), **{"text_model.embeddings.position_ids": positions})
     change(weights(folder, "text_encoder_2"), **{"encoder.seen": torch.ones(3, dtype=torch.bool)})
-    change(weights(folder, "vae"), **{"encoder.count": torch.ones(2, dtype=torch.int32)})
+    counts = {"encoder.count": torch.ones(2, dtype=torch.int32), "encoder.mask": torch.ones(2, dtype=torch.uint8)}
+    change(weights(folder, "vae"), **counts)
     assert_same(load_pipeline(folder), theirs)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import pure
 from pure.models import load_pipeline
-from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, wan_pipelines
+from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
 
 VIDEO = {"steps": 2, "height": 32, "width": 32, "frames": 5, "max_sequence_length": 8}
 IMAGE = {"steps": 2, "height": 32, "width": 32}
@@ -86,10 +86,31 @@ def test_pictures_and_prompts_are_encoded_once(tmp_path, monkeypatch, name):
 
 
 def test_other_pictures_are_encoded_anew(tmp_path):
-    """What a request remembers is of its own pictures, and its own sizes."""
+    """What a request remembers is of its own pictures."""
     options = _save("klein", tmp_path)
     pipeline: Any = load_pipeline(tmp_path)
     one = pipeline.request("a dog", **options)
     other = attrs.evolve(one, images=one.images[::-1])
     first, second = (pipeline.encode(request).conditional.reference for request in (one, other))
     assert (first != second).any()
+
+
+@pytest.mark.parametrize(("name", "field"), [("i2v-2.2", "beside"), ("ti2v", "first"), ("concat", "image")])
+def test_pictures_are_encoded_anew_for_another_size(tmp_path, name, field):
+    options = _save(name, tmp_path)
+    pipeline: Any = load_pipeline(tmp_path)
+    if name == "concat":
+        reader = attrs.evolve(pipeline.reader, template=hunyuan_video_pipelines.SHORT_PICTURE)
+        pipeline, options = attrs.evolve(pipeline, reader=reader), {**options, "max_sequence_length": 24}
+    one = pipeline.request("a dog", "a cat", **options)
+    rows = [getattr(pipeline.encode(attrs.evolve(one, height=height)).conditional, field) for height in (32, 64)]
+    assert rows[0].shape[-2] * 2 == rows[1].shape[-2] > 0
+
+
+def test_prompts_are_embedded_anew_for_another_scale(tmp_path):
+    """The conditioning holds the scale where the model embeds it."""
+    tiny.pipeline().save_pretrained(tmp_path)
+    pipeline: Any = load_pipeline(tmp_path)
+    one = pipeline.request("a dog", guidance_scale=2.0, max_sequence_length=8)
+    scales = [pipeline.encode(attrs.evolve(one, guidance_scale=scale)).guidance.tolist() for scale in (2.0, 5.0, 0.0)]
+    assert scales == [[2.0], [5.0], [0.0]]

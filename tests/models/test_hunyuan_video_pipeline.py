@@ -255,6 +255,19 @@ def copied(folder: Path, target: Path, **changes: dict) -> Path:
     return target
 
 
+def test_both_branches_are_as_long_as_the_longer_one(saved):
+    """The negative prompt sees every second token of the picture, the prompt every fourth."""
+    ours, _ = loaded(saved["replace"])
+    reader = ours.reader
+    for stride in (1, 2, 3, 4):
+        found = reader.look(["a dog"], tiny.picture(), 24, stride)
+        assert found.text.shape[1] == found.mask.shape[1] == reader.length(24, stride)
+    assert reader.length(24, 2) > reader.length(24, 4)
+    request = ours.request("a dog", "a cat", images=[tiny.picture()], true_cfg_scale=2.0, **SIZE)
+    found = ours.encode(request)
+    assert found.conditional.text.shape[1] == found.unconditional.text.shape[1] == reader.length(24, 2)
+
+
 def test_the_tokenizer_is_read_as_its_file_says(saved, tmp_path):
     """The class that published checkpoints name would take the spaces out."""
     named = {"tokenizer": ["transformers", "LlamaTokenizerFast"]}

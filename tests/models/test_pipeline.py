@@ -14,6 +14,7 @@ from diffusers import FluxPipeline
 
 import pure
 from pure.models import CheckpointError, embedded, load_pipeline
+from pure.models.checkpoint.description import describe
 from pure.models.flux.denoiser import Conditioning
 from pure.transforms import dbcache
 from tests.support import tiny
@@ -337,6 +338,14 @@ def test_the_embedded_checkpoint_reads_16_tokens_by_default():
     assert torch.allclose(made, wanted, atol=1e-5)
     with pytest.warns(UserWarning, match="reads 16 tokens .*; a larger max_sequence_length reads more"):
         ours.generate("a red apple " * 8, steps=1)
+
+
+def test_defaults_are_told_from_the_files(saved, tmp_path):
+    found = {name: loaded(folder)[0].defaults for name, folder in saved.items()}
+    told = {name: (each.steps, each.guidance_scale, each.true_cfg_scale) for name, each in found.items()}
+    assert told == {"dev": (50, 3.5, 1.0), "schnell": (4, None, 1.0)}
+    tiny.pipeline(guidance_embeds=False, dynamic=True).save_pretrained(tmp_path)
+    assert describe(tmp_path).defaults.steps == 28
 
 
 @pytest.mark.parametrize("length", [0, 513, "16", True, 1.5])

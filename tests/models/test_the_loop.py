@@ -92,6 +92,18 @@ def test_the_loop_of_the_readme(kind: str, tmp_path: Path, monkeypatch: pytest.M
     with Image.open(tmp_path / "apple.png") as picture:
         assert picture.size == (request.width, request.height)
         assert getattr(picture, "n_frames", 1) == (request.frames if made.pixels.ndim == 5 else 1)
+    assert embedded_types(pipeline, request) == {torch.float32}
+
+
+def embedded_types(pipeline: Any, request: Any) -> set[torch.dtype]:
+    """Types of the embeddings of prompts where the encoders are of another type than the transformer."""
+    for name in ("text_encoder", "text_encoder_2"):
+        if hasattr(pipeline.reader, name):
+            getattr(pipeline.reader, name).to(torch.bfloat16)
+    found: Any = pipeline.encode(attrs.evolve(request, memo={}))
+    branches = [found.conditional, found.unconditional] if isinstance(found, pure.Branches) else [found]
+    embedded = [getattr(branch, name, None) for branch in branches for name in ("text", "pooled")]
+    return {each.dtype for each in embedded if each is not None}
 
 
 class Spoiled:

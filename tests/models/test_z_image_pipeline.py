@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from diffusers import ZImagePipeline
 
+from pure import Guidance
 from pure.models import CheckpointError, load_pipeline
 from pure.transforms import dbcache, guided, scm
 from tests.support import chat_pipelines as tiny
@@ -143,6 +145,13 @@ def test_defaults_are_told_from_the_files(saved):
     assert [len(info.decisions) for info in made.infos] == [1] * 9
 
 
+def test_every_scale_above_0_guides(saved):
+    ours, _ = loaded(saved / "base")
+    scales = (0.0, 0.5, 1.0, 4.0)
+    found = [ours.guidance(ours.request("", guidance_scale=scale)) for scale in scales]
+    assert found == [None, *(Guidance(scale=1.0 + scale) for scale in scales[1:])]
+
+
 def test_bf16_keeps_latents_in_fp32(saved):
     ours, theirs = loaded(saved / "base", torch.bfloat16)
     made = ours.generate("a dog", seed=0, **SHORT)
@@ -217,3 +226,11 @@ def test_checkpoints_that_do_not_fit_are_refused(saved, tmp_path, file, changes,
     tiny.rewrite(tmp_path / "base" / file, **changes)
     with pytest.raises(CheckpointError, match=message):
         load_pipeline(tmp_path / "base")
+
+
+def test_channels_that_the_vae_leaves_out_are_those_of_its_class(saved, tmp_path):
+    shutil.copytree(saved / "base", tmp_path / "base")
+    file = tmp_path / "base" / "vae" / "config.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "latent_channels"}))
+    ours: Any = load_pipeline(tmp_path / "base")
+    assert ours.channels == 4
