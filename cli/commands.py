@@ -15,7 +15,7 @@ from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.serve_options import SERVE_FLAGS, ServeCommand
 from pure.cli.tune_options import TUNE_FLAGS
 
-__all__ = ["COMMANDS", "serve"]
+__all__ = ["COMMANDS"]
 
 
 def _command(

@@ -102,7 +102,8 @@ class Whole(ValueKind):
     def allowed(self) -> str:
         """The range."""
         upper = f"from {self.least} to {self.most}" if self.most is not None else f"of at least {self.least}"
-        return f"a whole number {upper}" + (", or -1 for no limit" if self.unlimited else "") + _or(self.words)
+        others = (*(("-1 for no limit",) if self.unlimited else ()), *self.words)
+        return "".join([f"a whole number {upper}", *(f", or {other}" for other in others)])
 
     def parse(self, value: Any) -> Any:
         """Check type and range."""
@@ -381,10 +382,6 @@ def _plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_plain, value))
     return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _or(words: tuple[str, ...]) -> str:
-    return "".join(f", or {word}" for word in words)
 
 
 def _quotes(text: str) -> str:

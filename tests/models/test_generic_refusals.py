@@ -134,7 +134,11 @@ def test_the_longest_run_of_blocks_with_nothing_but_streams_between(kind, blocks
     ("kind", "batch", "message"),
     [
         (Remembers, 1, "what Remembers returns depends on the output of blocks before the last one"),
-        (ReadsAlways, 1, r"only before and after blocks.0 \(item cannot be followed.*takes it in one piece"),
+        (
+            ReadsAlways,
+            1,
+            r"has one block .*, blocks.0 \(item cannot be followed.*runs the model in one piece",
+        ),
         (Mixes, 2, "the samples of a batch of Mixes cannot be told apart .* influence each other"),
         (Counts, 1, "Counts cut at blocks.0 to blocks.4 is not the model: predictions differ by up to 1;"),
         (Writes, 1, "blocks.0 writes into its arguments"),
