@@ -13,8 +13,9 @@ from hypothesis.errors import Unsatisfiable
 
 import pure
 from pure import Composed, Denoiser, Experts, Transform
+from pure.testing.examples import examples
 from pure.testing.laws import LAWS, Law, applies
-from pure.testing.recipes import Recipe, examples
+from pure.testing.recipes import Recipe
 from pure.testing.situation import Model, Situation
 from pure.testing.snippet import code_of
 from pure.testing.strategies import fits, misfit, situations, transforms

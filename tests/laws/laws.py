@@ -12,8 +12,9 @@ import functools
 import attrs
 from hypothesis import strategies as st
 
+from pure.testing.examples import examples
 from pure.testing.laws import Law, applies
-from pure.testing.recipes import KERNELS, RECIPES, examples
+from pure.testing.recipes import KERNELS, RECIPES
 from pure.testing.situation import Model, Situation
 from pure.testing.strategies import situations
 from pure.testing.toys import CLOSED, EXPERTS, RANDOM, STREAMS
