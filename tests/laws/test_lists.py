@@ -18,6 +18,7 @@ from tests.support.sharded import Way
 
 NO_TRANSFORMS = {"Quantization", "QuantizedLayer", "check_attention", "nbytes", "survey", "quantize"}
 PLACED = {"context_parallel", "guidance_parallel", "tensor_agreement", "tensor_parallel"}  # what `shard` applies
+OF_PARTS = {"place_parts", "row_parallel", "tensor_parallel_module"}  # of encoders and decoders: tests/distributed
 NO_WAYS = {"Sizes", "check_tensor_parallel", "make_mesh", "run"}
 
 
@@ -65,7 +66,9 @@ def _settings(parts: tuple) -> Iterator[tuple[object, str]]:
 
 
 def test_every_way_to_divide_is_tried():
-    assert set(pure.distributed.__all__) == PLACED | NO_WAYS
+    assert set(pure.distributed.__all__) == PLACED | OF_PARTS | NO_WAYS
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "distributed").glob("test_*.py")]
+    assert all(any(name in text for text in texts) for name in OF_PARTS)
     ways = [*WAYS.values(), *GUIDED.values(), *(Way(sizes=sizes) for sizes in LAYOUTS)]
     for field in attrs.fields(Sizes):
         assert any(getattr(way.sizes, field.name) > 1 for way in ways), f"no way divides along {field.name}"
