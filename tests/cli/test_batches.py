@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from pure.cli import command as command_of
 from pure.cli import generate, main
 from pure.engine.errors import Failure, Interrupted, Misuse
 from pure.models import NotFiniteError
@@ -70,6 +71,15 @@ def test_what_is_warmed_up(monkeypatch, fields, warmed):
     assert found == warmed
 
 
+@pytest.mark.parametrize(
+    ("mode", "old", "steps"),
+    [(None, None, 0), ("off", None, 0), ("request", None, 3), (None, True, 3), (None, False, 0), ("request", True, 3)],
+)
+def test_a_warm_up_has_steps_where_one_is_set(mode, old, steps):
+    values = {"warmup_mode": mode, "warmup": old, "warmup_resolutions": (), "warmup_steps": 3}
+    assert command_of._warmup(values) == steps
+
+
 @pytest.fixture
 def performing(monkeypatch):
     """Perform a command whose samples become what is given; return what was told at the end."""
@@ -90,7 +100,7 @@ def performing(monkeypatch):
         monkeypatch.setattr(generate, "settings", lambda *_: {})
         monkeypatch.setattr(generate, "report", lambda made, *_: len(made))
         monkeypatch.setattr(generate, "write_report", lambda path, content: told.append((path, content)))
-        monkeypatch.setattr(generate, "_tell", lambda *arguments, advise: told.append((len(arguments[2]), advise)))
+        monkeypatch.setattr(generate, "_tell", lambda *arguments: told.append((len(arguments[2]), arguments[5])))
         given = command(**fields)
         try:
             generate.perform(given)
@@ -167,3 +177,13 @@ def test_where_an_error_is_from_is_shown_where_that_is_asked_for(monkeypatch, ca
     assert main.run(["generate", *words]) == 1
     said = capsys.readouterr().err
     assert said.startswith("Traceback") and said.endswith("error: ZeroDivisionError: of ours\n")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "error: wrong\n"), ("1", "")])
+def test_of_several_ranks_the_first_tells_an_error(monkeypatch, capsys, rank, said):
+    launched = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(main.puredit, "main", Mock(side_effect=Misuse("wrong")))
+    assert main.run(["models"]) == 2
+    assert capsys.readouterr().err == said

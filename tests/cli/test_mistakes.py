@@ -28,7 +28,7 @@ FEW = ("--num-inference-steps", "3", "--max-sequence-length", "8")
         (("--prompt", "a", "--seed", "1", "-2"), "'--seed': '-2' is not a whole number of at least 0"),
         (("--prompt", "a", "--backend", "vllm"), "--backend"),
         (("--prompt", "a", "b", "--output-file-path", "x.png"), "2 images cannot all be called x.png"),
-        (("--prompt", "a", "--output-file-path", "x.mp4"), "this model makes images"),
+        (("--prompt", "a", "--output-file-path", "x.mp4"), "--output-file-path x.mp4: .mp4 is a video"),
         (("--prompt", "a", "--output-file-path", "x/"), "ends in a folder"),
         (("--prompt", "a", "--output-file-path", "x.png", "--output-file-name", "y"), "give only one of the two"),
         (("--prompt", "a", "--plot", "x.pdf"), "let the name end in .png"),

@@ -3,10 +3,14 @@
 import re
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pure.cli.command import _identity
 from pure.cli.naming import automatic, plan
+from pure.engine.engine import Order
 from pure.engine.errors import Misuse
 
 NOW = datetime(2026, 11, 23, 3, 15, 0)
@@ -56,3 +60,14 @@ def test_fixed_names(given, name):
 def test_wrong_names(pairs, name, message):
     with pytest.raises(Misuse, match=message):
         plan(pairs, Path("out"), name, NOW)
+
+
+def test_runs_that_differ_in_an_option_have_files_of_other_names():
+    """But for input pictures, whose pixels are no part of a name."""
+    checkpoint: Any = SimpleNamespace(path="a")
+    another: Any = SimpleNamespace(path="b")
+    orders = [{}, {"steps": 4}, {"guidance_scale": 2.0}, {"width": 64}, {"guidance_scale": 3.0}]
+    found = [_identity(Order(options=options), checkpoint) for options in orders]
+    assert len(set(found)) == len(orders) and _identity(Order(), another) not in found
+    assert _identity(Order(options={"images": ("x",)}), checkpoint) == found[0]
+    assert automatic("a", NOW, found[0]) != automatic("a", NOW, found[1])

@@ -115,6 +115,7 @@ def test_a_file_of_flags(tmp_path):
         ("a.yaml", "a: &x [*x]", "cannot be understood:\n.*an alias of a value that contains it"),
         ("a.toml", "", "a file ending in .json, .yaml or .yml is wanted"),
         ("a.yaml", "config: b.yaml", "there is no setting 'config'"),
+        ("a.yaml", "help: true", "there is no setting 'help'"),
     ],
 )
 def test_wrong_files_of_flags(tmp_path, name, text, message):

@@ -41,6 +41,12 @@ def test_files_without_prompts(tmp_path, content, message):
         read_prompts(values("a", file=tmp_path / "prompts.txt"))
 
 
+@pytest.mark.parametrize(("prompt", "negative"), [("a \udcff", None), ("a", "b \udcff")])
+def test_half_a_character_is_refused_in_both_prompts(prompt, negative):
+    with pytest.raises(Misuse, match=r"holds what is no character \(number 3: a lone surrogate"):
+        read_prompts({**values(prompt), "negative_prompt": negative})
+
+
 def test_no_prompt_at_all():
     with pytest.raises(Misuse, match="there is nothing to draw; give --prompt"):
         read_prompts(values())

@@ -201,3 +201,4 @@ def test_the_report_is_json(tmp_path):
     assert (first["duration_ms"], first["without_cache"]["duration_ms"]) == pytest.approx((700, 1200))
     assert read["peak_memory"]["process_mb"] > 1
     assert read["settings"]["x"] == "inf"
+    assert report([made(), made()], {}, 1.0, datetime(2026, 11, 23))["meta"]["prompt"] == ["a $cat$ [red]"] * 2

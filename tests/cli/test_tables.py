@@ -5,7 +5,7 @@ import io
 import pytest
 import rich.console
 
-from pure.cli.screen import WIDTH, console
+from pure.cli.screen import WIDTH, Screen, console
 from pure.cli.tables import print_table
 
 HEAD = ("pipeline", "family", "task")
@@ -47,3 +47,13 @@ def test_the_variable_columns_holds_for_a_pipe_too(monkeypatch, columns, width):
     if columns:
         monkeypatch.setenv("COLUMNS", columns)
     assert console().width == width
+
+
+def test_a_column_without_a_name_keeps_the_names_of_the_others():
+    assert "computed   speed" in printed(80, ("computed", "speed", ""), [("11", "2.5x", "refined")])
+
+
+def test_a_line_of_a_result_is_out_at_once(tmp_path):
+    with (tmp_path / "out").open("w") as file:
+        Screen(rich.console.Console(file=file), rich.console.Console(file=file)).line("outputs/a.png")
+        assert (tmp_path / "out").read_text() == "outputs/a.png\n"

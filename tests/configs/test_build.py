@@ -371,3 +371,8 @@ def test_bins_of_another_length(steps, text):
     assert [note.text for note in done.notes] == [f"the bins {text}"]
     mask = [1, 1, 0, 1, 1, 0, 1, 1][:steps]
     assert [info.computed[0] for info in done.infos] == [bool(entry) for entry in mask]
+
+
+def test_an_attention_that_does_not_run_here_is_no_transform():
+    with pytest.raises(ConfigError, match=r"flash does not run here: there is no package flash_attn"):
+        attend_by(resolve(file=load_text("attention_backend: flash")))

@@ -174,6 +174,7 @@ def test_mistakes_of_documents(text, wanted):
         ("", "c.json: found an empty document"),
         ('{"cache_config": {"Bn_compute_blocks": "1"}}', "c.json:1:40: cache_config.Bn_compute_blocks: found text '1'"),
         ('{\n "cache_config": {"Bn": 1}}', "c.json:2:19: cache_config.Bn: found an unknown key"),
+        ('{"cache_config" \t: {"Bn"\n: 1}}', "c.json:1:21: cache_config.Bn: found an unknown key"),
         ('{"a": 1,}', "c.json:1:9: found an error: "),
         ('{"a": 1} x', "c.json:1:10: found an error: Extra data"),
         (
