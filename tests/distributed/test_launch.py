@@ -96,10 +96,30 @@ def test_answers_are_pickled_of_rank_0_only():
     assert torch.equal(tensor, torch.full((3,), 2.0))
 
 
+INHERITED: list[int] = []
+"""What a forked process knows and a spawned one does not."""
+
+
+def total_and_inherited(value: float) -> tuple[float, list[int]]:
+    return total(value), INHERITED
+
+
 def test_a_spawned_process_does_the_same(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    assert run(total, 2, 1.0, start="spawn") == 3
+    monkeypatch.setattr(sys.modules[__name__], "INHERITED", [1])
+    assert run(total_and_inherited, 2, 1.0, start="spawn") == (3, [])
+    assert run(total_and_inherited, 2, 1.0, start="fork") == (3, [1])
     stop_the_tracker()
+
+
+def print_to(folder: Path) -> None:
+    sys.stdout = (folder / str(dist.get_rank())).open("w")
+    print("done", end="")
+
+
+def test_what_ranks_printed_is_written_when_they_leave(tmp_path):
+    run(print_to, 2, tmp_path)
+    assert [(tmp_path / name).read_text() for name in "01"] == ["done", "done"]
 
 
 def stop_the_tracker() -> None:
@@ -143,6 +163,12 @@ def test_the_first_error_ends_all_and_is_raised_once(rank):
         run(fail_on, 4, rank, KeyError("lost"))
     (note,) = caught.value.__notes__
     assert f"in process {rank} of 4" in note and "fail_on" in note
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_exits_says_why(rank):
+    with pytest.raises(SystemExit, match="no model"):
+        run(fail_on, 2, rank, SystemExit("no model"))
 
 
 def test_an_error_that_cannot_be_sent_is_told():

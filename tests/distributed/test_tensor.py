@@ -132,6 +132,12 @@ def test_other_parameters_are_refused():
         part_of({"a.out.weight": torch.ones(2, 6)}, OUTPUT, 0, 2)
 
 
+def test_a_part_of_a_trained_parameter_asks_for_no_gradient():
+    weight = torch.nn.Parameter(torch.arange(8.0).view(1, 8))
+    part = part_of({"a.out.weight": weight}, OUTPUT, 1, 2)["a.out.weight"]
+    assert not part.requires_grad and part.tolist() == weight[:, 4:].tolist()
+
+
 def test_a_part_is_not_split_again():
     part = ShardedWeight(torch.ones(2, 4), Kind.ROW, 8, "0", 2)
     assert repr(part) == "ShardedWeight(row, (2, 4) of 8, 2 ranks)"
@@ -156,6 +162,9 @@ def test_a_denoiser_that_says_nothing_is_refused():
 def test_more_ranks_than_heads_are_refused():
     denoiser = flux({})
     check_tensor_parallel(denoiser, 24)
+    for ranks_ in (0, -1, True, 2.0):
+        with pytest.raises(ValueError, match=f"ranks={ranks_}: give a number of ranks from 1 on"):
+            check_tensor_parallel(denoiser, ranks_)  # type: ignore[arg-type]
     message = r"has 24 heads, fewer than the 25 ranks of axis 'tp', which need one each; give it the size 24 or less"
     with pytest.raises(ValueError, match=message):
         check_tensor_parallel(denoiser, 25)

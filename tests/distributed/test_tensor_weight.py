@@ -31,7 +31,7 @@ def layer(params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     inner = params["out.weight"].shape[1] - params["scale.weight"].shape[0]
     q, rest = wide[..., :-inner], wide[..., -inner:]
     q = F.rms_norm(q, q.shape[-1:], params["scale.weight"], 1e-6)
-    out = F.linear(torch.cat([q, F.silu(rest)], dim=-1), params["out.weight"], params["out.bias"])
+    out = F.linear(torch.cat([q, F.silu(rest)], dim=-1), params["out.weight"], bias=params["out.bias"])
     shift, scale = F.linear(x.mean(1), params["change.weight"], params["change.bias"]).unsqueeze(1).chunk(2, dim=-1)
     return F.linear(out * (1 + scale) + shift, params["last.weight"])
 
