@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pure.distributed import Sizes, make_mesh, tensor_parallel
 from pure.distributed.mesh import axis
 from pure.distributed.sharded_weight import ShardedWeight
-from pure.distributed.tensor_parallel import _placed
+from pure.distributed.tensor_parallel import placed
 from pure.sharding import Kind, Part, Placement, Sharding
 from pure.testing import toys
 from tests.support import ranks
@@ -105,7 +105,7 @@ def test_a_norm_of_parts_is_that_of_fp64(dtype, size):
 
 def test_a_part_knows_the_width_of_the_whole_and_its_own_type():
     along: Any = SimpleNamespace(group=SimpleNamespace(group_name="0"), size=2)
-    part = _placed({"out.weight": torch.ones(WIDTH, 19, dtype=torch.bfloat16)}, SHARDING, along)["out.weight"]
+    part = placed({"out.weight": torch.ones(WIDTH, 19, dtype=torch.bfloat16)}, SHARDING, along)["out.weight"]
     assert isinstance(part, ShardedWeight) and part.dtype == torch.bfloat16
     assert (part.whole, part.ranks) == (HEADS.features + INNER.features, 2)
 
