@@ -1,5 +1,6 @@
 """FLUX.2 as pure functions against diffusers' module: the same bits."""
 
+import attrs
 import pytest
 import torch
 from diffusers import Flux2Transformer2DModel
@@ -54,6 +55,14 @@ def test_reference_images_are_equal_bit_for_bit(batch, references):
     assert torch.equal(prediction, reference(model, call, tokens=15))
     other = {**call, "hidden_states": call["hidden_states"] + (torch.arange(len(call["img_ids"])) >= 15)[:, None]}
     assert not torch.allclose(ours(model, other, tokens=15)[0], prediction), "references are read"
+
+
+def test_reference_images_of_another_type_are_read_in_that_of_the_latents():
+    model = tiny.transformer(guidance_embeds=False).to(torch.bfloat16)
+    given, latents, time = tiny.inputs(tiny.call(model, 2, rows=3, columns=5, references=((4, 4),)), 15)
+    wide = attrs.evolve(given, reference=given.reference.float())
+    one, other = (run(flux2(model.config), model, each, latents, time)[0] for each in (given, wide))
+    assert other.dtype == torch.bfloat16 and torch.equal(one, other)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

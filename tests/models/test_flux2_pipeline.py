@@ -3,6 +3,7 @@
 import functools
 import itertools
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_pixels_and_latents_are_those_of_diffusers(saved, call):
     pixels, latents = tiny.reference(theirs, prompt, **options)
     torch.testing.assert_close(made.pixels, pixels, atol=1e-5, rtol=0)
     torch.testing.assert_close(made.latents, latents, atol=1e-4, rtol=0)
+
+
+def test_prompts_that_edit_the_same_picture_get_what_they_get_alone(saved):
+    ours, _ = loaded(saved / "klein")
+    options = {**SHORT["klein"], "guidance_scale": 1.0, "images": [tiny.picture(64, 64)], "steps": 1}
+    prompts = ["a dog", "a cat"]
+    together = ours.encode(ours.request(prompts, **options))
+    alone = [ours.encode(ours.request(prompt, **options)) for prompt in prompts]
+    assert len(together.reference) == 2
+    for name in ("text", "reference"):
+        rows = torch.cat([getattr(one, name) for one in alone])
+        torch.testing.assert_close(getattr(together, name), rows, atol=1e-5, rtol=0)
 
 
 def test_the_size_of_the_first_picture_is_taken(saved):
@@ -215,7 +228,10 @@ def test_distilled_is_as_if_nothing_had_been_asked(saved):
     options = {**SHORT["klein"], "steps": 1}
     with pytest.warns(UserWarning, match="distilled to a few steps"):
         asked = ours.generate("a dog", "ugly", seed=0, guidance_scale=4.0, **options)
-    assert torch.equal(asked.pixels, ours.generate("a dog", seed=0, **options).pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a scale of 1 asks for nothing
+        plain = ours.generate("a dog", seed=0, guidance_scale=1.0, **options)
+    assert torch.equal(asked.pixels, plain.pixels) and not plain.notes
     guide = pure.compose(guided(scale=4.0))
     assert not torch.equal(ours.generate("a dog", "ugly", seed=0, transform=guide, **options).pixels, asked.pixels)
 

@@ -12,7 +12,7 @@ import pure
 from pure.models import CheckpointError
 from pure.models.common.config import parameter_shapes
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig
-from pure.models.hunyuan_video.denoiser import Conditioning, hunyuan_video
+from pure.models.hunyuan_video.denoiser import Conditioning, among_text, hunyuan_video
 from pure.tree import leaves_with_paths, signature
 from tests.support import hunyuan_video as tiny
 from tests.support.exact import attended, run, unchanged
@@ -279,3 +279,10 @@ def test_conditioning_that_does_not_fit_is_refused(kind, changes, message):
     conditioning, latents, timestep = tiny.inputs(model)
     with pytest.raises(ValueError, match=message):
         ours(model, (attrs.evolve(conditioning, **changes), latents, timestep))
+
+
+def test_text_that_takes_no_part_sees_the_first_token_alone():
+    """A row that sees nothing would be NaN in some kernels; diffusers lets every row see the first token."""
+    found = among_text(torch.tensor([[True, True, False], [True, False, False]]))
+    one = [[True, True, False], [True, True, False], [True, False, False]]
+    assert found.tolist() == [[one], [[[True, False, False]] * 3]]

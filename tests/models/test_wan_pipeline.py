@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from diffusers.pipelines.wan import pipeline_wan_i2v
@@ -141,11 +142,12 @@ def test_experts_count_their_own_steps(folder: Path) -> None:
     _, pipe = saved(folder, "t2v-2.2")
     pipe.scheduler.set_timesteps(8)
     high = int((pipe.scheduler.timesteps >= 875).sum())
-    steps = pipeline.schedule(pipeline.request("", steps=8, frames=FRAMES, **tiny.SIZE))
-    assert 0 < high < 8
-    assert [step.expert for step in steps] == ["high"] * high + ["low"] * (8 - high)
-    assert [step.index for step in steps] == [*range(high), *range(8 - high)]
-    assert [step.count for step in steps] == [high] * high + [8 - high] * (8 - high)
+    request = pipeline.request("", steps=8, frames=FRAMES, **tiny.SIZE)
+    steps = pipeline.schedule(request)
+    expected = [("high", i, high) for i in range(high)] + [("low", i, 8 - high) for i in range(8 - high)]
+    assert [(step.expert, step.index, step.count) for step in steps] == expected and 0 < high < 8
+    met = attrs.evolve(pipeline, boundary=float(steps[high].timestep)).schedule(request)
+    assert [step.expert for step in met] == ["high"] * (high + 1) + ["low"] * (7 - high), "at the boundary it is high"
     assert [float(step.timestep) for step in steps] == pipe.scheduler.timesteps.tolist()
 
 
@@ -379,10 +381,9 @@ def test_checkpoints_that_are_not_supported_are_refused(folder, tmp_path, kind, 
 
 def test_the_same_family_serves_all(folder: Path) -> None:
     for kind in tiny.KINDS:
+        task = "image-to-video" if options(kind)["images"] else "text-to-video"
         found = describe(saved(folder, kind)[0])
-        assert found.family.name == "Wan"
-        assert found.kind.task == ("image-to-video" if options(kind)["images"] else "text-to-video")
-        assert isinstance(loaded(folder, kind), Pipeline)
+        assert (found.family.name, found.kind.task) == ("Wan", task) and isinstance(loaded(folder, kind), Pipeline)
 
 
 def test_a_preset_too_short_for_an_expert_is_off_for_that_expert(folder: Path) -> None:
