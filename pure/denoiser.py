@@ -86,11 +86,11 @@ class Denoiser:
             ranks; None where nothing says so.
         agree: `(sums of the change, (K, B)) -> sums over all ranks` that divide the tokens; None where
             one rank has all tokens.
+        branching: which rows under guidance are this rank's, where ranks divide the branches; see
+            `pure.distributed.guidance_parallel`.
 
     Raises:
         TypeError: a field is of another kind.
-        branching: which rows under guidance are this rank's, where ranks divide the branches; see
-            `pure.distributed.guidance_parallel`.
     """
 
     prepare: Callable[[Params, Tree], Tree] = attrs.field(validator=PIECE)

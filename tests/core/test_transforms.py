@@ -9,6 +9,7 @@ import pytest
 import pure
 from pure import Plan, Probe, Span, transforms
 from pure.experts import transformed
+from pure.rules import Accumulated, Continuous, Threshold, Total, Warmup
 from pure.testing.situation import Situation
 from pure.testing.toys import CLOSED, RANDOM, STREAMS
 from pure.transforms import calibrated, compiled, dbcache, guided, scm, taylorseer
@@ -97,6 +98,10 @@ def test_dbcache_fills_the_plan() -> None:
     full = attrs.evolve(transform, max_cached=3, max_accumulated=1.0)(DENOISER).plan
     names = ["warm-up", "total limit", "continuous limit", "accumulated limit", "threshold"]
     assert [rule.name for rule in full.rules] == names
+    none = attrs.evolve(
+        transform, warmup=6, warmup_interval=3, max_cached=0, max_continuous=0, max_accumulated=0.0, threshold=0.0
+    )
+    assert none(DENOISER).plan.rules == (Warmup(6, 3), Total(0), Continuous(0), Accumulated(0.0), Threshold(0.0))
 
 
 @pytest.mark.parametrize(

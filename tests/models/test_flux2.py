@@ -1,5 +1,7 @@
 """FLUX.2 as pure functions against diffusers' module: the same bits."""
 
+from typing import Any
+
 import attrs
 import pytest
 import torch
@@ -58,9 +60,10 @@ def test_reference_images_are_equal_bit_for_bit(batch, references):
 
 
 def test_reference_images_of_another_type_are_read_in_that_of_the_latents():
-    model = tiny.transformer(guidance_embeds=False).to(torch.bfloat16)
+    model: Any = tiny.transformer(guidance_embeds=False)
+    model.to(torch.bfloat16)
     given, latents, time = tiny.inputs(tiny.call(model, 2, rows=3, columns=5, references=((4, 4),)), 15)
-    wide = attrs.evolve(given, reference=given.reference.float())
+    wide = attrs.evolve(given, reference=torch.as_tensor(given.reference).float())
     one, other = (run(flux2(model.config), model, each, latents, time)[0] for each in (given, wide))
     assert other.dtype == torch.bfloat16 and torch.equal(one, other)
 

@@ -15,7 +15,6 @@ from pure.testing import toys
 from pure.testing.situation import Situation, tensors
 from pure.testing.toys import RANDOM
 from pure.transforms import Quantization, dbcache, nbytes, quantize, survey, taylorseer
-from pure.transforms.quantize import exact_int8
 from pure.transforms.quantize.kinds import GROUP, KINDS, LEAST, LEAST_ELSE, SIDE, unfit, unsupported
 from tests.laws.laws import FAMILIES
 from tests.support.flux import FLUX_DEV
@@ -122,28 +121,6 @@ def test_long_sums_of_one_sign_do_not_overflow(kind):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", ["int8_per_row", "int8_per_tensor"])
-def test_a_cpu_that_saturates_gets_exact_products(kind, dtype, monkeypatch):
-    """Of numbers at the ends of 8 bits, where sums of two products do not fit into 16."""
-    monkeypatch.setattr(exact_int8, "kernel_is_exact", lambda: False)
-    signs = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(16)
-    weight, x = torch.stack([signs, -signs, signs.abs()]).to(dtype), torch.stack([signs, 2 * signs.abs()]).to(dtype)
-    made: Any = KINDS[kind].make(weight)
-    bias = torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
-    assert type(made) is exact_int8.ExactInt8Tensor
-    # Rounding moves each number by half a step of 1 in 127.5, and a sum of 64 products by at most 1.
-    expected = torch.tensor([[65.0, -62.0, 3.0], [1.0, 2.0, 131.0]])
-    assert torch.allclose(F.linear(x, made, bias).float(), expected, rtol=0, atol=1.01)
-    assert torch.allclose(F.linear(x, made).float() + bias.float(), expected, rtol=0, atol=1.01)
-    assert F.linear(x, made).dtype == dtype
-    monkeypatch.undo()
-    plain: Any = KINDS[kind].make(weight)
-    assert torch.equal(plain.qdata, made.qdata) and torch.equal(plain.scale, made.scale), "the same weights"
-    if exact_int8.kernel_is_exact():
-        assert torch.allclose(F.linear(x, made).float(), F.linear(x, plain).float(), rtol=2.0**-7, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_zeros_stay_zeros(kind, dtype):
     """A scale of zero would make NaN of padding, and of weights that training began with zeros and left."""
@@ -211,6 +188,25 @@ def test_names_that_stay_and_names_that_differ():
         "its name contains 'transformer_blocks.1.'",
         "it is outside of the blocks",
     }
+
+
+def test_only_matrices_are_layers_and_experts_have_their_own():
+    weights = {"blocks.0.conv.weight": normal(8, 4, 1, 2, 2), "blocks.0.norm.weight": normal(8)}
+    settings = Quantization(kind="int8_weight_only")
+    (layer,) = survey({**weights, "blocks.0.q.weight": normal(8, 4)}, RANDOM.denoiser, settings)
+    assert (layer.name, layer.kind) == ("blocks.0.q", "int8_weight_only")
+    both = {name: {f"blocks.0.{name}.weight": normal(8, 4)} for name in ("high", "low")}
+    assert [(each.expert, each.name) for each in survey(both, WAN_EXPERTS.denoiser, settings)] == [
+        (name, f"blocks.0.{name}") for name in both
+    ]
+
+
+def test_parameters_that_are_trained_become_weights_that_are_not():
+    trained = {name: torch.nn.Parameter(tensor) for name, tensor in FLUX_DEV.params.items()}
+    settings = Quantization(kind="int8_weight_only")
+    changed = {layer.name + ".weight" for layer in survey(trained, FLUX_DEV.denoiser, settings) if layer.kind}
+    made = quantize(trained, FLUX_DEV.denoiser, settings)
+    assert {name for name, tensor in made.items() if not tensor.requires_grad} == changed
 
 
 def test_a_shape_that_allows_no_blocks():

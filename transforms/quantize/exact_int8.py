@@ -1,8 +1,8 @@
 """Products of 8-bit integers on CPUs whose kernel for them is wrong.
 
-Without VNNI instructions a CPU adds pairs of products in 16 bits, where they saturate: 2 * 127 * 127 does not
-fit. torch's kernel then returns wrong sums without a word (torchao's answer is weights of 7 bits). Here the
-numbers are multiplied as float32, which holds every one of them and every product exactly.
+Without VNNI instructions a CPU multiplies unsigned by signed numbers and adds pairs of products in 16 bits, where
+they saturate: 2 * 255 * 127 does not fit. torch's kernel then returns wrong sums without a word (torchao's answer is
+weights of 7 bits). Here the numbers are multiplied as float32, which holds every one of them and every product exactly.
 """
 
 import functools
