@@ -13,6 +13,7 @@ from pure.checks import check_argument, cut, shown
 from pure.configs.consistency import contradictions
 from pure.configs.layer import Layer, Setting, Source, unknown
 from pure.configs.positions import Leaf, MapNode, Node, Pair, parse_json, parse_yaml, plain
+from pure.configs.reading import read_text
 from pure.configs.report import ConfigError, Problem, nearest
 from pure.configs.schema import SECTIONS, key_of
 from pure.configs.tuned import TunedFor
@@ -52,7 +53,7 @@ def load_config(source: str | Path, lenient: bool = False) -> Layer:
             text = (resources.files("pure.configs") / packaged).read_text(encoding="utf-8")
             layer = load_text(text, packaged, lenient=lenient)
             return attrs.evolve(layer, notes=(f"{packaged}: the file packaged with puredit", *layer.notes))
-        return load_text(path.read_text(encoding="utf-8-sig"), str(source), lenient=lenient)
+        return load_text(read_text(path), str(source), lenient=lenient)
     except FileNotFoundError:
         found, hint = "no such file", nearest(path.name, names())
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pure.checks import cut
+from pure.configs import reading
 from pure.engine.errors import Misuse
 
 __all__ = ["prompts_of", "read_text"]
@@ -20,7 +21,7 @@ def read_text(path: Path, what: str, cure: str = "") -> str:
         Misuse: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return reading.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise Misuse(f"{what} {cut(str(path))} cannot be read: {reason}{cure}") from error

@@ -78,7 +78,9 @@ def open_picture(
     if not isinstance(source, str | os.PathLike | bytes) and not hasattr(source, "read"):
         raise TypeError(f"a picture is opened from a path, bytes or a binary file, got {shown(source)}")
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    if source == b"" or (isinstance(source, str | os.PathLike) and _is_empty(source)):
+    if isinstance(source, str | os.PathLike):
+        _check_file(source)
+    elif source == b"":
         raise PictureError("it is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `most` is the limit
@@ -97,8 +99,12 @@ def open_picture(
             raise PictureError(f"it is damaged or cut off ({error})") from error
 
 
-def _is_empty(path: str | os.PathLike[str]) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) == 0
+def _check_file(path: str | os.PathLike[str]) -> None:
+    if os.path.isfile(path):
+        if os.path.getsize(path) == 0:
+            raise PictureError("it is empty")
+    elif os.path.exists(path) and not os.path.isdir(path):  # reading it could wait for ever
+        raise PictureError("it is a pipe or a device and no file")
 
 
 def _read(opened: Image.Image, most: int) -> Picture:
