@@ -126,23 +126,29 @@ def group_size(ranks: int, most: int) -> int:
     return max(size for size in range(1, min(most, ranks) + 1) if ranks % size == 0)
 
 
-def neighbours(mesh: DeviceMesh, most: int) -> Axis:
-    """Return the group of neighbouring ranks that this rank is in, of as many ranks as divide those of the mesh.
+def companions(mesh: DeviceMesh) -> int:
+    """Return how many ranks of a mesh work on the same samples: all but those along "dp", where it has this axis."""
+    names = mesh.mesh_dim_names or ()
+    return mesh.size() // (mesh.size(names.index("dp")) if "dp" in names else 1)
 
-    Every rank must call it. Groups of 4 of 8 ranks each do the same.
+
+def neighbours(mesh: DeviceMesh, most: int | None = None) -> Axis:
+    """Return the group of neighbouring ranks that this rank is in: equal groups of ranks that work on the same samples.
+
+    Every rank must call it. With 8 ranks and at most 5, two groups of 4 each do the same.
 
     Args:
         mesh: of `make_mesh`.
-        most: ranks of a group.
+        most: ranks of a group; None: all that work on the same samples.
 
     Raises:
         ValueError: `most` is below 1.
     """
     check_argument(mesh, DeviceMesh, "a mesh is what pure.distributed.make_mesh returns")
-    if most < 1:
+    if most is not None and most < 1:
         raise ValueError(f"most={shown(most)}: a group has at least 1 rank")
-    total = mesh.size()
-    size = group_size(total, most)
-    group = dist.group.WORLD if size == total else dist.new_subgroups(size)[0]
+    size = group_size(companions(mesh), companions(mesh) if most is None else most)
+    # Ranks of a group are neighbours in the mesh too, whose slowest axis is "dp".
+    group = dist.group.WORLD if size == dist.get_world_size() else dist.new_subgroups(size)[0]
     assert isinstance(group, dist.ProcessGroup)
     return Axis("neighbours", dist.get_rank(group), size, group)

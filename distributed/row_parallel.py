@@ -46,7 +46,7 @@ def row_parallel(vae: Module, mesh: DeviceMesh) -> Module:
         TypeError: an argument is something else.
     """
     check_argument(vae, nn.Module, "an autoencoder of diffusers is divided")
-    along = neighbours(mesh, mesh.size())
+    along = neighbours(mesh)
     decoder, encoder = getattr(vae, "decoder", None), getattr(vae, "encoder", None)
     if not isinstance(decoder, nn.Module) or not all(hasattr(decoder, name) for name in FIRST):
         raise ValueError(f"{type(vae).__name__}: rows are divided after a decoder's mid_block, and it has none")

@@ -113,7 +113,7 @@ def _share_decoder(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
 
 
 def _share_encoders(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
-    from pure.distributed.mesh import group_size
+    from pure.distributed.mesh import companions, group_size
     from pure.distributed.tensor_parallel_module import tensor_parallel_module
     from pure.models import encoder_sharding
 
@@ -124,7 +124,7 @@ def _share_encoders(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
             say(f"extra_parallel_modules: {name} stays whole in every process, as a {kind} is not split", "note")
             continue
         parts[name] = tensor_parallel_module(encoder, sharding, mesh)
-        if (size := group_size(mesh.size(), sharding.heads)) < mesh.size():
+        if (size := group_size(companions(mesh), sharding.heads)) < companions(mesh):
             why = f"which its {sharding.heads} heads of keys allow"
             say(f"extra_parallel_modules: {name} is split over groups of {size} processes, {why}", "note")
     return with_text_encoders(pipeline, parts)

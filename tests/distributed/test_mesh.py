@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as fc
 from hypothesis import strategies as st
+from torch.distributed.device_mesh import init_device_mesh
 
 from pure.distributed import Sizes, make_mesh
+from pure.distributed.mesh import neighbours
 from pure.sharding import shares, start
 from tests.support import ranks
 
@@ -26,6 +28,26 @@ def test_axes_have_names_and_tp_varies_fastest():
     assert [names for names, _, _ in found] == [("cfg", "ring", "ulysses", "tp")] * 8
     assert [where for _, where, _ in found] == [(0, r, u, t) for r in (0, 1) for u in (0, 1) for t in (0, 1)]
     assert [total for *_, total in found] == [2.0] * 8
+
+
+def _neighbours():
+    mesh = init_device_mesh("cpu", (2, 1, 2, 2), mesh_dim_names=("dp", "cfg", "ulysses", "tp"))
+    found = []
+    for most in (None, 3, 1):
+        along = neighbours(mesh, most)
+        found.append((along.size, dist.get_process_group_ranks(along.group), along.index))
+    with pytest.raises(ValueError, match="most=0: a group has at least 1 rank"):
+        neighbours(mesh, 0)
+    return found
+
+
+def test_neighbours_work_on_the_same_samples():
+    """Groups along an axis "dp" exchange nothing."""
+    for rank, found in enumerate(ranks.run(_neighbours, 8)):
+        first, pair = rank // 4 * 4, rank // 2 * 2
+        assert found[0] == (4, list(range(first, first + 4)), rank % 4)
+        assert found[1] == (2, [pair, pair + 1], rank % 2)
+        assert found[2] == (1, [rank], 0)
 
 
 def test_guidance_has_two_branches():
