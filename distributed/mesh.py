@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from pure.checks import MOST, check_argument, shown
+from pure.sharding import group_size
 
 AXES = ("cfg", "ring", "ulysses", "tp")
 
@@ -115,15 +116,6 @@ def axis(mesh: DeviceMesh, name: str) -> Axis:
             "make it with pure.distributed.make_mesh"
         )
     return Axis(name, mesh.get_local_rank(name), mesh.size(names.index(name)), mesh.get_group(name))
-
-
-def group_size(ranks: int, most: int) -> int:
-    """Return the largest size of at most `most` of equal groups of so many ranks.
-
-    >>> group_size(8, 5)
-    4
-    """
-    return max(size for size in range(1, min(most, ranks) + 1) if ranks % size == 0)
 
 
 def companions(mesh: DeviceMesh) -> int:

@@ -9,13 +9,14 @@ the heads that it has; where a product needs the other ranks its weight does wha
 
 import copy
 import fnmatch
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from pure.checks import check_argument
-from pure.distributed.mesh import neighbours
+from pure.distributed.mesh import Axis, neighbours
 from pure.distributed.tensor_parallel import part_of, placed
 from pure.sharding import Sharding, shares
 
@@ -31,7 +32,7 @@ def tensor_parallel_module(module: Module, sharding: Sharding, mesh: DeviceMesh)
     in groups of as many as divide them: 8 ranks and 4 heads are two groups of 4.
 
     Args:
-        module: with plain parameters, on its device.
+        module: with plain parameters, on its device; all of them, or this rank's parts, where only these were read.
         sharding: of its parameters, by their names.
         mesh: as `make_mesh` gives it; every rank of it must call this.
 
@@ -44,10 +45,11 @@ def tensor_parallel_module(module: Module, sharding: Sharding, mesh: DeviceMesh)
     along = neighbours(mesh, sharding.heads)
     if along.size == 1:
         return module
-    whole = dict(module.named_parameters())
-    parts = placed(part_of(whole, sharding, along.index, along.size), sharding, along)
+    given = dict(module.named_parameters())
+    own = given if _is_part(given, sharding, along) else part_of(given, sharding, along.index, along.size)
+    parts = placed(own, sharding, along)
     # What the memo of a copy lists is taken in place of a copy: one entry also stands for tied parameters.
-    memo = {id(parameter): _parameter(parts[name]) for name, parameter in whole.items()}
+    memo = {id(parameter): _parameter(parts[name]) for name, parameter in given.items()}
     memo |= {id(buffer): buffer for buffer in module.buffers()}
     part = copy.deepcopy(module, memo)
     for name, each in part.named_modules():
@@ -56,6 +58,15 @@ def tensor_parallel_module(module: Module, sharding: Sharding, mesh: DeviceMesh)
                 units = shares(count.part.count, along.size)[along.index]
                 setattr(each, count.attribute, units * count.part.width)
     return part
+
+
+def _is_part(given: Mapping[str, torch.Tensor], sharding: Sharding, along: Axis) -> bool:
+    """Whether all parameters are this rank's parts already, of which only these were read."""
+    cuts = {name: sharding.cut(name, along.index, along.size) for name in given}
+    return all(
+        cut is None or given[name].shape[cut.dim] == sum(end - begin for begin, end in cut.runs)
+        for name, cut in cuts.items()
+    )
 
 
 def _parameter(part: torch.Tensor) -> torch.nn.Parameter:

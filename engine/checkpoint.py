@@ -115,12 +115,18 @@ class Checkpoint:
                 f"{flag or f'--width {width}, --height {height}'}: {width} x {height}{several} pixels, at most {most}"
             )
 
-    def load(self, waiting: Waiting = contextlib.nullcontext, part: tuple[int, int] = (0, 1)) -> Pipeline:
+    def load(
+        self,
+        waiting: Waiting = contextlib.nullcontext,
+        part: tuple[int, int] = (0, 1),
+        encoder_part: tuple[int, int] = (0, 1),
+    ) -> Pipeline:
         """Load it onto the device.
 
         Args:
             waiting: a context that shows what is waited for.
-            part: as `load_pipeline` takes it.
+            part: as `load_pipeline` takes it, and
+            encoder_part: likewise.
 
         Raises:
             Misuse: it is missing, damaged, or not supported.
@@ -132,8 +138,8 @@ class Checkpoint:
         try:
             with waiting("loading the checkpoint ..."):
                 source = embedded() if self.path is None else self.path
-                options: Any = {"variant": self.variant, "dtype": self.dtype, "device": device(), "part": part}
-                return load(self.found, source, **options)
+                options: Any = {"variant": self.variant, "dtype": self.dtype, "device": device()}
+                return load(self.found, source, part=part, encoder_part=encoder_part, **options)
         except CheckpointError as error:
             raise Misuse(str(error)) from error
 

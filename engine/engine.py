@@ -13,7 +13,7 @@ from pure.engine.caching import Caching, transforms_of
 from pure.engine.checkpoint import Checkpoint, Waiting
 from pure.engine.errors import Misuse
 from pure.engine.quantizing import Say, quantizer
-from pure.engine.ranks import share
+from pure.engine.ranks import place, share
 from pure.engine.sample import Sample
 from pure.engine.tuned import differences
 from pure.engine.weights import Weights, share_modules, weigh, weigh_whole
@@ -212,18 +212,18 @@ def open_engine(
         Misuse: it cannot be loaded, quantised or shared.
     """
     part = (0, 1) if mesh is None else (mesh.get_local_rank("tp"), mesh["tp"].size())
-    pipeline = checkpoint.load(waiting, part)
+    extra = () if mesh is None or shares is None else shares.extra
+    pipeline = checkpoint.load(waiting, part, place(mesh) if mesh is not None and "text_encoder" in extra else (0, 1))
     quantize = quantizer(effective, pipeline.denoiser, say)
     weights: tuple[Weights, ...] = ()
     try:
         if mesh is not None and shares is not None:
-            loaded = weigh_whole(pipeline, *part)
-            pipeline = share_modules(share(pipeline, shares, mesh, quantize), shares.extra, mesh, say)
+            loaded = weigh_whole(pipeline)
+            pipeline = share_modules(share(pipeline, shares, mesh, quantize), extra, mesh, say)
             weights = tuple(Weights(name, size, loaded[name]) for name, size in weigh(pipeline).items())
         elif quantize is not None:
             pipeline = attrs.evolve(pipeline, params=quantize(pipeline.params))
         base = transformed(pipeline.denoiser, compiled()) if checkpoint.compiled else pipeline.denoiser
     except (ValueError, TypeError) as error:
         raise Misuse(str(error)) from error
-    together = bool(weights) and shares is not None and "vae" in shares.extra
-    return Engine(checkpoint=checkpoint, pipeline=pipeline, base=base, weights=weights, together=together)
+    return Engine(checkpoint=checkpoint, pipeline=pipeline, base=base, weights=weights, together="vae" in extra)

@@ -109,6 +109,15 @@ def notes_on(sizes: Sizes, device: str) -> tuple[Note, ...]:
 # ------------------------------------------------------------------------------ while they run
 
 
+def place(mesh: DeviceMesh) -> tuple[int, int]:
+    """Return which of the ranks that work on the same samples this is, and how many these are."""
+    import torch.distributed as dist
+
+    from pure.distributed.mesh import companions
+
+    return dist.get_rank() % companions(mesh), companions(mesh)
+
+
 def share(pipeline: Pipeline, shares: Parallel, mesh: DeviceMesh, quantize: Quantizer | None = None) -> Pipeline:
     """Return this rank's share of a pipeline of which it has read its part: a denoiser of some tokens, or of a branch.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,7 +12,7 @@ import torch
 from pure.engine.quantizing import Say
 from pure.experts import Experts
 from pure.models.components import text_encoders, with_autoencoder, with_text_encoders
-from pure.sharding import Sharding
+from pure.sharding import Sharding, group_size
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -46,29 +46,28 @@ def weigh(pipeline: Pipeline) -> dict[str, int]:
     return {"transformer": nbytes(pipeline.params), **found}
 
 
-def weigh_whole(pipeline: Pipeline, rank: int, ranks: int) -> dict[str, int]:
-    """Return the bytes of each component as the checkpoint has it, of a pipeline as it was loaded.
+def weigh_whole(pipeline: Pipeline) -> dict[str, int]:
+    """Return the bytes of each component as the checkpoint has it, of a pipeline of which only parts were read."""
+    from pure.models import encoder_sharding
 
-    Args:
-        pipeline: whose denoiser has this rank's part of the parameters, whose modules are whole.
-        rank: on the axis that splits the parameters,
-        ranks: of which it has so many.
-    """
     denoiser, params = pipeline.denoiser, pipeline.params
-    parts = (
-        [(denoiser.denoisers[n], params[n]) for n in params] if isinstance(denoiser, Experts) else [(denoiser, params)]
-    )
-    total = sum(
-        math.prod(_uncut(each.sharding, name, part, rank, ranks)) * part.element_size()
-        for each, own in parts
-        for name, part in own.items()
-    )
-    return {**weigh(pipeline), "transformer": total}
+    experts = denoiser.denoisers if isinstance(denoiser, Experts) else {"": denoiser}
+    of = params if isinstance(denoiser, Experts) else {"": params}
+    encoders = text_encoders(pipeline)
+    return {
+        **weigh(pipeline),
+        "transformer": sum(_whole(of[name], each.sharding) for name, each in experts.items()),
+        **{name: _whole(dict(each.named_parameters()), encoder_sharding(each)) for name, each in encoders.items()},
+    }
 
 
-def _uncut(sharding: Sharding | None, name: str, part: torch.Tensor, rank: int, ranks: int) -> tuple[int, ...]:
-    cut = None if sharding is None or ranks == 1 else sharding.cut(name, rank, ranks)
-    return tuple(part.shape) if cut is None else cut.uncut(tuple(part.shape))
+def _whole(params: Mapping[str, torch.Tensor], sharding: Sharding | None) -> int:
+    """Return the bytes of parameters together with the parts of them that other ranks have."""
+    cuts = {name: None if sharding is None else sharding.cut(name, 0, 1) for name in params}
+    return sum(
+        part.nbytes if (cut := cuts[name]) is None else math.prod(cut.uncut(tuple(part.shape))) * part.element_size()
+        for name, part in params.items()
+    )
 
 
 def described(weights: Sequence[Weights]) -> str:
@@ -113,7 +112,7 @@ def _share_decoder(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
 
 
 def _share_encoders(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
-    from pure.distributed.mesh import companions, group_size
+    from pure.distributed.mesh import companions
     from pure.distributed.tensor_parallel_module import tensor_parallel_module
     from pure.models import encoder_sharding
 

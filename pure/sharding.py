@@ -29,6 +29,15 @@ def start(lengths: tuple[int, ...], index: int) -> int:
     return sum(lengths[:index])
 
 
+def group_size(ranks: int, most: int) -> int:
+    """Return the largest size of at most `most` of equal groups of so many ranks.
+
+    >>> group_size(8, 5)
+    4
+    """
+    return max(size for size in range(1, min(most, ranks) + 1) if ranks % size == 0)
+
+
 class Kind(enum.Enum):
     """How parameters are split.
 

@@ -11,6 +11,7 @@ from pure import Denoiser
 from pure.checks import check_argument, cut
 from pure.checks import shown as quoted
 from pure.models.checkpoint.description import READERS, describe
+from pure.models.checkpoint.encoders import read_part
 from pure.models.checkpoint.files import shown, variants_of, weight_files
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
 from pure.models.checkpoint.misfit import check_groups, check_numbers, check_weights
@@ -25,6 +26,7 @@ from pure.sharding import divisible
 # Processors of texts and pictures of which only the tokenizer is read; the rest would need torchvision.
 TOKENIZER_OF = {"PixtralProcessor": "AutoTokenizer"}
 WHOLE = (0, 1)  # the only rank of one
+ENCODERS = "text_encoder"  # what the names of components begin with that ranks share
 LINES = 6  # of an error of a library that are repeated
 
 
@@ -35,6 +37,7 @@ def load_pipeline(
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
     part: tuple[int, int] = WHOLE,
+    encoder_part: tuple[int, int] = WHOLE,
 ) -> Pipeline:
     """Load a checkpoint of any family in `pure.models.registry`.
 
@@ -49,6 +52,8 @@ def load_pipeline(
         device: of all parts.
         part: (rank, ranks): of the transformer's weights only what this rank of tensor parallelism holds is read; see
             `pure.distributed.place_parts`.
+        encoder_part: the same of the text encoders, which all ranks that work on the same samples may share; see
+            `pure.distributed.tensor_parallel_module`. Those that cannot be read so are whole.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or not supported.
@@ -61,9 +66,11 @@ def load_pipeline(
     torch.Size([1, 3, 64, 64])
     """
     _check_arguments(source, dtype, device, variant)
-    _check_part(part)
+    _check_part(part, "part")
+    _check_part(encoder_part, "encoder_part")
     found = describe(locate(source, DESCRIPTION))
-    return load(found, source, variant=variant, dtype=dtype, device=device, part=part)
+    options: Any = {"variant": variant, "dtype": dtype, "device": device, "part": part, "encoder_part": encoder_part}
+    return load(found, source, **options)
 
 
 def load(
@@ -74,6 +81,7 @@ def load(
     dtype: torch.dtype | None,
     device: str | torch.device,
     part: tuple[int, int] = WHOLE,
+    encoder_part: tuple[int, int] = WHOLE,
 ) -> Pipeline:
     """Load a checkpoint that was described, which it is before gigabytes are downloaded; see `load_pipeline`."""
     folder = locate(source, EVERYTHING)
@@ -92,7 +100,15 @@ def load(
     components = {
         name: _reader(found, name)
         if _reads(name)
-        else _model(found, name, contents[name], variant, dtype or _dtype(contents[name])).to(device)
+        else _model(
+            found,
+            name,
+            contents[name],
+            variant,
+            dtype or _dtype(contents[name]),
+            device,
+            encoder_part if name.startswith(ENCODERS) else WHOLE,
+        )
         for name in present
     }
     return found.kind.build(
@@ -120,12 +136,12 @@ def _check_arguments(source: object, dtype: object, device: object, variant: obj
     check_device(device)
 
 
-def _check_part(part: object) -> None:
+def _check_part(part: object, name: str) -> None:
     """Refuse what is no rank of so many."""
-    check_argument(part, tuple, "part is (rank, ranks), such as (0, 2)")
+    check_argument(part, tuple, f"{name} is (rank, ranks), such as (0, 2)")
     numbers = isinstance(part, tuple) and len(part) == 2 and all(type(number) is int for number in part)
     if not numbers or not 0 <= part[0] < part[1]:  # type: ignore
-        raise ValueError(f"part={quoted(part)}: give (rank, ranks), the rank from 0 to ranks - 1")
+        raise ValueError(f"{name}={quoted(part)}: give (rank, ranks), the rank from 0 to ranks - 1")
 
 
 def _cuts(denoiser: Denoiser, part: tuple[int, int]) -> Cuts | None:
@@ -159,12 +175,21 @@ def _check_variant(found: Description, variant: str | None, components: Sequence
 
 
 def _model(
-    found: Description, component: str, stored: Mapping[str, Stored], variant: str | None, dtype: torch.dtype
+    found: Description,
+    component: str,
+    stored: Mapping[str, Stored],
+    variant: str | None,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    share: tuple[int, int],
 ) -> Any:
     """Load a model of a library, and refuse one that is not whole: it would be filled up with random numbers."""
     folder, name = found.folder / component, found.classes[component]
     cls = _class(found, component, name)
     try:
+        part = read_part(cls, folder, stored, dtype=dtype, device=device, share=share)
+        if part is not None:
+            return part
         # Modules may be initialised at random on the way; the caller's random state stays as it was.
         with torch.random.fork_rng(devices=[]):
             model, report = cls.from_pretrained(
@@ -179,7 +204,7 @@ def _model(
         raise CheckpointError(f"{folder} cannot be loaded as {name}: {_cause(error)}") from error
     missing, other = (list(map(str, report[name])) for name in ("missing_keys", "mismatched_keys"))
     check_groups(folder, {"missing": missing, "of another shape": other}, stored, missing)
-    return model.eval().requires_grad_(False)  # or every decoded picture would keep what a gradient needs
+    return model.to(device).eval().requires_grad_(False)  # or every decoded picture would keep what a gradient needs
 
 
 def _reader(found: Description, component: str) -> Any:

@@ -108,8 +108,9 @@ def _gated(prefix: str, inner: tuple[Part, ...]) -> tuple[Placement, ...]:
 
 def _vocabulary(encoder: Any) -> tuple[Placement, ...]:
     """Return the placement of the map to a vocabulary; none where it is the table of the embedding."""
-    weight = dict(encoder.named_parameters()).get("lm_head.weight")
-    return () if weight is None else (Placement("lm_head", Kind.GATHERED, (Part(weight.shape[0]),)),)
+    if "lm_head.weight" not in dict(encoder.named_parameters()):
+        return ()
+    return (Placement("lm_head", Kind.GATHERED, (Part(encoder.lm_head.out_features),)),)
 
 
 KINDS: dict[str, Callable[[str, Any], Sharding]] = {

@@ -1,7 +1,6 @@
 """A rank reads its part of every tensor, in the memory of that part and one tensor; it is quantised after it is cut."""
 
 import json
-import math
 import resource
 import shutil
 from collections.abc import Mapping
@@ -17,8 +16,10 @@ from pure.engine.libraries import quiet_libraries
 from pure.models import CheckpointError, load_pipeline
 from pure.models.checkpoint.weights import read_weights, survey
 from pure.sharding import Cut
+from pure.testing import toys
 from pure.transforms.quantize.kinds import KINDS
-from tests.support import ranks, tiny, toys, wan_pipelines
+from tests.support import ranks, tiny, wan_pipelines
+from tests.support.sparse import write_zeros
 from tests.support.split import MODELS
 
 NAME = "diffusion_pytorch_model"
@@ -113,16 +114,7 @@ def large(folder: Path) -> tuple[int, int]:
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in tiny.transformer(**LARGE).state_dict().items()}
-    begin, header = 0, {}
-    for name, shape in shapes.items():
-        end = begin + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-        begin = end
-    packed = json.dumps(header).encode()
-    with (folder / "transformer" / f"{NAME}.safetensors").open("wb") as file:
-        file.write(len(packed).to_bytes(8, "little") + packed)
-        file.truncate(8 + len(packed) + begin)
-    return begin, max(4 * math.prod(shape) for shape in shapes.values())
+    return write_zeros(folder / "transformer" / f"{NAME}.safetensors", shapes)
 
 
 @pytest.fixture(scope="module")
