@@ -15,7 +15,7 @@ import torch
 
 from pure.checks import cut
 from pure.cli.cache_flags import planned, settle
-from pure.cli.comparing import require_plot_extra, require_video_extra
+from pure.cli.made import require_plot_extra, require_video_extra
 from pure.cli.naming import plan, suffix_of
 from pure.cli.options import LARGEST_SIDE
 from pure.cli.prompts import read_prompts

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from pure.cli.command import Command
-from pure.cli.comparing import Made, compare
+from pure.cli.made import Made
 from pure.cli.naming import beside
 from pure.cli.perf import report, write_report
 from pure.cli.plotting import write_plot
-from pure.cli.progress import Progress
 from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
 from pure.engine.caching import recipe as written
 from pure.engine.caching import threshold_of
+from pure.engine.comparing import compare
 from pure.engine.denoising import Denoising, batch_size, denoise, results, warm_up
 from pure.engine.engine import Engine, Recipe, open_engine
 from pure.engine.errors import Failure, Interrupted, Misuse
@@ -31,6 +31,7 @@ from pure.engine.sample import Sample
 from pure.engine.saving import save, save_frames
 from pure.engine.weights import Weights
 from pure.models import NotFiniteError
+from pure.models.progress import Progress
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

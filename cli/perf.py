@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pure
-from pure.cli.comparing import Made
+from pure.cli.made import Made
 from pure.engine.report import finite, peak_memory, run_report
 from pure.engine.writing import write_whole
 

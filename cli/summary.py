@@ -5,9 +5,9 @@ import operator
 from collections import Counter
 from collections.abc import Sequence
 
-from pure.cli.comparing import Made
-from pure.engine.statistics import Tally, quantiles
+from pure.cli.made import Made
 from pure.engine.weights import Weights, described
+from pure.statistics import Tally, quantiles
 
 __all__ = ["never_skipped", "summary"]
 

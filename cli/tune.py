@@ -10,7 +10,7 @@ from typing import Any
 import rich.status
 
 from pure.cli.command import checkpoint_of, order_of, plot_path
-from pure.cli.comparing import require_plot_extra, require_video_extra
+from pure.cli.made import require_plot_extra, require_video_extra
 from pure.cli.naming import beside
 from pure.cli.plotting import write_curve
 from pure.cli.screen import Screen

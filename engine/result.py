@@ -7,7 +7,7 @@ import numpy as np
 
 from pure import Info
 from pure.engine.sample import Sample
-from pure.engine.statistics import Tally, tally
+from pure.statistics import Tally, tally
 
 
 @attrs.frozen(kw_only=True, eq=False)

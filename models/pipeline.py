@@ -21,8 +21,9 @@ from pure.loop import Observer
 from pure.models import batch as batches
 from pure.models.common.truncation import Reader
 from pure.models.errors import NotFiniteError
-from pure.models.generation import Generation, Video, pictures
+from pure.models.generation import Generation, Video, shown
 from pure.models.guidance import guidance_of, unguided, unread, with_guidance
+from pure.models.progress import following
 from pure.models.request import Defaults, Options, Request, check_size, checked, needed, negatives, prompts, seeds
 from pure.notes import Note, warn
 from pure.tree import map_samples
@@ -343,8 +344,7 @@ class Pipeline(abc.ABC):
 
     def decode(self, latents: torch.Tensor, request: Request) -> list[Image.Image] | list[Video]:
         """Decode latents (B, ...) to B pictures, or to B videos; see `pixels`. All of them have `save(path)`."""
-        pixels = self.pixels(latents, request)
-        return [Video(pictures(sample)) for sample in pixels] if pixels.ndim == 5 else pictures(pixels)
+        return shown(self.pixels(latents, request))
 
     def generate(
         self,
@@ -354,6 +354,7 @@ class Pipeline(abc.ABC):
         transform: Transforms = pure.identity,
         seed: int | Sequence[int] = 42,
         observe: Observer | None = None,
+        progress: bool = False,
         checkpoint: bool = False,
         **options: Unpack[Options],
     ) -> Generation:
@@ -364,10 +365,10 @@ class Pipeline(abc.ABC):
         Args:
             prompt: see `request`.
             negative_prompt: see `request`; used if guidance is on.
-            transform: of the denoiser, for instance `pure.compose(dbcache(...), guided(...))`; of
-                experts also a mapping, one for each.
+            transform: of the denoiser, such as `pure.compose(dbcache(...), guided(...))`; of experts also a mapping.
             seed: see `noise`.
-            observe: called with every `Frame`.
+            observe: called with every `Frame`, such as a `pure.Recording`.
+            progress: show the steps as they are taken, on a terminal or in a notebook.
             checkpoint: see `pure.sample`; for gradients in the memory of one step.
             options: see `Options`.
 
@@ -385,11 +386,11 @@ class Pipeline(abc.ABC):
         batch = self.begin(denoiser, request, seed, range(request.batch))
         notes, infos = (*self.notes(request), *denoiser.notes(batch.steps)), []
         warn(notes, stacklevel=3)
-        for _ in batch.steps:
-            batch, frame = batches.advance(batch, checkpoint)
-            infos.append(frame.info)
-            if observe is not None:
-                observe(frame)
+        with following(observe, progress, len(batch.steps)) as follow:
+            for _ in batch.steps:
+                batch, frame = batches.advance(batch, checkpoint)
+                infos.append(frame.info)
+                follow(frame)
         latents = self.finished(self.solver.latents(batch.carry), request)
         pixels = self.decoded(latents, request)
         wrong = batches.faults(batch, pixels, self.dtype, self.cfg)

@@ -14,6 +14,7 @@ if _typing.TYPE_CHECKING:
     from pure.block import Block, Bound, Ending, Params, Weights, bind
     from pure.composition import Composed, Transform, compose, identity
     from pure.denoiser import Denoiser
+    from pure.engine.notebook import Plot, Recording, plot
     from pure.engine.tuning.tuning import tune
     from pure.euler import FlowMatchEuler
     from pure.experts import Experts
@@ -33,6 +34,7 @@ if _typing.TYPE_CHECKING:
     from pure.saving import load_state, save_state
     from pure.schedule import Schedule
     from pure.solver import Solver
+    from pure.statistics import Tally, tally
     from pure.step import Inputs, Step, Where, merge_steps
     from pure.tokens import PerToken
     from pure.tree import Shared, join, put, state, static, take
@@ -63,10 +65,12 @@ __all__ = [
     "Params",
     "PerToken",
     "Plan",
+    "Plot",
     "Predictor",
     "Probe",
     "Program",
     "ProgramState",
+    "Recording",
     "Rule",
     "Run",
     "Runnable",
@@ -78,6 +82,7 @@ __all__ = [
     "States",
     "Step",
     "StepInputs",
+    "Tally",
     "Transform",
     "UniPC",
     "Weights",
@@ -90,6 +95,7 @@ __all__ = [
     "join",
     "load_state",
     "merge_steps",
+    "plot",
     "program",
     "put",
     "sample",
@@ -97,6 +103,7 @@ __all__ = [
     "state",
     "static",
     "take",
+    "tally",
     "tune",
     "unroll",
 ]
@@ -123,11 +130,13 @@ _MODULES = {
     "saving": "load_state save_state",
     "schedule": "Schedule",
     "solver": "Solver",
+    "statistics": "Tally tally",
     "step": "Inputs Step Where merge_steps",
     "tokens": "PerToken",
     "tree": "Shared join put state static take",
     "unipc": "UniPC",
     "models.accelerate.accelerate": "accelerate",
+    "engine.notebook": "Plot Recording plot",
     "engine.tuning.tuning": "tune",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -14,6 +14,13 @@ from pure.denoiser import Denoiser
 from pure.experts import Experts
 
 
+def _recipe(self: "Transform") -> str:
+    """Show the settings that are not the defaults, as one would type them."""
+    fields = [field for field in attrs.fields(type(self)) if field.init and field.repr]
+    given = [(field.alias, getattr(self, field.name), field.default) for field in fields]
+    return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value, usual in given if value != usual)})"
+
+
 @attrs.frozen
 class Transform:
     """Base of all transforms: subclasses are frozen records that say how they `edit` a denoiser."""
@@ -30,6 +37,12 @@ class Transform:
             hint = f"there is no {unknown[0]!r}{f', did you mean {near[0]!r}?' if near else ''}; " if unknown else ""
             raise TypeError(f"{cls.__name__}: {hint}settings are given by name: {cls.__name__}({named})")
         return super().__new__(cls)
+
+    @classmethod
+    def __attrs_init_subclass__(cls) -> None:
+        """Let every transform show what differs from its defaults, unless it says otherwise."""
+        if cls.__repr__.__code__.co_filename.startswith("<attrs generated"):
+            cls.__repr__ = _recipe
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Return the edited denoiser; overridden by every transform."""

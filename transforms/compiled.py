@@ -21,7 +21,7 @@ class compiled(CompileOptions, Transform):
         ValueError: a value is not allowed, or the denoiser is compiled already, with other options.
 
     >>> compiled(backend="eager")
-    compiled(backend='eager', mode=None, regional=True)
+    compiled(backend='eager')
     """
 
     def edit(self, denoiser: Denoiser) -> Denoiser:

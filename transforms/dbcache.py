@@ -43,8 +43,7 @@ class dbcache(Transform):
         ValueError: a value is out of range, or the blocks do not fit the stack.
 
     >>> dbcache(front=1, threshold=0.12)
-    dbcache(front=1, back=0, threshold=0.12, warmup=4, warmup_interval=1, max_cached=None, \
-max_continuous=3, max_accumulated=None, importance=0.0, downsample=1, follow='own')
+    dbcache(threshold=0.12)
 
     Reference: https://github.com/vipshop/cache-dit (DBCache); the threshold on the first
     block's residual is ParaAttention's first-block cache.

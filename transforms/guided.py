@@ -24,7 +24,7 @@ class guided(Guidance, Transform):
         ValueError: a value is out of range, or another guidance is set already.
 
     >>> guided(scale=3.0)
-    guided(scale=3.0, start=0.0, stop=1.0, lowest_sigma=0.0, normalize='none', cap=1.0)
+    guided(scale=3.0)
 
     Reference: Ho and Salimans, arXiv:2207.12598, equation 6.
     """

@@ -1,10 +1,12 @@
 """What was computed and skipped in the calls of an accelerated pipeline."""
 
+import html
 from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
 
+from pure.html import table
 from pure.info import Decision, Info
 from pure.notes import Note
 
@@ -40,6 +42,16 @@ class CallReport:
         """Return how many steps were skipped, counted over branches and samples."""
         return sum(not decision.computed for decision in self.decisions)
 
+    def _repr_html_(self) -> str:
+        """Show for a notebook what every branch computed and skipped, and the notes."""
+        rows = [
+            (name, len(infos), sum(map(sum, (i.computed for i in infos))), sum(len(i.decisions) for i in infos))
+            for name, infos in self.branches.items()
+        ]
+        shown = [(name, steps, computed, every - computed) for name, steps, computed, every in rows]
+        notes = "".join(f"<p>{html.escape(f'{note.kind}: {note.text}')}</p>" for note in self.notes)
+        return table(("branch", "steps", "computed", "skipped"), shown) + notes
+
     def __str__(self) -> str:
         """Show every branch as a line of digits, 1 for a computed step and 0 for a skipped one; samples one by one."""
         lines = []
@@ -70,6 +82,10 @@ class Report:
         if not self.calls:
             raise IndexError("the pipeline was not called inside the `with`")
         return self.calls[-1]
+
+    def _repr_html_(self) -> str:
+        """Show every call for a notebook."""
+        return "".join(f"<p>call {number}</p>{call._repr_html_()}" for number, call in enumerate(self.calls))
 
     def __str__(self) -> str:
         """Show every call."""

@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pure.models.checkpoint.encoders import read_part
 from pure.models.checkpoint.files import shown, variants_of, weight_files
 from pure.models.checkpoint.hub import DESCRIPTION, EVERYTHING, locate
 from pure.models.checkpoint.misfit import check_groups, check_numbers, check_weights
+from pure.models.checkpoint.quiet import quietly
 from pure.models.checkpoint.weights import DTYPES, Cuts, Stored, read_weights, survey
 from pure.models.common.config import parameter_shapes
 from pure.models.errors import CheckpointError
@@ -85,6 +87,18 @@ def load(
 ) -> Pipeline:
     """Load a checkpoint that was described, which it is before gigabytes are downloaded; see `load_pipeline`."""
     folder = locate(source, EVERYTHING)
+    with quietly():
+        return _load(found, folder, variant, dtype, device, part)
+
+
+def _load(
+    found: Description,
+    folder: Path,
+    variant: str | None,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    part: tuple[int, int],
+) -> Pipeline:
     found = found if folder == found.folder else describe(folder)
     family = found.family
     cuts = {name: _cuts(denoiser, part) for name, denoiser in found.denoisers.items()}

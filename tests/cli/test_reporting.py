@@ -10,16 +10,17 @@ import rich.console
 from PIL import Image
 
 from pure import Decision, Info
-from pure.cli import plotting
-from pure.cli.comparing import Comparison, Made, compare
+from pure.cli.made import Made
 from pure.cli.perf import report, write_report
-from pure.cli.plotting import amplification, panels, write_plot
-from pure.cli.progress import Progress
+from pure.cli.plotting import write_plot
 from pure.cli.summary import never_skipped, summary
 from pure.cli.tables import print_table
+from pure.engine import plotting
+from pure.engine.comparing import Comparison, amplification, compare, panels
 from pure.engine.result import Result
 from pure.engine.sample import Sample
-from pure.engine.statistics import tally
+from pure.models.progress import Progress
+from pure.statistics import tally
 
 
 def decision(index, computed, reason, change=None, branch="conditional"):
@@ -156,7 +157,7 @@ def test_the_plot_of_a_video_shows_the_frame_that_differs_most():
     plain, cached = video([0.2, 0.3, 0.4, 0.5]), video([0.2, 0.3, 0.4, 0.5 + 17 / 255])
     found = compare(plain.frames, cached.frames, 1.0, 1.0)
     assert found.frame == 3
-    shown = panels(Made(result=cached, plain=plain, comparison=found))
+    shown = panels(plain.frames, cached.frames, found.frame)
     names = [name for name, _ in shown]
     assert names == ["without cache, frame 4 of 4", "with cache, frame 4 of 4", "largest difference, amplified 8x"]
     assert np.array_equal(shown[0][1], plain.frames[3]) and np.array_equal(shown[1][1], cached.frames[3])
@@ -164,7 +165,7 @@ def test_the_plot_of_a_video_shows_the_frame_that_differs_most():
 
 
 def test_the_plot_of_an_image_names_no_frame():
-    assert [name for name, _ in panels(made(shade=0.4))] == [
+    assert [name for name, _ in panels(result().frames, result(shade=0.4).frames, 0)] == [
         "without cache", "with cache", "difference, amplified 8x",
     ]  # fmt: skip
 

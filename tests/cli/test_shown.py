@@ -6,9 +6,9 @@ import rich.console
 
 from pure import Decision, Info
 from pure.cli import cache_flags
-from pure.cli.plotting import COMPUTED, SKIPPED, colour
-from pure.cli.progress import Progress
 from pure.configs import Facts
+from pure.engine.plotting import COMPUTED, SKIPPED, colour
+from pure.models.progress import Progress
 
 
 def decision(computed: bool, reason: str = "threshold") -> Decision:

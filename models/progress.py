@@ -1,15 +1,18 @@
 """A live line of computed and skipped steps on a terminal; elsewhere one line at the end."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
+import rich
 import rich.console
 import rich.live
 import rich.text
 
-from pure import Info
-from pure.engine.statistics import tally
+from pure.info import Info
+from pure.loop import Frame, Observer
+from pure.statistics import tally
 
-__all__ = ["Progress", "marks"]
+__all__ = ["Progress", "following", "marks"]
 
 COMPUTED, SKIPPED = ("█", "bold green"), ("░", "yellow")
 PLAIN_COMPUTED, PLAIN_SKIPPED = "#", "."
@@ -19,7 +22,7 @@ REST = 36  # columns of what stands beside the marks
 def marks(infos: Sequence[Info], plain: bool = False) -> list[tuple[str, str]]:
     """Return a mark and its style for every step, of the conditional branch where there are two.
 
-    >>> from pure import Decision
+    >>> from pure.info import Decision
     >>> info = Info((Decision(0, True, "warm-up", None, 3),))
     >>> marks([info], plain=True)
     [('#', 'bold green')]
@@ -28,6 +31,22 @@ def marks(infos: Sequence[Info], plain: bool = False) -> list[tuple[str, str]]:
     if plain:
         computed, skipped = (PLAIN_COMPUTED, computed[1]), (PLAIN_SKIPPED, skipped[1])
     return [computed if info.decisions[0].computed else skipped for info in infos]
+
+
+@contextlib.contextmanager
+def following(observe: Observer | None, progress: bool, count: int) -> Iterator[Callable[[Frame], None]]:
+    """Yield what is called with every frame of a run of `count` steps: the observer, and a live line if asked for."""
+    seen = [observe] if observe is not None else []
+    with contextlib.ExitStack() as stack:
+        if progress:
+            line = stack.enter_context(Progress(rich.get_console(), "steps", count))
+            seen.append(lambda frame: line.update(frame.info))
+        yield lambda frame: _each(seen, frame)
+
+
+def _each(seen: Sequence[Observer], frame: Frame) -> None:
+    for see in seen:
+        see(frame)
 
 
 class Progress:

@@ -6,10 +6,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from pure.engine.errors import Misuse
-from pure.engine.result import Result
-
-__all__ = ["Comparison", "Made", "compare", "require_plot_extra", "require_video_extra"]
+__all__ = ["Comparison", "amplification", "compare", "panels"]
 
 
 @attrs.frozen(kw_only=True)
@@ -27,41 +24,6 @@ class Comparison:
     ssim: float
     ratio: float
     frame: int = 0
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Made:
-    """One finished sample: the result, and with `--compare` the one without a cache."""
-
-    result: Result
-    plain: Result | None = None
-    comparison: Comparison | None = None
-
-
-def require_plot_extra(flag: str) -> None:
-    """Check that the libraries for measuring and drawing are there.
-
-    Raises:
-        Misuse: they are not; the message says how to install them.
-    """
-    try:
-        import matplotlib
-        import skimage.metrics  # noqa: F401
-    except ImportError as error:
-        raise Misuse(f"{flag} needs matplotlib and scikit-image ({error}); pip install 'puredit[plot]'") from error
-    matplotlib.use("Agg")
-
-
-def require_video_extra(why: str) -> None:
-    """Check that the video encoder is there; `why` says what needs it.
-
-    Raises:
-        Misuse: it is not; the message says how to install it.
-    """
-    try:
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError as error:
-        raise Misuse(f"{why}, which needs imageio with ffmpeg ({error}); pip install 'puredit[video]'") from error
 
 
 def compare(plain: np.ndarray, cached: np.ndarray, plain_seconds: float, cached_seconds: float) -> Comparison:
@@ -84,3 +46,26 @@ def compare(plain: np.ndarray, cached: np.ndarray, plain_seconds: float, cached_
         ratio=plain_seconds / cached_seconds,
         frame=int(np.square(plain - cached).mean(axis=(1, 2, 3)).argmax()),
     )
+
+
+def amplification(difference: np.ndarray) -> int:
+    """Return the power of two, 1 to 64, that makes the largest differences just visible.
+
+    >>> amplification(np.full((2, 2, 3), 0.1))
+    8
+    """
+    largest = float(np.quantile(difference, 0.999))
+    return 1 if largest <= 0 else int(min(64, max(1, 2 ** math.floor(math.log2(1 / largest)))))
+
+
+def panels(plain: np.ndarray, cached: np.ndarray, at: int) -> list[tuple[str, np.ndarray]]:
+    """Return title and pixels of three pictures: frame `at` of both runs, (F, H, W, 3), and its difference."""
+    where = f", frame {at + 1} of {len(cached)}" if len(cached) > 1 else ""
+    difference = np.abs(plain[at] - cached[at])
+    factor = amplification(difference)
+    named = "largest difference" if where else "difference"
+    return [
+        (f"without cache{where}", plain[at]),
+        (f"with cache{where}", cached[at]),
+        (f"{named}, amplified {factor}x" if factor > 1 else named, np.clip(difference * factor, 0, 1)),
+    ]

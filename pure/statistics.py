@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from pure import Decision, Info
+from pure.info import Decision, Info
 
 __all__ = ["Tally", "quantiles", "tally"]
 
