@@ -15,6 +15,7 @@ ARROWS = {
     ("pure.cli.serve", "pure.serving"),
     ("pure", "pure.models.accelerate"),  # lazy
     ("pure", "pure.engine.tuning"),  # lazy
+    ("pure", "pure.engine.notebook"),  # lazy
     ("pure.__main__", "pure.cli"),
 }
 FOLDERS = {room.split(".")[1] for rooms in HOUSE for room in rooms if "." in room}
