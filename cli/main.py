@@ -12,11 +12,12 @@ from typing import Any
 import click
 
 import pure
+from pure.checks import nearest
 from pure.cli.commands import COMMANDS
 from pure.cli.memory import keep_memory
 from pure.cli.parsing import WIDEST, CommandContext
 from pure.configs import ConfigError
-from pure.engine.errors import EngineError, Interrupted, Misuse, nearest
+from pure.engine.errors import EngineError, Interrupted, Misuse
 from pure.engine.libraries import quiet_imports
 
 __all__ = ["main", "run"]

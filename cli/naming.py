@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pure.engine.errors import Misuse, nearest
+from pure.checks import nearest
+from pure.engine.errors import Misuse
 from pure.engine.sample import Sample
 from pure.engine.saving import IMAGE_FORMATS
 

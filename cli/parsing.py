@@ -12,11 +12,11 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pure.checks import cut
+from pure.checks import cut, nearest
 from pure.cli.spelling import ELSEWHERE, unknown
 from pure.cli.values import Json, Value
 from pure.configs import kinds
-from pure.engine.errors import Misuse, nearest
+from pure.engine.errors import Misuse
 from pure.engine.reading import read_text
 
 __all__ = ["CommandContext", "Flag", "FlagCommand", "read_defaults", "rewrite"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pure.engine.errors import nearest
+from pure.checks import nearest
 
 __all__ = ["unknown"]
 

@@ -11,7 +11,7 @@ import attrs
 from pure.checks import check_argument
 from pure.configs.kinds import FALSE, TRUE, Bool, Choice, Counts, ValueKind
 from pure.configs.layer import KINDS, SECOND, Layer, Source
-from pure.configs.report import nearest
+from pure.configs.report import did_you_mean
 from pure.configs.schema import PRESETS
 from pure.transforms.attention.names import OF_DIFFUSERS
 
@@ -79,7 +79,7 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
     source = Source()
     for name in sorted(key for key in environ if isinstance(key, str) and (key.startswith(PREFIX) or key == ATTENTION)):
         if name not in VARIABLES:
-            hint = nearest(name, VARIABLES)
+            hint = did_you_mean(name, VARIABLES)
             source.notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))
             continue
         kind = _kind(VARIABLES[name])

@@ -12,7 +12,7 @@ import attrs
 
 from pure.checks import LARGEST, MOST
 from pure.configs import numerals
-from pure.configs.report import nearest
+from pure.configs.report import did_you_mean
 
 __all__ = [
     "Bool",
@@ -211,7 +211,7 @@ class Choice(ValueKind):
         if value is False and "none" in self.words:
             raise Wrong("write none")
         if not isinstance(value, str) or value not in self.words:
-            raise Wrong(nearest(value, self.words) if isinstance(value, str) else "")
+            raise Wrong(did_you_mean(value, self.words) if isinstance(value, str) else "")
         return value
 
 
@@ -315,7 +315,7 @@ class StepMask(ValueKind):
         if isinstance(value, str):
             if value and set(value) <= {"0", "1"}:
                 return tuple(int(digit) for digit in value)
-            raise Wrong(nearest(value, self.presets))
+            raise Wrong(did_you_mean(value, self.presets))
         if isinstance(value, int) and not isinstance(value, bool):
             raise Wrong("put quotes around the digits: without them they are one number")
         if not isinstance(value, list | tuple) or not value:

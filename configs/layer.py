@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from pure.configs.kinds import Bool, ValueKind, Wrong, show
-from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.report import ConfigError, Problem, did_you_mean
 from pure.configs.schema import BACKEND, SECTIONS, TUNED, key_of
 
 __all__ = ["KINDS", "SECOND", "Layer", "Setting", "Settings", "Source"]
@@ -103,5 +103,5 @@ def unknown(place: str, path: str, key: object, known: Iterable[str], hint: str 
     """Return the problem of a key that does not exist."""
     known = sorted(known)
     lists = f"{len(known)} keys, which `puredit config --reference` lists"
-    allowed = ", ".join(known) if len(known) <= 20 else lists
-    return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=hint or nearest(key, known))
+    allowed, hint = ", ".join(known) if len(known) <= 20 else lists, hint or did_you_mean(key, known)
+    return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=hint)

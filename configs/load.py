@@ -14,7 +14,7 @@ from pure.configs.consistency import contradictions
 from pure.configs.layer import Layer, Setting, Source, unknown
 from pure.configs.positions import Leaf, MapNode, Node, Pair, parse_json, parse_yaml, plain
 from pure.configs.reading import read_text
-from pure.configs.report import ConfigError, Problem, nearest
+from pure.configs.report import ConfigError, Problem, did_you_mean
 from pure.configs.schema import SECTIONS, key_of
 from pure.configs.tuned import TunedFor
 
@@ -55,7 +55,7 @@ def load_config(source: str | Path, lenient: bool = False) -> Layer:
             return attrs.evolve(layer, notes=(f"{packaged}: the file packaged with puredit", *layer.notes))
         return load_text(read_text(path), str(source), lenient=lenient)
     except FileNotFoundError:
-        found, hint = "no such file", nearest(path.name, names())
+        found, hint = "no such file", did_you_mean(path.name, names())
     except UnicodeDecodeError as error:
         found, hint = f"byte {error.start}, which is not UTF-8", "save the file as UTF-8"
     except (OSError, ValueError) as error:

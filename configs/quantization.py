@@ -12,7 +12,7 @@ import torch
 from pure.configs.facts import Facts
 from pure.configs.kinds import Wrong, show
 from pure.configs.layer import Setting
-from pure.configs.report import Problem, nearest
+from pure.configs.report import Problem, did_you_mean
 from pure.configs.schema import QUANT, QuantizeConfig, key_of
 
 __all__ = ["ALIASES", "COMPONENTS", "refusals"]
@@ -82,7 +82,7 @@ def _kinds(values: Mapping[str, Any]) -> Iterator[Reason]:
 def _kind(kind: Any) -> tuple[str, str] | None:
     """Say why weights cannot become `kind`, and what would do."""
     if not isinstance(kind, str) or kind not in QUANT:
-        return f"found {show(kind)}, which is no quant_type", nearest(kind, QUANT) or INSTEAD
+        return f"found {show(kind)}, which is no quant_type", did_you_mean(kind, QUANT) or INSTEAD
     if kind.startswith("nvfp4"):
         return f"{kind} needs kernels of the newest GPUs, which this version does not call", INSTEAD
     if kind.startswith("svdq"):
@@ -115,7 +115,7 @@ def _own(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in keys.items():
         if key not in OWN:
             wrong.add(key)
-            yield f"{key} cannot be set for one component", nearest(key, OWN) or f"keys: {', '.join(OWN)}"
+            yield f"{key} cannot be set for one component", did_you_mean(key, OWN) or f"keys: {', '.join(OWN)}"
             continue
         try:
             KEYS[key].parse(value)

@@ -1,11 +1,12 @@
 """Problems and the report of them: where, which key, what was found, what is allowed, what to do."""
 
-import difflib
 from collections.abc import Iterable
 
 import attrs
 
-__all__ = ["ConfigError", "Problem", "nearest"]
+from pure.checks import nearest
+
+__all__ = ["ConfigError", "Problem", "did_you_mean"]
 
 
 @attrs.frozen(kw_only=True)
@@ -87,16 +88,14 @@ SYNONYMS = {
 }
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return the hint that names the known name nearest to a mistaken one; empty if none is near.
 
-    >>> nearest("residual_dif_threshold", ["residual_diff_threshold", "cache_type"])
+    >>> did_you_mean("residual_dif_threshold", ["residual_diff_threshold", "cache_type"])
     'did you mean residual_diff_threshold?'
     """
     names = {key.lower(): key for key in known}
     text = str(name).lower()
-    synonym = SYNONYMS.get(text, "")
-    if synonym.lower() in names:
-        return f"did you mean {synonym}?"
-    close = difflib.get_close_matches(text, list(names), n=1, cutoff=0.6)
-    return f"did you mean {names[close[0]]}?" if close else ""
+    synonym = SYNONYMS.get(text, "").lower()
+    close = synonym if synonym in names else nearest(text, names)
+    return f"did you mean {names[close]}?" if close else ""

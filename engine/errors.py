@@ -3,10 +3,7 @@
 Nothing here knows exit codes or HTTP statuses; `cli.main` and `serving.http.refusal` map them.
 """
 
-import difflib
-from collections.abc import Iterable
-
-__all__ = ["Busy", "EngineError", "Failure", "Interrupted", "Misuse", "Stopping", "nearest"]
+__all__ = ["Busy", "EngineError", "Failure", "Interrupted", "Misuse", "Stopping"]
 
 
 class EngineError(Exception):
@@ -51,17 +48,3 @@ class Busy(EngineError):
 
 class Interrupted(EngineError):
     """Ctrl-C: finished results stay."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word closest to `word`, None if none is close.
-
-    >>> nearest("--promt", ["--prompt", "--seed"])
-    '--prompt'
-    >>> nearest("--prompt-file", ["--prompt", "--prompt-file-path"])
-    '--prompt-file-path'
-    """
-    known = sorted(known)
-    longer = [candidate for candidate in known if len(word) > 4 and candidate.startswith(word)]
-    close = longer or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return close[0] if close else None

@@ -1,6 +1,5 @@
 """Requests to a pipeline with their options, which are checked here, and the defaults of a checkpoint."""
 
-import difflib
 import math
 import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any, TypedDict
 import attrs
 from PIL import Image
 
+from pure.checks import nearest
 from pure.guidance import LARGEST_SCALE
 from pure.notes import Note
 from pure.step import MOST_STEPS, Step
@@ -278,8 +278,8 @@ def _seed(value: Any) -> int:
 
 
 def _unknown(name: str) -> str:
-    near = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, Options.__annotations__, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(Options.__annotations__)}"
+    near = ELSEWHERE.get(name) or nearest(name, Options.__annotations__)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(Options.__annotations__)}"
     return f"there is no option {name!r}; {hint}"
 
 

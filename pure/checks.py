@@ -4,8 +4,9 @@ Every check is an attrs validator. Its message names record, argument and value,
 what is allowed: `dbcache(front=-1): the number of front blocks must be a whole number of at least 0`.
 """
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import attrs
@@ -21,6 +22,7 @@ __all__ = [
     "kind",
     "names",
     "narrowed",
+    "nearest",
     "number",
     "optional",
     "refuse",
@@ -64,6 +66,19 @@ def cut(text: str, most: int = 80) -> str:
     'aaa... (5000 characters)'
     """
     return text if len(text) <= 2 * most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that begins with `word` or is written almost like it, None if none is.
+
+    >>> nearest("--promt", ["--prompt", "--seed"])
+    '--prompt'
+    >>> nearest("--prompt-file", ["--prompt", "--prompt-file-path"])
+    '--prompt-file-path'
+    """
+    known = sorted(known)
+    longer = [candidate for candidate in known if len(word) > 4 and candidate.startswith(word)]
+    return next(iter(longer or difflib.get_close_matches(word, known, n=1)), None)
 
 
 def refuse(instance: Any, name: str, value: object, reason: str, error: type = ValueError) -> Exception:

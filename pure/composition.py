@@ -5,11 +5,11 @@ transforms from left to right; it flattens, drops `identity`, has `==` and a `re
 the recipe. Cache transforms edit different fields of the plan and commute.
 """
 
-import difflib
 from typing import Self, overload
 
 import attrs
 
+from pure.checks import nearest
 from pure.denoiser import Denoiser
 from pure.experts import Experts
 
@@ -33,8 +33,8 @@ class Transform:
         unknown = sorted(settings.keys() - {field.alias for field in fields})
         if fields and (len(args) > places or unknown):
             named = ", ".join(f"{field.alias}=..." for field in fields)
-            near = difflib.get_close_matches(unknown[0], [f.alias for f in fields], n=1) if unknown else []
-            hint = f"there is no {unknown[0]!r}{f', did you mean {near[0]!r}?' if near else ''}; " if unknown else ""
+            near = nearest(unknown[0], [f.alias for f in fields]) if unknown else None
+            hint = f"there is no {unknown[0]!r}{f', did you mean {near!r}?' if near else ''}; " if unknown else ""
             raise TypeError(f"{cls.__name__}: {hint}settings are given by name: {cls.__name__}({named})")
         return super().__new__(cls)
 

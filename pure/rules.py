@@ -85,9 +85,14 @@ class Restraint(Rule):
 
 
 class Limit(Restraint):
-    """A restraint that computes once something reaches a limit."""
+    """A restraint that computes once a field of the memory reaches a limit."""
 
+    counted: ClassVar[str]
     limit: Any
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Compute at the limit, else defer."""
+        return Answer.COMPUTE if getattr(memory, self.counted) >= self.limit else Answer.DEFER
 
     @property
     def forbids(self) -> bool:
@@ -179,11 +184,8 @@ class Total(Limit):
 
     rank: ClassVar[float] = 2
     name: ClassVar[str] = "total limit"
+    counted: ClassVar[str] = "skipped"
     limit: int
-
-    def answer(self, where: Where, memory: Memory) -> Answer:
-        """Compute at the limit, else defer."""
-        return Answer.COMPUTE if memory.skipped >= self.limit else Answer.DEFER
 
 
 @attrs.frozen(cache_hash=True)
@@ -192,11 +194,8 @@ class Continuous(Limit):
 
     rank: ClassVar[float] = 3
     name: ClassVar[str] = "continuous limit"
+    counted: ClassVar[str] = "streak"
     limit: int
-
-    def answer(self, where: Where, memory: Memory) -> Answer:
-        """Compute at the limit, else defer."""
-        return Answer.COMPUTE if memory.streak >= self.limit else Answer.DEFER
 
 
 @attrs.frozen(cache_hash=True)
@@ -205,11 +204,8 @@ class Accumulated(Limit):
 
     rank: ClassVar[float] = 4
     name: ClassVar[str] = "accumulated limit"
+    counted: ClassVar[str] = "accumulated"
     limit: float
-
-    def answer(self, where: Where, memory: Memory) -> Answer:
-        """Compute at the limit, else defer."""
-        return Answer.COMPUTE if memory.accumulated >= self.limit else Answer.DEFER
 
 
 @attrs.frozen(cache_hash=True)

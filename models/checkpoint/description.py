@@ -1,10 +1,10 @@
 """The description of a diffusers folder, checked before any weights are read."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pure.checks import nearest
 from pure.models.checkpoint.misfit import UNQUANTISED
 from pure.models.checkpoint.reading import read_json
 from pure.models.common.config import TransformerConfig
@@ -68,8 +68,8 @@ def _transformer(folder: Path, family: Family, config: Mapping[str, Any]) -> Tra
 
 
 def _unsupported(file: Path, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; the nearest is {near[0]}" if near else ""
+    near = nearest(name, known)
+    hint = f"; the nearest is {near}" if near else ""
     return (
         f"{file} describes a {name}; supported: {', '.join(known)}{hint}. Other diffusers pipelines are "
         "accelerated as they are: see pure.accelerate"

@@ -10,7 +10,7 @@ from fastapi import Request
 
 from pure.configs import ConfigError, read_request
 from pure.configs.kinds import Bool, Choice, Real, Text, Unchecked, ValueKind, Whole, Wrong, show
-from pure.configs.report import nearest
+from pure.configs.report import did_you_mean
 from pure.configs.schema import ATTENTION
 from pure.engine.errors import Misuse
 from pure.engine.unsupported import FIELDS
@@ -203,7 +203,7 @@ def _refuse(name: str, value: Any, route: Fields) -> None:
         return
     if name in PICTURES:
         raise Misuse(f"{name}: found {show(value)}; {route.advice}", field=name)
-    hint = nearest(name, route.kinds) or f"there are: {', '.join(sorted(route.kinds))}"
+    hint = did_you_mean(name, route.kinds) or f"there are: {', '.join(sorted(route.kinds))}"
     raise Misuse(f"{name[:80]}: there is no such field here; {hint}", field=name[:80])
 
 
@@ -225,7 +225,7 @@ def read_query(request: Request, kinds: Mapping[str, ValueKind], **defaults: Any
     for name in request.query_params:
         values = request.query_params.getlist(name)
         if name not in kinds:
-            hint = nearest(name, kinds) or f"there are: {', '.join(kinds)}"
+            hint = did_you_mean(name, kinds) or f"there are: {', '.join(kinds)}"
             raise Misuse(f"{name[:80]}: there is no such parameter here; {hint}", field=name[:80])
         if len(values) > 1:
             raise Misuse(f"{name}: it is there {len(values)} times", field=name)

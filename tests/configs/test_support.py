@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pure.configs import ConfigError, Facts, load_text, read_request, resolve
-from pure.configs.report import Problem, nearest
+from pure.configs.report import Problem, did_you_mean
 
 
 def notes(params: dict[str, Any], **facts: Any) -> tuple[str, ...]:
@@ -62,8 +62,8 @@ def test_a_preset_of_a_request_is_a_name():
 def test_a_problem_is_told_once_and_a_hint_names_what_is_there():
     problem = Problem(place="c.yaml:1:1", path="a", found="b", allowed="c")
     assert ConfigError([problem, problem]).problems == (problem,)
-    assert nearest("warmup", ["max_warmup_steps"]) == "did you mean max_warmup_steps?"
-    assert nearest("warmup", ["Fn_compute_blocks"]) == ""
+    assert did_you_mean("warmup", ["max_warmup_steps"]) == "did you mean max_warmup_steps?"
+    assert did_you_mean("warmup", ["Fn_compute_blocks"]) == ""
 
 
 def test_what_either_expert_asks_for_is_refused():

@@ -1,10 +1,11 @@
 """The names of attention backends: those of diffusers, and what cache-dit and SGLang call them."""
 
-import difflib
 import importlib.util
 from typing import Any
 
 import attrs
+
+from pure.checks import nearest
 
 __all__ = ["ALIASES", "BACKENDS", "NAMES", "OF_DIFFUSERS", "Backend", "canonical", "unsupported"]
 
@@ -119,8 +120,8 @@ def canonical(name: str) -> str:
     if name in BACKENDS:
         return name
     if name not in ALIASES:
-        near = difflib.get_close_matches(str(name), NAMES, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
+        near = nearest(str(name), NAMES)
+        meant = f"did you mean {near!r}? " if near else ""
         raise ValueError(f"no attention is called {name!r}; {meant}choose one of {', '.join(BACKENDS)}")
     candidates = ALIASES[name]
     return next((each for each in candidates if installed(each)), candidates[-1])
