@@ -17,27 +17,11 @@ from pure.step import MOST_STEPS
 __all__ = ["fora"]
 
 
-@attrs.frozen
-class Every:
-    """A mask with a 1 in the first `warmup` places and at every multiple of `interval`."""
-
-    interval: int
-    warmup: int
-
-    def mask(self, count: int) -> tuple[int, ...]:
-        """Return the entries; they fit any number of steps."""
-        return tuple(int(index < self.warmup or index % self.interval == 0) for index in range(count))
-
-    def notes(self, count: int) -> tuple[Note, ...]:
-        """Return none."""
-        return ()
-
-
 @attrs.frozen(kw_only=True)
 class fora(Transform):
     """Compute every n-th step and skip all others; composed with a predictor, it is the schedule of TaylorSeer's paper.
 
-    It is a static mask that fits any number of steps, and like one it needs no front blocks: nothing is measured.
+    It is its own mask, static and for any number of steps, and needs no front blocks: nothing is measured.
     `dbcache(front=..., back=...)` beside it says which blocks run at skipped steps; its threshold is not asked.
 
     Args:
@@ -47,7 +31,7 @@ class fora(Transform):
     Raises:
         ValueError: a value is out of range, or another mask is set.
 
-    >>> Every(interval=3, warmup=2).mask(8)
+    >>> fora(interval=3, warmup=2).mask(8)
     (1, 1, 0, 1, 0, 0, 1, 0)
 
     Reference: Selvaraju et al., "FORA: Fast-Forward Caching in Diffusion Transformer Acceleration", arXiv:2407.01425.
@@ -57,7 +41,14 @@ class fora(Transform):
     interval: int = attrs.field(default=3, validator=whole(1, "the interval", MOST_STEPS))
     warmup: int = attrs.field(default=0, validator=whole(0, "the number of warm-up steps"))
 
+    def mask(self, count: int) -> tuple[int, ...]:
+        """Return the entries: 1 in the first `warmup` places and at every multiple of `interval`."""
+        return tuple(int(index < self.warmup or index % self.interval == 0) for index in range(count))
+
+    def notes(self, count: int) -> tuple[Note, ...]:
+        """Return none: the mask fits any number of steps."""
+        return ()
+
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Add the mask."""
-        mask = Mask(Every(self.interval, self.warmup), "static")
-        return attrs.evolve(denoiser, plan=denoiser.plan.add(mask))
+        return attrs.evolve(denoiser, plan=denoiser.plan.add(Mask(self, "static")))

@@ -21,36 +21,6 @@ from pure.rules import Mask
 __all__ = ["magcache"]
 
 
-@attrs.frozen(cache_hash=True)
-class Magnitudes:
-    """The mask that the ratios of a run give."""
-
-    ratios: tuple[float, ...]
-    threshold: float
-    limit: int
-    retention: float
-
-    def mask(self, count: int) -> tuple[int, ...]:
-        """Return the entries; for another number of steps than there are ratios, each takes the nearest."""
-        early = max(1, math.floor(self.retention * count + 0.5))  # the first step has nothing to repeat
-        scale = (len(self.ratios) - 1) / max(count - 1, 1)
-        entries, ratio, error, streak = [1] * min(early, count), 1.0, 0.0, 0
-        for index in range(early, count):
-            ratio *= self.ratios[round(index * scale)]
-            error, streak = error + abs(1 - ratio), streak + 1
-            skips = error <= self.threshold and streak <= self.limit
-            entries.append(int(not skips))
-            if not skips:
-                ratio, error, streak = 1.0, 0.0, 0
-        return tuple(entries)
-
-    def notes(self, count: int) -> tuple[Note, ...]:
-        """Say if the ratios are those of another number of steps."""
-        if len(self.ratios) == count:
-            return ()
-        return (Note(f"magcache has ratios of {len(self.ratios)} steps; each of {count} takes the nearest"),)
-
-
 def _ratios(instance: object, attribute: attrs.Attribute, value: object) -> None:
     good = isinstance(value, tuple) and value and all(isinstance(each, float) for each in value)
     if not good or not all(math.isfinite(each) and each > 0 for each in value):  # type: ignore[union-attr]
@@ -65,9 +35,9 @@ def _floats(value: Any) -> Any:
         return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class magcache(Transform):
-    """Skip by a table of sizes; it is a static mask, so nothing is measured and no front blocks are needed.
+    """Skip by a table of sizes; it is its own mask, static, so nothing is measured and no front blocks are needed.
 
     Args:
         ratios: one a step, above 0, measured on a run without a cache; the first is 1, as no step is before it.
@@ -79,7 +49,7 @@ class magcache(Transform):
     Raises:
         ValueError: a value is out of range, or another mask is set.
 
-    >>> Magnitudes(ratios=(1.0, 1.0, 0.98, 0.98, 0.98, 0.98), threshold=0.06, limit=3, retention=0.2).mask(6)
+    >>> magcache(ratios=(1.0, 1.0, 0.98, 0.98, 0.98, 0.98), threshold=0.06, max_skip=3, retention=0.2).mask(6)
     (1, 0, 0, 0, 1, 0)
 
     Reference: Ma et al., "MagCache: Fast Video Generation with Magnitude-Aware Cache", arXiv:2506.09045. The decisions
@@ -91,7 +61,26 @@ class magcache(Transform):
     max_skip: int = attrs.field(default=3, validator=whole(0, "the limit of skips in a row"))
     retention: float = attrs.field(default=0.2, validator=number(0.0, "the retained part", most=1.0))
 
+    def mask(self, count: int) -> tuple[int, ...]:
+        """Return the entries; for another number of steps than there are ratios, each takes the nearest."""
+        early = max(1, math.floor(self.retention * count + 0.5))  # the first step has nothing to repeat
+        scale = (len(self.ratios) - 1) / max(count - 1, 1)
+        entries, ratio, error, streak = [1] * min(early, count), 1.0, 0.0, 0
+        for index in range(early, count):
+            ratio *= self.ratios[round(index * scale)]
+            error, streak = error + abs(1 - ratio), streak + 1
+            skips = error <= self.threshold and streak <= self.max_skip
+            entries.append(int(not skips))
+            if not skips:
+                ratio, error, streak = 1.0, 0.0, 0
+        return tuple(entries)
+
+    def notes(self, count: int) -> tuple[Note, ...]:
+        """Say if the ratios are those of another number of steps."""
+        if len(self.ratios) == count:
+            return ()
+        return (Note(f"magcache has ratios of {len(self.ratios)} steps; each of {count} takes the nearest"),)
+
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Add the mask."""
-        source = Magnitudes(self.ratios, float(self.threshold), self.max_skip, float(self.retention))
-        return attrs.evolve(denoiser, plan=denoiser.plan.add(Mask(source, "static")))
+        return attrs.evolve(denoiser, plan=denoiser.plan.add(Mask(self, "static")))

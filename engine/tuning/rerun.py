@@ -71,8 +71,8 @@ class Place:
 
 
 @attrs.frozen
-class _Newest:
-    """The predictor that repeats the newest of K residuals."""
+class _remembering(pure.Transform):
+    """Remember K residuals, and repeat the newest; the transform is the predictor, too."""
 
     history: int
     on: str = "residual"
@@ -82,16 +82,9 @@ class _Newest:
         """Return 1, 0, 0, ..."""
         return (1.0,) + (0.0,) * (self.history - 1)
 
-
-@attrs.frozen
-class _remembering(pure.Transform):
-    """Remember K residuals, and repeat the newest."""
-
-    depth: int
-
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set the predictor."""
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=_Newest(self.depth)))
+        return attrs.evolve(denoiser, plan=denoiser.plan.set(predictor=self))
 
 
 def experts_of(steps: Sequence[Step]) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from pure.decide import check
 from pure.testing.situation import Situation
 from pure.testing.toys import RANDOM
 from pure.transforms import magcache, scm
-from pure.transforms.magcache import Magnitudes
 from tests.support.flux import FLUX
 
 RATIOS = (1.0, 1.02, 0.97, 0.99, 1.01, 0.96, 0.98, 0.9)
@@ -71,7 +70,7 @@ def test_decisions_are_those_of_diffusers(threshold: float, limit: int, retentio
     count=st.integers(1, 20),
 )
 def test_every_skip_keeps_its_bounds(ratios: tuple[float, ...], threshold: float, limit: int, count: int) -> None:
-    mask = Magnitudes(ratios, threshold, limit, 0.2).mask(count)
+    mask = magcache(ratios=ratios, threshold=threshold, max_skip=limit, retention=0.2).mask(count)
     assert len(mask) == count and mask[0] == 1
     assert "0" * (limit + 1) not in "".join(map(str, mask))
     place = [round(i * (len(ratios) - 1) / max(count - 1, 1)) for i in range(count)]
