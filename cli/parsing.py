@@ -17,7 +17,7 @@ from pure.cli.spelling import ELSEWHERE, unknown
 from pure.cli.values import Json, Value
 from pure.configs import kinds
 from pure.engine.errors import Misuse
-from pure.engine.reading import read_text
+from pure.engine.reading import read_given
 
 __all__ = ["CommandContext", "Flag", "FlagCommand", "read_defaults", "rewrite"]
 
@@ -210,7 +210,7 @@ def _load(path: Path) -> Any:
     shown = cut(str(path))
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise Misuse(f"--config {shown}: a file ending in .json, .yaml or .yml is wanted")
-    text = read_text(path, "--config")
+    text = read_given(path, "--config")
     root, problems = (parse_json if path.suffix == ".json" else parse_yaml)(text, str(path))
     if problems:
         raise Misuse(f"--config {shown} cannot be understood:\n" + "\n".join(f"  {problem}" for problem in problems))

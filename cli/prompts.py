@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pure.engine.errors import Misuse
-from pure.engine.reading import prompts_of, read_text
+from pure.engine.reading import prompts_of, read_given
 
 __all__ = ["read_prompts"]
 
@@ -18,7 +18,7 @@ def read_prompts(values: Mapping[str, Any]) -> tuple[str, ...]:
     """
     prompts, file = list(values["prompt"]), values["prompt_file_path"]
     if file is not None:
-        found = prompts_of(read_text(Path(file), "--prompt-file-path"))
+        found = prompts_of(read_given(Path(file), "--prompt-file-path"))
         if not found:
             raise Misuse(f"--prompt-file-path {file} holds no prompt; write one per line (a line with # is a comment)")
         prompts += found

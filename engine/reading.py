@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from pure.checks import cut
-from pure.configs import reading
+from pure.configs.reading import read_text
 from pure.engine.errors import Misuse
 
-__all__ = ["prompts_of", "read_text"]
+__all__ = ["prompts_of", "read_given"]
 
 
-def read_text(path: Path, what: str, cure: str = "") -> str:
-    """Return the text of a file.
+def read_given(path: Path, what: str, cure: str = "") -> str:
+    """Return the text of a file that a flag or an argument names.
 
     Args:
         path: of the file.
@@ -21,7 +21,7 @@ def read_text(path: Path, what: str, cure: str = "") -> str:
         Misuse: it cannot be read, or is not UTF-8.
     """
     try:
-        return reading.read_text(path)
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise Misuse(f"{what} {cut(str(path))} cannot be read: {reason}{cure}") from error

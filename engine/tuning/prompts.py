@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pure.engine.errors import Misuse
-from pure.engine.reading import prompts_of, read_text
+from pure.engine.reading import prompts_of, read_given
 
 __all__ = ["BUILT_IN", "Prompts", "read"]
 
@@ -36,7 +36,7 @@ def read(prompts: Prompts, count: int) -> tuple[str, ...]:
         known = prompts in BUILT_IN
         path, where = (LISTS / f"{prompts}.txt", f"the built-in list {prompts!r}") if known else (prompts, str(prompts))
         cure = f"; give a text file, or one of {', '.join(BUILT_IN)}"
-        found = prompts_of(read_text(Path(path), "prompts", cure))
+        found = prompts_of(read_given(Path(path), "prompts", cure))
     elif callable(prompts):
         found, where = prompts(count), "the function"
     else:
