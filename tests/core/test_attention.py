@@ -10,6 +10,7 @@ import pure
 from pure.attention import Attend, attend, innermost, parts_of
 from pure.testing import toys
 from pure.transforms import attention, check_attention, dbcache
+from pure.transforms.attention import machine, names
 from pure.transforms.attention.kernels import Dispatched, kernel_of
 from pure.transforms.attention.machine import obstacle, working
 from pure.transforms.attention.names import ALIASES, BACKENDS, NAMES, canonical
@@ -214,3 +215,23 @@ def test_a_mask_that_a_kernel_does_not_take_is_refused():
     with pytest.raises(ValueError, match="the attention flash takes no mask; choose native or flex"):
         part(q, q, q, mask)
     assert parts_of(Dispatched("flash_varlen")) is None
+
+
+def test_one_type_that_works_is_enough_and_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = machine._tried.__wrapped__
+    for works, expected in (
+        ({torch.float32}, None),
+        ({torch.bfloat16}, None),
+        (set(), "not in torch.bfloat16"),
+    ):
+        monkeypatch.setattr(machine, "_tried", lambda n, k, dtype, w=works: None if dtype in w else f"not in {dtype}")
+        assert tried("flex", "cpu", None) == expected
+    monkeypatch.setattr(machine, "_tried", lambda name, kind, dtype: None)
+    monkeypatch.setattr(machine, "installed", lambda name: True)
+    assert set(working("cuda")) == {name for name in BACKENDS if "hub" not in name}
+
+
+def test_a_name_of_several_packages_is_that_which_is_there_and_else_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in ((set(), "flash"), ({"flash"}, "flash"), ({"_flash_3"}, "_flash_3")):
+        monkeypatch.setattr(names, "installed", lambda name, there=there: name in there)
+        assert canonical("fa") == expected

@@ -50,6 +50,25 @@ class Judging(pure.Rule):
         return Answer.SKIP if change < self.limit * where.sigma else Answer.COMPUTE
 
 
+@attrs.frozen
+class Noisy(pure.Rule):
+    """Skips once the noise is low."""
+
+    name = "noisy"
+    before = Threshold
+
+    def answer(self, where: pure.Where, memory: pure.Memory) -> Answer:
+        return Answer.SKIP if where.sigma < 0.5 else Answer.COMPUTE
+
+
+def test_notes_look_at_the_levels_of_the_steps_where_they_are_known() -> None:
+    denoiser, steps = with_rules(Noisy(), span=Span()), SOLVER.schedule(8, tokens=16)
+    assert denoiser.notes(steps) == ()
+    for early in (steps[:3], 8):
+        (note,) = denoiser.notes(early)
+        assert note.text == "nothing will be skipped: noisy computes every one of 8 steps"
+
+
 def with_rules(*rules: pure.Rule, **fields: Any) -> pure.Denoiser:
     plan = pure.Plan(**{"span": Span(front=1), **fields}).add(*rules)
     return attrs.evolve(RANDOM.first, plan=plan)

@@ -198,6 +198,17 @@ def test_notes_of_experts_name_the_expert() -> None:
         case.denoiser.notes(8)
 
 
+def test_init_embeds_with_a_timestep_for_every_sample() -> None:
+    seen, case = [], situation()
+
+    def embed(params: Any, prepared: Any, latents: torch.Tensor, timestep: torch.Tensor) -> Any:
+        seen.append((len(latents), tuple(timestep.shape)))
+        return RANDOM.first.embed(params, prepared, latents, timestep)
+
+    attrs.evolve(RANDOM.first, embed=embed).init(RANDOM.params, case.conditioning(), case.latents(), 4)
+    assert seen == [(2, (2,))]
+
+
 def test_samples_on_both_sides_of_the_interval_are_refused() -> None:
     step = Step(index=(0, 2), count=4, timestep=torch.zeros(2))
     with pytest.raises(
@@ -235,6 +246,8 @@ def test_an_unknown_expert_is_refused() -> None:
 def test_an_expert_without_steps_has_no_state() -> None:
     case = Situation(model=EXPERTS, transform=pure.identity, seeds=(1,), count=4)
     assert isinstance(case.denoiser, pure.Experts)
+    unnamed = [attrs.evolve(step, expert="") for step in case.schedule()]
+    assert case.denoiser.init(EXPERTS.params, case.conditioning(), case.latents(), unnamed) == {}
     state = case.denoiser.init(EXPERTS.params, case.conditioning(), case.latents(), case.schedule()[:2])
     assert list(state) == ["high"]
     step = attrs.evolve(case.schedule()[0], expert="low")

@@ -78,6 +78,13 @@ def test_a_batch_decides_as_its_samples_do() -> None:
         torch.testing.assert_close(alone[-1].prediction[0], batch[-1].prediction[row], rtol=1e-4, atol=1e-5)
 
 
+def test_a_sum_at_the_threshold_computes() -> None:
+    (rule,) = teacache(threshold=0.5)(FLUX_DEV.first).plan.rules
+    memory = pure.Memory(skipped=1, streak=1, computed=1, first=0, accumulated=0.25, times=(0,))
+    asked = {change: rule.judge(change, pure.Where(2, COUNT), memory) for change in (0.2, 0.25, 0.3)}
+    assert asked == {0.2: pure.Answer.SKIP, 0.25: pure.Answer.COMPUTE, 0.3: pure.Answer.COMPUTE}
+
+
 def test_a_threshold_of_zero_is_no_cache() -> None:
     never = Situation(model=FLUX_DEV, transform=teacache(threshold=0.0), seeds=SEEDS, count=4)
     for ours, plain in zip(never.trace(), never.trace(never.plain), strict=True):

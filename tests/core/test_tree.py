@@ -116,6 +116,16 @@ def test_join_works_where_there_are_no_values() -> None:
         pure.join(one, two)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_join_refuses_shared_values_of_different_types(device: str) -> None:
+    one, two = (
+        {"x": torch.zeros(1), "t": Shared(value=torch.zeros(2, dtype=dtype, device=device))}
+        for dtype in (torch.float32, torch.float64)
+    )
+    with pytest.raises(ValueError, match="cannot be joined: a value that all samples share differs"):
+        pure.join(one, two)
+
+
 def test_an_unregistered_record_is_refused() -> None:
     with pytest.raises(TypeError, match=r"object is not a pytree record; decorate it with @pure.state"):
         pure.take({"x": object()}, torch.tensor([0]))

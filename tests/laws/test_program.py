@@ -14,6 +14,7 @@ from pure.rules import Mask
 from pure.testing.situation import Model, Situation, close
 from pure.testing.toys import CLOSED, EXPERTS, RANDOM, STREAMS
 from pure.transforms import dbcache, guided, scm, taylorseer
+from pure.tree import map_samples
 from tests.laws.test_compiled import Counting, counting  # noqa: F401  # a fixture
 from tests.support import ovis, qwen_image, wan, z_image
 from tests.support.flux import FLUX_DEV
@@ -27,6 +28,12 @@ STATIC = pure.compose(dbcache(front=1), scm(mask=(1, 1, 0, 0, 1, 0, 0, 1), polic
 HIDDEN = pure.compose(
     dbcache(front=1, back=1, threshold=0.9, warmup=2), taylorseer(order=1, on="hidden", streams="all")
 )
+SHORT = pure.compose(dbcache(front=1), scm(mask=(1, 1, 1, 0, 1, 1, 0, 0), policy="static"), taylorseer(order=1))
+INTERVAL = dbcache(front=1, threshold=0.9, warmup=6, warmup_interval=2)
+NEVER = dbcache(front=1, threshold=0.9, max_continuous=0)
+OFF = pure.compose(dbcache(front=1, threshold=0.5), scm(preset="fast"))  # there is no such mask of 7 steps
+ALWAYS = dbcache(front=0, threshold=1.0, warmup=2, max_continuous=2)
+SUMMED = dbcache(front=1, threshold=2.0, warmup=1, max_continuous=None, max_accumulated=0.7)
 BRANCHES = pure.compose(guided(scale=2.0), dbcache(front=1, threshold=0.5, warmup=1, follow="conditional"))
 
 
@@ -54,7 +61,11 @@ def decisions(run: pure.Run) -> list[bool]:
     return [info.computed[0] for info in run.infos]
 
 
-@pytest.mark.parametrize("transform", [pure.identity, THRESHOLD, LATER, LIMITS, DYNAMIC, STATIC, HIDDEN, BRANCHES])
+KNOWN = [pure.identity, STATIC, SHORT, NEVER]
+PLANS = [*KNOWN, THRESHOLD, LATER, LIMITS, DYNAMIC, HIDDEN, INTERVAL, ALWAYS, SUMMED, BRANCHES]
+
+
+@pytest.mark.parametrize("transform", PLANS)
 @pytest.mark.parametrize("model", [CLOSED, RANDOM, STREAMS, UNIPC], ids=str)
 def test_a_program_decides_and_predicts_as_the_loop(model: Model, transform: pure.Transform) -> None:
     given = case(model, transform)
@@ -62,7 +73,7 @@ def test_a_program_decides_and_predicts_as_the_loop(model: Model, transform: pur
     latents, computed = made.run(*started(given, made))
     assert computed.tolist() == decisions(expected)
     assert close(latents, expected.latents, 1e-5)
-    assert made.static == (transform in (pure.identity, STATIC))
+    assert made.static == (transform in KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +197,59 @@ def test_nothing_is_measured_where_every_decision_is_known(transform: pure.Trans
     assert computed.tolist() == decisions(eager(given)) and close(latents, eager(given).latents, 1e-5)
 
 
+def test_a_mask_that_is_off_for_this_number_of_steps_decides_nothing() -> None:
+    given = case(RANDOM, OFF, count=7)
+    made, expected = program(given), eager(given)
+    assert made.run(*started(given, made))[1].tolist() == decisions(expected) and not made.static
+
+
+@attrs.frozen
+class Momentum:
+    """A solver that keeps half of the last velocity."""
+
+    schedule: Any = RANDOM.solver.schedule
+
+    def init(self, latents: torch.Tensor) -> Any:
+        return torch.zeros_like(latents), latents
+
+    def step(self, carry: Any, prediction: torch.Tensor, step: pure.Step) -> Any:
+        velocity = 0.5 * carry[0] + prediction
+        return velocity, carry[1] + (step.sigma_next - step.sigma) * velocity  # type: ignore[operator]
+
+    def latents(self, carry: Any) -> torch.Tensor:
+        return carry[1]
+
+
+def test_a_solver_of_your_own_is_a_matrix_too() -> None:
+    given = case(attrs.evolve(RANDOM, solver=Momentum()), THRESHOLD)
+    made, expected = program(given), eager(given)
+    latents, computed = made.run(*started(given, made))
+    assert (made.start, made.read) == ((0.0, 1.0), (0.0, 1.0))
+    assert computed.tolist() == decisions(expected) and close(latents, expected.latents, 1e-5)
+
+
+def test_what_is_zero_and_stays_zero_has_not_changed() -> None:
+    still = attrs.evolve(RANDOM, params={name: 0 * tensor for name, tensor in RANDOM.params.items()})
+    given = case(still, THRESHOLD)
+    made = program(given)
+    _, computed = made.run(*started(given, made))
+    assert computed.tolist() == decisions(eager(given)) and not computed.all()
+
+
+def test_every_row_has_a_timestep_and_latents_keep_their_type() -> None:
+    given, seen = case(FLUX_DEV, BRANCHES, seeds=(1, 2), count=3), set()
+
+    def embed(params: Any, prepared: Any, latents: torch.Tensor, timestep: torch.Tensor) -> Any:
+        seen.add((len(latents), tuple(timestep.shape)))
+        return FLUX_DEV.first.embed(params, prepared, latents, timestep)
+
+    made = pure.program(attrs.evolve(given.single, embed=embed), given.schedule(), given.solver)
+    bound = made.denoiser.bind({name: tensor.bfloat16() for name, tensor in FLUX_DEV.params.items()})
+    conditioning = map_samples(torch.Tensor.bfloat16, given.conditioning())
+    latents, _ = made.run(bound, made.init(bound, conditioning, given.latents().bfloat16()))
+    assert seen == {(4, (4,))} and latents.dtype == torch.bfloat16
+
+
 def test_a_part_of_a_schedule_is_refused() -> None:
     steps = RANDOM.solver.schedule(8, tokens=16)
     for part in (steps[1:], steps[:6], steps[::-1]):
@@ -230,7 +294,10 @@ def test_what_is_no_tensor_is_refused_by_name() -> None:
     refused = [
         (own, r"Own\(\) decides in Python, .* use a mask or a threshold"),
         (pure.compose(guided(scale=2.0), dbcache(front=1))(RANDOM.first), "set dbcache\\(follow='conditional'\\)"),
-        (guided(scale=2.0, stop=0.5)(RANDOM.first), "guides a part of the run"),
+        *(
+            (part(RANDOM.first), "guides a part of the run")
+            for part in (guided(scale=2.0, start=0.5), guided(scale=2.0, stop=0.5), guided(scale=2.0, lowest_sigma=0.1))
+        ),
         (dbcache(front=1, importance=0.1)(RANDOM.first), "is measured in Python"),
         (
             pure.compose(dbcache(front=1), taylorseer(order=3))(RANDOM.first),
@@ -240,6 +307,9 @@ def test_what_is_no_tensor_is_refused_by_name() -> None:
     for denoiser, message in refused:
         with pytest.raises(ValueError, match=message):
             pure.program(denoiser, steps, RANDOM.solver)
+    wide = pure.compose(dbcache(front=1), taylorseer(order=2))(RANDOM.first)
+    with pytest.raises(ValueError, match="3 steps: in 99 steps there are 1,000,000 histories, too many for a table"):
+        pure.program(wide, RANDOM.solver.schedule(99, tokens=16), RANDOM.solver)
     with pytest.raises(TypeError, match="a program is of one Denoiser, got Experts; make one of each expert's"):
         pure.program(EXPERTS.denoiser, steps, RANDOM.solver)  # type: ignore[arg-type]
 
