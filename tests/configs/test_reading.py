@@ -9,7 +9,7 @@ import pytest
 from pure.configs import ConfigError, load_config, reading
 from pure.configs.reading import read_text
 from pure.engine.errors import Misuse
-from pure.engine.reading import read_text as read_named
+from pure.engine.reading import read_given as read_named
 from pure.models import PictureError, open_picture
 
 
