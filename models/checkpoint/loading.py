@@ -88,7 +88,7 @@ def load(
     """Load a checkpoint that was described, which it is before gigabytes are downloaded; see `load_pipeline`."""
     folder = locate(source, EVERYTHING)
     with quietly():
-        return _load(found, folder, variant, dtype, device, part)
+        return _load(found, folder, variant, dtype, device, part, encoder_part)
 
 
 def _load(
@@ -98,6 +98,7 @@ def _load(
     dtype: torch.dtype | None,
     device: str | torch.device,
     part: tuple[int, int],
+    encoder_part: tuple[int, int],
 ) -> Pipeline:
     found = found if folder == found.folder else describe(folder)
     family = found.family
