@@ -18,7 +18,7 @@ from pure.links import REPOSITORY
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-NAMESPACES = ("pure", "pure.transforms", "pure.models", "pure.distributed", "pure.configs")
+NAMESPACES = ("pure", "pure.transforms", "pure.models", "pure.distributed", "pure.configs", "pure.testing")
 LINK = re.compile(r"(!?\[[^\]]*\]\()(?!https?:|#|mailto:)([^)#\s]+)((?:#[^)]*)?\))")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
@@ -57,8 +57,9 @@ def moved(link: re.Match[str], source: str, page: str) -> str:
 
 def home(namespace: str, name: str) -> str:
     """Return where a public name is defined: a function may be called as the file that it is in."""
-    module = getattr(getattr(importlib.import_module(namespace), name), "__module__", "")
-    return f"{module if module.startswith('pure.') else namespace}.{name}"
+    found = getattr(importlib.import_module(namespace), name)
+    own = getattr(found, "__name__", "") == name and found.__module__.startswith("pure.")  # else a constant
+    return f"{found.__module__ if own else namespace}.{name}"
 
 
 def reference(namespace: str) -> str:
