@@ -47,16 +47,17 @@ class Queue:
         Returns nothing once the queue is closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            until = time.monotonic() + delay
-            while self._waiting and not self._closed:
-                first = self._waiting[0]
-                chosen = [each for each in self._waiting if alike(first.job.recipe, each.job.recipe)][:most]
-                left = until - time.monotonic()
-                if len(chosen) >= most or left <= 0:
-                    self._remove(chosen)
-                    return chosen
-                self._changed.wait(left)
+            while not self._closed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                until = time.monotonic() + delay
+                while self._waiting and not self._closed:  # empty again where what waited was cancelled
+                    first = self._waiting[0]
+                    chosen = [each for each in self._waiting if alike(first.job.recipe, each.job.recipe)][:most]
+                    left = until - time.monotonic()
+                    if len(chosen) >= most or left <= 0:
+                        self._remove(chosen)
+                        return chosen
+                    self._changed.wait(left)
             return []
 
     def more(self, recipe: Recipe, most: int) -> list[Sample]:

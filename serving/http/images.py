@@ -65,7 +65,7 @@ async def _made(request: Request, fields: Mapping[str, Any], sent: Sequence[Uplo
     """Make the images of a request and return the response; `default` is that of `response_format`."""
     service, response = service_of(request), fields.get("response_format", default)
     if service.files.folder is None and response == "url":
-        if "response_format" in fields or default != "url":
+        if "response_format" in fields:
             raise Misuse(
                 "response_format: found url, and this server saves no files (--output-path ''); use b64_json",
                 field="response_format",
