@@ -9,6 +9,7 @@ import torch
 
 import pure
 from pure.models import CheckpointError
+from pure.models.accelerate.report import finite_rows
 from pure.transforms import compiled, dbcache, guided, scm
 from tests.support.pipelines import make, picture
 
@@ -224,6 +225,12 @@ def test_numbers_that_are_not_finite_are_told_as_such(value, transform):
         found = picture(pipe, call)
     assert torch.equal(found.isnan(), expected.isnan()) and len(caught) == 1
     assert "no step of this call was skipped" not in str(report) and "training" not in str(caught[0].message)
+
+
+def test_a_sample_is_finite_where_all_that_is_predicted_of_it_is():
+    bad = torch.tensor([[0.0, float("nan")], [0.0, 1.0]])
+    assert finite_rows(bad).tolist() == [False, True]
+    assert finite_rows((torch.zeros(2, 2, 3), bad)).tolist() == finite_rows((bad, bad)).tolist() == [False, True]
 
 
 def test_the_sample_and_step_where_it_begins_are_named():

@@ -22,7 +22,8 @@ def codec(patch: tuple[int, int, int], period: int = 4) -> VideoCodec:
 )
 def test_height_and_width_have_steps_of_their_own(patch, period, frames, latents, tokens):
     found = codec(patch, period)
-    assert found.steps == (16, 32)
+    sizes = VideoCodec.sizes(found.vae.config, patch)
+    assert (sizes.height, sizes.width, sizes.frames) == (16, 32, period * patch[0])
     assert found.size(frames, 48, 64) == (latents, 6, 8)
     assert found.grid(frames, 48, 64) == (tokens, 3, 2)
     with pytest.raises(ValueError, match="height=40 is not a positive multiple of 16 pixels"):
