@@ -27,7 +27,7 @@ from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
 from pure.engine.ranks import check_shares, count_processes, notes_on
 from pure.engine.sample import Sample
-from pure.engine.writing import check_file, check_folder
+from pure.engine.writing import check_files, check_folder
 from pure.notes import Note
 
 __all__ = ["Command", "checkpoint_of", "facts_of", "make_command", "order_of", "plot_path", "read_size", "warmup_mode"]
@@ -102,9 +102,7 @@ def make_command(
     shares = parallel(caching.effective)
     check_shares(shares.sizes, checkpoint.found)
     samples = _samples(values, prompts, when or datetime.now(), _identity(order, checkpoint), checkpoint.video)
-    for path, flag in ((plot, "--plot"), (perf, "--perf-dump-path")):
-        if path is not None:
-            check_file(path, flag)
+    _check_files(values, samples[0].path, plot, perf)
     return Command(
         checkpoint=attrs.evolve(checkpoint, precision=_precision(values)),
         order=order,
@@ -121,7 +119,13 @@ def make_command(
         quiet=values["log_level"] in ("warning", "error"),
         parallel=shares,
         flags=values,
-        notes=(*caching.notes, *notes, *order.notes, *notes_on(shares.sizes, facts.device)),
+        notes=(
+            *caching.notes,
+            *notes,
+            *_idle(values, warmup, samples[0].path is not None),
+            *order.notes,
+            *notes_on(shares.sizes, facts.device),
+        ),
     )
 
 
@@ -229,10 +233,23 @@ def _samples(
         return tuple(Sample(prompt=text, seed=seed) for text, seed in pairs)
     flag = "--output-file-path" if values["output_file_path"] else "--output-path"
     check_folder(Path(folder), flag)
-    samples = plan(pairs, Path(folder), fixed, when, identity, video=video)
-    if fixed is not None and samples[0].path is not None:
-        check_file(samples[0].path, flag if values["output_file_path"] else "--output-file-name")
-    return samples
+    return plan(pairs, Path(folder), fixed, when, identity, video=video)
+
+
+def _check_files(values: Mapping[str, Any], first: Path | None, plot: Path | None, perf: Path | None) -> None:
+    """Refuse files that would replace each other or a file of settings, or that cannot be written.
+
+    Raises:
+        Misuse: two are one file.
+        Failure: one cannot be written.
+    """
+    named = next((name for name in ("output_file_path", "output_file_name") if values[name]), None)
+    files = {"--output-file-name" if named == "output_file_name" else "--output-file-path": first if named else None}
+    read = {
+        "--" + name.replace("_", "-"): Path(values[name]) if values.get(name) else None
+        for name in ("config", "cache_dit_config", "plan", "prompt_file_path")
+    }
+    check_files({**files, "--plot": plot, "--perf-dump-path": perf}, read)
 
 
 def _place(values: Mapping[str, Any], video: bool) -> tuple[str, str | None]:
@@ -281,6 +298,17 @@ def _warmup(values: Mapping[str, Any]) -> int:
     if values["warmup_resolutions"] and mode != "request":
         raise Misuse("--warmup-resolutions says how to warm up, and nothing does; add --warmup-mode request")
     return values["warmup_steps"] if mode == "request" else 0
+
+
+def _idle(values: Mapping[str, Any], warmup: int, saved: bool) -> tuple[Note, ...]:
+    """Return a note on every flag that has no effect because of another."""
+    found = []
+    if values["warmup_steps"] > 1 and not warmup:
+        found.append(f"--warmup-steps {values['warmup_steps']} has no effect: add --warmup-mode request")
+    for name in ("output_file_path", "output_file_name", "save_frames"):
+        if values[name] and not saved:
+            found.append(f"--{name.replace('_', '-')} has no effect: nothing is saved")
+    return tuple(map(Note, found))
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from pure.engine.caching import Caching
 from pure.engine.engine import open_engine
 from pure.engine.errors import Misuse
 from pure.engine.export import TWO, ExportFiles, check_start, prepare, write, write_start
-from pure.engine.writing import check_file
+from pure.engine.writing import check_files
 
 __all__ = ["execute"]
 
@@ -83,13 +83,7 @@ def _files(values: Mapping[str, Any]) -> ExportFiles:
             raise Misuse(f"{flag} {path}: let the name end in .safetensors")
     every = {"--output": output, **named, "--decoder": decoder}
     every |= {"the JSON of --output": files.layout, "the inputs of --output": files.inputs}
-    taken: dict[Path, str] = {}
-    for flag, path in every.items():
-        if path is None:
-            continue
-        if (other := taken.setdefault(path.resolve(), flag)) != flag:
-            raise Misuse(f"{flag} and {other} are one file, {path}; give another name")
-        check_file(path, flag)
+    check_files(every)
     return files
 
 

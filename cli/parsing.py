@@ -85,7 +85,9 @@ class FlagCommand(click.Command):
         if files and "--config" in flags:
             ctx.default_map = read_defaults(Path(files[-1]), flags)
         try:
-            return super().parse_args(ctx, words)
+            left = super().parse_args(ctx, words)
+            _check_text(ctx.params, flags)
+            return left
         except click.BadParameter as error:
             if error.param is not None and ctx.get_parameter_source(str(error.param.name)) is FROM_FILE:
                 raise click.BadParameter(f"{error.message} ({files[-1]})", ctx, error.param) from error
@@ -106,6 +108,14 @@ class FlagCommand(click.Command):
         for name, records in groups.items():
             with formatter.section(name):
                 formatter.write_dl(records, col_max=34 if formatter.width >= NARROW else 2)
+
+
+def _check_text(values: Mapping[str, Any], flags: Mapping[str, click.Parameter]) -> None:
+    """Refuse a NUL in a text, which a file of flags can hold: no file is called so."""
+    for name, param in flags.items():
+        value = values.get(str(param.name))
+        if any(isinstance(each, str) and "\0" in each for each in (value if isinstance(value, tuple) else (value,))):
+            raise Misuse(f"{name} holds the character NUL; leave it out")
 
 
 def rewrite(words: Sequence[str], flags: Mapping[str, click.Parameter]) -> list[str]:

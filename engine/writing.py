@@ -4,12 +4,13 @@ import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from pure.checks import cut
-from pure.engine.errors import Failure
+from pure.engine.errors import Failure, Misuse
 
-__all__ = ["check_file", "check_folder", "write_whole"]
+__all__ = ["check_file", "check_files", "check_folder", "write_whole"]
 
 CURES = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -66,6 +67,26 @@ def check_file(path: Path, flag: str) -> None:
         kind = "a folder" if path.is_dir() else "no ordinary file"
         raise Failure(f"cannot write {flag} {path}: it is {kind}; choose another name")
     check_folder(path.parent, f"the folder of {flag}")
+
+
+def check_files(files: Mapping[str, Path | None], read: Mapping[str, Path | None] = {}) -> None:
+    """Check files by what names them: see `check_file`; and that none would replace another, or one that is read.
+
+    Args:
+        files: that are written.
+        read: that are only read.
+
+    Raises:
+        Misuse: two are one file.
+        Failure: one cannot be written.
+    """
+    taken = {os.path.realpath(path): flag for flag, path in read.items() if path is not None}
+    for flag, path in files.items():
+        if path is None:
+            continue
+        if (other := taken.setdefault(os.path.realpath(path), flag)) != flag:
+            raise Misuse(f"{flag} and {other} are one file, {path}; give another name")
+        check_file(path, flag)
 
 
 def write_whole(path: Path, content: bytes) -> None:

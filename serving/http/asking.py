@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
+from pure.notes import Note
 from pure.serving.http.fields import QUALITIES, SEEDS
 from pure.serving.jobs import Format
 
@@ -28,12 +29,17 @@ def order_of(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Ord
     size = fields.get("size")
     options = dict(zip(("width", "height"), size, strict=True)) if size else {}
     options |= {name: fields[field] for field, name in OPTIONS.items() if field in fields}
+    notes = [note for picture in pictures for note in picture.notes]
+    if size and any(options[side] != given for side, given in zip(("width", "height"), size, strict=True)):
+        notes.append(Note(f"size={size[0]}x{size[1]} has no effect where width or height is given"))
+    if "seconds" in fields and "num_frames" in fields:
+        notes.append(Note(f"seconds={fields['seconds']:g} has no effect: num_frames={fields['num_frames']} is given"))
     if pictures:
         options["images"] = tuple(picture.image for picture in pictures)
     return Order(
         negative_prompt=fields.get("negative_prompt"),
         options=options,
-        notes=tuple(note for picture in pictures for note in picture.notes),
+        notes=tuple(notes),
         seconds=fields.get("seconds"),
         fps=fields.get("fps"),
     )

@@ -113,6 +113,51 @@ def test_a_file_of_flags_says_everything_once(puredit, unloaded, tmp_path, name,
     assert (code, out) == (2, "") and message in err and len(err) < 400
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--output-file-path", "a.png", "--plot", "./a.png"),
+            "--plot and --output-file-path are one file, a.png; give another name",
+        ),
+        (
+            ("--output-file-path", "out/a.png", "--perf-dump-path", "out/../out/a.png"),
+            "--perf-dump-path and --output-file",
+        ),
+        (
+            ("--output-path", "", "--plot", "a.png", "--perf-dump-path", "a.png"),
+            "--perf-dump-path and --plot are one file",
+        ),
+        (("--cache-dit-config", "c.yaml", "--perf-dump-path", "c.yaml"), "--perf-dump-path and --cache-dit-config are"),
+        (
+            ("--prompt-file-path", "p.txt", "--perf-dump-path", "link"),
+            "--perf-dump-path and --prompt-file-path are one",
+        ),
+        (("--config", "f.yaml", "--perf-dump-path", "f.yaml"), "--perf-dump-path and --config are one file"),
+        (("--output-path", "a\0b"), "--output-path holds the character NUL; leave it out"),
+        (("--config", "nul.yaml"), "--perf-dump-path holds the character NUL; leave it out"),
+    ],
+)
+def test_no_file_replaces_another_and_nothing_is_set_in_vain(puredit, unloaded, tmp_path, words, message):
+    files = {"c.yaml": "cache_config: {Fn_compute_blocks: 1}", "p.txt": "a cat", "f.yaml": "seed: 3"}
+    files["nul.yaml"] = 'perf_dump_path: "a\\0b"'
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link").symlink_to("p.txt")
+    code, out, err = puredit("generate", "--prompt", "a", *words)
+    assert (code, out) == (2, "") and message in err
+    assert {each.name for each in tmp_path.iterdir()} == {*files, "link"}
+    assert all((tmp_path / name).read_text() == text for name, text in files.items())
+
+
+def test_a_flag_that_another_leaves_without_effect_is_said(puredit, tmp_path):
+    words = ("--warmup-steps", "3", "--no-save-output", "--output-file-name", "a.png", "--num-inference-steps", "1")
+    code, _, err = puredit("generate", "--prompt", "a", *words)
+    assert code == 0 and not list(tmp_path.iterdir())
+    assert "--warmup-steps 3 has no effect: add --warmup-mode request" in err
+    assert "--output-file-name has no effect: nothing is saved" in err
+
+
 def test_a_file_of_flags_can_say_that_nothing_is_saved(puredit, tmp_path):
     (tmp_path / "flags.yaml").write_text("no_save_output: true\nnum_inference_steps: 1\nmax_sequence_length: 8\n")
     code, out, err = puredit("generate", "--prompt", "a", "--config", "flags.yaml")

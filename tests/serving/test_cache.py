@@ -101,7 +101,7 @@ MISTAKES = {
     "no object": (7, r"cache_dit_params: found the number 7; allowed: a mapping"),
     "list": ([1], r"allowed: a mapping"),
     "kind": ({"Fn_compute_blocks": "many"}, r"Fn_compute_blocks: found"),
-    "one of two bins": ({"scm_compute_bins": [4]}, r"both scm_compute_bins and scm_cache_bins"),
+    "one of two bins": ({"scm_compute_bins": [4]}, r"found no scm_cache_bins beside it; allowed: both bins or none"),
     "preset": ({"scm_preset": "faster"}, r"scm_preset.*fast"),
     "two calibrators": ({"enable_taylorseer": True, "enable_dmd": True}, r"enable_dmd"),
     "DMD": ({"enable_dmd": True}, r"DMD"),

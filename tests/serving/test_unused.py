@@ -41,6 +41,17 @@ def test_the_scale_of_a_second_expert_without_guidance_is_said_to_have_no_effect
     assert notes[0].text == "guidance_scale_2=4.0 has no effect: guidance_scale is at most 1, which switches both off"
 
 
+def test_a_size_or_length_that_another_field_overrides_is_said(here):
+    opened = here("wan")
+    body = {"num_inference_steps": 1, "size": "32x32", "num_frames": 5, "max_sequence_length": 8}
+    id = opened.post("/v1/videos", **body, width=64, seconds=9)["id"]
+    notes = [note.text for note in opened.worker.jobs.get(id, "video").job.recipe.notes]
+    assert "size=32x32 has no effect where width or height is given" in notes
+    assert "seconds=9 has no effect: num_frames=5 is given" in notes
+    id = opened.post("/v1/videos", **body, width=32)["id"]
+    assert not [note for note in opened.worker.jobs.get(id, "video").job.recipe.notes if "given" in note.text]
+
+
 @pytest.mark.parametrize("name", READ)
 def test_sizes_are_known_from_the_files_of_a_checkpoint(loaded, name):
     pipeline, found = loaded(name)
