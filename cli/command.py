@@ -147,10 +147,11 @@ def facts_of(values: Mapping[str, Any], checkpoint: Checkpoint, environ: Mapping
     """Return what is known of the run before it starts.
 
     Raises:
-        Misuse: there are other processes, or fewer GPUs, than `--num-gpus` sets.
+        Misuse: there are other processes, or fewer GPUs, than `--num-gpus` sets, or `--dp-size` does not divide them.
     """
-    processes = count_processes(values.get("num_gpus"), environ)
-    return checkpoint.facts(values["num_inference_steps"], processes, values.get("sp_degree"))
+    groups = values.get("dp_size") or 1
+    processes = count_processes(values.get("num_gpus"), environ, groups) // groups
+    return checkpoint.facts(values.get("num_inference_steps"), processes, values.get("sp_degree"), groups)
 
 
 def _check_video(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from pure.cli.command import Command
+from pure.cli.dealing import Dealer
 from pure.cli.made import Made
 from pure.cli.naming import beside
 from pure.cli.perf import report, write_report
@@ -22,9 +23,10 @@ from pure.cli.tables import print_table
 from pure.engine.caching import recipe as written
 from pure.engine.caching import threshold_of
 from pure.engine.comparing import compare
-from pure.engine.denoising import Denoising, batch_size, denoise, results, warm_up
+from pure.engine.denoising import batch_size
 from pure.engine.engine import Engine, Recipe, open_engine
 from pure.engine.errors import Failure, Interrupted, Misuse
+from pure.engine.maker import Hand, make_hands, take_orders
 from pure.engine.ranks import spread
 from pure.engine.result import Result
 from pure.engine.sample import Sample
@@ -67,14 +69,15 @@ def perform(command: Command, mesh: DeviceMesh | None = None) -> None:
     recipe: Recipe | None = None
     try:
         engine, recipe = load(command, screen, mesh)
-        _warm(command, engine, recipe)
-        for group in _groups(command, engine, recipe):
-            for found in _make(command, engine, recipe, group, screen):
-                if isinstance(found, NotFiniteError):
-                    failed.append(str(found))
-                    continue
-                made.append(found)
-                files += _plot(command, recipe, found, len(made) - 1)
+        hands = make_hands(engine, mesh)
+        for found in _produced(command, engine, recipe, hands, screen):
+            if isinstance(found, NotFiniteError):
+                failed.append(str(found))
+                continue
+            made.append(found)
+            files += _plot(command, recipe, found, len(made) - 1)
+        for hand in hands:
+            hand.dismiss()
         if command.perf is not None and made:
             seconds = time.perf_counter() - began
             write_report(command.perf, report(made, settings(command, engine, recipe), seconds, when))
@@ -110,17 +113,8 @@ def load(command: Command, screen: Screen, mesh: DeviceMesh | None = None) -> tu
 
 def follow(command: Command, mesh: DeviceMesh) -> None:
     """Take part in every batch without showing or saving anything: what the ranks after 0 do."""
-    engine, recipe = load(command, blank(), mesh)
-    _warm(command, engine, recipe)
-    for group in _groups(command, engine, recipe):
-        for one in _compared(command, recipe):
-
-            def share(some: Group, one: Recipe = one) -> Denoising:
-                return denoise(engine, one, some)
-
-            for done in _fitting(group, share):
-                if engine.together:
-                    list(results(engine, done))
+    engine, _ = load(command, blank(), mesh)
+    take_orders(engine, mesh)
 
 
 def _compared(command: Command, recipe: Recipe) -> tuple[Recipe, ...]:
@@ -134,27 +128,39 @@ def _groups(command: Command, engine: Engine, recipe: Recipe) -> list[Group]:
     return [command.samples[start : start + size] for start in range(0, len(command.samples), size)]
 
 
-def _fitting(group: Group, act: Callable[[Group], T]) -> list[T]:
+def _fitting(group: Group, act: Callable[[Group], T]) -> Iterator[T]:
     """Do something with a batch; where its prompts do not fit into one, with each sample alone.
 
     Raises:
         Misuse: it cannot be done with a sample alone either.
     """
     try:
-        return [act(group)]
+        done = act(group)
     except ValueError as error:
         if len(group) == 1:
             raise Misuse(str(error)) from error
-    return [done for sample in group for done in _fitting((sample,), act)]
+        for sample in group:
+            yield from _fitting((sample,), act)
+    else:
+        yield done
 
 
-def _warm(command: Command, engine: Engine, recipe: Recipe) -> None:
-    """Take some untimed steps where a warm-up is set, and one with and one without the cache before a comparison."""
+def _warming(command: Command, engine: Engine, recipe: Recipe) -> Callable[[Hand], None]:
+    """Return what takes untimed steps where a warm-up is set, or with and without the cache before a comparison.
+
+    Raises:
+        Misuse: a size is not possible.
+    """
     count = command.warmup or (1 if command.compare else 0)
     # All sizes are checked before any work, also where nothing is warmed up.
     sized = [engine.resized(recipe, height, width) for height, width in command.warmup_sizes] or [recipe]
-    for each in (one for size in sized for one in _compared(command, size)) if count else ():
-        warm_up(engine, each, command.samples[0].prompt, count)
+    recipes = [one for size in sized for one in _compared(command, size)] if count else []
+
+    def warm(hand: Hand) -> None:
+        for each in recipes:
+            hand.warm_up(f"{each.request.height} x {each.request.width}", each, command.samples[0].prompt, count)
+
+    return warm
 
 
 def _title(command: Command, group: Group) -> str:
@@ -165,11 +171,35 @@ def _title(command: Command, group: Group) -> str:
     return f"{word} {first} of {count}" if first == last else f"{word}s {first} to {last} of {count}"
 
 
-def _make(
-    command: Command, engine: Engine, recipe: Recipe, group: Group, screen: Screen
+def _produced(
+    command: Command, engine: Engine, recipe: Recipe, hands: Sequence[Hand], screen: Screen
 ) -> Iterator[Made | NotFiniteError]:
-    """Make a batch, and for a comparison the one without a cache; save each result as it comes."""
-    cached = _run(command, engine, recipe, group, _title(command, group), screen)
+    """Make all batches, and for a comparison those without a cache; save each result as it comes.
+
+    Whatever stops the rest, what other processes have finished is saved.
+    """
+    compared = _compared(command, recipe)
+
+    def runs(hand: Hand, group: Group) -> Iterator[Iterator[Result | NotFiniteError]]:
+        quiet = blank() if hand.remote else screen
+        titles = _title(command, group), "without cache"
+        return (_run(command, hand, one, group, title, quiet) for one, title in zip(compared, titles, strict=False))
+
+    dealer = Dealer(hands, _groups(command, engine, recipe), _warming(command, engine, recipe), runs)
+    try:
+        for found in dealer:
+            yield from _make(command, recipe, found, screen)
+    except BaseException:
+        for found in dealer.left():
+            yield from _make(command, recipe, found, screen)
+        raise
+
+
+def _make(
+    command: Command, recipe: Recipe, runs: Iterable[Iterable[Result | NotFiniteError]], screen: Screen
+) -> Iterator[Made | NotFiniteError]:
+    """Save the results of a batch, and for a comparison those without a cache."""
+    cached, *plain = runs if command.compare else (next(iter(runs)),)
     if not command.compare:
         for found in cached:
             if isinstance(found, NotFiniteError):
@@ -180,8 +210,7 @@ def _make(
     before = [
         found if isinstance(found, NotFiniteError) else _saved(command, recipe, found, screen) for found in cached
     ]
-    plain = _run(command, engine, recipe.uncached, group, "without cache", screen)
-    for one, other in zip(before, plain, strict=True):
+    for one, other in zip(before, plain[0], strict=True):
         if not isinstance(other, NotFiniteError):
             _saved(command, recipe, other, screen, PLAIN)
         if isinstance(one, NotFiniteError):
@@ -194,15 +223,20 @@ def _make(
 
 
 def _run(
-    command: Command, engine: Engine, recipe: Recipe, group: Group, title: str, screen: Screen
+    command: Command, hand: Hand, recipe: Recipe, group: Group, title: str, screen: Screen
 ) -> Iterator[Result | NotFiniteError]:
-    def run(some: Group) -> Denoising:
+    def run(some: Group) -> Group:
         shown = title if some == group else _title(command, some)
         with Progress(screen.notes, shown, command.steps, screen.quiet) as progress:
-            return denoise(engine, recipe, some, lambda frame: progress.update(frame.info))
+            hand.denoise("", recipe, some, lambda frame: progress.update(frame.info))
+        return some
 
     for done in _fitting(group, run):
-        yield from results(engine, done)
+        for row, sample in enumerate(done):
+            try:
+                yield hand.finish(sample, row, share=len(done))
+            except NotFiniteError as error:
+                yield error
 
 
 def _saved(command: Command, recipe: Recipe, result: Result, screen: Screen, remark: str | None = None) -> Result:

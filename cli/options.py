@@ -195,6 +195,11 @@ PROCESSES = group(
         "NAME ...",
         "What else the processes share: text_encoder (weights), vae (rows of the decoded pictures).",
     ),
+    flag(
+        "--dp-size --data-parallel-size --dp dp_size",
+        count(),
+        "Groups of processes, each with prompts of its own; the other sizes are those of one group.  [default: 1]",
+    ),
 )
 SWITCHES = (
     "enable-teacache dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "
@@ -204,7 +209,6 @@ SWITCHES = (
 UNSUPPORTED = group(
     "Known flags that are not supported",
     *(flag(f"--{name}", boolean()) for name in SWITCHES.split()),
-    flag("--dp-size", whole(1)),
     flag("--lora-path", "PATH"),
     flag("--lora-scale", number(0)),
     flag("--vae-precision", ("fp32", "bf16", "fp16")),

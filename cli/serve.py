@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from pure.cli.cache_flags import default_sources, planned
-from pure.cli.command import checkpoint_of, read_size, warmup_mode
+from pure.cli.command import checkpoint_of, facts_of, read_size, warmup_mode
+from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.serve_options import refuse_for_server
-from pure.engine.caching import Caching
-from pure.engine.engine import Order, open_engine
-from pure.engine.errors import Misuse
+from pure.configs import Facts, parallel
+from pure.distributed.mesh import Sizes
+from pure.engine.caching import Caching, Sources
+from pure.engine.checkpoint import Checkpoint
+from pure.engine.engine import Engine, Order, Recipe, open_engine
+from pure.engine.errors import Interrupted, Misuse
+from pure.engine.maker import make_hands, take_orders
+from pure.engine.ranks import check_shares, is_follower, notes_on, spread
 from pure.engine.writing import check_folder
 
 if TYPE_CHECKING:
-    from pure.engine.engine import Engine, Recipe
+    from torch.distributed.device_mesh import DeviceMesh
+
     from pure.serving.storage import Storage
     from pure.serving.worker import WorkerOptions
 
 __all__ = ["execute"]
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
+GRACE = 15.0  # seconds beyond those of running requests that several processes have to end
 BLANK = 512  # pixels on a side of the picture that warms up models which read one
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Serving:
+    """A checked command: what to serve, and how.
+
+    Attributes:
+        values: of the flags.
+        checkpoint: which one, and how it is loaded.
+        sources: what flags and files set of the cache.
+        caching: the cache of a request that sets nothing.
+        facts: on the processes.
+        files: where results and uploads go.
+        taken: the port; None in processes that do not listen.
+    """
+
+    values: Mapping[str, Any]
+    checkpoint: Checkpoint
+    sources: Sources
+    caching: Caching
+    facts: Facts
+    files: Storage
+    taken: socket.socket | None
 
 
 def execute(values: Mapping[str, Any]) -> None:
@@ -37,42 +74,99 @@ def execute(values: Mapping[str, Any]) -> None:
         ConfigError: likewise, in the settings of the cache.
     """
     _require_extra()
-    from pure.serving.http.app import make_app
-    from pure.serving.http.server import bind, run
-    from pure.serving.http.service import Service
-    from pure.serving.worker import Worker
+    from pure.serving.http.server import bind
 
     refuse_for_server(values)
     checkpoint = checkpoint_of(values)
+    facts = facts_of(values, checkpoint, os.environ)
     sources = default_sources(planned(values, checkpoint))
-    caching = Caching.of(sources.settle(os.environ, checkpoint.facts(None)))  # of a request that sets nothing
+    caching = Caching.of(sources.settle(os.environ, facts))  # of a request that sets nothing
+    sizes = parallel(caching.effective).sizes
+    check_shares(sizes, checkpoint.found)
     for size in map(read_size, values["warmup_resolutions"]):
         checkpoint.check_pixels(*size, None, flag="--warmup-resolutions")
     files = _files(values)  # makes folders: only once nothing is wrong
-    taken = bind(values["host"], values["port"])
-    screen = make_screen(values["log_level"] in ("warning", "error"))
-    with taken:
-        engine = open_engine(checkpoint, caching.effective, screen.note, screen.waiting)
-        worker = Worker(engine, files, _options(values, engine, caching), screen.note)
-        path = checkpoint.path or "embedded"
-        names = dict.fromkeys(name for name in (values["served_model_name"], values["model_id"], path) if name)
-        service = Service(
-            engine=engine,
-            worker=worker,
-            files=files,
+    taken = None if is_follower(os.environ) else bind(values["host"], values["port"])
+    with taken or contextlib.nullcontext():
+        serving = Serving(
+            values=values,
+            checkpoint=checkpoint,
             sources=sources,
-            names=tuple(names),
-            path=path,
-            precision=str(engine.pipeline.dtype).removeprefix("torch."),
-            about={"started": time.time(), **{k: v for k, v in values.items() if v not in (None, ())}},
-            metrics=values["enable_metrics"],
-            origins=values["allow_origin"],
-            log=screen.note,
-            requests=values["log_requests"],
+            caching=caching,
+            facts=facts,
+            files=files,
+            taken=taken,
         )
-        host, port = taken.getsockname()[:2]
-        screen.line(f"puredit serves {service.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
-        run(make_app(service), worker, taken, values["http_graceful_shutdown_timeout"])
+        if sizes.total == 1:
+            lead(serving)
+        else:
+            _spread(serving, sizes)
+
+
+def _spread(serving: Serving, sizes: Sizes) -> None:
+    """Serve from several processes. A request to terminate ends them orderly, Ctrl-C is an interruption."""
+    terminated = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, note)
+    patience = serving.values["http_graceful_shutdown_timeout"] + GRACE
+    try:
+        spread(serving, sizes, serving.checkpoint.found, lead, follow, os.environ, patience)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not terminated and not is_follower(os.environ):
+        raise Interrupted("interrupted; the server has stopped")
+
+
+def lead(serving: Serving, mesh: DeviceMesh | None = None) -> None:
+    """Load the model and listen; with a mesh as rank 0 of it."""
+    from pure.serving.http.app import make_app
+    from pure.serving.http.server import run
+    from pure.serving.http.service import Service
+    from pure.serving.workers import Workers
+
+    values, taken = serving.values, serving.taken
+    assert taken is not None, "rank 0 listens"
+    screen = make_screen(values["log_level"] in ("warning", "error"))
+    engine = _open(serving, screen, mesh)
+    options = _options(values, engine, serving.caching)
+    workers = Workers(engine, serving.files, options, screen.note, make_hands(engine, mesh))
+    path = serving.checkpoint.path or "embedded"
+    names = dict.fromkeys(name for name in (values["served_model_name"], values["model_id"], path) if name)
+    service = Service(
+        engine=engine,
+        worker=workers,
+        files=serving.files,
+        sources=serving.sources,
+        names=tuple(names),
+        path=path,
+        precision=str(engine.pipeline.dtype).removeprefix("torch."),
+        about={"started": time.time(), **{k: v for k, v in values.items() if v not in (None, ())}},
+        metrics=values["enable_metrics"],
+        origins=values["allow_origin"],
+        log=screen.note,
+        requests=values["log_requests"],
+        facts=serving.facts,
+    )
+    host, port = taken.getsockname()[:2]
+    screen.line(f"puredit serves {service.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
+    run(make_app(service), workers, taken, values["http_graceful_shutdown_timeout"])
+
+
+def follow(serving: Serving, mesh: DeviceMesh) -> None:
+    """Take part in what rank 0 orders: what the ranks after 0 do."""
+    take_orders(_open(serving, blank(), mesh), mesh)
+
+
+def _open(serving: Serving, screen: Screen, mesh: DeviceMesh | None) -> Engine:
+    effective = serving.caching.effective
+    shares = parallel(effective)
+    for note in notes_on(shares.sizes, serving.facts.device):
+        screen.note(note.text)
+    return open_engine(serving.checkpoint, effective, screen.note, screen.waiting, shares, mesh)
 
 
 def _require_extra() -> None:

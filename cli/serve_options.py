@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
 import click
 
 from pure.cli.options import FLAGS, flag, group
@@ -12,21 +11,9 @@ from pure.cli.refusals import refuse
 from pure.cli.values import boolean, number, whole
 from pure.engine.errors import Misuse
 from pure.engine.unsupported import FLAGS as UNSUPPORTED
-from pure.engine.unsupported import Refusal
 
 __all__ = ["SERVE_FLAGS", "ServeCommand", "refuse_for_server"]
 
-ONE_PROCESS = Refusal(
-    "serve runs one process", "start one server per GPU with CUDA_VISIBLE_DEVICES and a --port of its own", (False, 1)
-)
-PARALLEL = ("num_gpus", "tp_size", "sp_degree", "ulysses_degree", "ring_degree", "cfg_parallel_size", "dp_size")
-FLAGS_OF_SERVER: Mapping[str, Refusal] = {
-    **UNSUPPORTED,
-    **dict.fromkeys(PARALLEL, ONE_PROCESS),
-    "enable_cfg_parallel": attrs.evolve(ONE_PROCESS, nothing=(False,)),
-    "extra_parallel_modules": attrs.evolve(ONE_PROCESS, nothing=((),)),
-}
-"""Flags that are not supported; the first ones are for several processes, and the server is one."""
 NOT_SHARED = ("Image", "Output")
 """Groups of `puredit generate` that are set by requests, not by the server."""
 OWN = ("--output-path", "--warmup", "--warmup-mode", "--warmup-steps", "--log-level", "--return-frames", "--profile")
@@ -99,4 +86,4 @@ def refuse_for_server(values: Mapping[str, Any]) -> None:
     Raises:
         Misuse: lists every flag whose value would have no effect.
     """
-    refuse(values, {name: option for name, option in FLAGS_OF_SERVER.items() if name != "warmup_mode"})
+    refuse(values, {name: option for name, option in UNSUPPORTED.items() if name != "warmup_mode"})

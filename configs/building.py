@@ -60,15 +60,16 @@ def parallel(effective: Effective) -> Parallel:
 
     >>> from pure.configs import Facts, resolve
     >>> parallel(resolve(facts=Facts(processes=4))).sizes
-    Sizes(ring=1, ulysses=4, tp=1, cfg=1)
+    Sizes(ring=1, ulysses=4, tp=1, cfg=1, dp=1)
     """
     check_effective(effective)
     config = effective.parallelism
+    groups = effective.facts.groups
     if config is None:
-        return Parallel()
+        return Parallel(sizes=Sizes(dp=groups))
     sizes = {axis: getattr(config, f"{axis}_size") or 1 for axis in ("ring", "ulysses", "tp", "cfg")}
     return Parallel(
-        sizes=Sizes(**sizes),
+        sizes=Sizes(**sizes, dp=groups),
         float8=config.ulysses_float8,
         overlap=config.ulysses_async,
         rotate=config.ring_rotate_method,

@@ -12,7 +12,8 @@ class Facts:
     """What is known of the run before it starts; None: not known yet.
 
     Attributes:
-        processes: number of processes.
+        processes: number of processes; of several groups, those of each.
+        groups: how many groups of processes there are, each with samples of its own.
         sequence: how many of them share the sequence, ulysses x ring, where that is set.
         device: type of the device, such as "cpu" or "cuda".
         dtype: number type of the denoiser, such as "bfloat16".
@@ -22,6 +23,7 @@ class Facts:
     """
 
     processes: int = attrs.field(default=1, validator=whole(1, "the number of processes"))
+    groups: int = attrs.field(default=1, validator=whole(1, "the number of groups"))
     sequence: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of processes")))
     device: str = attrs.field(default="cpu", validator=kind(str, "the type of a device is a name, such as 'cuda'"))
     dtype: str | None = attrs.field(default=None, validator=optional(kind(str, "a number type is a name: 'bfloat16'")))

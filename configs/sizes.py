@@ -77,13 +77,14 @@ def _misfits(given: Settings, sizes: Mapping[str, int], facts: Facts) -> list[Pr
         path = loud or next(iter(given), "")
         place = given[path].place if path else "flag --sp-degree"
         names = names if path else f"--sp-degree {facts.sequence}"
-        why = f"{names} needs {count_of(total)}, this run has {facts.processes}"
+        each = f" in each of {facts.groups} groups (dp)" if facts.groups > 1 else ""
+        why = f"{names} needs {count_of(total)}, this run has {facts.processes}{each}"
         found.append(Problem(place=place, path=path, found=why, allowed="", hint=_cure(sizes, total, facts)))
     return found
 
 
 def _cure(sizes: Mapping[str, int], total: int, facts: Facts) -> str:
-    cure = f"start with --num-gpus {total}, or remove the sizes"
+    cure = f"start with --num-gpus {total * facts.groups}, or remove the sizes"
     if facts.processes == 1:
         return cure
     if facts.sequence is not None and not {TP, CFG} & set(sizes) and not facts.processes % facts.sequence:

@@ -31,7 +31,7 @@ __all__ = ["run"]
 MOST = 256  # processes on one machine: a slip of a digit would take all its memory
 LOADING = 1800.0  # seconds that ranks may be apart: one may load a checkpoint for long
 AGREE = 1.0  # seconds after a first error in which the death that caused it may be noticed
-STOP = 15.0  # seconds that rank 0 has to finish its step and say what is done, when interrupted
+STOP = 15.0  # seconds that rank 0 has when interrupted, by default
 LEAVE = 10.0  # seconds that ranks have to leave once all are done
 
 
@@ -57,6 +57,7 @@ def run(
     device: str = "cpu",
     timeout: float = LOADING,
     start: str | None = None,
+    patience: float = STOP,
 ) -> Any:
     """Call `function(*args)` in `count` new processes and return what rank 0 returns.
 
@@ -70,13 +71,14 @@ def run(
             that is safe: without CUDA, without other Python threads, and with one thread each to
             compute with. Spawned processes import everything anew; function and arguments must be
             picklable, and a script needs `if __name__ == "__main__":`.
+        patience: seconds that rank 0 has to finish its step and say what is done, when interrupted.
 
     Raises:
         ValueError: `count` is not 1 to 256, or above the number of GPUs.
         TypeError: `function` is none.
         RuntimeError: a process died.
         Exception: what the first process to fail raised; a note says which process, and where.
-        KeyboardInterrupt: Ctrl-C, unless rank 0 made something else of it.
+        KeyboardInterrupt: Ctrl-C, unless rank 0 made something else of it: an error, or an orderly end.
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
         raise ValueError(f"count={shown(count)}: give a number of processes from 1 to {MOST}, the most on one machine")
@@ -98,7 +100,7 @@ def run(
                     setting = RankSetup(rank=rank, count=count, device=device, folder=Path(folder),
                                       timeout=timeout, threads=threads)  # fmt: skip
                     ranks.append(_started(context, setting, function, args))
-            result = _watched(ranks)
+            result = _watched(ranks, patience)
             _dismiss(ranks)
             return result
         finally:
@@ -133,7 +135,7 @@ def _started(context: Any, setting: RankSetup, function: Callable[..., Any], arg
     return Rank(process, report)
 
 
-def _watched(ranks: Sequence[Rank]) -> Any:
+def _watched(ranks: Sequence[Rank], patience: float = STOP) -> Any:
     """Wait for all ranks; return rank 0's result or raise what went wrong first."""
     answers: dict[int, RankResult] = {}
     try:
@@ -143,10 +145,11 @@ def _watched(ranks: Sequence[Rank]) -> Any:
                 raise _blamed(ranks, answers, failed[0])
     except KeyboardInterrupt:
         # The others take part until rank 0 has ended its step: its Python code runs only between exchanges.
-        answers |= _stopped(ranks, answers)
-        if 0 in answers and (error := answers[0].error) is not None and not isinstance(error, KeyboardInterrupt):
+        answers |= _stopped(ranks, answers, patience)
+        if 0 not in answers or isinstance(answers[0].error, KeyboardInterrupt):
+            raise
+        if (error := answers[0].error) is not None:
             raise error from None
-        raise
     return answers[0].result
 
 
@@ -190,9 +193,9 @@ def _deaths(answers: dict[int, RankResult]) -> list[BaseException]:
     return [answer.error for answer in answers.values() if isinstance(answer.error, _Death)]
 
 
-def _stopped(ranks: Sequence[Rank], answers: dict[int, RankResult]) -> dict[int, RankResult]:
+def _stopped(ranks: Sequence[Rank], answers: dict[int, RankResult], patience: float) -> dict[int, RankResult]:
     """Ask rank 0 to stop and return its answer, if it gives one in time."""
-    until = time.monotonic() + STOP
+    until = time.monotonic() + patience
     if 0 not in answers and ranks:
         ranks[0].process.terminate()
     while 0 not in answers and ranks and (left := until - time.monotonic()) > 0:

@@ -3,8 +3,8 @@
     mesh = make_mesh(Sizes(ring=2, ulysses=2), device="cuda")  # on each of 4 ranks
 
 Ranks along `ring` and `ulysses` hold parts of the sequence, ranks along `tp` parts of the
-parameters, ranks along `cfg` a branch of guidance each; `tp` varies fastest, as it communicates most, and
-`cfg` slowest.
+parameters, ranks along `cfg` a branch of guidance each; groups along `dp` have samples of their own and exchange
+nothing. `tp` varies fastest, as it communicates most, and `dp` slowest.
 """
 
 import attrs
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from pure.checks import MOST, check_argument, shown
 from pure.sharding import group_size
 
-AXES = ("cfg", "ring", "ulysses", "tp")
+AXES = ("dp", "cfg", "ring", "ulysses", "tp")
 
 
 def _positive(sizes: "Sizes", field: attrs.Attribute, value: int) -> None:
@@ -37,6 +37,7 @@ class Sizes:
         ulysses: parts of the sequence that become parts of the heads during attention.
         tp: parts of every block's parameters.
         cfg: branches of guidance, 1 or 2.
+        dp: groups of all the others, each with samples of its own.
 
     Raises:
         ValueError: a size is not a whole number from 1 on, or `cfg` is above 2.
@@ -50,14 +51,21 @@ class Sizes:
     tp: int = attrs.field(default=1, validator=_positive)
     cfg: int = attrs.field(default=1, validator=(_positive, _branches))
 
+    dp: int = attrs.field(default=1, validator=_positive)
+
     @property
     def total(self) -> int:
         """The number of ranks."""
+        return self.each * self.dp
+
+    @property
+    def each(self) -> int:
+        """The number of ranks of one group along `dp`."""
         return self.ring * self.ulysses * self.tp * self.cfg
 
 
 def make_mesh(sizes: Sizes, device: str | torch.device = "cpu") -> DeviceMesh:
-    """Return the mesh of these sizes, with axes named "cfg", "ring", "ulysses" and "tp"; every rank must call it.
+    """Return the mesh of these sizes, with axes named "dp", "cfg", "ring", "ulysses" and "tp"; every rank must call it.
 
     Args:
         sizes: ranks on each axis.

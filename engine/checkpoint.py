@@ -74,9 +74,10 @@ class Checkpoint:
         """Return the frames per second, by default the checkpoint's; None where the model makes images."""
         return (given or self.found.defaults.fps) if self.video else None
 
-    def facts(self, steps: int | None, processes: int = 1, sequence: int | None = None) -> Facts:
+    def facts(self, steps: int | None, processes: int = 1, sequence: int | None = None, groups: int = 1) -> Facts:
         """Return what is known of a run before it starts; `steps` None: the checkpoint's default."""
         return Facts(
+            groups=groups,
             dtype=None if self.dtype is None else str(self.dtype).removeprefix("torch."),
             processes=processes,
             sequence=sequence,

@@ -65,6 +65,7 @@ class Recipe:
     """How images or videos are made, but for their prompts and seeds.
 
     Attributes:
+        order: what it was made of, with `caching`.
         request: of one sample, with an empty prompt.
         denoiser: guided and cached.
         plain: guided like it, without the cache.
@@ -74,6 +75,7 @@ class Recipe:
         idle: those of them that are on the cache.
     """
 
+    order: Order
     request: Request
     denoiser: Model
     plain: Model
@@ -153,6 +155,7 @@ class Engine:
         except (ValueError, TypeError, OverflowError) as error:
             raise Misuse(str(error)) from error
         return Recipe(
+            order=order,
             request=request,
             denoiser=denoiser,
             plain=plain,
@@ -172,7 +175,8 @@ class Engine:
             request = self.pipeline.sized(attrs.evolve(recipe.request, height=height, width=width))
         except ValueError as error:
             raise Misuse(str(error)) from error
-        return attrs.evolve(recipe, request=request)
+        options = {**recipe.order.options, "height": height, "width": width}
+        return attrs.evolve(recipe, request=request, order=attrs.evolve(recipe.order, options=options))
 
     def _sized(self, order: Order) -> Request:
         """Return the request with sizes; seconds become the nearest number of frames that is possible and not more."""

@@ -18,6 +18,7 @@ import torch
 
 from pure.composition import compose
 from pure.configs import Parallel
+from pure.configs.sizes import count_of
 from pure.distributed.mesh import Sizes
 from pure.engine.errors import Misuse
 from pure.engine.libraries import quiet_imports, quiet_libraries
@@ -38,12 +39,28 @@ Payload = TypeVar("Payload")
 # ------------------------------------------------------------------------------ before anything is loaded
 
 
-def count_processes(wanted: int | None, environ: Mapping[str, str]) -> int:
+def count_processes(wanted: int | None, environ: Mapping[str, str], groups: int = 1) -> int:
     """Return the number of processes: what a launcher started, or what `--num-gpus` sets.
 
+    Args:
+        wanted: `--num-gpus`.
+        environ: of this process.
+        groups: equal ones into which they are divided.
+
     Raises:
-        Misuse: the two differ, or there are fewer GPUs.
+        Misuse: the two differ, or there are fewer GPUs, or they cannot be divided.
     """
+    count = _count(wanted, environ)
+    if count % groups:
+        least = groups * -(-count // groups)
+        raise Misuse(
+            f"--dp-size {groups}: {count_of(count)} cannot be divided into {groups} equal groups; "
+            f"write --num-gpus {least}, or leave --dp-size out"
+        )
+    return count
+
+
+def _count(wanted: int | None, environ: Mapping[str, str]) -> int:
     started = _launched(environ)
     if started is not None:
         if wanted not in (None, started):
@@ -142,10 +159,18 @@ def spread(
     lead: Callable[[Payload, DeviceMesh], None],
     follow: Callable[[Payload, DeviceMesh], None],
     environ: Mapping[str, str],
+    patience: float | None = None,
 ) -> None:
     """Carry out `payload` in several processes: `lead` as rank 0, `follow` as the others.
 
-    The classes of the checkpoint `found` are imported before processes are forked.
+    Args:
+        payload: what to do.
+        sizes: of the mesh.
+        found: a checkpoint, whose classes are imported before processes are forked.
+        lead: called with the payload and the mesh, and
+        follow: likewise.
+        environ: of this process.
+        patience: seconds that rank 0 has to end when it is interrupted; None: those of `pure.distributed.run`.
 
     Raises:
         Exception: that of the first process that failed.
@@ -157,7 +182,8 @@ def spread(
         if device == "cpu":
             _import_parts(found)
         _stop_progress_bars()
-        run(_rank, sizes.total, payload, sizes, lead, follow, device, device=device)
+        more: dict[str, Any] = {} if patience is None else {"patience": patience}
+        run(_rank, sizes.total, payload, sizes, lead, follow, device, device=device, **more)
         return
     import torch.distributed as dist
 

@@ -57,9 +57,6 @@ BOTH: Mapping[str, Refusal] = {
 FLAGS: Mapping[str, Refusal] = {
     **BOTH,
     "enable_teacache": attrs.evolve(BOTH["enable_teacache"], cure="use --enable-cache-dit or --cache-dit-config"),
-    "dp_size": Refusal(
-        "data parallelism is not supported in this version", "leave it out, or start one run per device", (1,)
-    ),
     "dit_cpu_offload": Refusal(RESIDENT),
     "text_encoder_cpu_offload": Refusal(RESIDENT),
     "image_encoder_cpu_offload": Refusal(RESIDENT),

@@ -30,3 +30,7 @@ class NotFiniteError(ArithmeticError):
     ) -> None:
         super().__init__("; ".join(samples.values()))
         self.samples, self.pixels, self.latents = dict(samples), pixels, latents
+
+    def __reduce__(self) -> tuple:
+        """Say which samples, to another process; not what they are, which is meaningless."""
+        return type(self), (self.samples,)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pure.serving.jobs import Entry
@@ -16,6 +17,8 @@ HELP = {
     "puredit_batches_total": ("counter", "Steps of the engine by the number of samples taken together."),
     "puredit_queue_length": ("gauge", "Samples that wait."),
     "puredit_running": ("gauge", "Samples under way."),
+    "puredit_group_queue_length": ("gauge", "Samples that wait, by group of processes, where there are several."),
+    "puredit_group_running": ("gauge", "Samples under way, by group of processes, where there are several."),
     "puredit_uptime_seconds": ("gauge", "Seconds since the server began."),
 }
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -63,9 +66,12 @@ class Metrics:
                 found[short] = value
         return found
 
-    def text(self, **gauges: float) -> str:
-        """Return all of it in Prometheus' text format."""
+    def text(self, groups: Sequence[tuple[int, int]] = (), **gauges: float) -> str:
+        """Return all of it in Prometheus' text format; `groups`: what waits and runs in each group of processes."""
         values, lines = self.values(**gauges), []
+        for number, counts in enumerate(groups):
+            for name, count in zip(("queue_length", "running"), counts, strict=True):
+                values[f"puredit_group_{name}", (("group", str(number)),)] = count
         for name, (kind, help) in HELP.items():
             lines += [f"# HELP {name} {help}", f"# TYPE {name} {kind}"]
             for (found, labels), value in sorted(values.items()):

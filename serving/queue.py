@@ -26,6 +26,12 @@ class Queue:
         with self._changed:
             return len(self._waiting)
 
+    @property
+    def jobs(self) -> int:
+        """How many jobs have samples that wait."""
+        with self._changed:
+            return len({each.job.id for each in self._waiting})
+
     def put(self, samples: Iterable[Sample]) -> bool:
         """Add the samples of a job at the end; False if the queue is closed and takes none.
 

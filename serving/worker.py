@@ -1,33 +1,28 @@
-"""The worker: one thread that owns the device, takes samples from the queue and makes them, batch by batch."""
+"""The worker: one thread that takes samples from the queue and has them made, batch by batch."""
 
 from __future__ import annotations
 
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 import attrs
 
-from pure.engine import denoising
-from pure.engine.denoising import Denoising
 from pure.engine.engine import Engine, Recipe
 from pure.engine.errors import EngineError, Failure, Misuse, Stopping
+from pure.engine.maker import Hand, Maker
 from pure.engine.report import finite, run_report
 from pure.engine.sample import Sample
 from pure.models import NotFiniteError
-from pure.models import batch as batches
-from pure.models.pipeline import Model
 from pure.serving.jobs import Entry, Job, Store
 from pure.serving.metrics import Metrics
 from pure.serving.queue import Queue
 from pure.serving.storage import Storage
 
 __all__ = ["Worker", "WorkerOptions"]
-
-REMEMBERED = 16
-"""Denoisers that are kept, so that an equal one of the next request compiles nothing again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +47,16 @@ class WorkerOptions:
 
 
 class Worker:
-    """Owns the thread. Handlers submit jobs and wait for their futures; nothing else crosses over."""
+    """Owns the thread. Handlers submit jobs and wait for their futures; nothing else crosses over.
+
+    Args:
+        engine: loaded.
+        files: where results go.
+        options: how it works.
+        log: writes a line, a "note" or a "warning".
+        hand: on the processes that make the samples; None: this one.
+        beside: a worker with other processes, whose jobs and counters it shares.
+    """
 
     def __init__(
         self,
@@ -60,14 +64,18 @@ class Worker:
         files: Storage,
         options: WorkerOptions = WorkerOptions(),
         log: Callable[[str, str], None] = lambda text, kind: None,
+        hand: Hand | None = None,
+        beside: Worker | None = None,
     ) -> None:
-        self.engine, self.options, self.metrics = engine, options, Metrics()
-        self.jobs, self.queue = Store(self._over), Queue(options.queued)
+        self.engine, self.options, self.hand = engine, options, hand or Hand(Maker(engine))
+        self.metrics = Metrics() if beside is None else beside.metrics
+        self.jobs = Store(self._over) if beside is None else beside.jobs
+        self.queue = Queue(options.queued)
         self.ready = threading.Event()
         self.running = 0  # samples under way
+        self.lost: Exception | None = None  # why nothing can be made any more
         self._files, self._log = files, log
         self._stopping = threading.Event()
-        self._denoisers: list[Model] = []
         self._cold = options.first
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -81,6 +89,16 @@ class Worker:
     def alive(self) -> bool:
         """Whether the thread runs and takes requests."""
         return self._thread.is_alive() and not self._stopping.is_set()
+
+    @property
+    def warm(self) -> bool:
+        """Whether the warm-up is done."""
+        return self.ready.is_set()
+
+    @property
+    def groups(self) -> tuple[Worker, ...]:
+        """The workers of all groups of processes: this one."""
+        return (self,)
 
     def submit(self, job: Job) -> Future[Entry]:
         """Queue a job; the future has its entry once it is over.
@@ -116,10 +134,12 @@ class Worker:
             self.jobs.fail(entry.job.id, Stopping())
 
     def stop(self, patience: float = 60.0) -> None:
-        """Halt, and wait for the thread to end."""
+        """Halt, wait for the thread to end, and let the other processes of its group go."""
         self.halt()
         if self._thread.is_alive():
             self._thread.join(patience)
+        if self.lost is None and not self._thread.is_alive():
+            self.hand.dismiss()
 
     def _over(self, entry: Entry) -> None:
         """Count a job that is over; of one that was not completed no file stays."""
@@ -142,10 +162,17 @@ class Worker:
         """Take the first steps of a run; where that fails the server still starts, with a slow first request."""
         began = time.perf_counter()
         try:
-            denoising.warm_up(self.engine, self._known(recipe), "a warm-up", self.options.warm_steps)
+            self.hand.warm_up(uuid.uuid4().hex, recipe, "a warm-up", self.options.warm_steps)
             self._log(f"warmed up in {time.perf_counter() - began:.1f} s", "note")
         except Exception as error:
             self._log(f"the warm-up failed: {error}", "warning")
+            self._check_hand()
+
+    def _check_hand(self) -> None:
+        """Take nothing any more where the processes do not work together any more."""
+        if self.hand.lost is not None:
+            self.lost = self.hand.lost
+            self.halt()
 
     def _attempt(self, samples: list[Sample]) -> list[list[Sample]]:
         """Make samples; whatever goes wrong ends their jobs, not the thread. Return what has to be made separately."""
@@ -156,9 +183,10 @@ class Worker:
             waiting = [sample for group in apart for sample in group]
             self.running = 0
             self._failed([sample for sample in taken if sample not in waiting], error)
+            self._check_hand()
         finally:
             self.running = 0
-        return apart
+        return apart if self.lost is None else []
 
     def _failed(self, samples: Iterable[Sample], error: Exception) -> None:
         self._log(f"{error}\n{traceback.format_exc()}", "warning")
@@ -169,97 +197,95 @@ class Worker:
 
     def _make(self, taken: list[Sample], apart: list[list[Sample]]) -> None:
         """Make samples of one recipe; add to `taken` those that join, and to `apart` those that need another batch."""
-        recipe = self._known(taken[0].job.recipe)
+        job = taken[0].job
         if self._cold:
             self._cold = False
-            self._warm(recipe)
-        run = self._begin(recipe, list(taken), apart)
-        while run is not None:
+            self._warm(job.recipe)
+        run = self._begin(job, list(taken), apart)
+        while run:
             run = self._without_unwanted(run)
-            if run is None or self._stopping.is_set():
+            if not run or self._stopping.is_set():
                 break
-            run = self._finish(self._step(self._with_newcomers(run, taken, apart)))
+            run = self._finish(*self._step(self._with_newcomers(job, run, taken, apart)))
 
-    def _begin(self, recipe: Recipe, samples: Sequence[Sample], apart: list[list[Sample]]) -> Denoising | None:
+    def _begin(self, job: Job, samples: Sequence[Sample], apart: list[list[Sample]]) -> list[Sample]:
         """Start a batch; where prompts do not fit into one, each is to have its own."""
         wanted = [sample for sample in samples if self.jobs.wanted(sample.job.id)]
         if not wanted:
-            return None
+            return []
         try:
-            run = denoising.begin(self.engine, recipe, wanted)
-            notes = self.engine.pipeline.notes(recipe.batch(wanted))
+            self._mixes = self.hand.start(job.id, job.recipe, wanted)
+            self._begun(job.recipe, wanted)
         except (ValueError, TypeError) as error:
             if len(wanted) > 1:
                 apart += [[sample] for sample in wanted]
             else:
                 self.jobs.fail(wanted[0].job.id, Misuse(str(error)))
-            return None
-        for row, sample in enumerate(wanted):
+            return []
+        return wanted
+
+    def _begun(self, recipe: Recipe, samples: Sequence[Sample]) -> None:
+        """Mark the jobs of samples as in progress, with the notes on their prompts."""
+        notes = self.engine.pipeline.notes(recipe.batch(samples))
+        for row, sample in enumerate(samples):
             self.jobs.begin(sample.job.id, [note.text for note in notes if note.subject in (None, row)])
-        self.running += len(wanted)
-        return run
+        self.running += len(samples)
 
-    def _without_unwanted(self, run: Denoising) -> Denoising | None:
+    def _without_unwanted(self, run: list[Sample]) -> list[Sample]:
         """Drop the samples of cancelled jobs."""
-        return self._keep(run, [row for row, sample in enumerate(run.samples) if self.jobs.wanted(sample.job.id)])
+        return self._keep(run, [row for row, sample in enumerate(run) if self.jobs.wanted(sample.job.id)])
 
-    def _keep(self, run: Denoising, rows: Sequence[int]) -> Denoising | None:
-        """Return the run with these rows only; None without any."""
+    def _keep(self, run: list[Sample], rows: Sequence[int]) -> list[Sample]:
+        """Return the samples at these rows only."""
         self.running = len(rows)
-        return denoising.keep(run, rows) if rows else None
+        if len(rows) != len(run):
+            self.hand.keep(rows)
+        return [run[row] for row in rows]
 
-    def _with_newcomers(self, run: Denoising, taken: list[Sample], apart: list[list[Sample]]) -> Denoising:
+    def _with_newcomers(
+        self, job: Job, run: list[Sample], taken: list[Sample], apart: list[list[Sample]]
+    ) -> list[Sample]:
         """Let samples that wait join between steps; those that fit the recipe and not the batch are set apart."""
-        room = self.options.batch - len(run.samples)
-        if (
-            room < 1
-            or not batches.mixes(run.batch.denoiser)
-            or not (new := self.queue.more(run.samples[0].job.recipe, room))
-        ):
+        room = self.options.batch - len(run)
+        if room < 1 or not self._mixes or not (new := self.queue.more(job.recipe, room)):
             return run
         taken += new
-        other = self._begin(run.recipe, new, apart)
-        if other is None:
+        wanted = [sample for sample in new if self.jobs.wanted(sample.job.id)]
+        if not wanted:
             return run
         try:
-            return denoising.join(run, other)
-        except ValueError:  # prompts of another length: they are encoded once more, later
-            self.running = len(run.samples)
-            apart.append(list(other.samples))
+            self.hand.admit(wanted)
+        except (ValueError, TypeError):  # prompts of another length: they are encoded once more, later
+            apart.append(wanted)
             return run
+        self._begun(job.recipe, wanted)
+        return [*run, *wanted]
 
-    def _step(self, run: Denoising) -> Denoising:
-        run, _ = denoising.step(run)
-        self.metrics.add("puredit_batches_total", samples=str(len(run.samples)))
-        for sample in run.samples:
+    def _step(self, run: list[Sample]) -> tuple[list[Sample], tuple[int, ...]]:
+        done = self.hand.step()
+        self.metrics.add("puredit_batches_total", samples=str(len(run)))
+        for sample in run:
             self.jobs.step(sample.job.id)
-        return run
+        return run, done
 
-    def _finish(self, run: Denoising) -> Denoising | None:
+    def _finish(self, run: list[Sample], done: Sequence[int]) -> list[Sample]:
         """Decode and hand over the samples that took their last step; return the others."""
-        done = run.batch.done
         for row in done:
             try:
-                self._hand_over(run, row)
+                self._hand_over(run[row], row)
             except Exception as error:  # a full disk, or latents that are not finite; the others go on
+                if self.hand.lost is not None:
+                    raise
                 self.running -= 1
-                self._failed([run.samples[row]], error)
-        return self._keep(run, [row for row in range(len(run.samples)) if row not in done])
+                self._failed([run[row]], error)
+        return self._keep(run, [row for row in range(len(run)) if row not in done])
 
-    def _hand_over(self, run: Denoising, row: int) -> None:
+    def _hand_over(self, sample: Sample, row: int) -> None:
         """Decode one sample, and put it where its job wants it."""
-        sample, result = run.samples[row], denoising.result(self.engine, run, row)
+        result = self.hand.finish(sample, row)
         report = finite({"seed": sample.seed, **run_report(result)})
         # A job's own frames per second: samples of one batch may differ in them.
         artifact = self._files.put(sample, result.frames, sample.job.recipe.fps, report)
         self.running -= 1
         if not self.jobs.finish(sample, artifact):
             self._files.remove([artifact])
-
-    def _known(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with an equal denoiser that was used before, which may be compiled; else remember its."""
-        for known in self._denoisers:
-            if known == recipe.denoiser:
-                return attrs.evolve(recipe, denoiser=known)
-        self._denoisers = [*self._denoisers[1 - REMEMBERED :], recipe.denoiser]
-        return recipe

@@ -12,6 +12,8 @@ from pure.checks import cut
 from pure.links import document
 from pure.serving.http.errors import HttpError
 from pure.serving.http.service import Service, service_of
+from pure.serving.worker import Worker
+from pure.serving.workers import Workers
 
 __all__ = ["HEALTH", "absent", "router"]
 
@@ -49,9 +51,9 @@ async def health(request: Request) -> Any:
     worker = service_of(request).worker
     if not worker.alive:
         return JSONResponse({"status": "unhealthy", "error": "the engine has stopped"}, 503)
-    if not worker.ready.is_set():
+    if not worker.warm:
         return JSONResponse({"status": "warming up"}, 503)
-    return {"status": "ok"}
+    return {"status": "ok", **_groups(worker)}
 
 
 @router.get("/models")
@@ -80,7 +82,7 @@ def _card(service: Service) -> dict[str, Any]:
         "root": service.path,
         "parent": None,
         "max_model_len": None,
-        "num_gpus": 1,
+        "num_gpus": service.processes,
         "task_type": kind.task,
         "supported_task_types": [kind.task],
         "dit_precision": service.precision,
@@ -116,14 +118,14 @@ async def model_info(request: Request) -> dict[str, Any]:
 async def server_info(request: Request) -> dict[str, Any]:
     """Return the flags that the server was started with."""
     service = service_of(request)
-    return {"version": pure.__version__, **service.about, "ready": service.worker.ready.is_set()}
+    return {"version": pure.__version__, **service.about, "ready": service.worker.warm}
 
 
 @router.get("/stats")
 async def stats(request: Request) -> dict[str, Any]:
     """Return the counters as JSON."""
     worker = service_of(request).worker
-    return worker.metrics.stats(queue_length=len(worker.queue), running=worker.running)
+    return {**worker.metrics.stats(**_gauges(worker)), **_groups(worker)}
 
 
 @router.get("/metrics")
@@ -132,8 +134,21 @@ async def metrics(request: Request) -> PlainTextResponse:
     service = service_of(request)
     if not service.metrics:
         raise HttpError("there are no metrics: start the server with --enable-metrics, or see /stats", 404)
-    text = service.worker.metrics.text(queue_length=len(service.worker.queue), running=service.worker.running)
+    groups = [(len(one.queue), one.running) for one in service.worker.groups]
+    text = service.worker.metrics.text(groups if len(groups) > 1 else (), **_gauges(service.worker))
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _gauges(worker: Worker | Workers) -> dict[str, float]:
+    """Return what waits and what is under way, in all groups."""
+    groups = worker.groups
+    return {"queue_length": sum(len(one.queue) for one in groups), "running": sum(one.running for one in groups)}
+
+
+def _groups(worker: Worker | Workers) -> dict[str, Any]:
+    """Return the same of every group, where there are several."""
+    found = [{"queue_length": len(one.queue), "running": one.running} for one in worker.groups]
+    return {"groups": found} if len(found) > 1 else {}
 
 
 def absent(path: str) -> HttpError:

@@ -93,7 +93,7 @@ class Checks:
         worker = self.service.worker
         if scope["path"] in about.HEALTH:
             return
-        while worker.alive and not worker.ready.is_set():
+        while worker.alive and not worker.warm:
             await asyncio.sleep(PATIENCE)
         if not worker.alive:
             raise Stopping

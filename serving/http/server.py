@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from pure.engine.errors import Failure, Interrupted, Misuse
 from pure.serving.worker import Worker
+from pure.serving.workers import Workers
 
 __all__ = ["bind", "run"]
 
@@ -46,11 +47,15 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which stops the worker first when it shuts down."""
+    """Uvicorn's server, which stops the worker first when it shuts down, and shuts down where the worker is lost."""
 
-    def __init__(self, config: uvicorn.Config, worker: Worker, patience: float) -> None:
+    def __init__(self, config: uvicorn.Config, worker: Worker | Workers, patience: float) -> None:
         super().__init__(config)
         self.worker, self.patience = worker, patience
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to shut down, several times a second."""
+        return await super().on_tick(counter) or self.worker.lost is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse what waits, let what runs finish for a while, then break it off."""
@@ -66,7 +71,7 @@ class Server(uvicorn.Server):
         self.worker.halt()
 
 
-def run(app: FastAPI, worker: Worker, taken: socket.socket, patience: float) -> None:
+def run(app: FastAPI, worker: Worker | Workers, taken: socket.socket, patience: float) -> None:
     """Serve until a signal comes: SIGTERM ends the server orderly, Ctrl-C is an interruption.
 
     Args:
@@ -77,6 +82,7 @@ def run(app: FastAPI, worker: Worker, taken: socket.socket, patience: float) -> 
 
     Raises:
         Interrupted: Ctrl-C.
+        Failure: a group of processes does not work together any more.
     """
     config = uvicorn.Config(
         app,
@@ -94,6 +100,8 @@ def run(app: FastAPI, worker: Worker, taken: socket.socket, patience: float) -> 
             server.run(sockets=[taken])
         finally:
             worker.stop()
+    if worker.lost is not None:
+        raise Failure(f"the server has stopped: {worker.lost}") from worker.lost
     if signal.SIGINT in caught:
         raise Interrupted("interrupted; the server has stopped")
 

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from fastapi import Request
 
-from pure.configs import ConfigError
+from pure.configs import ConfigError, Facts
 from pure.engine.caching import OVERRIDE, Caching, Sources
 from pure.engine.engine import Engine, Order, Recipe
 from pure.engine.errors import Misuse, Stopping
@@ -25,6 +25,7 @@ from pure.serving.http.pictures import SUFFIXES, opened
 from pure.serving.jobs import Entry, Job
 from pure.serving.storage import Storage
 from pure.serving.worker import Worker
+from pure.serving.workers import Workers
 
 __all__ = ["Service", "memory", "service_of"]
 
@@ -50,10 +51,11 @@ class Service:
         log: writes a line, a "note" or a "warning".
         requests: whether every request is logged.
         environ: read when a request starts.
+        facts: on the processes; None: there is one.
     """
 
     engine: Engine
-    worker: Worker
+    worker: Worker | Workers
     files: Storage
     sources: Sources = attrs.field(factory=Sources)
     names: tuple[str, ...]
@@ -65,6 +67,12 @@ class Service:
     log: Callable[[str, str], None] = lambda text, kind: None
     requests: bool = False
     environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
+    facts: Facts | None = None
+
+    @property
+    def processes(self) -> int:
+        """How many processes there are."""
+        return 1 if self.facts is None else self.facts.processes * self.facts.groups
 
     def recipe(
         self, order: Order, params: Any = None, enable: bool | None = None, attention: str | None = None
@@ -81,6 +89,8 @@ class Service:
             Misuse: something in it is wrong or cannot be done; with the whole report.
         """
         facts = self.engine.checkpoint.facts(order.options.get("steps"))
+        if self.facts is not None:
+            facts = attrs.evolve(self.facts, steps=facts.steps)
         try:
             caching = Caching.of(self.sources.settle(self.environ, facts, params, enable, attention))
         except ConfigError as error:

@@ -154,7 +154,7 @@ def test_a_comparison_and_its_plot(puredit, tmp_path):
     read = json.loads((tmp_path / "r.json").read_text())
     assert read["images"][0]["without_cache"]["skipped_steps"] == []
     assert read["settings"]["processes"] == 2
-    assert read["settings"]["parallel"]["sizes"] == {"ring": 1, "ulysses": 2, "tp": 1, "cfg": 1}
+    assert read["settings"]["parallel"]["sizes"] == {"ring": 1, "ulysses": 2, "tp": 1, "cfg": 1, "dp": 1}
 
 
 def test_warm_up(puredit):

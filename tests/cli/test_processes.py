@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 import pure.cli.generate
+import pure.engine.denoising
 from pure.cli.main import puredit as group
 from pure.distributed import Sizes
 from pure.engine.errors import Misuse
@@ -78,14 +79,14 @@ def forked(monkeypatch):
 
 @pytest.mark.usefixtures("forked")
 def test_an_error_on_another_rank_is_said_once(puredit, monkeypatch):
-    real = pure.cli.generate.denoise
+    real = pure.engine.denoising.denoise
 
     def fail(*arguments):
         if dist.get_rank() == 0:
             return real(*arguments)
         raise RuntimeError("something broke")
 
-    monkeypatch.setattr("pure.cli.generate.denoise", fail)
+    monkeypatch.setattr("pure.engine.denoising.denoise", fail)
     words = ("generate", "--prompt", "a", *FEW, "--num-gpus", "3")
     code, out, err = puredit(*words)
     assert (code, out) == (1, "")
@@ -97,7 +98,7 @@ def test_an_error_on_another_rank_is_said_once(puredit, monkeypatch):
 
 @pytest.mark.usefixtures("forked")
 def test_a_killed_rank_ends_the_run_and_what_is_finished_stays(puredit, monkeypatch, tmp_path):
-    real = pure.cli.generate.denoise
+    real = pure.engine.denoising.denoise
 
     def die(*arguments):
         if [sample.seed for sample in arguments[2]] == [2] and dist.get_rank() == 1:
@@ -105,7 +106,7 @@ def test_a_killed_rank_ends_the_run_and_what_is_finished_stays(puredit, monkeypa
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments)
 
-    monkeypatch.setattr("pure.cli.generate.denoise", die)
+    monkeypatch.setattr("pure.engine.denoising.denoise", die)
     code, out, err = puredit(
         "generate", "--prompt", "a", "--seed", "1", "2", "--batch-size", "1", *FEW, "--num-gpus", "3"
     )

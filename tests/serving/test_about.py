@@ -43,7 +43,7 @@ def test_a_warm_up_that_fails_is_said_and_not_fatal(here):
     app = here("flux", start=False, log=lambda text, kind: said.append(text))
     recipe = app.recipe(options={"steps": 2})
     app.worker.options = type(app.worker.options)(warm_up=(recipe,))
-    app.worker._known = lambda denoiser: None
+    app.worker.hand.maker.known = lambda denoiser: None
     app.worker.start()
     assert app.worker.ready.wait(10) and "the warm-up failed" in said[0]
 
@@ -150,9 +150,9 @@ def test_an_equal_denoiser_is_used_again(app):
     cached = {"cache_dit_params": {"residual_diff_threshold": 0.3, "max_warmup_steps": 1}}
     app.post(num_inference_steps=2, **cached)
     app.post(num_inference_steps=3, prompt="a dog", seed=1, size="16x16", **cached)
-    assert len(app.worker._denoisers) == 1
+    assert len(app.worker.hand.maker.denoisers) == 1
     app.post(num_inference_steps=2)
-    assert len(app.worker._denoisers) == 2
+    assert len(app.worker.hand.maker.denoisers) == 2
 
 
 def test_what_has_no_effect_is_noted_in_the_response(here):

@@ -9,9 +9,9 @@ import attrs
 import pytest
 import uvicorn
 
+from pure.engine import maker
 from pure.engine.engine import alike
 from pure.engine.errors import Misuse
-from pure.serving import worker as workers
 from pure.serving.http.asking import seeds
 from pure.serving.http.fields import SEEDS
 from pure.serving.http.server import Server
@@ -70,12 +70,15 @@ def test_nobody_joins_experts_under_way(studio):  # noqa: F811
 
 def test_the_latest_denoisers_are_remembered_and_no_more(here, monkeypatch):
     """Every new threshold is a new denoiser, perhaps a compiled one: a client must not fill the memory with them."""
-    monkeypatch.setattr(workers, "REMEMBERED", 2)
+    monkeypatch.setattr(maker, "REMEMBERED", 2)
     app = here("flux", start=False)
     recipes = [jobs(app, "flux", ("a",), {"residual_diff_threshold": each})[0].recipe for each in (0.1, 0.2, 0.3)]
-    kept = [app.worker._known(recipe).denoiser for recipe in recipes]
-    assert app.worker._denoisers == kept[1:]
-    assert app.worker._known(attrs.evolve(recipes[2], denoiser=attrs.evolve(recipes[2].denoiser))).denoiser is kept[2]
+    kept = [app.worker.hand.maker.known(recipe).denoiser for recipe in recipes]
+    assert app.worker.hand.maker.denoisers == kept[1:]
+    assert (
+        app.worker.hand.maker.known(attrs.evolve(recipes[2], denoiser=attrs.evolve(recipes[2].denoiser))).denoiser
+        is kept[2]
+    )
 
 
 def test_a_video_that_fails_after_its_first_result_shows_no_files(here, tmp_path, monkeypatch):
