@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,10 +22,12 @@ from pure.cli.options import LARGEST_SIDE
 from pure.cli.prompts import read_prompts
 from pure.cli.refusals import refuse
 from pure.configs import Facts, Parallel, parallel
+from pure.distributed.hosts import Hosts
 from pure.engine.caching import Caching, recipe
 from pure.engine.checkpoint import Checkpoint, look, pictures
 from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
+from pure.engine.hosts import agreeing, hosts_of
 from pure.engine.ranks import check_shares, count_processes, notes_on
 from pure.engine.sample import Sample
 from pure.engine.writing import check_files, check_folder
@@ -55,6 +58,7 @@ class Command:
         warmup_sizes: (height, width) of warm-up runs; empty for the order's own.
         quiet: whether only files are printed.
         parallel: how processes share the work.
+        hosts: on which they are; None: on this one.
         flags: everything as parsed, for the report.
         notes: printed before work starts.
     """
@@ -73,6 +77,7 @@ class Command:
     warmup_sizes: tuple[tuple[int, int], ...]
     quiet: bool
     parallel: Parallel
+    hosts: Hosts | None
     flags: Mapping[str, Any]
     notes: tuple[Note, ...] = ()
 
@@ -96,6 +101,7 @@ def make_command(
     _check_sizes(values, checkpoint, warmup_sizes)
     values = planned(values, checkpoint)
     order = order_of(values, checkpoint)
+    hosts = hosts_of(values, environ)
     facts = facts_of(values, checkpoint, environ)
     compare = bool(values["compare"] or values["plot"])
     caching, notes = _caching(values, environ, facts, compare)
@@ -118,6 +124,7 @@ def make_command(
         warmup_sizes=warmup_sizes,
         quiet=values["log_level"] in ("warning", "error"),
         parallel=shares,
+        hosts=agreeing(hosts, values, checkpoint, **_compared(order, caching, samples)),
         flags=values,
         notes=(
             *caching.notes,
@@ -150,8 +157,18 @@ def facts_of(values: Mapping[str, Any], checkpoint: Checkpoint, environ: Mapping
         Misuse: there are other processes, or fewer GPUs, than `--num-gpus` sets, or `--dp-size` does not divide them.
     """
     groups = values.get("dp_size") or 1
-    processes = count_processes(values.get("num_gpus"), environ, groups) // groups
+    processes = count_processes(values.get("num_gpus"), environ, groups, values.get("nnodes") or 1) // groups
     return checkpoint.facts(values.get("num_inference_steps"), processes, values.get("sp_degree"), groups)
+
+
+def _compared(order: Order, caching: Caching, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return what must be the same on all hosts beside the flags."""
+    images = [hashlib.sha256(image.tobytes()).hexdigest() for image in order.options.get("images", ())]
+    return {
+        "the settings of the cache": {name: each["value"] for name, each in caching.settings.items()},
+        "the prompts and seeds": [(sample.prompt, sample.seed) for sample in samples],
+        "the input pictures": images,
+    }
 
 
 def _check_video(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:

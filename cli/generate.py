@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -50,7 +51,9 @@ def execute(command: Command) -> None:
     if command.parallel.sizes.total == 1:
         perform(command)
     else:
-        spread(command, command.parallel.sizes, command.checkpoint.found, perform, follow, os.environ)
+        sizes, found = command.parallel.sizes, command.checkpoint.found
+        limits: Any = {"hosts": command.hosts, "timeout": command.flags["dist_timeout"]}
+        spread(command, sizes, found, perform, follow, os.environ, **limits)
 
 
 def perform(command: Command, mesh: DeviceMesh | None = None) -> None:
@@ -178,41 +181,42 @@ def _produced(
 
     Whatever stops the rest, what other processes have finished is saved.
     """
-    compared = _compared(command, recipe)
+    remarks = {None: recipe, **({PLAIN: recipe.uncached} if command.compare else {})}
 
     def runs(hand: Hand, group: Group) -> Iterator[Iterator[Result | NotFiniteError]]:
         quiet = blank() if hand.remote else screen
-        titles = _title(command, group), "without cache"
-        return (_run(command, hand, one, group, title, quiet) for one, title in zip(compared, titles, strict=False))
+        return (_run(command, hand, one, group, remark, quiet) for remark, one in remarks.items())
 
     dealer = Dealer(hands, _groups(command, engine, recipe), _warming(command, engine, recipe), runs)
     try:
         for found in dealer:
-            yield from _make(command, recipe, found, screen)
+            yield from _make(command, found, screen)
     except BaseException:
         for found in dealer.left():
-            yield from _make(command, recipe, found, screen)
+            yield from _make(command, found, screen)
         raise
 
 
 def _make(
-    command: Command, recipe: Recipe, runs: Iterable[Iterable[Result | NotFiniteError]], screen: Screen
+    command: Command, runs: Iterable[Iterable[Result | NotFiniteError]], screen: Screen
 ) -> Iterator[Made | NotFiniteError]:
-    """Save the results of a batch, and for a comparison those without a cache."""
-    cached, *plain = runs if command.compare else (next(iter(runs)),)
+    """List the files of a batch, and for a comparison those without a cache."""
     if not command.compare:
-        for found in cached:
+        for found in next(iter(runs)):
             if isinstance(found, NotFiniteError):
                 yield found
             else:
-                yield Made(result=_saved(command, recipe, found, screen))
+                _list(command, found, screen)
+                yield Made(result=found)
         return
-    before = [
-        found if isinstance(found, NotFiniteError) else _saved(command, recipe, found, screen) for found in cached
-    ]
-    for one, other in zip(before, plain[0], strict=True):
+    cached, plain = runs
+    before = list(cached)
+    for found in before:
+        if not isinstance(found, NotFiniteError):
+            _list(command, found, screen)
+    for one, other in zip(before, plain, strict=True):
         if not isinstance(other, NotFiniteError):
-            _saved(command, recipe, other, screen, PLAIN)
+            _list(command, other, screen, PLAIN)
         if isinstance(one, NotFiniteError):
             yield one
         elif isinstance(other, NotFiniteError):
@@ -223,10 +227,12 @@ def _make(
 
 
 def _run(
-    command: Command, hand: Hand, recipe: Recipe, group: Group, title: str, screen: Screen
+    command: Command, hand: Hand, recipe: Recipe, group: Group, remark: str | None, screen: Screen
 ) -> Iterator[Result | NotFiniteError]:
+    """Make a batch and write the files of each result as it comes; `remark` is added to their names."""
+
     def run(some: Group) -> Group:
-        shown = title if some == group else _title(command, some)
+        shown = "without cache" if remark and some == group else _title(command, some)
         with Progress(screen.notes, shown, command.steps, screen.quiet) as progress:
             hand.denoise("", recipe, some, lambda frame: progress.update(frame.info))
         return some
@@ -234,24 +240,33 @@ def _run(
     for done in _fitting(group, run):
         for row, sample in enumerate(done):
             try:
-                yield hand.finish(sample, row, share=len(done))
+                found = hand.finish(sample, row, share=len(done))
             except NotFiniteError as error:
                 yield error
+                continue
+            path, frames = _paths(command, sample, remark)
+            if path is not None:
+                save(path, found.frames, recipe.fps)
+            if frames is not None:
+                save_frames(frames, found.frames)
+            yield found
 
 
-def _saved(command: Command, recipe: Recipe, result: Result, screen: Screen, remark: str | None = None) -> Result:
-    """Write the files of a result, if it has any; `remark` is added to their names."""
-    path = result.sample.path
-    if path is None:
-        return result
-    path = beside(path, remark) if remark else path
-    save(path, result.frames, recipe.fps)
-    screen.line(str(path))
-    if command.save_frames:
-        folder = path.with_name(f"{path.stem}-frames")
-        save_frames(folder, result.frames)
-        screen.line(f"{folder}/")
-    return result
+def _paths(command: Command, sample: Sample, remark: str | None) -> tuple[Path | None, Path | None]:
+    """Return the file of a result and the folder of its frames, where there are such."""
+    if sample.path is None:
+        return None, None
+    path = beside(sample.path, remark) if remark else sample.path
+    return path, path.with_name(f"{path.stem}-frames") if command.save_frames else None
+
+
+def _list(command: Command, result: Result, screen: Screen, remark: str | None = None) -> None:
+    """Print where a result is."""
+    path, frames = _paths(command, result.sample, remark)
+    if path is not None:
+        screen.line(str(path))
+    if frames is not None:
+        screen.line(f"{frames}/")
 
 
 def _plot(command: Command, recipe: Recipe, made: Made, number: int) -> list[str]:

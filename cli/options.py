@@ -200,6 +200,14 @@ PROCESSES = group(
         count(),
         "Groups of processes, each with prompts of its own; the other sizes are those of one group.  [default: 1]",
     ),
+    flag("--nnodes", count(), "Hosts that share the processes; each runs the same command.  [default: 1]"),
+    flag("--node-rank", whole(0, 255), "Number of this host, from 0; host 0 prints and saves.  [default: 0]"),
+    flag("--dist-init-addr", "HOST:PORT", "Address of host 0, the same on all hosts."),
+    flag(
+        "--dist-timeout",
+        number(1),
+        "Seconds that hosts wait for each other to start, and processes in one exchange.  [default: 300 and 1800]",
+    ),
 )
 SWITCHES = (
     "enable-teacache dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "

@@ -21,11 +21,13 @@ from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
 from pure.cli.serve_options import refuse_for_server
 from pure.configs import Facts, parallel
+from pure.distributed.hosts import Hosts
 from pure.distributed.mesh import Sizes
 from pure.engine.caching import Caching, Sources
 from pure.engine.checkpoint import Checkpoint
 from pure.engine.engine import Engine, Order, Recipe, open_engine
 from pure.engine.errors import Interrupted, Misuse
+from pure.engine.hosts import agreeing, hosts_of
 from pure.engine.maker import make_hands, take_orders
 from pure.engine.ranks import check_shares, is_follower, notes_on, spread
 from pure.engine.writing import check_folder
@@ -78,6 +80,7 @@ def execute(values: Mapping[str, Any]) -> None:
 
     refuse_for_server(values)
     checkpoint = checkpoint_of(values)
+    hosts = hosts_of(values, os.environ)
     facts = facts_of(values, checkpoint, os.environ)
     sources = default_sources(planned(values, checkpoint))
     caching = Caching.of(sources.settle(os.environ, facts))  # of a request that sets nothing
@@ -85,8 +88,10 @@ def execute(values: Mapping[str, Any]) -> None:
     check_shares(sizes, checkpoint.found)
     for size in map(read_size, values["warmup_resolutions"]):
         checkpoint.check_pixels(*size, None, flag="--warmup-resolutions")
+    settings = {name: each["value"] for name, each in caching.settings.items()}
     files = _files(values)  # makes folders: only once nothing is wrong
-    taken = None if is_follower(os.environ) else bind(values["host"], values["port"])
+    follows = is_follower(os.environ) or (hosts is not None and hosts.index > 0)
+    taken = None if follows else bind(values["host"], values["port"])
     with taken or contextlib.nullcontext():
         serving = Serving(
             values=values,
@@ -100,10 +105,10 @@ def execute(values: Mapping[str, Any]) -> None:
         if sizes.total == 1:
             lead(serving)
         else:
-            _spread(serving, sizes)
+            _spread(serving, sizes, agreeing(hosts, values, checkpoint, **{"the settings of the cache": settings}))
 
 
-def _spread(serving: Serving, sizes: Sizes) -> None:
+def _spread(serving: Serving, sizes: Sizes, hosts: Hosts | None) -> None:
     """Serve from several processes. A request to terminate ends them orderly, Ctrl-C is an interruption."""
     terminated = []
 
@@ -113,11 +118,12 @@ def _spread(serving: Serving, sizes: Sizes) -> None:
 
     before = signal.signal(signal.SIGTERM, note)
     patience = serving.values["http_graceful_shutdown_timeout"] + GRACE
+    timeout = serving.values["dist_timeout"]
     try:
-        spread(serving, sizes, serving.checkpoint.found, lead, follow, os.environ, patience)
+        spread(serving, sizes, serving.checkpoint.found, lead, follow, os.environ, patience, hosts, timeout)
     finally:
         signal.signal(signal.SIGTERM, before)
-    if not terminated and not is_follower(os.environ):
+    if not terminated and serving.taken is not None:
         raise Interrupted("interrupted; the server has stopped")
 
 

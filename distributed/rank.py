@@ -33,20 +33,28 @@ class RankSetup:
     """What a rank needs before it starts.
 
     Attributes:
-        rank: which one it is.
-        count: how many there are.
-        device: type of the device, "cpu" or "cuda"; of GPUs rank i has number i.
-        folder: where the ranks find each other; it goes with the last of them.
+        rank: which one it is, on all hosts.
+        count: how many there are, on all hosts.
+        local: which one of this host it is.
+        device: type of the device, "cpu" or "cuda"; of GPUs rank i of a host has number i.
+        folder: of this host's ranks; it goes with the last of them.
+        meet: URL where the ranks find each other.
+        interface: of the network between hosts; None: torch chooses.
+        closed: handles that are the parent's alone.
         timeout: seconds that one exchange between ranks may take.
         threads: threads for computing.
     """
 
     rank: int
     count: int
+    local: int
     device: str
     folder: Path
+    meet: str
     timeout: float
     threads: int
+    interface: str | None = None
+    closed: tuple[int, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -62,6 +70,9 @@ def be_rank(
 ) -> None:
     """Be one rank, in a process of its own."""
     _obey(setting.rank)
+    for handle in setting.closed:  # another host must see this one's parent end
+        with contextlib.suppress(OSError):
+            os.close(handle)
     threading.Thread(target=_follow_parent, args=(setting.folder,), daemon=True).start()
     try:
         _join(setting)
@@ -101,10 +112,12 @@ def _join(setting: RankSetup) -> None:
     """Meet the other ranks."""
     torch.set_num_threads(setting.threads)
     if setting.device == "cuda":
-        torch.cuda.set_device(setting.rank)
+        torch.cuda.set_device(setting.local)
+    if setting.interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", setting.interface)
     dist.init_process_group(
         "nccl" if setting.device == "cuda" else "gloo",
-        init_method=f"file://{setting.folder}/meet",
+        init_method=setting.meet,
         rank=setting.rank,
         world_size=setting.count,
         timeout=timedelta(seconds=setting.timeout),

@@ -11,6 +11,7 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -20,13 +21,14 @@ from pure.composition import compose
 from pure.configs import Parallel
 from pure.configs.sizes import count_of
 from pure.distributed.mesh import Sizes
-from pure.engine.errors import Misuse
+from pure.engine.errors import Failure, Misuse
 from pure.engine.libraries import quiet_imports, quiet_libraries
 from pure.notes import Note
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+    from pure.distributed.hosts import Hosts
     from pure.engine.quantizing import Quantizer
     from pure.models import Pipeline
     from pure.models.family import Description
@@ -39,18 +41,19 @@ Payload = TypeVar("Payload")
 # ------------------------------------------------------------------------------ before anything is loaded
 
 
-def count_processes(wanted: int | None, environ: Mapping[str, str], groups: int = 1) -> int:
+def count_processes(wanted: int | None, environ: Mapping[str, str], groups: int = 1, hosts: int = 1) -> int:
     """Return the number of processes: what a launcher started, or what `--num-gpus` sets.
 
     Args:
-        wanted: `--num-gpus`.
+        wanted: `--num-gpus`, on all hosts together.
         environ: of this process.
         groups: equal ones into which they are divided.
+        hosts: among which they are divided; by default each has one.
 
     Raises:
         Misuse: the two differ, or there are fewer GPUs, or they cannot be divided.
     """
-    count = _count(wanted, environ)
+    count = _count(wanted, environ, hosts)
     if count % groups:
         least = groups * -(-count // groups)
         raise Misuse(
@@ -60,16 +63,21 @@ def count_processes(wanted: int | None, environ: Mapping[str, str], groups: int 
     return count
 
 
-def _count(wanted: int | None, environ: Mapping[str, str]) -> int:
+def _count(wanted: int | None, environ: Mapping[str, str], hosts: int) -> int:
     started = _launched(environ)
     if started is not None:
         if wanted not in (None, started):
             raise Misuse(f"--num-gpus {wanted}: the launcher started {started} processes; leave --num-gpus out")
         return started
-    count = wanted or 1
-    if torch.cuda.is_available() and count > (there := torch.cuda.device_count()):
+    count = wanted or hosts
+    if count % hosts:
+        least = hosts * -(-count // hosts)
+        raise Misuse(f"--num-gpus {count} is that of all {hosts} hosts (--nnodes), and they share alike; write {least}")
+    if torch.cuda.is_available() and count // hosts > (there := torch.cuda.device_count()):
         gpus = "1 GPU" if there == 1 else f"{there} GPUs"
-        raise Misuse(f"--num-gpus {count}: this machine shows {gpus}; write --num-gpus {there} or leave it out")
+        cure = f"write --num-gpus {there * hosts} or leave it out"
+        each = f", {count // hosts} on each of {hosts} hosts" if hosts > 1 else ""
+        raise Misuse(f"--num-gpus {count}{each}: this machine shows {gpus}; {cure}")
     return count
 
 
@@ -160,6 +168,8 @@ def spread(
     follow: Callable[[Payload, DeviceMesh], None],
     environ: Mapping[str, str],
     patience: float | None = None,
+    hosts: Hosts | None = None,
+    timeout: float | None = None,
 ) -> None:
     """Carry out `payload` in several processes: `lead` as rank 0, `follow` as the others.
 
@@ -171,25 +181,36 @@ def spread(
         follow: likewise.
         environ: of this process.
         patience: seconds that rank 0 has to end when it is interrupted; None: those of `pure.distributed.run`.
+        hosts: that share the processes; None: this one.
+        timeout: seconds that one exchange between processes may take; None: half an hour.
 
     Raises:
+        Misuse: the hosts were not started alike.
+        Failure: a host did not come, or something failed on another one.
         Exception: that of the first process that failed.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if _launched(environ) is None:
+        from pure.distributed.hosts import HostsDiffer, HostsError
         from pure.distributed.launch import run
 
         if device == "cpu":
             _import_parts(found)
         _stop_progress_bars()
-        more: dict[str, Any] = {} if patience is None else {"patience": patience}
-        run(_rank, sizes.total, payload, sizes, lead, follow, device, device=device, **more)
+        limits = {"patience": patience, "timeout": timeout}
+        more: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+        try:
+            run(_rank, sizes.total, payload, sizes, lead, follow, device, device=device, hosts=hosts, **more)
+        except HostsError as error:
+            kind = Misuse if isinstance(error, HostsDiffer) else Failure
+            raise kind(str(error)) from error
         return
     import torch.distributed as dist
 
     if device == "cuda":
         torch.cuda.set_device(int(environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    limit = None if timeout is None else timedelta(seconds=timeout)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=limit)
     _rank(payload, sizes, lead, follow, device)
     # Who leaves early would break what the others still send.
     dist.barrier()

@@ -38,7 +38,7 @@ def test_prompts_that_do_not_fit_together_are_made_alone():
         return group[0].prompt
 
     group: Any = SAMPLES[:3]
-    assert generate._fitting(group, act) == ["prompt 0", "prompt 1", "prompt 2"]
+    assert list(generate._fitting(group, act)) == ["prompt 0", "prompt 1", "prompt 2"]
     assert tried == [group, *((sample,) for sample in group)]
 
 
@@ -47,7 +47,7 @@ def test_a_prompt_that_cannot_be_made_alone_either_is_a_mistake():
         raise ValueError("no such prompt")
 
     with pytest.raises(Misuse, match="no such prompt"):
-        generate._fitting(SAMPLES[:2], act)  # type: ignore[arg-type]
+        list(generate._fitting(SAMPLES[:2], act))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,15 @@ def test_a_prompt_that_cannot_be_made_alone_either_is_a_mistake():
         ({"warmup": 2, "warmup_sizes": ((8, 16), (4, 2))}, [("8 x 16", "prompt 0", 2), ("4 x 2", "prompt 0", 2)]),
     ],
 )
-def test_what_is_warmed_up(monkeypatch, fields, warmed):
+def test_what_is_warmed_up(fields, warmed):
     found = []
-    monkeypatch.setattr(
-        generate, "warm_up", lambda engine, recipe, prompt, count: found.append((recipe.name, prompt, count))
+    hand: Any = SimpleNamespace(warm_up=lambda key, recipe, prompt, count: found.append((recipe.name, prompt, count)))
+    size = SimpleNamespace(height=8, width=16)
+    engine: Any = SimpleNamespace(
+        resized=lambda recipe, height, width: SimpleNamespace(name=f"{height} x {width}", request=size)
     )
-    engine: Any = SimpleNamespace(resized=lambda recipe, height, width: SimpleNamespace(name=f"{height} x {width}"))
-    recipe: Any = SimpleNamespace(name="cached", uncached=SimpleNamespace(name="plain"))
-    generate._warm(command(**fields), engine, recipe)
+    recipe: Any = SimpleNamespace(name="cached", request=size, uncached=SimpleNamespace(name="plain", request=size))
+    generate._warming(command(**fields), engine, recipe)(hand)
     assert found == warmed
 
 
@@ -87,7 +88,7 @@ def performing(monkeypatch):
     def perform(*outcomes, **fields):
         told = []
 
-        def make(*_):
+        def produced(*_):
             for each in outcomes:
                 if isinstance(each, BaseException) and not isinstance(each, NotFiniteError):
                     raise each
@@ -95,8 +96,8 @@ def performing(monkeypatch):
 
         monkeypatch.setattr(generate, "make_screen", lambda quiet: None)
         monkeypatch.setattr(generate, "load", lambda *_: (None, SimpleNamespace(idle=fields.pop("idle", False))))
-        monkeypatch.setattr(generate, "_groups", lambda *_: [SAMPLES])
-        monkeypatch.setattr(generate, "_make", make)
+        monkeypatch.setattr(generate, "make_hands", lambda *_: ())
+        monkeypatch.setattr(generate, "_produced", produced)
         monkeypatch.setattr(generate, "settings", lambda *_: {})
         monkeypatch.setattr(generate, "report", lambda made, *_: len(made))
         monkeypatch.setattr(generate, "write_report", lambda path, content: told.append((path, content)))
@@ -139,12 +140,9 @@ def result(sample: Any, seconds: float) -> Any:
 def test_a_comparison_is_of_the_loops_with_the_cache_second(monkeypatch):
     runs = {"cached": [result(SAMPLES[0], 1.0), result(SAMPLES[1], 1.0)], "plain": [result(SAMPLES[0], 2.0), None]}
     runs["plain"][1] = NotFiniteError({1: "not finite"})
-    monkeypatch.setattr(generate, "_run", lambda c, e, recipe, *_: iter(runs[recipe.name]))
     monkeypatch.setattr(generate, "compare", lambda *arguments: arguments)
-    recipe: Any = SimpleNamespace(name="cached", uncached=SimpleNamespace(name="plain"))
-    engine: Any = None
-    given = command(compare=True, checkpoint=SimpleNamespace(video=False))
-    one, other = generate._make(given, engine, recipe, SAMPLES[:2], engine)  # type: ignore[arg-type]
+    given, screen = command(compare=True, save_frames=False), Mock()
+    one, other = generate._make(given, runs.values(), screen)  # type: ignore[arg-type]
     assert not isinstance(one, NotFiniteError) and one.comparison == (2.0, 1.0, 2.0, 1.0)
     assert isinstance(other, NotFiniteError), "what has nothing to be compared with is no result"
 

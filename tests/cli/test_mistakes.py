@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import pure.cli.generate
+import pure.engine.denoising
 from tests.structure.source import ROOT
 
 FEW = ("--num-inference-steps", "3", "--max-sequence-length", "8")
@@ -56,7 +57,6 @@ def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
     ("words", "reason"),
     [
         (("--cfg-parallel-size", "2"), "cfg_size: 2 needs 2 processes, this run has 1; start with --num-gpus 2"),
-        (("--dp-size", "2"), "one run per device"),
         (("--enable-cfg-parallel",), "cfg_size: 2 needs 2 processes, this run has 1; start with --num-gpus 2"),
         (
             ("--enable-cfg-parallel", "false", "--cfg-parallel-size", "2"),
@@ -86,16 +86,16 @@ def test_what_is_not_there_yet_is_refused_before_loading(puredit, unloaded, word
 
 
 def test_all_that_is_refused_is_told_at_once(puredit, unloaded):
-    code, out, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--lora-path", "x", "--dp-size", "2")
+    code, out, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--lora-path", "x", "--profile")
     assert (code, out) == (2, "")
     told = {line.removeprefix("error: ").split(" is ")[0] for line in err.splitlines()}
-    assert told == {"--dp-size 2", "--vae-tiling", "--lora-path x"}
+    assert told == {"--profile", "--vae-tiling", "--lora-path x"}
 
 
 def test_a_server_is_told_all_at_once_too(puredit, unloaded):
-    code, _, err = puredit("serve", "--num-gpus", "2", "--vae-tiling", "--tp-size", "2")
+    code, _, err = puredit("serve", "--profile", "--vae-tiling", "--lora-path", "x")
     assert code == 2 and len(err.splitlines()) == 3
-    assert all(flag in err for flag in ("--num-gpus 2", "--tp-size 2", "--vae-tiling"))
+    assert all(flag in err for flag in ("--profile", "--lora-path x", "--vae-tiling"))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(puredit, full_disk, tmp_pat
 
 
 def test_an_interruption_keeps_what_is_finished(puredit, monkeypatch, tmp_path):
-    real, calls = pure.cli.generate.denoise, []
+    real, calls = pure.engine.denoising.denoise, []
 
     def denoise(*arguments):
         calls.append(arguments)
@@ -193,7 +193,7 @@ def test_an_interruption_keeps_what_is_finished(puredit, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("pure.cli.generate.denoise", denoise)
+    monkeypatch.setattr("pure.engine.denoising.denoise", denoise)
     code, out, err = puredit("generate", "--prompt", "a", "--seed", "1", "2", "3", "--batch-size", "1", *FEW)
     assert code == 130 and "interrupted after 1 of 3 images" in err
     (file,) = (tmp_path / "outputs").iterdir()

@@ -25,8 +25,8 @@ def _coordinates(sizes):
 
 def test_axes_have_names_and_tp_varies_fastest():
     found = ranks.run(_coordinates, 8, Sizes(ring=2, ulysses=2, tp=2))
-    assert [names for names, _, _ in found] == [("cfg", "ring", "ulysses", "tp")] * 8
-    assert [where for _, where, _ in found] == [(0, r, u, t) for r in (0, 1) for u in (0, 1) for t in (0, 1)]
+    assert [names for names, _, _ in found] == [("dp", "cfg", "ring", "ulysses", "tp")] * 8
+    assert [where for _, where, _ in found] == [(0, 0, r, u, t) for r in (0, 1) for u in (0, 1) for t in (0, 1)]
     assert [total for *_, total in found] == [2.0] * 8
 
 
