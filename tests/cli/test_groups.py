@@ -141,7 +141,11 @@ def test_what_others_finished_is_there_when_the_first_is_stopped():
             if len(self) == 3:
                 done.set()
 
-    dealer = Dealer([first, second], [0, 1, 2, 3], lambda hand: hand is second or taken.wait(10), make)
+    def prepare(hand):
+        """The first hand begins once the second has taken a batch."""
+        assert hand is second or taken.wait(10)
+
+    dealer = Dealer([first, second], [0, 1, 2, 3], prepare, make)
     dealer._made = Marked()
     with pytest.raises(KeyboardInterrupt):
         list(dealer)

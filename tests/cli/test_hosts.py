@@ -23,7 +23,7 @@ LIMIT = 90.0
 
 @pytest.fixture
 def hosts(checkpoint, tmp_path, monkeypatch):
-    """Start a command on two hosts, each in a folder of its own; return how they ended, unless told not to wait."""
+    """Start a command on two hosts, each in a folder of its own; return how they ended, or how to wait for that."""
     _import_what_ranks_need()
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     for name in [name for name in os.environ if name.startswith("SGLANG_")]:
@@ -50,7 +50,7 @@ def hosts(checkpoint, tmp_path, monkeypatch):
             each = [*map(str, common), "--node-rank", str(index), *own[index]]
             started.append(multiprocessing.get_context("fork").Process(target=be, args=(index, each)))
             started[-1].start()
-        return ended() if wait else started
+        return ended() if wait else (started, ended)
 
     def ended():
         for process in started:
@@ -60,7 +60,6 @@ def hosts(checkpoint, tmp_path, monkeypatch):
             for index, process in enumerate(started)
         ]
 
-    call.ended = ended
     yield call
     for process in started:
         process.kill()
@@ -111,7 +110,7 @@ def test_a_killed_process_of_the_second_host_ends_both_commands(hosts, monkeypat
 
 def test_a_server_on_two_hosts(hosts, tmp_path):
     """The first one listens; a request to terminate it ends both orderly."""
-    started = hosts("serve", "--port", "0", "--dp-size", "2", wait=False)
+    started, ended = hosts("serve", "--port", "0", "--dp-size", "2", wait=False)
     until = time.monotonic() + LIMIT
     said = tmp_path / "out0"
     while not (said.exists() and "http://" in said.read_text()) and time.monotonic() < until:
@@ -123,7 +122,7 @@ def test_a_server_on_two_hosts(hosts, tmp_path):
     assert [answer.status_code for answer in answers] == [200, 200]
     assert len(httpx2.get(f"{url}/health").json()["groups"]) == 2
     os.kill(started[0].pid, signal.SIGTERM)
-    first, second = hosts.ended()
+    first, second = ended()
     assert (first[0], second[:2]) == (0, (0, "")), (first, second)
 
 
