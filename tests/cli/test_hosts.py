@@ -4,9 +4,11 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx2
 import numpy as np
@@ -17,6 +19,7 @@ from pure.cli.main import run
 from pure.distributed.launch import _import_what_ranks_need
 from tests.cli.test_parallel import CACHE, FEW, pixels
 from tests.distributed.test_hosts import free_address
+from tests.structure.source import ROOT
 
 LIMIT = 90.0
 
@@ -154,3 +157,18 @@ def test_hosts_under_a_launcher(puredit, unloaded, monkeypatch):
         monkeypatch.setenv(name, value)
     code, _, err = puredit("generate", "--prompt", "a", "--nnodes", "2", "--dist-init-addr", "a:1")
     assert code == 2 and "the launcher says how many hosts there are; leave --nnodes and --node-rank out" in err
+
+
+@pytest.mark.slow
+def test_two_network_namespaces(puredit, checkpoint, tmp_path):
+    """Hosts that share no network but a cable, with two processes each; on one network where that is not permitted."""
+    code, _, err = puredit("generate", *MAKE)
+    assert code == 0, err
+    words = ["generate", "--model-path", str(checkpoint), *MAKE, "--num-gpus", "4", "--tp-size", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = [str(Path(__file__).with_name("two_hosts.sh")), str(tmp_path), sys.executable, *words]
+    subprocess.run(["bash", *script], env=environment, timeout=300, check=True)
+    said = [(tmp_path / host / "said").read_text() for host in "01"]
+    assert [(tmp_path / host / "code").read_text() for host in "01"] == ["0\n"] * 2, said
+    assert "a.png\n" in said[0] and "a.png" not in said[1] and not (tmp_path / "1" / "a.png").exists()
+    assert np.abs(pixels(tmp_path / "a.png") - pixels(tmp_path / "0" / "a.png")).max() <= 1
