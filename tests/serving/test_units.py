@@ -10,8 +10,9 @@ from starlette.requests import Request
 
 from pure.configs.kinds import Whole, Wrong
 from pure.engine.errors import Busy, Misuse
+from pure.serving.http.app import Exchange
 from pure.serving.http.asking import image_form, order_of, seeds
-from pure.serving.http.bodies import Body, Upload, read_body
+from pure.serving.http.bodies import LIMIT, Body, Upload, read_body
 from pure.serving.http.errors import HttpError
 from pure.serving.http.fields import EDIT, IMAGE, VIDEO, read_fields, read_query
 from pure.serving.http.forms import Many, Size, read_value
@@ -163,7 +164,29 @@ def test_parameters_of_an_address_are_there_once():
             query(text)
 
 
+def test_a_mistake_in_the_cache_has_a_code_for_programs():
+    with pytest.raises(Misuse, match="did you mean Fn_compute_blocks") as error:
+        read_fields(Body({"prompt": "a", "cache_dit_params": {"Fn_compute_block": 1}}), IMAGE)
+    assert (error.value.field, error.value.code) == ("cache_dit_params", "invalid_cache_config")
+
+
 # ------------------------------------------------------------------------------ bodies
+
+
+def test_a_request_may_be_as_large_as_the_limit():
+    messages = iter([{"type": "http.request", "body": b"a" * 10}] * 2)
+
+    async def receive() -> Any:
+        return next(messages)
+
+    exchange = Exchange(receive=receive, send=receive)
+    exchange.announced({"headers": [(b"content-length", f"00{LIMIT}".encode())]})
+    exchange.received = LIMIT - 10
+    asyncio.run(exchange.receiving())
+    with pytest.raises(HttpError, match="larger than 50 MiB"):
+        asyncio.run(exchange.receiving())
+    with pytest.raises(HttpError, match="larger than 50 MiB"):
+        exchange.announced({"headers": [(b"content-length", f"{LIMIT + 1}".encode())]})
 
 
 def body(content: bytes, **headers: str) -> Any:

@@ -1,0 +1,251 @@
+"""Parts of the engine without a model: what recipes, reports and processes are made of, each at its borders."""
+
+import errno
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pure
+from pure import Decision, Info
+from pure.configs import Facts, load_text, resolve
+from pure.distributed import Sizes
+from pure.engine import quantizing, ranks, writing
+from pure.engine.caching import Caching, Sources, recipe, threshold_of, transforms_of
+from pure.engine.checkpoint import Checkpoint
+from pure.engine.engine import Engine, Order
+from pure.engine.errors import Misuse, Stopping
+from pure.engine.report import finite
+from pure.engine.saving import encode_image
+from pure.engine.unsupported import Refusal
+from pure.experts import Experts
+from pure.notes import Note
+from pure.statistics import quantiles, tally
+from pure.testing import toys
+from pure.transforms import dbcache
+
+# ------------------------------------------------------------------------------ recipes
+
+
+class Pipeline:
+    """Makes videos of 1, 5, 9, ... frames; takes no pictures."""
+
+    image_count = (0, 1)
+
+    def request(self, prompt: str, negative: str | None, **options: Any) -> Any:
+        if options.get("frames", 1) % 4 != 1:
+            raise ValueError(f"frames={options['frames']} is not possible")
+        return SimpleNamespace(options=options, notes=(Note("of the request"),), negative=negative)
+
+    def guide(self, base: Any, request: Any) -> Any:
+        if request.options.get("width") == 10**9:
+            raise OverflowError("too large")
+        return base, request
+
+    def schedule(self, request: Any) -> Any:
+        return pure.FlowMatchEuler().schedule(4)
+
+
+def engine(**defaults: Any) -> Engine:
+    found: Any = SimpleNamespace(
+        defaults=SimpleNamespace(fps=8, steps=4, **defaults),
+        kind=SimpleNamespace(pipeline="WanPipeline", task="text-to-video"),
+        transformers=("transformer",),
+    )
+    pipeline: Any = Pipeline()
+    return Engine(checkpoint=Checkpoint(path=None, found=found), pipeline=pipeline, base=toys.random_denoiser())
+
+
+def made(order: Order, **settings: Any) -> Any:
+    return engine().recipe(order, Caching.of(resolve(facts=Facts(), **settings)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "frames"), [(1.0, None, 5), (1.0, 9, 9), (0.01, None, 1), (2.0, None, 13), (1.1, 8, 9)]
+)
+def test_seconds_are_the_nearest_number_of_frames_that_is_not_more(seconds, fps, frames):
+    found = made(Order(seconds=seconds, fps=fps))
+    assert found.request.options["frames"] == frames and found.fps == (fps or 8)
+    assert made(Order(seconds=seconds, fps=fps, options={"frames": 17})).request.options["frames"] == 17
+
+
+def test_a_recipe_has_the_notes_of_all_it_is_made_of():
+    file = load_text("cache_config: {Fn_compute_blocks: 1, max_warmup_steps: 9, enable_separate_cfg: true}", "c.yaml")
+    found = made(Order(notes=(Note("of a picture"),)), file=file)
+    texts = [note.text for note in found.notes]
+    assert texts[1:3] == ["of a picture", "of the request"] and "enable_separate_cfg has no effect" in texts[0]
+    assert [note.text for note in found.idle] == texts[3:] and "nothing will be skipped" in texts[3]
+    assert found.plain is found.uncached.denoiser and found.denoiser != found.plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 4}, "frames=4 is not possible"),
+        ({"width": 10**9}, "too large"),
+        ({"images": (1, 2)}, "a WanPipeline reads 0 to 1 input pictures; this request has 2"),
+        ({"guidance_scale_2": 0.0}, "guidance_scale_2 is for the second expert of a model, and this one has one"),
+    ],
+)
+def test_what_cannot_be_made_is_a_mistake_of_the_order(options, message):
+    with pytest.raises(Misuse, match=message):
+        made(Order(options=options))
+
+
+@attrs.frozen
+class Prompts:
+    """The part of a request that a batch changes."""
+
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...] | None
+
+
+@pytest.mark.parametrize(("negative", "several"), [(None, None), (("b",), ("b", "b"))])
+def test_a_batch_has_a_negative_prompt_for_every_prompt(negative, several):
+    found = attrs.evolve(made(Order()), request=Prompts(("",), negative))
+    assert found.of(["x", "y"]) == Prompts(("x", "y"), several)
+
+
+def test_frames_per_second_are_those_that_are_given():
+    checkpoint = engine().checkpoint
+    assert (checkpoint.fps(None), checkpoint.fps(3)) == (8, 3)
+    still: Any = SimpleNamespace(kind=SimpleNamespace(task="text-to-image"), defaults=None)
+    assert attrs.evolve(checkpoint, found=still).fps(3) is None
+
+
+# ------------------------------------------------------------------------------ caches
+
+
+TWO = "cache_config: {Fn_compute_blocks: 2}\nsecondary: {cache_config: {Fn_compute_blocks: 3}}"
+
+
+def test_settings_and_transforms_of_two_experts():
+    caching = Caching.of(resolve(file=load_text(TWO, "c.yaml"), facts=Facts(experts=2)))
+    assert caching.settings["Fn_compute_blocks"] == {"value": 2, "origin": "file c.yaml:1:35"}
+    one, two = caching.transform, caching.secondary
+    assert (one, two) == tuple(dbcache(front=front, threshold=0.08, warmup=8, max_continuous=None) for front in (2, 3))
+    plain = toys.random_denoiser()
+    both = Experts({"high": dbcache(threshold=0.1)(plain), "low": dbcache(threshold=0.2)(plain)})
+    assert transforms_of(caching, both) == {"high": one, "low": two} and transforms_of(caching, plain) == one
+    assert threshold_of(both) == 0.1 and threshold_of(plain) is None
+
+
+def test_a_request_chooses_its_attention_over_a_flag():
+    sources = Sources(flags={"attention_backend": "native", "enabled": True}, spelling={})
+    found = sources.settle({}, Facts(steps=7), None, None, "flex")
+    assert (found.attention_backend, found.enabled, found.facts.steps) == ("flex", True, 7)
+    assert sources.settle({}, Facts()).attention_backend == "native"
+    assert recipe(pure.identity) == "no cache"
+
+
+# ------------------------------------------------------------------------------ processes
+
+
+def test_processes_are_noted_by_their_axes():
+    assert ranks.notes_on(Sizes(), "cpu") == ()
+    (note,) = ranks.notes_on(Sizes(ring=2, tp=3), "cpu")
+    assert (note.text, note.kind) == ("6 processes on the CPU, as there is no GPU: ring 2 x tp 3", "note")
+    assert ranks.notes_on(Sizes(cfg=2), "cuda")[0].text == "2 processes on a GPU each: cfg 2"
+
+
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def test_a_launcher_is_all_of_its_variables():
+    assert ranks.count_processes(None, LAUNCHED) == ranks.count_processes(2, LAUNCHED) == 2
+    assert ranks.count_processes(3, {}) == 3 and ranks.count_processes(None, {}) == 1
+    for name in LAUNCHED:
+        assert ranks.count_processes(None, {k: v for k, v in LAUNCHED.items() if k != name}) == 1
+    for wanted in (1, 3):
+        with pytest.raises(Misuse, match=f"--num-gpus {wanted}: the launcher started 2 processes"):
+            ranks.count_processes(wanted, LAUNCHED)
+    for name in ("RANK", "WORLD_SIZE"):
+        with pytest.raises(Misuse, match=f"environment {name}='a' is no number"):
+            ranks.count_processes(None, {**LAUNCHED, name: "a"})
+    assert not ranks.is_follower({**LAUNCHED, "RANK": "a"}) and not ranks.is_follower({**LAUNCHED, "RANK": "0"})
+
+
+@pytest.mark.parametrize(("rank", "printed"), [(0, "lead mesh\n"), (1, "")])
+def test_the_first_rank_leads_and_the_others_print_nothing(monkeypatch, capsys, rank, printed):
+    monkeypatch.setattr("pure.distributed.mesh.make_mesh", lambda sizes, device: "mesh")
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
+    followed: list[Any] = []
+
+    def follow(payload: Any, mesh: Any) -> None:
+        followed.append((payload, mesh))
+        print("follow")
+
+    def lead(payload: Any, mesh: Any) -> None:
+        print(payload, mesh)
+
+    ranks._rank("lead", Sizes(), lead, follow, "cpu")
+    assert capsys.readouterr().out == printed and followed == [("lead", "mesh")] * rank
+
+
+# ------------------------------------------------------------------------------ what is told
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_became_of_the_weights_is_told(monkeypatch, verbose):
+    one, two = (
+        SimpleNamespace(expert="low", name="q", kind="int8", reason=""),
+        SimpleNamespace(expert="", name="out", kind="", reason="it is outside of the blocks"),
+    )
+    monkeypatch.setattr("pure.transforms.quantize", lambda *_: {"q": torch.ones(250_000, dtype=torch.int8)})
+    monkeypatch.setattr("pure.transforms.survey", lambda *_: (one, two))
+    said: list[Any] = []
+    settings: Any = None
+    quantise = quantizing.Quantizer(
+        denoiser=toys.random_denoiser(), settings=settings, verbose=verbose, say=lambda *each: said.append(each)
+    )
+    assert quantise({"q": torch.ones(250_000)})["q"].dtype == torch.int8
+    whole = "quantised 1 of 2 layers (int8: 1): 1.0 MB of weights are 0.2 MB; 1 stays: it is outside of the blocks"
+    lines = ["low: q: int8", "out: stays (it is outside of the blocks)"] if verbose else []
+    assert said == [(text, "note") for text in (whole, *lines)]
+
+
+def test_a_change_of_nothing_is_a_change():
+    decisions = [Decision(0, True, "first", None, 6), Decision(1, False, "threshold", 0.0, 1)]
+    found = tally([Info((each,)) for each in decisions])[decisions[0].branch]
+    assert (found.changes, found.computed, found.skipped) == ((0.0,), (0,), (1,))
+    assert (found.blocks_run, found.blocks, found.limit) == (7, 12, 12 / 7)
+    assert quantiles([0.0, 1.0]) == (0.0, 0.25, 0.5, 0.75, 1.0) and quantiles([]) is None
+
+
+def test_what_json_cannot_say_is_named():
+    given = {1: [float("nan"), float("-inf"), 0, None, "", False], "path": Path("a")}
+    assert finite(given) == {"1": ["nan", "-inf", 0, None, "", False], "path": "a"}
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOTDIR, "a part of the path is a file; choose another folder"),
+        (errno.ENOSPC, "free some space or choose another folder"),
+        (errno.EROFS, "choose a folder you may write to"),
+    ],
+)
+def test_why_a_file_could_not_be_written(number, cure):
+    found = writing.explain("write", Path("a.png"), OSError(number, "no"))
+    assert (found.message, found.code) == (f"cannot write a.png: no; {cure}", "storage_failed")
+
+
+def test_words_and_codes_of_errors():
+    assert Stopping().code == "shutting_down"
+
+    assert not Refusal("no").refuses(None) and not Refusal("no").refuses(False) and Refusal("no").refuses(0.5)
+
+
+def test_pixels_are_rounded_and_the_quality_holds():
+    shade = np.full((8, 8, 3), 0.999, dtype=np.float32)
+    with Image.open(io.BytesIO(encode_image(shade, "PNG", 3))) as opened:
+        assert opened.getpixel((0, 0)) == (255, 255, 255)
+    noise = np.random.default_rng(0).random((32, 32, 3), dtype=np.float32)
+    sizes = [len(encode_image(noise, "JPEG", quality)) for quality in (5, 50, None, 100)]
+    assert sizes == sorted(set(sizes))
