@@ -53,9 +53,17 @@ for command in COMMANDS:
 def main() -> None:
     """Run the command line and leave with its exit code; a request to terminate is an interruption."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _open_streams()
     quiet_imports()
     keep_memory(os.environ)
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_streams() -> None:
+    """Let what goes to a stream that the shell has closed (`>&-`) go nowhere; Python has None for it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def run(words: Sequence[str]) -> int:

@@ -191,3 +191,14 @@ def test_a_flag_like_no_other_gets_no_guess(capfd):
         "error: there is no flag --nonsense; --help lists the flags",
         "there is no flag --upscaling; --help lists the flags",
     ]
+
+
+def test_a_stream_that_the_shell_has_closed_is_written_to_nothing():
+    code = "import sys; from pure.cli.main import main; sys.argv[1:] = ['generate', '--promt']; main()"
+    for closed, said in ((">&-", True), ("2>&-", False)):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], capture_output=True, text=True
+        )
+        assert done.returncode == 2 and ("did you mean --prompt?" in done.stderr) == said and not done.stdout
+    code = "import sys; from pure.cli.main import _open_streams; _open_streams(); print(sys.stdout.isatty())"
+    assert subprocess.run(["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code]).returncode == 0
