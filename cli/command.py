@@ -16,7 +16,6 @@ import torch
 
 from pure.checks import cut
 from pure.cli.cache_flags import planned, settle
-from pure.cli.made import require_plot_extra, require_video_extra
 from pure.cli.naming import plan, suffix_of
 from pure.cli.options import LARGEST_SIDE
 from pure.cli.prompts import read_prompts
@@ -27,6 +26,7 @@ from pure.engine.caching import Caching, recipe
 from pure.engine.checkpoint import Checkpoint, look, pictures
 from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
+from pure.engine.extras import require
 from pure.engine.hosts import agreeing, hosts_of
 from pure.engine.ranks import check_shares, count_processes, notes_on
 from pure.engine.sample import Sample
@@ -175,7 +175,7 @@ def _check_video(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Refuse flags of videos where the model makes images, and models of videos where ffmpeg is missing."""
     checkpoint.check_expert_scale(values["guidance_scale_2"], "--guidance-scale-2")
     if checkpoint.video:
-        require_video_extra(f"a {checkpoint.name} makes videos")
+        require("video", f"a {checkpoint.name} makes videos, and that")
         return
     for flag, nothing in (("num_frames", 1), ("fps", None), ("save_frames", None)):
         if values[flag] not in (None, False, nothing):
@@ -223,7 +223,7 @@ def _caching(
     if not compare:
         return caching, ()
     flag = "--plot" if values["plot"] else "--compare"
-    require_plot_extra(flag)
+    require("plot", flag)
     if caching.enabled:
         return caching, ()
     if values["enable_cache_dit"] is False:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import socket
@@ -27,6 +26,7 @@ from pure.engine.caching import Caching, Sources
 from pure.engine.checkpoint import Checkpoint
 from pure.engine.engine import Engine, Order, Recipe, open_engine
 from pure.engine.errors import Interrupted, Misuse
+from pure.engine.extras import require
 from pure.engine.hosts import agreeing, hosts_of
 from pure.engine.maker import make_hands, take_orders
 from pure.engine.ranks import check_shares, is_follower, notes_on, spread
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["execute"]
 
-NEEDED = ("fastapi", "uvicorn", "python_multipart")
 GRACE = 15.0  # seconds beyond those of running requests that several processes have to end
 BLANK = 512  # pixels on a side of the picture that warms up models which read one
 
@@ -75,7 +74,7 @@ def execute(values: Mapping[str, Any]) -> None:
         Misuse: a flag or the checkpoint is wrong; found before anything is loaded wherever possible.
         ConfigError: likewise, in the settings of the cache.
     """
-    _require_extra()
+    require("serve", "puredit serve")
     from pure.serving.http.server import bind
 
     refuse_for_server(values)
@@ -173,19 +172,6 @@ def _open(serving: Serving, screen: Screen, mesh: DeviceMesh | None) -> Engine:
     for note in notes_on(shares.sizes, serving.facts.device):
         screen.note(note.text)
     return open_engine(serving.checkpoint, effective, screen.note, screen.waiting, shares, mesh)
-
-
-def _require_extra() -> None:
-    """Check that the libraries of the server are there.
-
-    Raises:
-        Misuse: they are not; the message says how to install them.
-    """
-    try:
-        for name in NEEDED:
-            importlib.import_module(name)
-    except ImportError as error:
-        raise Misuse(f"puredit serve needs FastAPI and uvicorn ({error}); pip install 'puredit[serve]'") from error
 
 
 def _files(values: Mapping[str, Any]) -> Storage:

@@ -10,13 +10,13 @@ from typing import Any
 import rich.status
 
 from pure.cli.command import checkpoint_of, order_of, plot_path
-from pure.cli.made import require_plot_extra, require_video_extra
 from pure.cli.naming import beside
 from pure.cli.plotting import write_curve
 from pure.cli.screen import Screen
 from pure.cli.screen import screen as make_screen
 from pure.cli.tables import print_table
 from pure.engine.errors import Interrupted, Misuse
+from pure.engine.extras import require
 from pure.engine.tuning import TunedPlan, Tuning, tune
 from pure.engine.writing import check_file, check_folder
 from pure.models import CheckpointError
@@ -42,14 +42,14 @@ def execute(values: Mapping[str, Any]) -> None:
     if output.suffix.lower() not in (".yaml", ".yml"):
         raise Misuse(f"--output {output}: a plan is YAML; let the name end in .yaml")
     if plot is not None:
-        require_plot_extra("--plot")
+        require("plot", "--plot")
         check_file(plot, "--plot")
     check_file(output, "--output")
     recording = Path(values["recording"] or output.with_suffix(".recording"))
     check_folder(recording, "--recording")
     checkpoint = checkpoint_of(values)
     if checkpoint.video:
-        require_video_extra(f"a {checkpoint.name} makes videos")
+        require("video", f"a {checkpoint.name} makes videos, and that")
     checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
     order = order_of(values, checkpoint)
     screen = make_screen(values["log_level"] in ("warning", "error"))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pure.engine.comparing import compare, panels
+from pure.engine.extras import require
 from pure.engine.plotting import Heading, Panel, draw, png
 from pure.engine.writing import write_whole
 from pure.html import table
@@ -113,13 +114,7 @@ def plot(
         ValueError: nothing was run, there is no such sample, or the two have other sizes.
         ImportError: matplotlib or scikit-image are not installed; the message says how to install them.
     """
-    try:
-        import matplotlib  # noqa: F401
-        import skimage  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"pure.plot needs matplotlib and scikit-image ({error}); pip install 'puredit[plot]'"
-        ) from error
+    require("plot", "pure.plot", ImportError)
     infos = _of_sample(result, sample)
     if against is None:
         return Plot(draw(infos, threshold, (), Heading(title=title)))
