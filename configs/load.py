@@ -12,7 +12,7 @@ import yaml
 from pure.checks import check_argument, cut, shown
 from pure.configs.consistency import contradictions
 from pure.configs.layer import Layer, Setting, Source, unknown
-from pure.configs.positions import Leaf, MapNode, Node, Pair, parse_json, parse_yaml, plain
+from pure.configs.positions import Leaf, MapNode, Node, Pair, again, parse_json, parse_yaml, plain
 from pure.configs.reading import read_text
 from pure.configs.report import ConfigError, Problem, did_you_mean
 from pure.configs.schema import SECTIONS, key_of
@@ -163,7 +163,7 @@ class _Document(Source):
             if key is None:
                 self._unknown(entry, name, known, _elsewhere(entry.key, name))
             elif key in given:
-                self.problems.append(_alias(entry, name, key, given[key]))
+                self.problems.append(again(entry.place, f"{name}.{entry.key}", f"another name of {key}", given[key]))
             else:
                 given[key] = entry.node.place
                 if (value := plain(entry.node)) is not None:  # a null is unset
@@ -182,16 +182,6 @@ class _Document(Source):
             )
         else:
             self.problems.append(problem)
-
-
-def _alias(entry: Pair, section: str, key: str, place: str) -> Problem:
-    return Problem(
-        place=entry.place,
-        path=f"{section}.{entry.key}",
-        found=f"another name of {key}",
-        allowed="every key once",
-        hint=f"its value is at {place} already; remove one of the two",
-    )
 
 
 def _known(name: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pure.configs.report import ConfigError, Problem
 
 __all__ = ["Leaf", "ListNode", "MapNode", "Node", "Pair", "parse_json", "parse_yaml", "plain"]
 
+TWICE = "the key for the second time"
 LARGEST = 20_000  # nodes; a configuration has dozens, an alias bomb millions
 
 
@@ -158,7 +159,7 @@ class _Yaml:
             first = entries.get((type(key).__name__, str(key)))
             inner = f"{path}.{entry.key}" if path else str(entry.key)
             if first is not None:
-                self.problems.append(_twice(first, place, inner))
+                self.problems.append(again(place, inner, TWICE, _line(first)))
                 continue
             entry = attrs.evolve(entry, node=self.convert(value_node, above, inner))
             entries[type(key).__name__, str(key)] = entry
@@ -177,15 +178,14 @@ class _Yaml:
             return None
 
 
-def _twice(first: Pair, place: str, path: str) -> Problem:
-    line = ":".join(first.place.rsplit(":", 2)[1:])
-    return Problem(
-        place=place,
-        path=path,
-        found="the key for the second time",
-        allowed="every key once",
-        hint=f"it is at {line} already; remove one of the two",
-    )
+def again(place: str, path: str, found: str, first: str) -> Problem:
+    """Return the problem of a key that is there already, at `first`."""
+    hint = f"it is at {first} already; remove one of the two"
+    return Problem(place=place, path=path, found=found, allowed="every key once", hint=hint)
+
+
+def _line(first: Pair) -> str:
+    return ":".join(first.place.rsplit(":", 2)[1:])
 
 
 # ------------------------------------------------------------------------------ JSON
@@ -258,7 +258,7 @@ class _Json:
             inner = f"{path}.{key}" if path else key
             node, at = self.convert(self.skip(self.skip(at) + 1), inner)
             if key in entries:
-                self.problems.append(_twice(entries[key], place, inner))
+                self.problems.append(again(place, inner, TWICE, _line(entries[key])))
             else:
                 entries[key] = Pair(key, place, node)
             at = self.skip(at)
