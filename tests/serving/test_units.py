@@ -88,7 +88,7 @@ def test_an_order_has_all_that_its_fields_say():
     fields = {"size": (64, 32), "height": 48, "seconds": 2.0, "fps": 8, "negative_prompt": "b", "num_frames": 5}
     order = order_of(fields, [picture])
     assert order.options == {"width": 64, "height": 48, "frames": 5, "images": ("pixels",)}
-    assert (order.seconds, order.fps, order.negative_prompt, order.notes) == (2.0, 8, "b", ("turned",))
+    assert (order.seconds, order.fps, order.negative_prompt, order.notes[0]) == (2.0, 8, "b", "turned")
 
 
 def test_formats_of_images():
