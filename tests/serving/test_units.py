@@ -3,6 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_a_request_may_be_as_large_as_the_limit():
     async def receive() -> Any:
         return next(messages)
 
-    exchange = Exchange(receive=receive, send=receive)
+    exchange = Exchange(receive=receive, send=AsyncMock())
     exchange.announced({"headers": [(b"content-length", f"00{LIMIT}".encode())]})
     exchange.received = LIMIT - 10
     asyncio.run(exchange.receiving())
