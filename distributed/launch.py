@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -30,6 +30,7 @@ from pure.distributed.rank import SIGNALS, RankResult, RankSetup, be_rank
 __all__ = ["run"]
 
 MOST = 256  # processes on one machine: a slip of a digit would take all its memory
+R = TypeVar("R")
 LOADING = 1800.0  # seconds that ranks may be apart: one may load a checkpoint for long
 AGREE = 1.0  # seconds after a first error in which the death that caused it may be noticed
 STOP = 15.0  # seconds that rank 0 has when interrupted, by default
@@ -91,7 +92,7 @@ Worker = Rank | Other
 
 
 def run(
-    function: Callable[..., Any],
+    function: Callable[..., R],
     count: int,
     *args: Any,
     device: str = "cpu",
@@ -99,7 +100,7 @@ def run(
     start: str | None = None,
     patience: float = STOP,
     hosts: Hosts | None = None,
-) -> Any:
+) -> R:
     """Call `function(*args)` in `count` new processes and return what rank 0 returns.
 
     Args:

@@ -33,7 +33,9 @@ OWN = (Kind.COLUMN, Kind.LOOKUP)
 Local = Callable[[Any], Any]
 
 
-def tensor_parallel(params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Local | None = None) -> Any:
+def tensor_parallel(
+    params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Local | None = None
+) -> dict[str, Any]:
     """Return this rank's part of the parameters, which the same denoiser takes.
 
     Args:
@@ -60,7 +62,9 @@ def tensor_parallel(params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh,
     return place_parts(parts, denoiser, mesh, local=local)
 
 
-def place_parts(parts: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Local | None = None) -> Any:
+def place_parts(
+    parts: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Local | None = None
+) -> dict[str, Any]:
     """Return this rank's part of the parameters as the denoiser takes it, where only the part was read.
 
         mesh = make_mesh(Sizes(tp=2), device="cuda")

@@ -64,7 +64,7 @@ class Batch(Generic[K]):
 
     denoiser: Denoiser | Experts
     bound: Weights
-    solver: Solver
+    solver: Solver[Any]
     steps: tuple[Step, ...]
     members: tuple[Member[K], ...]
     state: States
@@ -80,7 +80,7 @@ class Batch(Generic[K]):
 def begin(
     denoiser: Denoiser | Experts,
     params: Weights,
-    solver: Solver,
+    solver: Solver[Any],
     conditioning: object,
     noise: torch.Tensor,
     steps: tuple[Step, ...],

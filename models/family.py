@@ -72,7 +72,7 @@ class PipelineKind:
     guidance: tuple[str, ...]
     components: Mapping[str, tuple[str, ...]]
     transformers: tuple[str, ...] = ("transformer",)
-    solver: Callable[["Description"], Solver]
+    solver: Callable[["Description"], Solver[Any]]
     defaults: Defaults | Callable[["Description"], Defaults]
     sizes: Callable[["Description"], Sizes]
     build: Callable[["Parts"], "Pipeline"]
@@ -118,7 +118,7 @@ class Description:
         return {name: self.family.denoiser(config, **options) for name, config in self.transformers.items()}
 
     @property
-    def solver(self) -> Solver:
+    def solver(self) -> Solver[Any]:
         """The solver that the scheduler's config describes."""
         return self.kind.solver(self)
 

@@ -52,7 +52,7 @@ class Pipeline(abc.ABC):
 
     denoiser: Model
     params: Mapping[str, Any] = attrs.field(repr=False)
-    solver: Solver
+    solver: Solver[Any]
     defaults: Defaults
     reader: Reader = attrs.field(repr=False)
     codec: Any = attrs.field(repr=False)

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import attrs
 from PIL import Image
@@ -13,6 +13,7 @@ from pure.guidance import LARGEST_SCALE
 from pure.notes import Note
 from pure.step import MOST_STEPS, Step
 
+M = TypeVar("M")
 MOST_SAMPLES = 1024  # of one prompt
 LARGEST = 2**24
 """Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
@@ -99,7 +100,7 @@ class Request:
     notes: tuple[Note, ...] = attrs.field(default=(), eq=False, repr=False)
     memo: dict[Any, Any] = attrs.field(factory=dict, eq=False, repr=False)
 
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, make: Callable[[], M]) -> M:
         """Return what `make` returns, computed once for this key and these pictures.
 
         Encoding a picture is slow, and conditioning, noise and decoding may all need it.

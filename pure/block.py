@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -13,6 +13,7 @@ from pure.checks import check_argument, function, kind, optional, whole
 Params = Mapping[str, torch.Tensor]
 """Parameters of a denoiser, under the names of its checkpoint."""
 Tree = Any
+T = TypeVar("T")
 RUN = function("a block runs a function (params, hidden, context, attend) -> hidden")
 
 
@@ -47,11 +48,11 @@ class Ending:
 
     run: Callable[[Params, Tree, Tree, Callable, bool], Tree] = attrs.field(validator=RUN)
 
-    def __call__(self, params: Params, hidden: Tree, context: Tree, attend: Callable) -> Tree:
+    def __call__(self, params: Params, hidden: T, context: Tree, attend: Callable) -> T:
         """Run the whole block."""
         return self.run(params, hidden, context, attend, False)
 
-    def last(self, params: Params, hidden: Tree, context: Tree, attend: Callable) -> Tree:
+    def last(self, params: Params, hidden: T, context: Tree, attend: Callable) -> T:
         """Run as much of the block as the head needs."""
         return self.run(params, hidden, context, attend, True)
 

@@ -70,7 +70,7 @@ def place(times: Sequence[Any], count: int) -> Any:
 Shares = tuple[float, ...]
 
 
-def coefficients(solver: Solver, steps: Sequence[Step]) -> tuple[list[torch.Tensor], Shares, Shares]:
+def coefficients(solver: Solver[Any], steps: Sequence[Step]) -> tuple[list[torch.Tensor], Shares, Shares]:
     """Return what a solver does as numbers: of every step (R, R + 1), of the start R, of reading the latents R.
 
     A solver adds up latents and predictions with weights that depend on the schedule only; what they are is

@@ -63,7 +63,7 @@ def unroll(
     state: States,
     carry: Any,
     steps: Iterable[Step],
-    solver: Solver,
+    solver: Solver[Any],
     checkpoint: bool = False,
 ) -> Generator[Frame, None, None]:
     """Yield a `Frame` after every step; stop at any of them and go on from its state and carry.
@@ -111,7 +111,7 @@ def sample(
     conditioning: Any,
     latents: torch.Tensor,
     steps: Iterable[Step],
-    solver: Solver,
+    solver: Solver[Any],
     observe: Observer | None = None,
     checkpoint: bool = False,
 ) -> Run:

@@ -141,7 +141,7 @@ class Program:
         return _latents(self, state.carry)
 
 
-def program(denoiser: Denoiser, steps: Sequence[Step], solver: Solver) -> Program:
+def program(denoiser: Denoiser, steps: Sequence[Step], solver: Solver[Any]) -> Program:
     """Return a run as a program of tensors.
 
     Args:

@@ -8,31 +8,33 @@ the latents.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
 from pure.checks import function, shown
 from pure.step import Step, check_latents
 
+C = TypeVar("C")
 
-class Solver(Protocol):
-    """The protocol of solvers: frozen records."""
+
+class Solver(Protocol[C]):
+    """The protocol of solvers: frozen records, whose carry is a `C`."""
 
     @property
     def schedule(self) -> Callable[..., tuple[Step, ...]]:
         """`(count, tokens, dtype) -> steps`, such as a `Schedule`; `dtype` may be left out."""
         ...
 
-    def init(self, latents: torch.Tensor) -> Any:
+    def init(self, latents: torch.Tensor) -> C:
         """Return the carry before the first step."""
         ...
 
-    def step(self, carry: Any, prediction: torch.Tensor, step: Step) -> Any:
+    def step(self, carry: C, prediction: torch.Tensor, step: Step) -> C:
         """Return the carry after a step."""
         ...
 
-    def latents(self, carry: Any) -> torch.Tensor:
+    def latents(self, carry: C) -> torch.Tensor:
         """Return the latents (B, ...) of a carry."""
         ...
 

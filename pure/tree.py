@@ -26,7 +26,7 @@ Tree = Any
 _Factory: Any = attrs.Factory  # a class, which attrs' stubs declare as a function
 
 
-def static(**options: Any) -> Any:
+def static(**options: Any) -> T:  # pyright: ignore[reportInvalidTypeVarUse]  # of the field it is assigned to
     """Declare a field of a `@state` record that belongs to the tree structure.
 
     A static field takes part in equality of structures and must be hashable; a
@@ -168,7 +168,7 @@ def numbers(tensor: torch.Tensor) -> list | None:
         return None
 
 
-def take(tree: Tree, index: torch.Tensor) -> Tree:
+def take(tree: T, index: torch.Tensor) -> T:
     """Select samples `index` (I, int64, on the CPU) of every tensor of a tree, as new tensors.
 
     Raises:
@@ -185,7 +185,7 @@ def take(tree: Tree, index: torch.Tensor) -> Tree:
     return map_samples(select, tree)
 
 
-def put(tree: Tree, index: torch.Tensor, part: Tree) -> Tree:
+def put(tree: T, index: torch.Tensor, part: T) -> T:
     """Replace samples `index` (I, int64, on the CPU) of a tree by those of `part`, out of place.
 
     Raises:
@@ -228,7 +228,7 @@ def _no_sample(name: str, most: int, leaf: torch.Tensor) -> str:
     return f"{name} was given sample {most} of a batch of {leaf.shape[0]}; samples are counted from 0"
 
 
-def join(*trees: Tree) -> Tree:
+def join(*trees: T) -> T:
     """Concatenate the samples of equally built trees.
 
     Raises:

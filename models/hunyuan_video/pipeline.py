@@ -132,7 +132,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
         return video[:, self.codec.period :] if self.kind == CONCAT else video
 
 
-def _solver(found: Description) -> Solver:
+def _solver(found: Description) -> Solver[Any]:
     solver = flow_match(found, spacing="open", unit=1)
     if solver.schedule.dynamic:
         raise CheckpointError(

@@ -137,7 +137,7 @@ class WanFirstFramePipeline(WanImageToVideoPipeline):
 # ---------------------------------------------------------------------- from a description to a pipeline
 
 
-def _solver(found: Description) -> Solver:
+def _solver(found: Description) -> Solver[Any]:
     _, config = scheduler(found, (UNIPC, FLOW_MATCH))
     if config["_class_name"] == UNIPC:
         return unipc(found)

@@ -1,5 +1,7 @@
 """Laws 6, 7, 10 and 11: what a skipped step returns, when a step may be skipped, and what is reported."""
 
+from typing import Any
+
 import attrs
 import torch
 
@@ -29,7 +31,7 @@ def repetition_costs_nothing(situation: Situation) -> None:
 
 def closed_form_holds(situation: Situation) -> None:
     """Law 7: decisions and predictions of the closed-form denoiser are those of arithmetic on numbers."""
-    texts = situation.conditioning()
+    texts: Any = situation.conditioning()
     branches = [texts] if situation.guidance is None else [texts.conditional, texts.unconditional]
     means = torch.stack([branch["text"].mean((1, 2)) for branch in branches], dim=1).flatten().tolist()
     rows = [Row(situation, mean) for mean in means]

@@ -4,7 +4,7 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -27,6 +27,8 @@ from pure.transforms import (
 from pure.tree import leaves_with_paths
 
 SOLVER = pure.FlowMatchEuler()
+P = TypeVar("P")
+Stepped = tuple[torch.Tensor, pure.States, pure.Info]
 # Transformers compute a part of every step in fp32, so that numbers of size 1 are uncertain by 1e-7 and slopes over
 # 2e-5 by 5e-3.
 MIXED = (2e-5, 3e-2)
@@ -54,7 +56,7 @@ class Model:
     params: Mapping[str, Any]
     conditioning: Callable[[tuple[int, ...]], Any]
     latents: Callable[[tuple[int, ...]], torch.Tensor]
-    solver: pure.Solver = SOLVER
+    solver: pure.Solver[Any] = SOLVER
     rounding: float = 0.0
     differences: tuple[float, float] | None = MIXED
 
@@ -139,7 +141,7 @@ class Situation:
         """The single transforms of the recipe."""
         return self.transform.transforms if isinstance(self.transform, Composed) else (self.transform,)
 
-    def part(self, kind: type) -> Any:
+    def part(self, kind: type[P]) -> P | None:
         """The transform of one kind, or None."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
 
@@ -197,7 +199,7 @@ class Situation:
         return each_denoiser(self.denoiser, lambda one: attrs.evolve(one, plan=pure.Plan()))
 
     @property
-    def solver(self) -> pure.Solver:
+    def solver(self) -> pure.Solver[Any]:
         """The model's solver."""
         return self.model.solver
 
@@ -218,7 +220,7 @@ class Situation:
         """Return the starting noise (B, ...), of one row for each seed."""
         return self.model.latents(self.seeds if seeds is None else seeds)
 
-    def conditioning(self, seeds: tuple[int, ...] | None = None) -> Any:
+    def conditioning(self, seeds: tuple[int, ...] | None = None) -> object:
         """Return the conditioning of the samples, of both branches under guidance."""
         seeds = self.seeds if seeds is None else seeds
         positive = self.model.conditioning(seeds)
@@ -240,13 +242,13 @@ class Situation:
             for index, step in enumerate(steps[end - size : end])
         )
 
-    def start(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None) -> Any:
+    def start(self, denoiser: Any = None, seeds: tuple[int, ...] | None = None) -> pure.States:
         """Return the state before the first step."""
         denoiser = self.denoiser if denoiser is None else denoiser
         steps = self.schedule() if isinstance(denoiser, Experts) else self.count
         return denoiser.init(self.model.params, self.conditioning(seeds), self.latents(seeds), steps)
 
-    def apply(self, state: Any, latents: torch.Tensor, step: pure.Step, denoiser: Any = None) -> Any:
+    def apply(self, state: Any, latents: torch.Tensor, step: pure.Step, denoiser: Any = None) -> Stepped:
         """Take one step."""
         denoiser = self.denoiser if denoiser is None else denoiser
         return denoiser.apply(self.model.params, state, Inputs(latents, step))
@@ -261,7 +263,7 @@ class Situation:
             state, carry = new, self.solver.step(carry, prediction, step)
         return entries
 
-    def carry(self, seeds: tuple[int, ...] | None = None) -> Any:
+    def carry(self, seeds: tuple[int, ...] | None = None) -> object:
         """Return what the solver begins with."""
         return self.solver.init(self.latents(seeds))
 

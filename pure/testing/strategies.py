@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 
 import pure
-from pure import Plan, State, Step, Transform
+from pure import Plan, States, Step, Transform
 from pure.testing.recipes import RECIPES, Recipe
 from pure.testing.situation import Model, Situation, first_of, transformed
 from pure.testing.toys import CLOSED, experts_model, random_model, streams_model
@@ -109,10 +109,10 @@ def situations(
     return counts.flatmap(of) if model.experts == 1 else counts.map(lambda n: n + -n % model.experts).flatmap(of)
 
 
-def states(situation: Situation) -> st.SearchStrategy[State | dict[str, State]]:
+def states(situation: Situation) -> st.SearchStrategy[States]:
     """States that a run of a situation goes through, from `init` to after its last step."""
 
-    def of(stop: int) -> State | dict[str, State]:
+    def of(stop: int) -> States:
         if stop == 0:
             return situation.start()
         return situation.trace(steps=situation.schedule()[:stop])[-1].after

@@ -37,7 +37,7 @@ def case(transform: pure.Transform) -> Situation:
     return Situation(model=RANDOM, transform=transform, seeds=(1, 2), count=6)
 
 
-def run(given: Situation, latents: torch.Tensor, conditioning: torch.Tensor, checkpoint: bool = False) -> torch.Tensor:
+def run(given: Situation, latents: torch.Tensor, conditioning: object, checkpoint: bool = False) -> torch.Tensor:
     return pure.sample(
         given.denoiser, RANDOM.params, conditioning, latents, given.schedule(), SOLVER, checkpoint=checkpoint
     ).latents
@@ -46,7 +46,7 @@ def run(given: Situation, latents: torch.Tensor, conditioning: torch.Tensor, che
 def test_weights_of_a_predictor_have_a_gradient() -> None:
     table = torch.tensor([[1.5, -0.5]] * 6, dtype=torch.float64).requires_grad_()
     given = case(MASK)
-    latents, conditioning = given.latents().double(), given.conditioning().double()
+    latents, conditioning = given.latents().double(), RANDOM.conditioning(given.seeds).double()
     params = {name: leaf.double() for name, leaf in RANDOM.params.items()}
 
     def loss(table: torch.Tensor) -> torch.Tensor:

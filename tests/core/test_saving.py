@@ -12,7 +12,7 @@ from pure.testing.toys import RANDOM
 from pure.transforms import dbcache, taylorseer
 
 
-def state(*transforms: pure.Transform, samples: int = 2) -> pure.State:
+def state(*transforms: pure.Transform, samples: int = 2) -> pure.States:
     recipe = pure.compose(dbcache(front=1, threshold=0.5), *transforms)
     return Situation(model=RANDOM, transform=recipe, seeds=tuple(range(samples)), count=8).start()
 

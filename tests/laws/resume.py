@@ -18,7 +18,7 @@ RUN = Situation(model=FLUX_DEV, transform=RECIPE, seeds=(1, 2), count=8)
 STOP = 5
 
 
-def rest(state: pure.State, latents: torch.Tensor) -> dict:
+def rest(state: pure.States, latents: torch.Tensor) -> dict:
     """Run the remaining steps; return what is compared."""
     frames = list(RUN.unroll(state, latents, RUN.schedule()[STOP:]))
     assert all(isinstance(frame.info, pure.Info) for frame in frames)

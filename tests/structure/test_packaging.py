@@ -1,12 +1,14 @@
 """What is installed is what is here: requirements, pins, wheel and source distribution."""
 
 import email
+import importlib
 import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -18,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from pure.links import REPOSITORY
 from tests.structure.source import NOT_SOURCE, ROOT, modules, package_files, python_files
+from tests.structure.test_types import PACKAGES
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -154,3 +157,48 @@ def test_wheel_works_away_from_the_checkout(built, tmp_path):
     command = (sys.executable, "-W", "error", "-P", "-c", code)
     output = run(*command, folder=tmp_path, PYTHONPATH=str(tmp_path / "installed"))
     assert Path(output.splitlines()[-1]).is_relative_to(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> Path:
+    """The Python of an environment with the wheel, and everything else from this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", "--without-pip", folder, folder=folder)
+    libraries = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(libraries)
+    (libraries / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin" / "python"
+
+
+def readme_loop() -> str:
+    """The loop of the README."""
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_readme_passes_strict_type_checks_against_the_installed_wheel(installed, tmp_path):
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    (tmp_path / "loop.py").write_text(readme_loop())
+    (tmp_path / "wrong.py").write_text(readme_loop().replace("seed=42", "seed='42'").replace("(latents)", "(steps)"))
+    pyright = (sys.executable, "-m", "pyright", "--pythonpath", installed)
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", installed)
+    for command in (pyright, mypy):
+        run(*command, "loop.py", folder=tmp_path, PYTHONPATH="")
+        with pytest.raises(AssertionError, match=r'(?s)wrong\.py.*"str".*"tuple\[Step, \.\.\.\]"'):
+            run(*command, "wrong.py", folder=tmp_path, PYTHONPATH="")
+
+
+@pytest.mark.slow
+def test_lazy_names_have_types_in_the_installed_wheel(installed, tmp_path):
+    """Imported when they are first read, or not: a type checker sees what they are."""
+    names = [f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__]
+    lines = [*(f"import {package}" for package in PACKAGES), *(f"reveal_type({name})" for name in names)]
+    (tmp_path / "names.py").write_text("\n".join(lines))
+    told = run(sys.executable, "-m", "pyright", "--pythonpath", installed, "names.py", folder=tmp_path, PYTHONPATH="")
+    types = dict(re.findall(r'Type of "([\w.]+)" is "(.*)"', told))
+    assert types.keys() == set(names)
+    assert not {name: kind for name, kind in types.items() if kind in ("Unknown", "Any", "object", "Module")}
