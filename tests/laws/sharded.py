@@ -46,6 +46,7 @@ def run_alike(situation: Situation, layouts: tuple[Sizes, ...], first: float, la
 WAYS: dict[str, Way] = {
     "ring 3, ulysses 2": Way(sizes=Sizes(ring=3, ulysses=2)),
     "ring 2, ulysses 3": Way(sizes=Sizes(ring=2, ulysses=3)),
+    "groups of ulysses": Way(sizes=Sizes(dp=2, ulysses=2)),  # both groups are given the same samples
     "allgather": Way(sizes=Sizes(ring=4), options={"rotate": "allgather"}),
     "allgather and ulysses": Way(sizes=Sizes(ring=2, ulysses=2), options={"rotate": "allgather"}),
     "ring without fp32": Way(sizes=Sizes(ring=4), options={"fp32": False}),
