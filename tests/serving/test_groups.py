@@ -19,6 +19,7 @@ from pure.engine.engine import Engine
 from pure.engine.errors import Busy, Failure
 from pure.engine.maker import Hand, Maker, make_hands, take_orders
 from pure.engine.ranks import share
+from pure.engine.weights import share_modules
 from pure.serving.http.app import make_app
 from pure.serving.http.server import Server
 from pure.serving.storage import Storage
@@ -123,10 +124,10 @@ def test_a_group_that_is_lost_stops_the_server(groups):
 
 
 def _served(engine, found, sizes):
-    """Serve jobs from groups of ranks; rank 0 returns the pictures, and how many samples each group made."""
-    mesh = make_mesh(sizes)
-    pipeline = share(engine.pipeline, Parallel(sizes=sizes), mesh)
-    engine = attrs.evolve(engine, pipeline=pipeline, base=pipeline.denoiser)
+    """Serve jobs from groups of ranks, which share all modules; rank 0 returns pictures, and what each group made."""
+    mesh, extra = make_mesh(sizes), ("text_encoder", "vae")
+    pipeline = share_modules(share(engine.pipeline, Parallel(sizes=sizes), mesh), extra, mesh, lambda text, kind: None)
+    engine = attrs.evolve(engine, pipeline=pipeline, base=pipeline.denoiser, together=True)
     if mesh.get_rank():
         take_orders(engine, mesh)
         return None
