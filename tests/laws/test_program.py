@@ -229,8 +229,10 @@ def test_a_solver_of_your_own_is_a_matrix_too() -> None:
 
 
 def test_what_is_zero_and_stays_zero_has_not_changed() -> None:
-    still = attrs.evolve(RANDOM, params={name: 0 * tensor for name, tensor in RANDOM.params.items()})
-    given = case(still, THRESHOLD)
+    first, *others = RANDOM.first.blocks
+    still = pure.Block(lambda params, hidden, context, attend: hidden, first.prefix)
+    denoiser = attrs.evolve(RANDOM.first, blocks=(still, *others))
+    given = case(attrs.evolve(RANDOM, denoiser=denoiser), THRESHOLD)
     made = program(given)
     _, computed = made.run(*started(given, made))
     assert computed.tolist() == decisions(eager(given)) and not computed.all()

@@ -116,6 +116,10 @@ def test_a_clock_without_an_index_begins_a_step_where_a_branch_comes_again():
         moment = clock.moment(object(), torch.tensor([time, time]))
         found.append(clock.index(moment, only, certain=False))
     assert found == [0, 1, 2, 3, 4]
+    clock, other, found = Clock(), branch(tensors(1)), []
+    for each in (only, other, only, other, only):
+        found.append(clock.index(clock.moment(object(), torch.tensor(9.0)), each, certain=False))
+    assert found == [0, 0, 1, 1, 2], "the other branch belongs to the step that the first began"
 
 
 def test_a_context_inside_another_gives_it_back():

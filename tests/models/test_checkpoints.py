@@ -335,6 +335,13 @@ def test_the_recommended_conversion_works(tmp_path, sharded, parts):
     assert_same(load_pipeline(folder), made)
 
 
+def test_tied_weights_are_written_twice(tmp_path):
+    tied = torch.arange(6.0).view(2, 3)
+    torch.save({"wte.weight": tied, "head.weight": tied, "turned": tied.T}, tmp_path / "pytorch_model.bin")
+    found = load_file(convert_pickles(tmp_path)[0])
+    assert torch.equal(found["wte.weight"], tied) and torch.equal(found["turned"], tied.T)
+
+
 def test_the_recommended_command_runs_in_a_shell(folder):
     to_pickles(folder, ("vae",))
     with pytest.raises(CheckpointError) as refused:

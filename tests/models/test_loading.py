@@ -86,6 +86,27 @@ def test_stored_types_are_kept(tmp_path):
     assert pipeline.generate("a", steps=1, max_sequence_length=8).pixels.isfinite().all()
 
 
+def test_a_component_of_two_types_is_of_that_of_most_tensors_and_nothing_is_widened(tmp_path):
+    made = tiny.pipeline()
+    made.text_encoder.to(torch.bfloat16)
+    made.save_pretrained(tmp_path)
+    file = tmp_path / "text_encoder" / "model.safetensors"
+    stored = load_file(file)
+    first = min(stored)
+    save_file({**stored, first: stored[first].float()}, file, metadata={"format": "pt"})
+    pipeline: Any = load_pipeline(tmp_path, dtype=None)
+    assert pipeline.reader.text_encoder.dtype == torch.bfloat16
+    found = survey(tmp_path / "text_encoder")
+    for dtype, kept in ((None, torch.bfloat16), (torch.float16, torch.float32)):
+        assert read_weights(found, dtype=dtype, keep_fp32=("mlp",))[next(n for n in found if "mlp" in n)].dtype == kept
+
+
+def test_loading_leaves_the_random_state_as_it_was(original):
+    state = torch.get_rng_state()
+    load_pipeline(original)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_solver_is_that_of_the_checkpoint(original):
     solver = load_pipeline(original).solver
     assert isinstance(solver, FlowMatchEuler)

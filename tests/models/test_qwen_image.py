@@ -50,6 +50,15 @@ def test_predictions_are_equal_bit_for_bit(batch, pictures, zero_cond_t, text):
     assert torch.equal(ours(model, call)[0], reference(model, call))
 
 
+def test_a_time_is_rounded_to_the_type_of_the_latents():
+    model: Any = support.transformer()
+    call = support.call(model.to(torch.bfloat16), 2)
+    wide = {**call, "timestep": torch.tensor([0.6667, 0.3333])}
+    rounded = {**call, "timestep": wide["timestep"].bfloat16()}
+    assert torch.equal(ours(model, wide)[0], ours(model, rounded)[0])
+    assert torch.equal(ours(model, wide)[0], reference(model, wide))
+
+
 @pytest.mark.parametrize("lengths", [(7,), (3,), (7, 4), (5, 5), (2, 7, 1)])
 @pytest.mark.parametrize("zero_cond_t", [False, True])
 def test_prompts_of_different_lengths_are_equal_bit_for_bit(lengths, zero_cond_t):
