@@ -231,7 +231,7 @@ class Pipeline(abc.ABC):
         def branch(texts: Sequence[str], negative: bool) -> object:
             sizes = request.height, request.width, request.frames, request.max_sequence_length
             asked = request.guidance_scale, request.negative_prompts is None
-            key = ("rows", tuple(texts), negative, sizes, asked)
+            key = ("rows", self.reader, self.dtype, self.device, tuple(texts), negative, sizes, asked)
             rows = request.once(key, lambda: self.condition(request, texts, negative))
             many = request.images_per_prompt
             return rows if many == 1 else map_samples(lambda leaf: leaf.repeat_interleave(many, dim=0), rows)

@@ -4,6 +4,7 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 
 import pure
 from pure.models import load_pipeline
@@ -114,3 +115,11 @@ def test_prompts_are_embedded_anew_for_another_scale(tmp_path):
     one = pipeline.request("a dog", guidance_scale=2.0, max_sequence_length=8)
     scales = [pipeline.encode(attrs.evolve(one, guidance_scale=scale)).guidance.tolist() for scale in (2.0, 5.0, 0.0)]
     assert scales == [[2.0], [5.0], [0.0]]
+
+
+def test_what_one_pipeline_has_read_of_a_request_is_not_anothers(tmp_path):
+    tiny.pipeline().save_pretrained(tmp_path)
+    wide: Any = load_pipeline(tmp_path)
+    half: Any = load_pipeline(tmp_path, dtype=torch.bfloat16)
+    request = wide.request("a dog", max_sequence_length=8)
+    assert [each.encode(request).text.dtype for each in (wide, half, wide)] == [wide.dtype, half.dtype, wide.dtype]
