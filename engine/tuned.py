@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import weakref
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-import torch
 
 from pure.configs.tuned import TunedFor
 from pure.models.guidance import guidance_of
 from pure.notes import Note
+from pure.origin import fingerprint as of_params
 
 if TYPE_CHECKING:
     from pure.models import Pipeline, Request
@@ -20,35 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["differences", "fingerprint", "made_for", "misfits"]
 
 
-SOME = 8
-"""Numbers of every tensor that are read."""
-
 _KNOWN: weakref.WeakKeyDictionary[Pipeline, str | None] = weakref.WeakKeyDictionary()
 
 
 def fingerprint(pipeline: Pipeline) -> str | None:
-    """Return 16 hexadecimal digits that tell weights apart, whatever type their numbers are loaded in.
-
-    None of weights that are quantised or divided among ranks: their numbers are others.
-    """
+    """Return `pure.origin.fingerprint` of a pipeline's weights, read once."""
     if pipeline not in _KNOWN:
-        _KNOWN[pipeline] = _fingerprint(pipeline)
+        _KNOWN[pipeline] = of_params(pipeline.params)
     return _KNOWN[pipeline]
-
-
-def _fingerprint(pipeline: Pipeline) -> str | None:
-    found = hashlib.sha256()
-    nested = all(isinstance(value, Mapping) for value in pipeline.params.values())
-    for params in pipeline.params.values() if nested else (pipeline.params,):
-        for name in sorted(params):
-            tensor = params[name]
-            if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-                return None
-            found.update(f"{name} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().reshape(-1)
-            some = flat[:: max(1, flat.numel() // SOME)][:SOME].to(torch.float32).to(torch.bfloat16)
-            found.update(some.cpu().view(torch.int16).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def made_for(pipeline: Pipeline, denoiser: Model, request: Request) -> TunedFor:

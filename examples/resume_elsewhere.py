@@ -24,11 +24,14 @@ if half == "first":
     state, carry = beginning
     for frame in pure.unroll(denoiser, pipeline.params, state, carry, steps[:6], pipeline.solver):
         state, carry = frame.state, frame.carry
-    pure.save_state((state, carry), file)
+    pure.save_state((state, carry), file, origin=pure.origin_of(denoiser, pipeline.params, steps, step=6))
     print("saved after 6 of 12 steps:", file)
 else:
-    state, carry = pure.load_state(file, like=beginning)
-    for frame in pure.unroll(denoiser, pipeline.params, state, carry, steps[6:], pipeline.solver):
+    # A state of other weights, another plan or another schedule is refused.
+    state, carry = pure.load_state(file, like=beginning, origin=pure.origin_of(denoiser, pipeline.params, steps))
+    saved = pure.read_origin(file)
+    assert saved is not None
+    for frame in pure.unroll(denoiser, pipeline.params, state, carry, steps[saved.step :], pipeline.solver):
         carry = frame.carry
     whole = pure.sample(denoiser, pipeline.params, conditioning, noise, steps, pipeline.solver)
     assert torch.equal(pipeline.solver.latents(carry), whole.latents), "the same bits as without the stop"

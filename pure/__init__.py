@@ -25,13 +25,14 @@ if _typing.TYPE_CHECKING:
     from pure.models.accelerate.accelerate import accelerate
     from pure.noise import gaussian
     from pure.notes import Note
+    from pure.origin import Origin, origin_of
     from pure.pieces import CompileOptions
     from pure.plan import Plan, Probe, Span
     from pure.predictors import Hold, Predictor
     from pure.programs import Program, ProgramState, StepInputs, program
     from pure.rules import Rule
     from pure.runnable import Runnable
-    from pure.saving import load_state, save_state
+    from pure.saving import load_state, read_origin, save_state
     from pure.schedule import Schedule
     from pure.solver import Solver
     from pure.statistics import Tally, tally
@@ -62,6 +63,7 @@ __all__ = [
     "Inputs",
     "Memory",
     "Note",
+    "Origin",
     "Params",
     "PerToken",
     "Plan",
@@ -95,9 +97,11 @@ __all__ = [
     "join",
     "load_state",
     "merge_steps",
+    "origin_of",
     "plot",
     "program",
     "put",
+    "read_origin",
     "sample",
     "save_state",
     "state",
@@ -121,13 +125,14 @@ _MODULES = {
     "memory": "Cache Memory State States",
     "noise": "gaussian",
     "notes": "Note",
+    "origin": "Origin origin_of",
     "pieces": "CompileOptions",
     "plan": "Plan Probe Span",
     "predictors": "Hold Predictor",
     "programs": "Program ProgramState StepInputs program",
     "rules": "Rule",
     "runnable": "Runnable",
-    "saving": "load_state save_state",
+    "saving": "load_state read_origin save_state",
     "schedule": "Schedule",
     "solver": "Solver",
     "statistics": "Tally tally",

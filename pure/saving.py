@@ -2,28 +2,32 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import torch
 import torch.utils._pytree as pytree
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pure.checks import shown
+from pure.origin import Origin
 from pure.tree import leaves_with_paths
 
 T = TypeVar("T")
 ROOT = "(root)"
 
 
-def save_state(state: Any, path: str | os.PathLike[str]) -> None:
+def save_state(state: Any, path: str | os.PathLike[str], origin: Origin | None = None) -> None:
     """Write the tensors of a tree to a safetensors file, replacing it in one step.
 
     Args:
         state: any pytree: a `State`, or a tuple of it and the solver's carry.
         path: the file to write.
+        origin: what the state is of, from `pure.origin_of(denoiser, params, steps, step)`, so that it is loaded into
+            nothing else; see `read_origin`.
 
     Raises:
         OSError: the file cannot be written; one that was there is left as it was.
@@ -39,7 +43,9 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> None:
     path = _path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, scratch, metadata={"format": "puredit state", "static": json.dumps(dict(_statics(state)))})
+        about = {} if origin is None else {"origin": json.dumps(attrs.asdict(origin))}
+        static = json.dumps(dict(_statics(state)))
+        save_file(tensors, scratch, metadata={"format": "puredit state", "static": static, **about})
         os.replace(scratch, path)
     except SafetensorError as error:
         raise OSError(f"the state cannot be written to {path}: {error}") from error
@@ -47,13 +53,15 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def load_state(path: str | os.PathLike[str], like: T) -> T:
+def load_state(path: str | os.PathLike[str], like: T, origin: Origin | None = None) -> T:
     """Read a tree saved with `save_state` back into the structure of `like`.
 
     Args:
         path: the file.
         like: a tree built alike (from `init`, on the same plan and batch); it gives structure
             and devices, its values do not matter.
+        origin: what it is loaded into; a state of another model, plan, schedule or step is refused, where the file
+            says what it is of.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -69,12 +77,14 @@ def load_state(path: str | os.PathLike[str], like: T) -> T:
         raise TypeError(f"like is a tree as init returned it, with the tensors to be read; got {shown(like)}")
     try:
         with safe_open(path, framework="pt") as file:
-            fixed: dict = json.loads((file.metadata() or {}).get("static", "{}"))
+            metadata = file.metadata() or {}
+            fixed: dict = json.loads(metadata.get("static", "{}"))
             stored = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    here = dict(_statics(like))
-    problems = _differences(stored, tensors) + [
+    here, saved = dict(_statics(like)), _origin(metadata)
+    problems = saved.differences(origin) if saved is not None and origin is not None else []
+    problems += _differences(stored, tensors) + [
         f"{name} is {fixed[name]}, expected {value}" for name, value in here.items() if fixed.get(name, value) != value
     ]
     if problems:
@@ -84,6 +94,28 @@ def load_state(path: str | os.PathLike[str], like: T) -> T:
         stored[n or ROOT].to(leaf.device, copy=True) if isinstance(leaf, torch.Tensor) else leaf for n, leaf in wanted
     ]
     return pytree.tree_unflatten(leaves, pytree.tree_structure(like))
+
+
+def read_origin(path: str | os.PathLike[str]) -> Origin | None:
+    """Return what a saved state is of, with the number of steps that were taken; None where the file does not say.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: `path` is no path.
+        ValueError: the file is no saved state.
+    """
+    path = _path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no saved state at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _origin(file.metadata() or {})
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a saved state: {error}") from error
+
+
+def _origin(metadata: Mapping[str, str]) -> Origin | None:
+    return Origin(**json.loads(metadata["origin"])) if "origin" in metadata else None
 
 
 def _path(path: object) -> Path:
