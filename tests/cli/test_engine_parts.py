@@ -57,6 +57,7 @@ def engine(**defaults: Any) -> Engine:
         defaults=SimpleNamespace(fps=8, steps=4, **defaults),
         kind=SimpleNamespace(pipeline="WanPipeline", task="text-to-video"),
         transformers=("transformer",),
+        sizes=SimpleNamespace(wrong=lambda name, value: None),
     )
     pipeline: Any = Pipeline()
     return Engine(checkpoint=Checkpoint(path=None, found=found), pipeline=pipeline, base=toys.random_denoiser())
@@ -79,6 +80,7 @@ def test_a_recipe_has_the_notes_of_all_it_is_made_of():
     file = load_text("cache_config: {Fn_compute_blocks: 1, max_warmup_steps: 9, enable_separate_cfg: true}", "c.yaml")
     found = made(Order(notes=(Note("of a picture"),)), file=file)
     texts = [note.text for note in found.notes]
+    assert (found.notes[0].kind, found.notes[1].kind) == ("note", "warning")
     assert texts[1:3] == ["of a picture", "of the request"] and "enable_separate_cfg has no effect" in texts[0]
     assert [note.text for note in found.idle] == texts[3:] and "nothing will be skipped" in texts[3]
     assert found.plain is found.uncached.denoiser and found.denoiser != found.plain
@@ -117,6 +119,13 @@ def test_frames_per_second_are_those_that_are_given():
     assert (checkpoint.fps(None), checkpoint.fps(3)) == (8, 3)
     still: Any = SimpleNamespace(kind=SimpleNamespace(task="text-to-image"), defaults=None)
     assert attrs.evolve(checkpoint, found=still).fps(3) is None
+
+
+def test_pixels_of_all_frames_are_counted():
+    checkpoint = engine(height=64, width=64, frames=5).checkpoint
+    checkpoint.check_pixels(8192, 8192, 4)
+    with pytest.raises(Misuse, match=r"8192 x 8192 x 5 pixels, at most 268435456"):
+        checkpoint.check_pixels(8192, 8192, None)
 
 
 # ------------------------------------------------------------------------------ caches

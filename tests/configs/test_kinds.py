@@ -28,6 +28,7 @@ PRESETS = ("none", "fast")
     ("kind", "value", "parsed"),
     [
         (COUNT, 1, 1),
+        (Whole(0, 10**15), 10**14, 10**14),  # a range of its own may go beyond what is the most without one
         (COUNT, 3, 3),
         (LIMIT, 0, 0),
         (LIMIT, -1, -1),

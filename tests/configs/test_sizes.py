@@ -82,6 +82,8 @@ def test_sizes_are_refused_only_where_none_would_do(chosen, processes, sequence)
         (None, 4, 2, "this run has 4; start with --num-gpus 2, or remove the sizes, or add --tp-size 2"),
         ({"ulysses_size": 2, "ring_size": 1}, 4, 4,
          "flag --sp-degree: ulysses 2 x ring 1 is 2, not 4; write --sp-degree 2 or leave it out, or change"),
+        ({"ulysses_size": 4}, 4, 2,
+         "flag --sp-degree: ulysses 4 x ring 1 is 4, not 2; write --sp-degree 4 or leave it out, or change"),
         ({"tp_size": 3}, 4, None, "parallelism_config.tp_size: tp_size: 3 needs 3 processes, this run has 4"),
         ({"ulysses_size": "auto", "tp_size": 3}, 4, None,
          "parallelism_config.tp_size: ulysses_size: auto, tp_size: 3 needs 3 processes, this run has 4"),
@@ -91,6 +93,12 @@ def test_sizes_are_refused_only_where_none_would_do(chosen, processes, sequence)
 def test_what_does_not_fit_is_said_with_the_cure(sizes, processes, sequence, message):
     told = [str(problem) for problem in settled(sizes, processes, sequence).refusals]
     assert any(message in problem for problem in told), told
+
+
+def test_one_process_is_told_to_start_more_and_several_to_leave_a_size_open():
+    (one,), (several,) = settled({"tp_size": 3}, 1).refusals, settled({"tp_size": 3}, 2).refusals
+    cure = "; start with --num-gpus 3, or remove the sizes"
+    assert str(one).endswith(cure) and str(several).endswith(f"{cure}, or write auto for one")
 
 
 def test_all_that_does_not_fit_is_said():

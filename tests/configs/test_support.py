@@ -90,3 +90,12 @@ def test_a_key_of_other_calibrators_is_without_effect_where_one_is_on():
     file = load_text("cache_config: {enable_taylorseer: true, calibrator_cache_type: hidden_states}")
     (note,) = resolve(file=file).notes
     assert "calibrator_cache_type has no effect: it belongs to DMD and FoCa; TaylorSeer has" in note
+
+
+@pytest.mark.parametrize("name", ["newton", "hermite"])
+def test_weights_of_taylorseer_have_no_effect_beside_another_predictor(name):
+    cache = (
+        f"cache_config: {{calibrator_type: {name}, taylorseer_order: 2, calibrated_weights: [[[2, 0], 3, [2, -1]]]}}"
+    )
+    (note,) = resolve(file=load_text(cache, "c.yaml")).notes
+    assert note.endswith(f"calibrated_weights has no effect: they replace TaylorSeer's, and {name} is on")
