@@ -21,7 +21,10 @@ from pure.engine.caching import Caching, Sources, recipe, threshold_of, transfor
 from pure.engine.checkpoint import Checkpoint
 from pure.engine.engine import Engine, Order
 from pure.engine.errors import Misuse, Stopping
-from pure.engine.report import finite
+from pure.engine.export import _fingerprint
+from pure.engine.report import finite, run_report
+from pure.engine.result import Result
+from pure.engine.sample import Sample
 from pure.engine.saving import encode_image
 from pure.engine.unsupported import Refusal
 from pure.experts import Experts
@@ -225,6 +228,30 @@ def test_a_change_of_nothing_is_a_change():
     assert (found.changes, found.computed, found.skipped) == ((0.0,), (0,), (1,))
     assert (found.blocks_run, found.blocks, found.limit) == (7, 12, 12 / 7)
     assert quantiles([0.0, 1.0]) == (0.0, 0.25, 0.5, 0.75, 1.0) and quantiles([]) is None
+
+
+def test_the_times_of_a_report_are_milliseconds_and_the_picture_of_a_video_is_its_middle():
+    frames = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1).repeat(3, axis=3)
+    info = Info((Decision(0, True, "first", None, 6),))
+    sample = Sample(prompt="a", seed=1)
+    made = Result(
+        sample=sample, frames=frames, infos=(info,), step_seconds=(0.5,), encode_seconds=0.25, decode_seconds=2.0
+    )
+    found = run_report(made)
+    assert found["stages_ms"] == {"encode": 250.0, "denoise": 500.0, "decode": 2000.0}
+    assert found["duration_ms"] == 2750.0 and found["denoise_steps_ms"] == [{"step": 0, "duration_ms": 500.0}]
+    assert made.pixels.tolist() == [[[2.0] * 3]]
+
+
+def test_a_fingerprint_reads_names_shapes_and_numbers():
+    params = {"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}
+    others: list[dict[str, torch.Tensor]] = [
+        {"a": torch.zeros(3, 2), "b": torch.zeros(2, 3)},
+        {"a": torch.zeros(2, 3), "c": torch.zeros(2, 3)},
+        {"a": torch.zeros(2, 3), "b": torch.tensor([[0.0, 0, 0], [0, 0, 1]])},
+    ]
+    assert _fingerprint(dict(reversed(params.items()))) == _fingerprint(params)
+    assert len({_fingerprint(each) for each in (params, *others)}) == 4
 
 
 def test_what_json_cannot_say_is_named():
