@@ -93,10 +93,19 @@ def be_rank(
 
 
 def _obey(rank: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to everybody, to the parent; it asks rank 0 to stop, and ends the others."""
+    """Leave signals that everybody is sent to the parent: it asks rank 0 to stop with SIGTERM, and kills the others.
+
+    A terminal sends Ctrl-C to every process of a command, and those that manage services send SIGTERM to every one.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if rank else signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if rank else _interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Stop once: of a signal to all, the parent sends a second one."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _follow_parent(folder: Path) -> None:

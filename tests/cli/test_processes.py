@@ -214,9 +214,9 @@ def test_under_a_launcher(checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sent", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+@pytest.mark.parametrize(("sent", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)])
 def test_an_interruption_keeps_what_is_finished(checkpoint, tmp_path, sent, to_all):
-    """Ctrl-C reaches every process of a terminal; a request to terminate only the one that was started."""
+    """Ctrl-C reaches every process of a terminal; a request to terminate the one that was started, or all of them."""
     words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", "--num-outputs", "5000", *FEW]
     process = subprocess.Popen(
         [sys.executable, "-m", "pure.cli.main", *words, "--num-gpus", "2"],
