@@ -11,9 +11,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
-from pure import FlowMatchEuler
+from pure import FlowMatchEuler, Schedule
 from pure.models import CheckpointError, load_pipeline
 from pure.models.checkpoint import loading
+from pure.models.checkpoint.description import describe
 from pure.models.checkpoint.hub import EVERYTHING, locate
 from pure.models.checkpoint.weights import read_weights, survey
 from tests.support import tiny
@@ -111,6 +112,18 @@ def test_the_solver_is_that_of_the_checkpoint(original):
     solver = load_pipeline(original).solver
     assert isinstance(solver, FlowMatchEuler)
     assert (solver.schedule.shift, solver.schedule.dynamic, solver.schedule.max_tokens) == (3.0, True, 4096)
+
+
+def test_every_setting_of_the_scheduler_is_read(folder):
+    """None of them as it is by default."""
+    edit(
+        folder / "scheduler" / "scheduler_config.json",
+        **{"shift": 2.5, "use_dynamic_shifting": True, "base_shift": 0.4, "max_shift": 1.3, "base_image_seq_len": 100},
+        **{"max_image_seq_len": 5000, "time_shift_type": "linear", "shift_terminal": 0.1, "num_train_timesteps": 900},
+    )
+    limits: Any = {"base_shift": 0.4, "max_shift": 1.3, "base_tokens": 100, "max_tokens": 5000, "train_timesteps": 900}
+    schedule = Schedule(shift=2.5, dynamic=True, time_shift="linear", terminal=0.1, **limits)
+    assert describe(folder).solver == FlowMatchEuler(schedule)
 
 
 def test_all_misfits_are_in_one_error(folder, light):
