@@ -110,6 +110,7 @@ def test_several_images_are_those_of_their_seeds(here):
 def test_sizes(here, fields, size):
     made = here("flux").post(**FEW, **fields, response_format="b64_json")
     assert opened_picture(base64.b64decode(made["data"][0]["b64_json"])).size == size
+    assert made["size"] == f"{size[0]}x{size[1]}"
 
 
 def test_a_server_that_keeps_nothing(here, tmp_path):
