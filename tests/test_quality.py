@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.quality import measure, search
+from benchmarks.quality import measure, search, tables
 from benchmarks.quality.samples import TEST_SEEDS, TUNED, held_out_pairs, tuning_prompts
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def grey(*values: float) -> torch.Tensor:
@@ -84,3 +86,14 @@ def test_nothing_fits_a_budget_that_is_too_small() -> None:
     trial = search.Trial(setting={}, psnr=1.0, converged=2.0, computed=9.0)
     assert search.best([trial], 8) is None and search.best([trial], 9) is trial
     assert search.best([trial], 5.0, cost=lambda one: one.computed / 2) is trial
+
+
+def test_a_picture_that_is_not_finite_is_the_worst_one() -> None:
+    assert measure.psnr(grey(float("nan")), grey(0.5)) == [0.0] and measure.ssim(grey(float("nan")), grey(0.5)) == [0.0]
+
+
+def test_the_document_has_the_tables_of_the_numbers() -> None:
+    numbers = json.loads((ROOT / "benchmarks" / "quality.json").read_text())
+    assert numbers["size"]["prompts"] >= 64 and numbers["size"]["trials"] >= 40
+    assert tables.tables(numbers) in (ROOT / "docs" / "quality.md").read_text()
+    assert all(difference < 1e-3 for difference in numbers["apart"].values())

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,8 @@ def report(size: stages.Size, work: Path, emoji: Path | None, parts: Sequence[st
         "size": {"tuning": size.tuning, "trials": size.trials, "prompts": size.prompts, "seeds": size.seeds},
         "steps": tables.listed(steps),
         "gains": {str(most): stages.gain(rows) for most, rows in steps.items()},
-        "whole": stages.whole_run(field),
+        "whole": statistics.mean(stages.bent(field)),
+        "sensitivity": stages.sensitivity(field, steps),
         "apart": stages.checked(field, steps),
         "converged": tables.listed(stages.by_convergence(field, steps, say)) if "converged" in parts else {},
         "time": timed_rows(field, steps) if "time" in parts else {},

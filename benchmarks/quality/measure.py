@@ -25,20 +25,31 @@ def decoded(pipeline: Pipeline, request: Any, latents: torch.Tensor) -> torch.Te
 
 
 def psnr(pictures: torch.Tensor, references: torch.Tensor) -> list[float]:
-    """Return the PSNR of every picture in dB, at most `CLOSEST`; both (B, 3, H, W) in 0 to 1."""
-    pairs = zip(_arrays(pictures), _arrays(references), strict=True)
-    return [
-        CLOSEST
-        if np.array_equal(one, other)
-        else min(CLOSEST, float(peak_signal_noise_ratio(other, one, data_range=1.0)))
-        for one, other in pairs
-    ]
+    """Return the PSNR of every picture in dB, at most `CLOSEST`, and 0 of one with numbers that are not finite.
+
+    Both are (B, 3, H, W) in 0 to 1.
+    """
+    return [_decibels(*pair) for pair in zip(_arrays(pictures), _arrays(references), strict=True)]
+
+
+def _decibels(one: np.ndarray, other: np.ndarray) -> float:
+    if not np.isfinite(one).all():
+        return 0.0
+    if np.array_equal(one, other):
+        return CLOSEST
+    return min(CLOSEST, float(peak_signal_noise_ratio(other, one, data_range=1.0)))
 
 
 def ssim(pictures: torch.Tensor, references: torch.Tensor) -> list[float]:
-    """Return the structural similarity of every picture, 1 of equal ones; both (B, 3, H, W) in 0 to 1."""
+    """Return the structural similarity of every picture, 1 of equal ones, and 0 of one that is not finite.
+
+    Both are (B, 3, H, W) in 0 to 1.
+    """
     pairs = zip(_arrays(pictures), _arrays(references), strict=True)
-    found: list[Any] = [structural_similarity(other, one, data_range=1.0, channel_axis=2) for one, other in pairs]
+    found: list[Any] = [
+        structural_similarity(other, one, data_range=1.0, channel_axis=2) if np.isfinite(one).all() else 0.0
+        for one, other in pairs
+    ]
     return [float(value) for value in found]
 
 

@@ -238,7 +238,12 @@ def by_convergence(field: Field, steps: Mapping[int, Sequence[Row]], say: Say) -
     return found
 
 
-def whole_run(field: Field) -> float:
-    """Return the mean PSNR of pictures without a cache to the converged ones."""
-    found = [value for batch in field.bench.batches for value in psnr(batch.plain, batch.converged)]
-    return float(np.mean(found))
+def bent(field: Field) -> list[float]:
+    """Return the PSNR of every picture without a cache to the converged one."""
+    return [value for batch in field.bench.batches for value in psnr(batch.plain, batch.converged)]
+
+
+def sensitivity(field: Field, steps: Mapping[int, Sequence[Row]]) -> float:
+    """Return how the mean PSNR of a picture over all rows is correlated with that of `bent`."""
+    means = np.mean([row.values["psnr"] for rows in steps.values() for row in rows], axis=0)
+    return float(np.corrcoef(means, bent(field))[0, 1])
