@@ -282,3 +282,13 @@ def test_memory_counts_and_survives_the_ledger(history: list[Decision], depth: i
     newest = [d.index for d in reversed(done)][:depth]
     assert state.times == (*newest, *[-1] * (depth - len(newest)))
     assert read(write([state, state])) == [state, state]
+
+
+def test_changes_add_up_from_one_computed_step_to_the_next() -> None:
+    now = Memory(skipped=0, streak=0, computed=1, first=0, accumulated=0.0, times=(0,))
+    found = []
+    for index, change in ((1, 0.2), (2, 0.3), (3, None), (4, 0.1), (5, 0.4)):
+        decision = Decision(index=index, computed=index == 4, reason="", change=change, blocks=0)
+        now = now.after(decision)
+        found.append((now.skipped, now.streak, now.accumulated))
+    assert found == [(1, 1, 0.2), (2, 2, 0.5), (3, 3, 0.5), (3, 0, 0.0), (4, 1, 0.4)]
