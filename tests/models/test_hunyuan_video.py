@@ -169,8 +169,8 @@ def test_what_is_padded_changes_nothing(kind):
     whole = ours(model, (conditioning, latents, timestep))[0]
     other = ours(model, (attrs.evolve(conditioning, text=text), latents, timestep))[0]
     torch.testing.assert_close(other, whole, atol=1e-6, rtol=0)
-    last = pure.take(conditioning, torch.tensor([1]))
-    alone = attrs.evolve(last, text=last.text[:, : int(last.mask.sum())], mask=None)
+    last, length = pure.take(conditioning, torch.tensor([1])), int(conditioning.mask[1].sum())
+    alone = attrs.evolve(last, text=last.text[:, :length], mask=None)
     torch.testing.assert_close(ours(model, (alone, latents[1:], timestep[1:]))[0], whole[1:], atol=1e-5, rtol=0)
 
 

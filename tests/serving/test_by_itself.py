@@ -63,7 +63,8 @@ def test_the_type_of_a_body_may_say_more_than_its_type(kind):
 
 def waited(monkeypatch, outcome: Any, gone: bool) -> tuple[Any, list[str]]:
     """Wait for a job whose entry or whose client comes first; what came of it, and what was cancelled."""
-    future, cancelled = Future(), []
+    future: Any = Future()
+    cancelled: list[str] = []
     if outcome is not None:
         future.set_result(outcome)
 
@@ -72,10 +73,10 @@ def waited(monkeypatch, outcome: Any, gone: bool) -> tuple[Any, list[str]]:
             await asyncio.sleep(60)
 
     monkeypatch.setattr(service, "_gone", leave)
-    worker = SimpleNamespace(submit=lambda job: future, cancel=cancelled.append)
+    worker = SimpleNamespace(cancel=cancelled.append)
     job: Any = SimpleNamespace(id="a job")
     try:
-        return asyncio.run(service.Service.done(Mock(worker=worker), Mock(), job)), cancelled
+        return asyncio.run(service.Service.done(Mock(worker=worker), Mock(), job, future)), cancelled
     except EngineError as error:
         return error, cancelled
 
