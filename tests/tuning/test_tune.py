@@ -186,7 +186,7 @@ def test_wrong_budgets(given: Any, message: str) -> None:
         ({"depth": 9}, "depth=9: a whole number of 1 to 8"),
         ({"front": 12}, r"front=\[12\]: whole numbers of 0 to 11, the denoiser has 12 blocks"),
         ({"front": 6, "back": 6}, "leave none of the 12 blocks to skip"),
-        ({"fit": 40, "held_out": 40}, "80 different prompts are needed and the built-in list 'emoji' has 48"),
+        ({"fit": 60, "held_out": 40}, "100 different prompts are needed and the built-in list 'emoji' has 97"),
         ({"prompts": "nowhere.txt"}, "prompts nowhere.txt cannot be read: No such file"),
         ({"prompts": ["a", "a", "a", "a"]}, "4 different prompts are needed and the sequence has 1"),
         ({"prompts": lambda count: 3}, "a sequence of texts, got 3 from the function"),
