@@ -31,11 +31,6 @@ class Result:
     decode_seconds: float = 0.0
 
     @property
-    def pixels(self) -> np.ndarray:
-        """The image, of a video the frame in the middle: (H, W, 3)."""
-        return self.frames[len(self.frames) // 2]
-
-    @property
     def seconds(self) -> float:
         """Seconds of the denoising loop."""
         return sum(self.step_seconds)

@@ -230,7 +230,7 @@ def test_a_change_of_nothing_is_a_change():
     assert quantiles([0.0, 1.0]) == (0.0, 0.25, 0.5, 0.75, 1.0) and quantiles([]) is None
 
 
-def test_the_times_of_a_report_are_milliseconds_and_the_picture_of_a_video_is_its_middle():
+def test_the_times_of_a_report_are_milliseconds():
     frames = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1).repeat(3, axis=3)
     info = Info((Decision(0, True, "first", None, 6),))
     sample = Sample(prompt="a", seed=1)
@@ -240,7 +240,6 @@ def test_the_times_of_a_report_are_milliseconds_and_the_picture_of_a_video_is_it
     found = run_report(made)
     assert found["stages_ms"] == {"encode": 250.0, "denoise": 500.0, "decode": 2000.0}
     assert found["duration_ms"] == 2750.0 and found["denoise_steps_ms"] == [{"step": 0, "duration_ms": 500.0}]
-    assert made.pixels.tolist() == [[[2.0] * 3]]
 
 
 def test_a_fingerprint_reads_names_shapes_and_numbers():
