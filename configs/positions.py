@@ -67,6 +67,10 @@ def _syntax(place: str, found: str, language: str, hint: str = "") -> Problem:
     return Problem(place=place, path="", found=found, allowed=f"a {language} document", hint=hint)
 
 
+DEEPEST = 100
+"""Values within each other in a file."""
+
+
 def _at(name: str, mark: Any) -> str:
     return f"{name}:{mark.line + 1}:{mark.column + 1}"
 
@@ -94,7 +98,7 @@ def parse_yaml(text: str, name: str) -> tuple[Node | None, list[Problem]]:
 
 def _compose(text: str, name: str) -> tuple[Node | None, list[Problem]]:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         tree = _Yaml(name)
         return (None if root is None else tree.convert(root, (), "")), tree.problems
     except yaml.reader.ReaderError as error:
@@ -125,6 +129,20 @@ def _tabs(text: str, name: str) -> list[Problem]:
             place = f"{name}:{number}:{indent.index(chr(9)) + 1}"
             found.append(_syntax(place, "a tab in the indentation", "YAML", "indent with spaces"))
     return found
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what is nested deeper than any configuration, however deep Python may recurse."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecursionError
+        found = super().compose_node(parent, index)
+        self.depth -= 1
+        return found
 
 
 class _Yaml:

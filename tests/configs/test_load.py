@@ -161,7 +161,7 @@ def test_mistakes_of_cache_config(line, wanted):
         ("a: !python/name:os.system 1", "found could not determine a constructor for the tag"),
         ("a: 2001-99-99", "c.yaml:1:4: found '2001-99-99', which is no value"),
         ("a: \x00", "c.yaml:1:4: found the character U+0000"),
-        ("[" * 600, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),
     ],
 )
 def test_mistakes_of_documents(text, wanted):
