@@ -77,6 +77,7 @@ class context_parallel(Transform):
             head=Together(denoiser.head, denoiser.reads or denoiser.streams, division),
             attend=Ulysses(inner, ulysses, ring.index, self.float8, self.overlap),
             agree=Added(division, denoiser.agree),
+            own=_own,
         )
 
     def _plan(self, denoiser: Denoiser) -> PerToken:
@@ -253,6 +254,10 @@ class Together:
         missing = stream.new_zeros(stream.shape[0], max(lengths) - stream.shape[1], stream.shape[2])
         parts = self.division.gathered(torch.cat([stream, missing], dim=1))
         return torch.cat([part[:, :length] for part, length in zip(parts, lengths, strict=True)], dim=1)
+
+
+def _own(context: ShardedContext) -> Tree:
+    return context.own
 
 
 def _each(tree: Tree, function: Callable[[torch.Tensor], torch.Tensor]) -> Tree:

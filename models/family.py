@@ -45,6 +45,14 @@ class Family:
         return self.config.transformer
 
 
+def _accept(found: "Description") -> None:
+    """Refuse nothing."""
+
+
+def _nothing(found: "Description") -> Mapping[str, Any]:
+    return {}
+
+
 @attrs.frozen(kw_only=True)
 class PipelineKind:
     """One class of pipelines.
@@ -76,8 +84,8 @@ class PipelineKind:
     defaults: Defaults | Callable[["Description"], Defaults]
     sizes: Callable[["Description"], Sizes]
     build: Callable[["Parts"], "Pipeline"]
-    check: Callable[["Description"], None] = attrs.field(default=lambda found: None, eq=False)
-    options: Callable[["Description"], Mapping[str, Any]] = attrs.field(default=lambda found: {}, eq=False)
+    check: Callable[["Description"], None] = attrs.field(default=_accept, eq=False)
+    options: Callable[["Description"], Mapping[str, Any]] = attrs.field(default=_nothing, eq=False)
     checkpoints: tuple[str, ...] = ()
 
 

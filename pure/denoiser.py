@@ -86,6 +86,7 @@ class Denoiser:
             ranks; None where nothing says so.
         agree: `(sums of the change, (K, B)) -> sums over all ranks` that divide the tokens; None where
             one rank has all tokens.
+        own: `context -> context` of the blocks, where ranks divide the tokens and wrap it; else None.
         branching: which rows under guidance are this rank's, where ranks divide the branches; see
             `pure.distributed.guidance_parallel`.
 
@@ -112,6 +113,7 @@ class Denoiser:
     sharding: Sharding | None = attrs.field(default=None, validator=optional(kind(Sharding, "give a Sharding(...)")))
     per_token: PerToken | None = attrs.field(default=None, validator=optional(kind(PerToken, "give a PerToken(...)")))
     agree: Callable[[torch.Tensor], torch.Tensor] | None = attrs.field(default=None, validator=optional(PIECE))
+    own: Callable[[Tree], Tree] | None = attrs.field(default=None, validator=optional(PIECE))
     branching: Branching | None = None
     pieces: Pieces = attrs.field(
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: assemble(self), takes_self=True)
@@ -193,7 +195,8 @@ def init(
     probe = denoiser.plan.probe
     probed = denoiser.probe(hidden)
     if probe is not None and probe.of is not None:
-        probed = _named(probe.of, probe.of(params.all, hidden, context), batch)
+        own = context if denoiser.own is None else denoiser.own(context)
+        probed = _named(probe.of, probe.of(params.all, hidden, own), batch)
     cache = stepping.empty(denoiser.pieces, probed, hidden, batch)
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
 
@@ -297,6 +300,17 @@ def _wrong_arguments(state: object, inputs: object) -> str:
     return f"apply takes the State that init or apply returned as its second argument, got {type(state).__name__}"
 
 
+@attrs.frozen
+class _OfShare:
+    """What is measured of a rank's tokens."""
+
+    of: Callable[[Params, Tree, Tree], torch.Tensor]
+    own: Callable[[Tree], Tree]
+
+    def __call__(self, params: Params, hidden: Tree, context: Tree) -> torch.Tensor:
+        return self.of(params, hidden, self.own(context))
+
+
 def assemble(denoiser: Denoiser) -> Pieces:
     """Cut the stack by the plan's span and build the pieces, compiled if the denoiser says so."""
     attrs.validate(denoiser)  # type: ignore[arg-type]  # while the record is made, before attrs does it
@@ -322,6 +336,8 @@ def assemble(denoiser: Denoiser) -> Pieces:
     leading, unread = stack(denoiser.blocks[: span.front]), denoiser.reads is not None and not span.back
     probe = denoiser.plan.probe
     of = probe.of if probing and probe is not None else None
+    if of is not None and denoiser.own is not None:
+        of = _OfShare(of, denoiser.own)
     front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing else None, of))
     return Pieces(
         front=front,

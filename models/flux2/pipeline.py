@@ -15,6 +15,7 @@ from pure import Guidance, Shared
 from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import ImagePipeline, check_packed
 from pure.models.common.schedulers import flow_match
+from pure.models.common.sizes import Sizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
@@ -178,6 +179,10 @@ def _build_klein(parts: Parts) -> Pipeline:
     return Flux2KleinPipeline(**parts.common, reader=reader, codec=codec, distilled=distilled)
 
 
+def _sizes(found: Description) -> Sizes:
+    return ImageCodec.sizes(found.configs["vae"])
+
+
 DEV = PipelineKind(
     pipeline="Flux2Pipeline",
     task="text-to-image",
@@ -190,7 +195,7 @@ DEV = PipelineKind(
     },
     solver=functools.partial(flow_match, empirical=True),
     defaults=Defaults(steps=50, guidance_scale=4.0),
-    sizes=lambda found: ImageCodec.sizes(found.configs["vae"]),
+    sizes=_sizes,
     build=_build_dev,
     check=functools.partial(_check, layers=DEV_LAYERS),
     checkpoints=("black-forest-labs/FLUX.2-dev",),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pure import Solver
 from pure.models.common.schedulers import flow_match
+from pure.models.common.sizes import Sizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -197,6 +198,10 @@ def _build(parts: Parts) -> Pipeline:
     return HunyuanVideoImageToVideoPipeline(**fields, reader=reader, kind=kind)
 
 
+def _sizes(found: Description) -> Sizes:
+    return VideoCodec.sizes(found.configs["vae"], HunyuanVideoConfig.read(found.transformer).patch)
+
+
 KINDS = ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline")
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "vae": ("AutoencoderKLHunyuanVideo",),
@@ -212,7 +217,7 @@ TEXT_TO_VIDEO = PipelineKind(
     components=COMPONENTS,
     solver=_solver,
     defaults=_defaults,
-    sizes=lambda found: VideoCodec.sizes(found.configs["vae"], HunyuanVideoConfig.read(found.transformer).patch),
+    sizes=_sizes,
     build=_build,
     check=_check,
     checkpoints=("hunyuanvideo-community/HunyuanVideo", "FastVideo/FastHunyuan-diffusers"),

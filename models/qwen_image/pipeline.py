@@ -16,6 +16,7 @@ from pure import Guidance, Shared
 from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
+from pure.models.common.sizes import Sizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
@@ -205,6 +206,12 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
 }
 EDIT = Defaults(steps=50, true_cfg_scale=4.0, negative_prompt=" ", longest=LONGEST)
+
+
+def _sizes(found: Description) -> Sizes:
+    return ImageCodec.sizes(found.configs["vae"])
+
+
 TEXT_TO_IMAGE = PipelineKind(
     pipeline="QwenImagePipeline",
     task="text-to-image",
@@ -212,7 +219,7 @@ TEXT_TO_IMAGE = PipelineKind(
     components=COMPONENTS,
     solver=flow_match,
     defaults=_text_to_image,
-    sizes=lambda found: ImageCodec.sizes(found.configs["vae"]),
+    sizes=_sizes,
     build=_build,
     check=_check,
     checkpoints=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),

@@ -11,6 +11,7 @@ import torch
 
 from pure import Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
+from pure.models.common.sizes import Sizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -251,6 +252,12 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("UMT5EncoderModel",),
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
 }
+
+
+def _sizes(found: Description) -> Sizes:
+    return VideoCodec.sizes(found.configs["vae"], WanConfig.read(found.transformer).patch)
+
+
 TEXT_TO_VIDEO = PipelineKind(
     pipeline="WanPipeline",
     task="text-to-video",
@@ -259,7 +266,7 @@ TEXT_TO_VIDEO = PipelineKind(
     transformers=("transformer", "transformer_2"),
     solver=_solver,
     defaults=_defaults,
-    sizes=lambda found: VideoCodec.sizes(found.configs["vae"], WanConfig.read(found.transformer).patch),
+    sizes=_sizes,
     build=_build,
     check=_check_text,
     options=_options,

@@ -19,7 +19,7 @@ from tests.support.sharded import Way
 NO_TRANSFORMS = {"Quantization", "QuantizedLayer", "check_attention", "nbytes", "survey", "quantize"}
 PLACED = {"context_parallel", "guidance_parallel", "tensor_agreement", "tensor_parallel"}  # what `shard` applies
 OF_PARTS = {"place_parts", "row_parallel", "tensor_parallel_module"}  # of encoders and decoders: tests/distributed
-NO_WAYS = {"Sizes", "check_tensor_parallel", "make_mesh", "run"}
+NO_WAYS = {"Hosts", "HostsDiffer", "HostsError", "Sizes", "check_tensor_parallel", "make_mesh", "run"}
 
 
 def test_every_transform_has_a_case():
