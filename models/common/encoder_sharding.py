@@ -77,26 +77,28 @@ def _language(prefix: str, config: Any) -> Sharding:
 
 
 def _qwen_vision(prefix: str, config: Any) -> Sharding:
-    heads = Part(config.num_heads, config.hidden_size // config.num_heads)
-    attention = f"{prefix}blocks.*.attn"
-    return Sharding(
-        heads=heads.count,
-        placements=(
-            *placements(f"{attention}.", column={"qkv": (heads,) * 3}, row={"proj": (heads,)}),
-            *_gated(f"{prefix}blocks.*.mlp.", (Part(config.intermediate_size),)),
-        ),
-        counts=(Count(attention, "num_heads", Part(heads.count)),),
-    )
+    heads, layer = _heads(config, config.num_heads), f"{prefix}blocks.*."
+    return _vision(f"{layer}attn", heads, {"qkv": (heads,) * 3}, "proj", f"{layer}mlp.", config)
 
 
 def _pixtral_vision(prefix: str, config: Any) -> Sharding:
-    heads = Part(config.num_attention_heads, config.hidden_size // config.num_attention_heads)
-    attention = f"{prefix}transformer.layers.*.attention"
+    heads, layer = _heads(config, config.num_attention_heads), f"{prefix}transformer.layers.*."
+    return _vision(f"{layer}attention", heads, {"[qkv]_proj": (heads,)}, "o_proj", f"{layer}feed_forward.", config)
+
+
+def _heads(config: Any, count: int) -> Part:
+    return Part(count, config.hidden_size // count)
+
+
+def _vision(
+    attention: str, heads: Part, column: dict[str, tuple[Part, ...]], row: str, feed: str, config: Any
+) -> Sharding:
+    """Return how a tower of pictures is split, by the names of its attention, of what goes into and out of it."""
     return Sharding(
         heads=heads.count,
         placements=(
-            *placements(f"{attention}.", column={"[qkv]_proj": (heads,)}, row={"o_proj": (heads,)}),
-            *_gated(f"{prefix}transformer.layers.*.feed_forward.", (Part(config.intermediate_size),)),
+            *placements(f"{attention}.", column=column, row={row: (heads,)}),
+            *_gated(feed, (Part(config.intermediate_size),)),
         ),
         counts=(Count(attention, "num_heads", Part(heads.count)),),
     )

@@ -158,18 +158,13 @@ def streams_block(params, hidden, context, attend):
     return Pair(text=both[:, :TEXT], image=both[:, TEXT:])
 
 
-def streams_head(params, hidden, context):
-    """Project the image."""
-    return hidden.image @ params["out"]
-
-
 def streams_denoiser(blocks: int = 4) -> Denoiser:
     """Return the denoiser of two streams."""
     return Denoiser(
         prepare=streams_prepare,
         embed=streams_embed,
         blocks=tuple(Block(streams_block, f"blocks.{i}.") for i in range(blocks)),
-        head=streams_head,
+        head=random_head,
         attend=attend,
         probe=image_of,
         streams=("image", "text"),
