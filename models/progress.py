@@ -60,7 +60,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         """Start the live line, on a terminal only."""
-        if self.console.is_terminal and not self.quiet:
+        if (self.console.is_terminal or self.console.is_jupyter) and not self.quiet:
             live = rich.live.Live(self._line(), console=self.console, refresh_per_second=12)
             live.start()
             self._live = live

@@ -16,9 +16,18 @@ from pure.experts import Experts
 
 def _recipe(self: "Transform") -> str:
     """Show the settings that are not the defaults, as one would type them."""
-    fields = [field for field in attrs.fields(type(self)) if field.init and field.repr]
-    given = [(field.alias, getattr(self, field.name), field.default) for field in fields]
-    return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value, usual in given if value != usual)})"
+    fields = [(field, getattr(self, field.name)) for field in attrs.fields(type(self)) if field.init and field.repr]
+    given = [(field, value) for field, value in fields if not _equal(value, field.default)]
+    shown = [f"{f.alias}={f.repr(value) if callable(f.repr) else repr(value)}" for f, value in given]
+    return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _equal(value: object, usual: object) -> bool:
+    """Whether a setting is its default; arrays, which have no one answer, are shown."""
+    try:
+        return bool(value == usual)
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 @attrs.frozen

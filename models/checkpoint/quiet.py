@@ -2,29 +2,35 @@
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
 FOR_DEVELOPERS = ("torchao", "torch.utils._pytree")
 LIBRARIES = ("diffusers", "transformers")
+ONE = threading.RLock()
+"""Levels and filters are of the whole process: of two that load, one would keep what the other has set."""
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Within it no progress bars, advice or warnings of the libraries are shown; errors are, and ours."""
-    with warnings.catch_warnings(), _errors_only(FOR_DEVELOPERS):
+    with ONE, warnings.catch_warnings(), _errors_only(FOR_DEVELOPERS):
         warnings.simplefilter("ignore")
         import diffusers  # noqa: F401  (both set up their loggers when they are imported)
+        import huggingface_hub.utils as hub
         import transformers.utils.logging as bars
 
-        had = bars.is_progress_bar_enabled()
+        had, off = bars.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
         bars.disable_progress_bar()
         try:
             with _errors_only(LIBRARIES):
                 yield
         finally:
             if had:
-                bars.enable_progress_bar()
+                bars.enable_progress_bar()  # those of the hub, too
+            if off:
+                hub.disable_progress_bars()
 
 
 @contextlib.contextmanager

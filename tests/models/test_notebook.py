@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 
+import attrs
+import huggingface_hub.utils as hub
 import pytest
 import torch
 from PIL import Image
 
 import pure
 from pure.models import Pipeline, embedded, load_pipeline
+from pure.models.checkpoint.quiet import quietly
 from pure.models.generation import Generation
 from pure.transforms import attention, compiled, dbcache, scm, taylorseer
 
@@ -119,6 +122,25 @@ def test_a_recipe_shows_what_was_set_and_can_be_typed(transform, shown) -> None:
     assert repr(transform) == shown
     names = {"compose": pure.compose, **vars(pure.transforms)}
     assert eval(shown, names) == transform
+
+
+def test_a_recipe_shows_arrays_and_masks_what_is_masked() -> None:
+    @attrs.frozen(kw_only=True)
+    class Own(pure.Transform):
+        weights: object = attrs.field(default=torch.zeros(2), eq=False)
+        key: str = attrs.field(default="", repr=lambda _: "'***'")
+
+    assert repr(Own(weights=torch.ones(2), key="secret")) == "Own(weights=tensor([1., 1.]), key='***')"
+
+
+def test_bars_that_were_off_stay_off() -> None:
+    hub.disable_progress_bars()
+    try:
+        with quietly():
+            pass
+        assert hub.are_progress_bars_disabled()
+    finally:
+        hub.enable_progress_bars()
 
 
 @pytest.mark.slow
