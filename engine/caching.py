@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import pure
+from pure.composition import single_transforms
 from pure.configs import Effective, Facts, build, configure
+from pure.experts import first_of
 from pure.notes import Note
 from pure.rules import Threshold, find
 
@@ -107,9 +109,7 @@ class Sources:
 
 def threshold_of(denoiser: pure.Denoiser | pure.Experts) -> float | None:
     """Return the threshold that the denoiser's plan, or that of the first expert, measures against."""
-    if isinstance(denoiser, pure.Experts):
-        denoiser = next(iter(denoiser.denoisers.values()))
-    rule = find(denoiser.plan.rules, Threshold)
+    rule = find(first_of(denoiser).plan.rules, Threshold)
     return rule.value if isinstance(rule, Threshold) else None
 
 
@@ -124,8 +124,8 @@ def recipe(transform: pure.Transform) -> str:
     >>> recipe(pure.compose(dbcache(threshold=0.12), taylorseer()))
     'dbcache(front=1, threshold=0.12, warmup=4, max_continuous=3) + taylorseer(order=1)'
     """
-    parts = transform.transforms if isinstance(transform, pure.Composed) else (transform,)
-    return " + ".join(f"{type(part).__name__}({', '.join(_arguments(part))})" for part in parts) or "no cache"
+    parts = [f"{type(part).__name__}({', '.join(_arguments(part))})" for part in single_transforms(transform)]
+    return " + ".join(parts) or "no cache"
 
 
 def _arguments(part: pure.Transform) -> list[str]:

@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from pure.engine.quantizing import Say
-from pure.experts import Experts
+from pure.experts import Experts, experts_of
 from pure.models.components import text_encoders, with_autoencoder, with_text_encoders
 from pure.sharding import Sharding, group_size
 
@@ -50,13 +50,11 @@ def weigh_whole(pipeline: Pipeline) -> dict[str, int]:
     """Return the bytes of each component as the checkpoint has it, of a pipeline of which only parts were read."""
     from pure.models import encoder_sharding
 
-    denoiser, params = pipeline.denoiser, pipeline.params
-    experts = denoiser.denoisers if isinstance(denoiser, Experts) else {"": denoiser}
+    denoiser, params, encoders = pipeline.denoiser, pipeline.params, text_encoders(pipeline)
     of = params if isinstance(denoiser, Experts) else {"": params}
-    encoders = text_encoders(pipeline)
     return {
         **weigh(pipeline),
-        "transformer": sum(_whole(of[name], each.sharding) for name, each in experts.items()),
+        "transformer": sum(_whole(of[name], each.sharding) for name, each in experts_of(denoiser).items()),
         **{name: _whole(dict(each.named_parameters()), encoder_sharding(each)) for name, each in encoders.items()},
     }
 

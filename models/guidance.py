@@ -7,6 +7,7 @@ import torch
 
 from pure import Denoiser, Experts, Guidance
 from pure.checks import check_argument
+from pure.experts import first_of
 
 
 def guidance_of(denoiser: Denoiser | Experts) -> Guidance | None:
@@ -16,8 +17,7 @@ def guidance_of(denoiser: Denoiser | Experts) -> Guidance | None:
         TypeError: this is no denoiser.
     """
     check_argument(denoiser, (Denoiser, Experts), "what is guided is a Denoiser or Experts, such as pipeline.denoiser")
-    first = next(iter(denoiser.denoisers.values())) if isinstance(denoiser, Experts) else denoiser
-    return first.guidance
+    return first_of(denoiser).guidance
 
 
 def with_guidance(denoiser: Denoiser | Experts, guidance: Guidance | Mapping[str, Guidance]) -> Denoiser | Experts:

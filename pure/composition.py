@@ -117,8 +117,13 @@ def compose(*transforms: Transform) -> Transform:
     for transform in transforms:
         if not isinstance(transform, Transform):
             raise TypeError(not_a_transform("compose", transform))
-        flat.extend(transform.transforms if isinstance(transform, Composed) else (transform,))
+        flat.extend(single_transforms(transform))
     return flat[0] if len(flat) == 1 else Composed(tuple(flat))
+
+
+def single_transforms(transform: Transform) -> tuple[Transform, ...]:
+    """Return the transforms that a composed one applies, in order; of another one itself."""
+    return transform.transforms if isinstance(transform, Composed) else (transform,)
 
 
 def not_a_transform(where: str, got: object) -> str:

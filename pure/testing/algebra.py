@@ -8,7 +8,8 @@ import attrs
 
 import pure
 from pure.decide import can_skip
-from pure.testing.situation import KNOWN, Situation, caches, same, transformed
+from pure.experts import experts_of
+from pure.testing.situation import KNOWN, Situation, caches, same
 from pure.transforms import dbcache, fora, magcache, scm
 
 
@@ -78,7 +79,7 @@ def never_skip_is_plain(situation: Situation) -> None:
         for ours, theirs in zip(never.trace(), plain, strict=True):
             assert all(ours.info.computed), f"skipped for {ours.info.reasons}"
             assert same(ours.prediction, theirs.prediction), f"step {ours.step.index}, computed, is not the plain one"
-    assert not any(can_skip(each.plan.rules) for each in _denoisers(situation.plain))
+    assert not any(can_skip(each.plan.rules) for each in experts_of(situation.plain).values())
 
 
 def composition_is_an_algebra(situation: Situation) -> None:
@@ -87,22 +88,22 @@ def composition_is_an_algebra(situation: Situation) -> None:
     assert pure.compose(pure.identity, whole) == pure.compose(whole, pure.identity) == pure.compose(*parts)
     for cut in range(len(parts) + 1):
         assert pure.compose(pure.compose(*parts[:cut]), pure.compose(*parts[cut:])) == pure.compose(*parts)
-    assert transformed(situation.model, pure.identity) == situation.model.denoiser
-    assert transformed(situation.model, whole) == situation.denoiser, (
+    assert pure.identity(situation.model.denoiser) == situation.model.denoiser
+    assert whole(situation.model.denoiser) == situation.denoiser, (
         "the transform makes two denoisers that are not equal: keep what it adds in frozen records, not in closures"
     )
     if not _edits_plans_only(situation):
         return
-    assert transformed(situation.model, pure.compose(whole, *parts)) == situation.denoiser, "not idempotent"
+    assert pure.compose(whole, *parts)(situation.model.denoiser) == situation.denoiser, "not idempotent"
     one_by_one = situation.model
     for part in parts:
-        one_by_one = attrs.evolve(one_by_one, denoiser=transformed(one_by_one, part))
+        one_by_one = attrs.evolve(one_by_one, denoiser=part(one_by_one.denoiser))
     assert one_by_one.denoiser == situation.denoiser
     expected = situation.trace()
     for order in list(itertools.permutations(parts))[1:]:
-        shuffled = transformed(situation.model, pure.compose(*order))
+        shuffled = pure.compose(*order)(situation.model.denoiser)
         assert shuffled == situation.denoiser
-    reverse = transformed(situation.model, pure.compose(*reversed(parts)))
+    reverse = pure.compose(*reversed(parts))(situation.model.denoiser)
     for ours, theirs in zip(situation.trace(reverse), expected, strict=True):
         assert ours.info == theirs.info, "composed in reverse it decides otherwise"
         assert same((ours.prediction, caches(ours.after)), (theirs.prediction, caches(theirs.after)))
@@ -111,10 +112,6 @@ def composition_is_an_algebra(situation: Situation) -> None:
 def _edits_plans_only(situation: Situation) -> bool:
     """Whether what the laws do not know edits nothing but the plan: only then is the order of no importance."""
     others = [part for part in situation.parts if type(part) not in KNOWN]
-    edited = transformed(situation.model, pure.compose(*others))
-    pairs = zip(_denoisers(edited), _denoisers(situation.model.denoiser), strict=True)
+    edited = pure.compose(*others)(situation.model.denoiser)
+    pairs = zip(experts_of(edited).values(), experts_of(situation.model.denoiser).values(), strict=True)
     return all(attrs.evolve(one, plan=plain.plan) == plain for one, plain in pairs)
-
-
-def _denoisers(denoiser) -> list[pure.Denoiser]:
-    return list(denoiser.denoisers.values()) if isinstance(denoiser, pure.Experts) else [denoiser]

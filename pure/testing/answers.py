@@ -7,9 +7,10 @@ import torch
 
 import pure
 from pure import Experts
+from pure.experts import first_of
 from pure.testing.memory import with_blocks
 from pure.testing.oracle import NEAR, Row, _leading_ones, _mask, guide
-from pure.testing.situation import Entry, Situation, close, first_of
+from pure.testing.situation import Entry, Situation, close
 
 
 def repetition_costs_nothing(situation: Situation) -> None:
@@ -86,7 +87,7 @@ def _check_limits(situation: Situation, history: list) -> None:
     accumulated = 0.0
     assert history[0][0].computed, "the first step has nothing to reuse"
     for place, (decision, count) in enumerate(history):
-        mask = _mask_of(situation, count)
+        mask = _mask(situation, count)
         if mask is not None and (mask[decision.index] or (static and place)):
             warming = db and decision.index < min(db.warmup, _leading_ones(mask))
             assert decision.computed == bool(mask[decision.index]) or warming, f"mask {mask} at {decision}"
@@ -102,23 +103,6 @@ def _check_limits(situation: Situation, history: list) -> None:
             streak, accumulated = 0, 0.0
         else:
             skipped, streak, accumulated = skipped + 1, streak + 1, accumulated + (decision.change or 0.0)
-
-
-def _mask_of(situation: Situation, count: int) -> tuple[int, ...] | None:
-    if isinstance(situation.denoiser, Experts):
-        return _mask(attrs.evolve(situation, model=_Alone(situation.denoiser)), count)
-    return _mask(situation, count)
-
-
-@attrs.frozen(eq=False)
-class _Alone:
-    """One expert, already transformed, as a model whose transform changes nothing more."""
-
-    experts: Experts
-
-    @property
-    def denoiser(self):
-        return next(iter(self.experts.denoisers.values()))
 
 
 def reports_are_true(situation: Situation) -> None:

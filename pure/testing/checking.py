@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
 import pure
-from pure import Composed, Denoiser, Experts, Transform
+from pure import Denoiser, Experts, Transform
+from pure.composition import single_transforms
 from pure.testing.examples import examples
 from pure.testing.laws import LAWS, Law, applies
 from pure.testing.recipes import Recipe
@@ -94,7 +95,7 @@ def check_laws(
     if isinstance(subject, Transform):
         if inputs:
             raise TypeError(f"{', '.join(inputs)} are inputs of a denoiser; a transform is tried on models=[...]")
-        keep = parts_of(subject)
+        keep = single_transforms(subject)
         fitting = _fitting(subject, models, steps)
         directed = [each for model in fitting for each in _directed(subject, model, steps or COUNT)]
         drawn = st.sampled_from(fitting).flatmap(lambda one: situations(one, _beside(subject), COUNT, count=steps))
@@ -221,11 +222,6 @@ def _plainer(part: Transform) -> Iterator[Transform]:
                     continue
 
 
-def parts_of(transform: Transform) -> tuple[Transform, ...]:
-    """Return the single transforms of a composed one."""
-    return transform.transforms if isinstance(transform, Composed) else (transform,)
-
-
 def _named(laws: Iterable[str] | None) -> dict[str, Law]:
     if isinstance(laws, str):
         raise TypeError(f"laws is a list of names, got {laws!r}; give laws=[{laws!r}]")
@@ -282,7 +278,7 @@ def _beside(subject: Transform) -> Recipe:
 
 
 def _joined(model: Model, subject: Transform, other: Transform, count: int) -> Transform:
-    for part in parts_of(other):
+    for part in single_transforms(other):
         both = pure.compose(subject, part)
         subject = both if fits(model, both, count) else subject
     return subject

@@ -10,6 +10,8 @@ import attrs
 import torch
 
 import pure
+from pure.experts import first_of
+from pure.rules import Mask, resolve
 from pure.testing import toys
 from pure.testing.situation import Situation
 from pure.transforms import hermite, magcache, newton
@@ -234,10 +236,8 @@ def _mask(situation: Situation, count: int) -> tuple[int, ...] | None:
     if scm.mask is not None:
         return scm.mask
     if scm.compute_bins is None:
-        with_warnings = situation.single.plan.rules  # a preset: trust its table here
-        from pure.rules import Mask, resolve
-
-        return next(resolve(rule.source, count) for rule in with_warnings if isinstance(rule, Mask))
+        rules = first_of(situation.denoiser).plan.rules  # a preset: trust its table here
+        return next(resolve(rule.source, count) for rule in rules if isinstance(rule, Mask))
     assert scm.cache_bins is not None
     entries = []
     for place in range(max(len(scm.compute_bins), len(scm.cache_bins))):

@@ -10,7 +10,9 @@ import attrs
 import torch
 
 import pure
-from pure import Branches, Composed, Denoiser, Experts, Inputs, Transform
+from pure import Branches, Denoiser, Experts, Inputs, Transform
+from pure.composition import single_transforms
+from pure.experts import experts_of, first_of, transformed
 from pure.transforms import (
     attention,
     calibrated,
@@ -70,29 +72,12 @@ class Model:
     @property
     def experts(self) -> int:
         """Number of experts; 1 where there are none."""
-        return len(self.denoiser.denoisers) if isinstance(self.denoiser, Experts) else 1
+        return len(experts_of(self.denoiser))
 
     @property
     def first(self) -> Denoiser:
         """The denoiser, or the first of the experts."""
         return first_of(self.denoiser)
-
-
-def first_of(denoiser: Denoiser | Experts) -> Denoiser:
-    """Return the denoiser, or the first of the experts."""
-    return next(iter(denoiser.denoisers.values())) if isinstance(denoiser, Experts) else denoiser
-
-
-def each_denoiser(denoiser: Denoiser | Experts, change: Callable[[Denoiser], Denoiser]) -> Denoiser | Experts:
-    """Change the denoiser, or every expert."""
-    if isinstance(denoiser, Experts):
-        return Experts({name: change(one) for name, one in denoiser.denoisers.items()})
-    return change(denoiser)
-
-
-def transformed(model: Model, transform: Transform) -> Denoiser | Experts:
-    """Apply a transform to the denoiser, or to every expert."""
-    return transform(model.denoiser)
 
 
 @attrs.frozen
@@ -139,7 +124,7 @@ class Situation:
     @property
     def parts(self) -> tuple[Transform, ...]:
         """The single transforms of the recipe."""
-        return self.transform.transforms if isinstance(self.transform, Composed) else (self.transform,)
+        return single_transforms(self.transform)
 
     def part(self, kind: type[P]) -> P | None:
         """The transform of one kind, or None."""
@@ -183,7 +168,7 @@ class Situation:
     @functools.cached_property
     def denoiser(self) -> Denoiser | Experts:
         """The denoiser with the recipe."""
-        return transformed(self.model, self.transform)
+        return self.transform(self.model.denoiser)
 
     @property
     def single(self) -> Denoiser:
@@ -195,8 +180,8 @@ class Situation:
     def plain(self) -> Denoiser | Experts:
         """The denoiser with guidance and the kernel of attention, if any are chosen, and without a cache."""
         if self.known:
-            return transformed(self.model, pure.compose(*filter(None, (self.guidance, self.part(attention)))))
-        return each_denoiser(self.denoiser, lambda one: attrs.evolve(one, plan=pure.Plan()))
+            return pure.compose(*filter(None, (self.guidance, self.part(attention))))(self.model.denoiser)
+        return transformed(self.denoiser, lambda one: attrs.evolve(one, plan=pure.Plan()))
 
     @property
     def solver(self) -> pure.Solver[Any]:

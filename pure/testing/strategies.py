@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import pure
 from pure import Plan, States, Step, Transform
+from pure.experts import first_of
 from pure.testing.recipes import RECIPES, Recipe
-from pure.testing.situation import Model, Situation, first_of, transformed
+from pure.testing.situation import Model, Situation
 from pure.testing.toys import CLOSED, experts_model, random_model, streams_model
 
 __all__ = ["batches", "denoisers", "plans", "situations", "states", "steps", "transforms"]
@@ -48,7 +49,7 @@ def transforms(model: Model, count: int) -> st.SearchStrategy[Transform]:
 
 def plans(model: Model, count: int) -> st.SearchStrategy[Plan]:
     """Plans that fit a model and a run of `count` steps: those of `transforms`."""
-    return transforms(model, count).map(lambda transform: first_of(transformed(model, transform)).plan)
+    return transforms(model, count).map(lambda transform: first_of(transform(model.denoiser)).plan)
 
 
 def steps(count: int | None = None, samples: int | None = None) -> st.SearchStrategy[Step]:
