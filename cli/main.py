@@ -16,14 +16,15 @@ from pure.checks import nearest
 from pure.cli.commands import COMMANDS
 from pure.cli.memory import keep_memory
 from pure.cli.parsing import WIDEST, CommandContext
+from pure.cli.start import INTERRUPTED
 from pure.configs import ConfigError
 from pure.engine.errors import EngineError, Interrupted, Misuse
 from pure.engine.libraries import quiet_imports
 
 __all__ = ["main", "run"]
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes; 130 is what shells report after Ctrl-C."""
+FAILED, MISUSED = 1, 2
+"""Exit codes; see also `INTERRUPTED`."""
 
 
 class Commands(click.Group):
@@ -48,15 +49,26 @@ def puredit() -> None:
 
 for command in COMMANDS:
     puredit.add_command(command)
+interrupted = False
+"""Whether this process was asked to stop."""
 
 
 def main() -> None:
     """Run the command line and leave with its exit code; a request to terminate is an interruption."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     _open_streams()
     quiet_imports()
     keep_memory(os.environ)
     sys.exit(run(sys.argv[1:]))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Raise KeyboardInterrupt, and remember it: what is being imported may turn it into another error."""
+    global interrupted
+    interrupted = True
+    raise KeyboardInterrupt
 
 
 def _open_streams() -> None:
@@ -73,32 +85,36 @@ def run(words: Sequence[str]) -> int:
     )
     try:
         return puredit.main(list(words), prog_name="puredit", standalone_mode=False) or 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
-    except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code, debug)
-    except EngineError as error:
-        return _complain(error.message, _exit_code(error), debug)
-    except ConfigError as error:
-        return _complain(str(error), error.exit_code, debug)
+    except Interrupted as error:
+        return _complain(error.message, INTERRUPTED, debug)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", INTERRUPTED, False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return _complain("interrupted", INTERRUPTED, debug) if interrupted else _failed(error, debug)
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    """Say what went wrong and return the exit code."""
+    match error:
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message())
+            return 0
+        case click.ClickException():
+            return _complain(error.format_message(), error.exit_code, debug)
+        case EngineError():
+            return _complain(error.message, MISUSED if isinstance(error, Misuse) else FAILED, debug)
+        case ConfigError():
+            return _complain(str(error), error.exit_code, debug)
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        case OSError(errno=errno.ENOSPC, filename=None):
             # Files are named by what writes them; what is left is what the output goes to.
             return _complain(
                 f"cannot write to standard output: {error.strerror}; files that were made stay", FAILED, debug
             )
-        where = "" if debug else "; --debug shows where"
-        return _complain(f"{type(error).__name__}: {error}{where}", FAILED, debug)
-
-
-def _exit_code(error: EngineError) -> int:
-    return MISUSED if isinstance(error, Misuse) else INTERRUPTED if isinstance(error, Interrupted) else FAILED
+    where = "" if debug else "; --debug shows where"
+    return _complain(f"{type(error).__name__}: {error}{where}", FAILED, debug)
 
 
 def _complain(message: str, code: int, debug: bool) -> int:

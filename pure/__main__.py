@@ -1,6 +1,6 @@
 """`python -m pure` is the command `puredit`."""
 
-from pure.cli.main import main
+from pure.cli.start import start
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -1,16 +1,22 @@
 """Which samples are made together, what is warmed up, and how a command ends, without a model."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import click
 import pytest
 
 from pure.cli import command as command_of
 from pure.cli import generate, main
 from pure.engine.errors import Failure, Interrupted, Misuse
 from pure.models import NotFiniteError
+from tests.structure.source import ROOT
 
 SAMPLES = tuple(SimpleNamespace(prompt=f"prompt {number}", path=None) for number in range(5))
 
@@ -164,6 +170,61 @@ def test_how_a_command_ends(monkeypatch, capsys, error, code, said):
     monkeypatch.setattr(main.puredit, "main", fail)
     assert main.run(["models"]) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImportError("a part of numpy failed to import"), "error: interrupted\n"),
+        (Misuse("the checkpoint cannot be read"), "error: interrupted\n"),
+        (click.ClickException("wrong"), "error: interrupted\n"),
+        (Interrupted("interrupted after 1 of 2 images"), "error: interrupted after 1 of 2 images\n"),
+    ],
+)
+def test_what_an_interruption_became_of_is_an_interruption(monkeypatch, capsys, error, said):
+    def interrupted(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr(main, "interrupted", False)
+    before = signal.signal(signal.SIGINT, main._interrupt)
+    monkeypatch.setattr(main.puredit, "main", interrupted)
+    try:
+        assert main.run(["models"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == said
+
+
+INTERRUPTING = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == module and not done:
+            done.append(name)
+            os.kill(os.getpid(), getattr(signal, sent))
+
+module, sent, *sys.argv[1:] = sys.argv[1:]
+done = []
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
+sys.meta_path.insert(0, Interrupting())
+from pure.cli.start import start
+start()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "sent"),
+    [("click", "SIGINT"), ("pure.configs.schema", "SIGTERM"), ("pure.cli.generate", "SIGTERM"), ("torch", "SIGINT")],
+)
+def test_an_interruption_while_something_is_imported_is_one_line(module, sent, tmp_path):
+    words = [sys.executable, "-c", INTERRUPTING, module, sent, "generate", "--prompt", "a"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nerror: interrupted\n")
 
 
 @pytest.mark.parametrize("words", [["--debug"], ["--log-level", "debug"], ["--log-level=debug"]])

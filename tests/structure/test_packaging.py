@@ -131,7 +131,7 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     assert "pure/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "Requires-Python: >=3.11" in metadata
-    assert "puredit = pure.cli.main:main" in commands
+    assert "puredit = pure.cli.start:start" in commands
 
 
 @pytest.mark.slow
