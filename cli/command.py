@@ -197,7 +197,7 @@ def order_of(values: Mapping[str, Any], checkpoint: Checkpoint) -> Order:
     """Return what the flags say of all samples, by the library's names.
 
     Raises:
-        Misuse: a picture cannot be read, or the model takes none or needs one.
+        Misuse: a picture cannot be read, or the model takes another number.
     """
     opened = pictures(values["image_path"], checkpoint.found)
     given = {name: values[flag] for flag, name in OPTIONS.items()} | {"images": tuple(one.image for one in opened)}

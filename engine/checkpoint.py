@@ -22,8 +22,6 @@ Waiting = Callable[[str], contextlib.AbstractContextManager[object]]
 
 __all__ = ["Checkpoint", "look", "pictures"]
 
-MOST_PIXELS = 2**26
-"""Of a picture: 8192 x 8192, what the latents of any family allow at most."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -101,20 +99,35 @@ class Checkpoint:
         """Refuse a size that the checkpoint cannot have; None is its default, `flag` names both sides if it is given.
 
         Raises:
-            Misuse: it has too many pixels, or is not made of whole tokens.
+            Misuse: its latents have too many numbers, or it is not made of whole tokens.
         """
+        from pure.models.request import LARGEST
+
         given = {"height": height, "width": width, "frames": frames}
         for name, value in given.items():
             if value is not None and (reason := self.found.sizes.wrong(name, value)):
                 raise Misuse(f"{_flag(name, flag)} {value} {reason}", field=name)
-        defaults = self.found.defaults
-        height, width, frames = height or defaults.height or 1, width or defaults.width or 1, frames or defaults.frames
-        most = MOST_PIXELS * (4 if self.video else 1)  # latents of a video have a fourth of its frames
-        if height * width * frames > most:
+        defaults, sizes = self.found.defaults, self.found.sizes
+        # A side that is not given may be that of a picture: it is a token at least.
+        height, width = height or defaults.height or sizes.height, width or defaults.width or sizes.width
+        frames = frames or defaults.frames
+        if (numbers := sizes.latents(height, width, frames)) > LARGEST:
             several = f" x {frames}" if frames > 1 else ""
             raise Misuse(
-                f"{flag or f'--width {width}, --height {height}'}: {width} x {height}{several} pixels, at most {most}"
+                f"{flag or f'--width {width}, --height {height}'}: {width} x {height}{several} pixels are latents of "
+                f"{numbers:,} numbers, the most are {LARGEST:,}"
             )
+
+    def check_pictures(self, count: int, given: str = "this request has") -> None:
+        """Refuse a number of input pictures that the model does not take.
+
+        Raises:
+            Misuse: it reads another number.
+        """
+        least, most = self.found.image_count
+        if not least <= count <= most:
+            wanted = "no" if not most else f"{least}" if least == most else f"{least} to {most}"
+            raise Misuse(f"a {self.name} reads {wanted} input pictures; {given} {count}")
 
     def load(
         self,
@@ -175,16 +188,17 @@ def pictures(paths: Sequence[str], found: Description) -> tuple[Picture, ...]:
     """Open the input pictures; their notes name the file.
 
     Raises:
-        Misuse: one cannot be read, or the model takes none or needs one.
+        Misuse: one cannot be read, or the model takes another number.
     """
-    wanted = found.kind.task in ("image-editing", "image-to-video")
-    if paths and not (wanted or found.kind.pictures):
+    least, most = found.image_count
+    if paths and not most:
         raise Misuse(
             f"--image-path {cut(' '.join(paths))}: a {found.kind.pipeline} takes no pictures (task: "
             f"{found.kind.task}); leave it out"
         )
-    if wanted and not paths:
+    if least and not paths:
         raise Misuse(f"a {found.kind.pipeline} does {found.kind.task} and needs a picture; give --image-path FILE")
+    Checkpoint(path=None, found=found).check_pictures(len(paths), "--image-path names")
     return tuple(_opened(path) for path in paths)
 
 

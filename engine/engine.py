@@ -127,24 +127,13 @@ class Engine:
     weights: tuple[Weights, ...] = ()
     together: bool = False
 
-    def check_pictures(self, count: int) -> None:
-        """Check the number of input pictures.
-
-        Raises:
-            Misuse: the model reads another number.
-        """
-        least, most = self.pipeline.image_count
-        if not least <= count <= most:
-            wanted = "no" if not most else f"{least}" if least == most else f"{least} to {most}"
-            raise Misuse(f"a {self.checkpoint.name} reads {wanted} input pictures; this request has {count}")
-
     def recipe(self, order: Order, caching: Caching) -> Recipe:
         """Check an order against the model, and return how it is carried out.
 
         Raises:
             Misuse: something in it is wrong or cannot be done.
         """
-        self.check_pictures(len(order.options.get("images", ())))
+        self.checkpoint.check_pictures(len(order.options.get("images", ())))
         self.checkpoint.check_expert_scale(order.options.get("guidance_scale_2"), "guidance_scale_2")
         try:
             base = transformed(self.base, attend_by(caching.effective))

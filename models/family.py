@@ -60,7 +60,7 @@ class PipelineKind:
     Attributes:
         pipeline: diffusers' class.
         task: "text-to-image", "image-editing", "text-to-video" or "image-to-video".
-        pictures: whether it may be given input pictures although its task needs none.
+        images: the least and the largest number of input pictures, or from a description to them.
         guidance: how it can be guided: "embedded", "classifier-free".
         components: classes allowed for every component that is loaded through its library; "None"
             among them lets it be absent.
@@ -76,7 +76,7 @@ class PipelineKind:
 
     pipeline: str
     task: str
-    pictures: bool = False
+    images: tuple[int, int] | Callable[["Description"], tuple[int, int]] = (0, 0)
     guidance: tuple[str, ...]
     components: Mapping[str, tuple[str, ...]]
     transformers: tuple[str, ...] = ("transformer",)
@@ -137,6 +137,12 @@ class Description:
         return found if isinstance(found, Defaults) else found(self)
 
     @property
+    def image_count(self) -> tuple[int, int]:
+        """The least and the largest number of input pictures."""
+        found = self.kind.images
+        return found if isinstance(found, tuple) else found(self)
+
+    @property
     def sizes(self) -> Sizes:
         """The sizes of images and videos that are possible."""
         return self.kind.sizes(self)
@@ -168,4 +174,5 @@ class Parts:
             "params": self.params["transformer"],
             "solver": self.found.solver,
             "defaults": self.found.defaults,
+            "image_count": self.found.image_count,
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
@@ -55,6 +55,8 @@ def positions(text: int, rows: int, columns: int) -> torch.Tensor:
 class ImageAutoencoder(Autoencoder, abc.ABC):
     """An autoencoder of images, and the sizes that its shape allows."""
 
+    latents: ClassVar[tuple[str, int]] = ("latent_channels", 4)  # in its config, and the default
+
     @classmethod
     @abc.abstractmethod
     def halvings(cls, config: Mapping[str, Any]) -> int:
@@ -63,8 +65,8 @@ class ImageAutoencoder(Autoencoder, abc.ABC):
     @classmethod
     def sizes(cls, config: Mapping[str, Any]) -> Sizes:
         """Return the sizes that an autoencoder of this config allows."""
-        side = PATCH * 2 ** cls.halvings(config)
-        return Sizes(height=side, width=side)
+        side, (name, channels) = PATCH * 2 ** cls.halvings(config), cls.latents
+        return Sizes(height=side, width=side, numbers=config.get(name, channels) * PATCH**2)
 
     @property
     def patch(self) -> int:

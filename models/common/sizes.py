@@ -15,12 +15,14 @@ class Sizes:
         width: likewise.
         frames: numbers of frames are `first` plus a multiple of it.
         first: the least number of frames.
+        numbers: of the latents of one token.
     """
 
     height: int = attrs.field(validator=POSITIVE)
     width: int = attrs.field(validator=POSITIVE)
     frames: int = attrs.field(default=1, validator=POSITIVE)
     first: int = attrs.field(default=1, validator=POSITIVE)
+    numbers: int = attrs.field(default=1, validator=POSITIVE)
 
     def wrong(self, name: str, value: int) -> str | None:
         """Return what is wrong with a "height", a "width" or a number of "frames", and the nearest that is possible.
@@ -39,6 +41,15 @@ class Sizes:
         if value >= 1 and not value % step:
             return None
         return f"is not a positive multiple of {step} pixels; the nearest size is {max(round(value / step), 1) * step}"
+
+    def latents(self, height: int, width: int, frames: int = 1) -> int:
+        """Return how many numbers the latents of one sample have, whose sizes are possible.
+
+        >>> Sizes(height=16, width=16, frames=4, numbers=64).latents(32, 48, 9)
+        1152
+        """
+        tokens = (height // self.height) * (width // self.width) * ((frames - self.first) // self.frames + 1)
+        return tokens * self.numbers
 
     def check(self, **given: int) -> None:
         """Refuse sizes that are not possible.

@@ -20,8 +20,8 @@ from pure.models.common.sizes import Sizes
 if TYPE_CHECKING:
     from diffusers.video_processor import VideoProcessor
 
-FACTORS = (8, 4)
-"""Pixels on a side of a latent, and frames of one, where the config of an autoencoder says nothing."""
+FACTORS = (8, 4, 16)
+"""Pixels on a side of a latent, its frames and its channels, where the config of an autoencoder says nothing."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -61,12 +61,13 @@ class VideoAutoencoder(Autoencoder, abc.ABC):
     @classmethod
     def sizes(cls, config: Mapping[str, Any], patch: tuple[int, int, int]) -> Sizes:
         """Return the sizes that an autoencoder of this config and such patches allow."""
-        factor, period = (config.get(name, default) for name, default in zip(cls.names, FACTORS, strict=False))
+        factor, period, channels = (config.get(name, each) for name, each in zip(cls.names, FACTORS, strict=True))
         return Sizes(
             height=factor * patch[1],
             width=factor * patch[2],
             frames=period * patch[0],
             first=1 + period * (patch[0] - 1),
+            numbers=channels * math.prod(patch),
         )
 
     def size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:

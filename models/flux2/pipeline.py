@@ -37,7 +37,6 @@ class Flux2Pipeline(ImagePipeline):
 
     reader: ChatReader = attrs.field(repr=False)
     codec: ImageCodec = attrs.field(repr=False)
-    image_count: tuple[int, int] = (0, MOST)
 
     cfg: ClassVar[str] = ""
 
@@ -186,7 +185,7 @@ def _sizes(found: Description) -> Sizes:
 DEV = PipelineKind(
     pipeline="Flux2Pipeline",
     task="text-to-image",
-    pictures=True,
+    images=(0, MOST),
     guidance=("embedded",),
     components={
         "vae": ("AutoencoderKLFlux2",),

@@ -26,6 +26,8 @@ AREA = 1024 * 1024  # pixels that a reference picture has at most
 class ImageCodec(ImageAutoencoder):
     """The autoencoder."""
 
+    latents = ("latent_channels", 32)
+
     @classmethod
     def halvings(cls, config: Mapping[str, Any]) -> int:
         """Return one less than the levels."""

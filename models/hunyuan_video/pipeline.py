@@ -87,7 +87,6 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     reader: PictureReader = attrs.field(repr=False)
     kind: str
-    image_count: tuple[int, int] = (1, 1)
 
     def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
         """Return embeddings of the picture and P texts, of both branches as long as the longer one."""
@@ -232,6 +231,7 @@ FAMILY = Family(
             TEXT_TO_VIDEO,
             pipeline=KINDS[1],
             task="image-to-video",
+            images=(1, 1),
             components={
                 **COMPONENTS,
                 "text_encoder": ("LlavaForConditionalGeneration",),

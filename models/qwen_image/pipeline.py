@@ -111,7 +111,6 @@ class QwenImageEditPipeline(QwenImagePipeline):
 
     area: int = AREA
     read_area: int | None = None
-    image_count: tuple[int, int] = (1, 1)
 
     def size(self, request: Request) -> tuple[int, int]:
         """Return height and width near `area` with the proportions of the last picture, in pixels."""
@@ -182,8 +181,7 @@ def _build(parts: Parts) -> Pipeline:
 
 def _build_edit(parts: Parts, several: bool) -> Pipeline:
     reader, codec = _picture_reader(parts, numbered=several), ImageCodec(parts.components["vae"])
-    options: dict[str, Any] = {"read_area": READ_AREA, "image_count": (1, MOST)} if several else {}
-    return QwenImageEditPipeline(**parts.common, reader=reader, codec=codec, **options)
+    return QwenImageEditPipeline(**parts.common, reader=reader, codec=codec, read_area=READ_AREA if several else None)
 
 
 def _picture_reader(parts: Parts, numbered: bool) -> PictureReader:
@@ -234,6 +232,7 @@ FAMILY = Family(
             TEXT_TO_IMAGE,
             pipeline="QwenImageEditPipeline",
             task="image-editing",
+            images=(1, 1),
             defaults=EDIT,
             build=functools.partial(_build_edit, several=False),
             check=_check_edit,
@@ -243,6 +242,7 @@ FAMILY = Family(
             TEXT_TO_IMAGE,
             pipeline="QwenImageEditPlusPipeline",
             task="image-editing",
+            images=(1, MOST),
             defaults=attrs.evolve(EDIT, steps=40),
             build=functools.partial(_build_edit, several=True),
             check=_check_edit,

@@ -20,6 +20,8 @@ STEP = 32  # sides of a picture that is edited are multiples of it
 class ImageCodec(ImageAutoencoder):
     """The autoencoder."""
 
+    latents = ("z_dim", 16)
+
     @classmethod
     def halvings(cls, config: Mapping[str, Any]) -> int:
         """Return the number of levels that halve the sides, and perhaps the frames of a video."""

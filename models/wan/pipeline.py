@@ -87,7 +87,6 @@ class WanImageToVideoPipeline(WanPipeline):
     """
 
     pictures: PictureReader | None = attrs.field(default=None, repr=False)
-    image_count: tuple[int, int] = (1, 2)
 
     def sized(self, request: Request) -> Request:
         """Return the request with its size, in which the pictures fit; see the base."""
@@ -115,8 +114,6 @@ class WanImageToVideoPipeline(WanPipeline):
 @attrs.frozen(kw_only=True, eq=False)
 class WanFirstFramePipeline(WanImageToVideoPipeline):
     """Wan 2.2 TI2V-5B from text, and perhaps from a picture: it is the first frame itself, at timestep 0."""
-
-    image_count: tuple[int, int] = (0, 1)
 
     def given(self, request: Request) -> dict[str, torch.Tensor]:
         """Return latents of the first frame, if it is given."""
@@ -218,13 +215,24 @@ def _build(parts: Parts) -> Pipeline:
 def _build_picture(parts: Parts) -> Pipeline:
     config = WanConfig.read(parts.found.transformer)
     if parts.found.index.get("expand_timesteps"):
-        return WanFirstFramePipeline(**_common(parts), image_count=(1, 1))
+        return WanFirstFramePipeline(**_common(parts))
     if config.image_dim is None:
         return WanImageToVideoPipeline(**_common(parts))
-    # Wan 2.1, which embeds the pictures too: a first one, or with positions for both a first and a last one.
+    # Wan 2.1, which embeds the pictures too.
     pictures = PictureReader(**parts.only("image_processor", "image_encoder"))
-    count = 1 if config.pos_embed_seq_len is None else 2
-    return WanImageToVideoPipeline(**_common(parts), pictures=pictures, image_count=(count, count))
+    return WanImageToVideoPipeline(**_common(parts), pictures=pictures)
+
+
+def _images(found: Description) -> tuple[int, int]:
+    """A first picture, and perhaps a last one; where the transformer embeds them, as many as it has positions for."""
+    from_text, config = found.kind.task == "text-to-video", WanConfig.read(found.transformer)
+    if found.index.get("expand_timesteps"):
+        return (0, 1) if from_text else (1, 1)
+    if from_text:
+        return 0, 0
+    if config.image_dim is None:
+        return 1, 2
+    return (1, 1) if config.pos_embed_seq_len is None else (2, 2)
 
 
 def _options(found: Description) -> dict[str, Any]:
@@ -241,6 +249,7 @@ def _common(parts: Parts) -> dict[str, Any]:
         "params": {"high": parts.params[first], "low": parts.params[second]} if several else parts.params[first],
         "solver": found.solver,
         "defaults": found.defaults,
+        "image_count": found.image_count,
         "reader": TextReader(**parts.only("tokenizer", "text_encoder")),
         "codec": VideoCodec(vae=parts.components["vae"], patch=WanConfig.read(found.transformer).patch),
         "boundary": boundary * found.configs["scheduler"].get("num_train_timesteps", 1000) if several else None,
@@ -261,6 +270,7 @@ def _sizes(found: Description) -> Sizes:
 TEXT_TO_VIDEO = PipelineKind(
     pipeline="WanPipeline",
     task="text-to-video",
+    images=_images,
     guidance=("classifier-free",),
     components=COMPONENTS,
     transformers=("transformer", "transformer_2"),

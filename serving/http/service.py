@@ -123,7 +123,7 @@ class Service:
         Raises:
             Misuse: there are too many or too few, or one cannot be read.
         """
-        self.engine.check_pictures(len(sent))
+        self.engine.checkpoint.check_pictures(len(sent))
         return await asyncio.to_thread(lambda: [opened(one) for one in sent])
 
     async def submit(self, job: Job, pictures: Sequence[Picture], sent: Sequence[Upload]) -> Future[Entry]:

@@ -15,7 +15,7 @@ from PIL import Image
 import pure
 from pure import Decision, Info
 from pure.configs import Facts, load_text, resolve
-from pure.distributed import Sizes
+from pure.distributed import Sizes as MeshSizes
 from pure.engine import quantizing, ranks, writing
 from pure.engine.caching import Caching, Sources, recipe, threshold_of, transforms_of
 from pure.engine.checkpoint import Checkpoint
@@ -28,6 +28,7 @@ from pure.engine.sample import Sample
 from pure.engine.saving import encode_image
 from pure.engine.unsupported import Refusal
 from pure.experts import Experts
+from pure.models.common.sizes import Sizes
 from pure.notes import Note
 from pure.statistics import quantiles, tally
 from pure.testing import toys
@@ -38,8 +39,6 @@ from pure.transforms import dbcache
 
 class Pipeline:
     """Makes videos of 1, 5, 9, ... frames; takes no pictures."""
-
-    image_count = (0, 1)
 
     def request(self, prompt: str, negative: str | None, **options: Any) -> Any:
         if options.get("frames", 1) % 4 != 1:
@@ -60,7 +59,8 @@ def engine(**defaults: Any) -> Engine:
         defaults=SimpleNamespace(fps=8, steps=4, **defaults),
         kind=SimpleNamespace(pipeline="WanPipeline", task="text-to-video"),
         transformers=("transformer",),
-        sizes=SimpleNamespace(wrong=lambda name, value: None),
+        sizes=Sizes(height=8, width=8, frames=4, numbers=64),
+        image_count=(0, 1),
     )
     pipeline: Any = Pipeline()
     return Engine(checkpoint=Checkpoint(path=None, found=found), pipeline=pipeline, base=toys.random_denoiser())
@@ -124,11 +124,14 @@ def test_frames_per_second_are_those_that_are_given():
     assert attrs.evolve(checkpoint, found=still).fps(3) is None
 
 
-def test_pixels_of_all_frames_are_counted():
-    checkpoint = engine(height=64, width=64, frames=5).checkpoint
-    checkpoint.check_pixels(8192, 8192, 4)
-    with pytest.raises(Misuse, match=r"8192 x 8192 x 5 pixels, at most 268435456"):
-        checkpoint.check_pixels(8192, 8192, None)
+def test_latents_of_all_frames_are_counted():
+    checkpoint = engine(height=64, width=2048, frames=5).checkpoint
+    checkpoint.check_pixels(4096, 4096, 1)
+    checkpoint.check_pixels(4096, None, 5)
+    with pytest.raises(Misuse, match="4096 x 4096 x 5 pixels are latents of 33,554,432 numbers, the most are 16,777,"):
+        checkpoint.check_pixels(4096, 4096, None)
+    with pytest.raises(Misuse, match="--height 4096: 2048 x 4096 x 9 pixels are latents of 25,165,824 numbers"):
+        checkpoint.check_pixels(4096, None, 9)
 
 
 # ------------------------------------------------------------------------------ caches
@@ -160,10 +163,10 @@ def test_a_request_chooses_its_attention_over_a_flag():
 
 
 def test_processes_are_noted_by_their_axes():
-    assert ranks.notes_on(Sizes(), "cpu") == ()
-    (note,) = ranks.notes_on(Sizes(ring=2, tp=3), "cpu")
+    assert ranks.notes_on(MeshSizes(), "cpu") == ()
+    (note,) = ranks.notes_on(MeshSizes(ring=2, tp=3), "cpu")
     assert (note.text, note.kind) == ("6 processes on the CPU, as there is no GPU: ring 2 x tp 3", "note")
-    assert ranks.notes_on(Sizes(cfg=2), "cuda")[0].text == "2 processes on a GPU each: cfg 2"
+    assert ranks.notes_on(MeshSizes(cfg=2), "cuda")[0].text == "2 processes on a GPU each: cfg 2"
 
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -196,7 +199,7 @@ def test_the_first_rank_leads_and_the_others_print_nothing(monkeypatch, capsys, 
     def lead(payload: Any, mesh: Any) -> None:
         print(payload, mesh)
 
-    ranks._rank("lead", Sizes(), lead, follow, "cpu")
+    ranks._rank("lead", MeshSizes(), lead, follow, "cpu")
     assert capsys.readouterr().out == printed and followed == [("lead", "mesh")] * rank
 
 
