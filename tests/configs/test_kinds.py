@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pure.configs.kinds import (
+    MOST,
     Bool,
     Callback,
     Choice,
@@ -43,6 +44,8 @@ PRESETS = ("none", "fast")
         (Text(empty=True), " ", " "),
         (Words(), ["a", "b"], ("a", "b")),
         (Words(), [], ()),
+        (Words(), ["b", "a", "b"], ("b", "a")),
+        (Counts(1), [MOST, MOST], (MOST, MOST)),
         (Counts(0, first=1), [1, 0], (1, 0)),
         (Counts(0, empty=True), [], ()),
         (Counts(0, first=1, empty=True), [], ()),
@@ -99,6 +102,7 @@ def test_what_is_allowed(kind: ValueKind, value: Any, parsed: Any) -> None:
         (Counts(1), [1, 0], ""),
         (Counts(0), [1, True], ""),
         (Counts(0), "1,2", "write [1,2]"),
+        (Counts(0), [1, MOST + 1], f"at most {MOST}"),
         (StepMask(PRESETS), [], ""),
         (StepMask(PRESETS), "", ""),
         (StepMask(PRESETS), [1, 2], ""),

@@ -183,7 +183,7 @@ def test_contradictions_between_sources_name_both():
     text = str(caught.value)
     assert "environment SGLANG_CACHE_DIT_DMD: cache_config.enable_dmd: found a second calibrator" in text
     assert "(c.yaml:1:35)" in text
-    assert "found 3 entries for num_inference_steps: 4 (c.yaml:1:62)" in text
+    assert "found 3 entries for num_inference_steps: 4 (c.yaml:1:62)" in text and "; give 4 entries" in text
 
 
 def test_flags_are_checked_and_named():
@@ -225,6 +225,8 @@ def test_show_names_the_attention_that_is_asked_for():
     at = {"parallelism_config.attention_backend": "flash"}
     (row,) = (row for row in describe(resolve(flags=read_flags(at))) if row.key == "attention_backend")
     assert (row.value, row.origin) == ("flash", "flag parallelism_config.attention_backend")
+    both = resolve(flags=read_flags({"attention_backend": "flash", **at}, {"attention_backend": "-a"}))
+    assert [(row.value, row.origin) for row in describe(both)][-1] == ("flash", "flag -a")
     (row,) = (row for row in describe(resolve()) if row.key == "attention_backend")
     assert (row.value, row.origin) == ("native", "library default")
 

@@ -89,6 +89,7 @@ def test_components():
     [
         ("backend: cache_dit", ("quantize_config.backend: cache_dit quantises with kernels of its own", "write ao")),
         ("backend: svdq", ("quantize_config.backend: svdq quantises with kernels of its own", "write ao")),
+        ("exclude_layers: [a], backend: svdq", ("quantize_config.backend: svdq quantises",)),
         ("repeated_blocks: [Block]", ("it names Python classes", "exclude_layers leaves out single blocks")),
         ("serialize_to: out", ("are not written", "remove the key")),
         ("svdq_kwargs: {a: 1}", ("SVDQuant is not implemented", "remove the key")),

@@ -32,6 +32,8 @@ def test_text_of_a_file_and_of_a_pipe(tmp_path):
 def test_silent_pipes_endless_devices_and_folders_are_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "PATIENCE", 0.05)
     monkeypatch.setattr(reading, "MOST", 2**20)
+    (tmp_path / "full").write_bytes(b"a" * 2**20)
+    assert len(read_text(tmp_path / "full")) == 2**20
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Misuse, match=r"--config .*pipe cannot be read: it is a pipe, and nothing came out of it for 0"):
         read_named(tmp_path / "pipe", "--config")

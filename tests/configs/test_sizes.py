@@ -13,12 +13,12 @@ from pure.distributed import Sizes
 SIZES = ("ulysses_size", "ring_size", "tp_size")
 
 
-def settled(sizes=None, processes=1, sequence=None, flags=None):
+def settled(sizes=None, processes=1, sequence=None, flags=None, groups=1):
     """The effective configuration of a file with sizes, and flags."""
     layers: Any = {"file": load_text(str({"parallelism_config": sizes}), "p.yaml")} if sizes else {}
     spelling = {f"parallelism_config.{size}": f"--{size}" for size in SIZES}
     flags = read_flags({f"parallelism_config.{size}": value for size, value in (flags or {}).items()}, spelling)
-    return resolve(flags=flags, **layers, facts=Facts(processes=processes, sequence=sequence))
+    return resolve(flags=flags, **layers, facts=Facts(processes=processes, sequence=sequence, groups=groups))
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,7 @@ def test_sizes_are_refused_only_where_none_would_do(chosen, processes, sequence)
     [
         (None, 1, 2, "flag --sp-degree: --sp-degree 2 needs 2 processes, this run has 1; start with --num-gpus 2"),
         (None, 4, 2, "this run has 4; start with --num-gpus 2, or remove the sizes, or add --tp-size 2"),
+        ({"tp_size": 4}, 4, 2, "this run has 4; start with --num-gpus 8, or remove the sizes, or write auto for one"),
         ({"ulysses_size": 2, "ring_size": 1}, 4, 4,
          "flag --sp-degree: ulysses 2 x ring 1 is 2, not 4; write --sp-degree 2 or leave it out, or change"),
         ({"ulysses_size": 4}, 4, 2,
@@ -99,6 +100,13 @@ def test_one_process_is_told_to_start_more_and_several_to_leave_a_size_open():
     (one,), (several,) = settled({"tp_size": 3}, 1).refusals, settled({"tp_size": 3}, 2).refusals
     cure = "; start with --num-gpus 3, or remove the sizes"
     assert str(one).endswith(cure) and str(several).endswith(f"{cure}, or write auto for one")
+    (grouped,) = settled({"tp_size": 3}, 1, groups=2).refusals
+    assert "this run has 1 in each of 2 groups (dp); start with --num-gpus 6, or" in str(grouped)
+
+
+def test_groups_share_nothing():
+    assert parallel(settled(groups=2)).sizes == Sizes(dp=2)
+    assert parallel(settled({"tp_size": 2}, 2, groups=3)).sizes == Sizes(tp=2, dp=3)
 
 
 def test_all_that_does_not_fit_is_said():
@@ -157,3 +165,4 @@ def test_what_has_no_effect_in_two_processes_is_noted(values, key, why):
 def test_what_has_an_effect_is_not_noted():
     values = {"ulysses_size": 2, "ring_size": 2, "ulysses_float8": True, "ring_rotate_method": "allgather"}
     assert settled(values, 4).notes == ()
+    assert settled({"cfg_size": 2, "extra_parallel_modules": ["vae"]}, 2).notes == ()

@@ -1,5 +1,7 @@
 """What files of tuned plans say beside a cache: what they are for, and the cache of a second expert."""
 
+from typing import Any
+
 import pytest
 
 from pure import compose
@@ -40,6 +42,28 @@ def test_a_plan_is_read_whole() -> None:
 def test_it_is_written_as_it_was_read() -> None:
     layer = load_text(PLAN)
     assert load_text(dump(layer)) == layer and load_text(dump(layer, "json"), "plan.json") == layer
+
+
+def test_what_a_plan_leaves_open_is_not_known() -> None:
+    assert configure(file=None).tuned is None
+    assert resolve(file=load_text("tuned: {steps: 4, psnr: null}")).tuned == TunedFor(steps=4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "changed"),
+    [
+        ("", {}),
+        ("taylorseer_cache_type: hidden_states", {"on": "hidden"}),
+        ("taylorseer_order: 2", {"order": 2}),
+        ("enable_encoder_taylorseer: true", {"streams": "all"}),
+        ("enable_encoder_calibrator: true", {"streams": "all"}),
+    ],
+)
+def test_weights_take_the_settings_of_taylorseer(keys: str, changed: dict) -> None:
+    text = f"cache_config: {{enable_taylorseer: true, calibrated_weights: [[[2, 0], 3, [2, -1]]], {keys}}}"
+    made: Any = build(resolve(file=load_text(text)))
+    (weights,) = (each for each in made.transforms if isinstance(each, calibrated))
+    assert weights == calibrated(table=[[[2, 0], 3, [2, -1]]], **changed)
 
 
 def test_without_a_plan_nothing_is_tuned() -> None:

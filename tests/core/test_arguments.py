@@ -52,6 +52,8 @@ RECORDS: list[tuple[Callable[[], Any], str]] = [
     (lambda: Quantization(exclude=NUMBER), "Quantization(exclude=3): give a tuple of parts of names"),
     (lambda: Quantization(plan=NUMBER), "Quantization(plan=3): give a tuple of pairs (part of a name, kind)"),
     (lambda: Quantization(plan=(("a", "int9"),)), "no kind is called 'int9'; kinds:"),
+    (lambda: Quantization(plan=(("a", "int8_per_row", 1),)), "give a tuple of pairs (part of a name, kind)"),  # type: ignore
+    (lambda: Quantization(plan=(("", "int8_per_row"),)), "'' is no part of a name"),
     (lambda: Quantization(blocks=NUMBER), "Quantization(blocks=3): choose True or False"),
     (lambda: scm(mask=[10**5000]), "scm(mask=some list): a mask is a sequence of 0 and 1"),
     (lambda: scm(mask=[1.0, 0.0]), "scm(mask=[1.0, 0.0]): a mask is a sequence of 0 and 1"),  # type: ignore

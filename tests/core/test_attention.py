@@ -235,3 +235,15 @@ def test_a_name_of_several_packages_is_that_which_is_there_and_else_the_last(mon
     for there, expected in ((set(), "flash"), ({"flash"}, "flash"), ({"_flash_3"}, "_flash_3")):
         monkeypatch.setattr(names, "installed", lambda name, there=there: name in there)
         assert canonical("fa") == expected
+
+
+def test_a_package_gives_parts_with_their_weight_in_fp32(monkeypatch):
+    def call(kernel, q, k, v, attn_mask=None, return_lse=False):
+        assert return_lse
+        return q * 2, q.new_ones(q.shape[0], q.shape[2], q.shape[1]) / 3
+
+    monkeypatch.setattr(Dispatched, "_call", call)
+    q = toys.normal(2, 5, 4, 8, seed=0).to(torch.bfloat16)
+    out, total = Dispatched("flash")._in_part(q, q, q, None)
+    assert torch.equal(out, (q * 2).transpose(1, 2)) and out.dtype == torch.bfloat16
+    assert total.shape == (2, 4, 5, 1) and total.dtype == torch.float32

@@ -99,6 +99,8 @@ def test_it_is_the_fingerprint_of_tuned_plans_in_every_type_of_number() -> None:
     assert model is not None and model == fingerprint(pipeline)
     narrow = {name: leaf.to(torch.bfloat16) for name, leaf in pipeline.params.items()}
     assert origin_of(pipeline.denoiser, narrow, steps).model == model
+    reordered = {name: pipeline.params[name] for name in reversed(list(pipeline.params))}
+    assert origin_of(pipeline.denoiser, reordered, steps).model == model
 
 
 def test_it_is_the_same_in_another_process() -> None:

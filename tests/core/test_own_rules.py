@@ -16,6 +16,7 @@ from pure.plan import Probe, Span
 from pure.rules import Accumulated, Mask, Threshold, Total
 from pure.testing.situation import SOLVER, Situation, close
 from pure.testing.toys import RANDOM
+from pure.transforms import dbcache
 
 SEEN: list[tuple] = []
 
@@ -130,6 +131,17 @@ def test_a_rule_that_judges_is_given_the_measured_change() -> None:
     assert max(memory.skipped for memory in read(made.state.cache.ledger)) <= 2, "limits before it hold"
 
 
+def test_nothing_is_measured_of_a_sample_whose_rules_need_no_change() -> None:
+    """Beside one that is measured: the second sample is at its first step."""
+    case = Situation(model=RANDOM, transform=dbcache(front=1, threshold=0.5, warmup=1), seeds=(1, 2), count=6)
+    first, second = (case.start(seeds=(seed,)) for seed in (1, 2))
+    steps = case.schedule()
+    first = case.apply(first, case.latents((1,)), steps[0])[1]
+    info = case.apply(pure.join(first, second), case.latents(), pure.merge_steps([steps[1], steps[0]]))[2]
+    assert info.changes[0] is not None and info.changes[1] is None
+    assert info.reasons == ("threshold", "warm-up")
+
+
 def test_a_judge_that_defers_leaves_it_to_the_next() -> None:
     deferring = attrs.frozen(type("Deferring", (Judging,), {"judge": lambda *_: Answer.DEFER, "__annotations__": {}}))
     rules = (deferring(), Threshold(0.3))
@@ -156,8 +168,10 @@ def entry(params: Any, hidden: Any, context: Any) -> torch.Tensor:
     return hidden.image * params["in"].abs().sum()
 
 
-def test_a_probe_measures_what_it_names_and_compares_it_with_the_last_step() -> None:
-    fields = {"span": Span(), "probe": Probe(of=entry, since="last step")}
+@pytest.mark.parametrize("front", [0, 1])
+def test_a_probe_measures_what_it_names_and_compares_it_with_the_last_step(front: int) -> None:
+    """What it names is what the front blocks are given, not what they return."""
+    fields = {"span": Span(front=front), "probe": Probe(of=entry, since="last step")}
     made = run(with_rules(Judging(1e9), **fields))
     case = Situation(model=RANDOM, transform=pure.identity, seeds=(1, 2), count=6)
     previous = None
@@ -168,18 +182,32 @@ def test_a_probe_measures_what_it_names_and_compares_it_with_the_last_step() -> 
             change = (now - previous).abs().sum((1, 2)) / previous.abs().sum((1, 2))
             assert list(info.changes) == pytest.approx(change.tolist(), rel=1e-4)
         previous = now
-        latents = _after(step, case)
+        latents = _after(step, case, front)
     assert not any(info.computed[0] for info in made.infos[1:])
 
 
-def _after(step: pure.Step, case: Situation) -> torch.Tensor:
+def _after(step: pure.Step, case: Situation, front: int) -> torch.Tensor:
     """The latents after a step of the run, found by running it again to there."""
     assert isinstance(step.index, int)
-    denoiser = with_rules(Judging(1e9), span=Span(), probe=Probe(of=entry, since="last step"))
+    denoiser = with_rules(Judging(1e9), span=Span(front=front), probe=Probe(of=entry, since="last step"))
     state = denoiser.init(RANDOM.params, case.conditioning(), case.latents(), case.schedule())
     steps = case.schedule()[: step.index + 1]
     *_, frame = pure.unroll(denoiser, RANDOM.params, state, case.latents(), steps, SOLVER)
     return frame.latents
+
+
+def test_a_probe_is_given_the_context_of_its_own_rank() -> None:
+    def of(params: Any, hidden: Any, context: Any) -> torch.Tensor:
+        return hidden.image * context["of this rank"]
+
+    denoiser = attrs.evolve(RANDOM.first, own=lambda context: {"of this rank": 2.0})
+    denoiser = attrs.evolve(denoiser, plan=pure.Plan(span=Span(), probe=Probe(of=of)).add(Judging(1e9)))
+    case = Situation(model=RANDOM, transform=pure.identity, seeds=(1,), count=3)
+    state = denoiser.init(RANDOM.params, case.conditioning(), case.latents(), case.schedule())
+    infos = [
+        frame.info for frame in pure.unroll(denoiser, RANDOM.params, state, case.latents(), case.schedule(), SOLVER)
+    ]
+    assert [info.computed for info in infos] == [(True,), (False,), (False,)] and infos[1].changes[0] is not None
 
 
 def test_a_change_goes_through_the_polynomial() -> None:

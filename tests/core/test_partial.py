@@ -1,5 +1,8 @@
 """Attention in parts: every kernel against one softmax, and parts put together."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import hypothesis
 import pytest
 import torch
@@ -55,6 +58,27 @@ def test_kernels_agree(dtype, masked):
     assert ours[0].dtype == theirs[0].dtype == dtype and ours[1].dtype == theirs[1].dtype != torch.bfloat16
     for one, other in zip(ours, theirs, strict=True):
         assert (one.to(torch.float64) - other.to(torch.float64)).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_numbers_of_a_mask_may_be_of_another_type(dtype):
+    q, k, v = (normal(2, 3, 2, 8, seed=i, dtype=dtype) for i in range(3))
+    mask = torch.tensor([0.5, -torch.inf, -1.0]).expand(2, 1, 1, -1)
+    out, total = partial.attend_in_part(q, k, v, mask)
+    wanted, weight = partial.attend_in_part(q, k, v, mask.to(dtype))
+    assert torch.equal(out, wanted) and torch.equal(total, weight) and out.dtype == dtype
+
+
+def test_the_kernel_is_that_of_the_device_and_type():
+    """No GPU is needed to choose one; torch's for them take no fp64."""
+
+    def of(kind, dtype):
+        q: Any = SimpleNamespace(device=torch.device(kind), dtype=dtype)
+        return partial._fastest(q)
+
+    assert of("cpu", torch.float64) == of("cpu", torch.bfloat16) == partial._flash
+    assert of("cuda", torch.float32) == of("cuda", torch.bfloat16) == partial._on_gpu
+    assert of("cuda", torch.float64) == of("mps", torch.float32) == partial._math
 
 
 def test_a_part_without_any_key_has_no_weight():

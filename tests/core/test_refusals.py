@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pure
-from pure import Inputs, Step
+from pure import Inputs, Step, fitting
 from pure.noise import consecutive_seeds
 from pure.pieces import Fill, Kept, Middle, Stack
 from pure.testing.situation import Situation, same
@@ -51,6 +51,19 @@ def situation(transform: pure.Transform = pure.identity) -> Situation:
 def test_a_step_stands_within_its_schedule(index: Any, count: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         Step(index=index, count=count, timestep=torch.zeros(()))
+
+
+@pytest.mark.parametrize("name", ["in", "label", "text.of.ones.own", ""])
+def test_a_key_that_is_missing_is_a_parameter_only_where_it_can_be_one(name: str) -> None:
+    def prepare(params: Any, conditioning: Any) -> Any:
+        raise KeyError(name)
+
+    denoiser = attrs.evolve(RANDOM.first, prepare=prepare)
+    missing = f"there is no parameter '{name}'; these parameters are incomplete" if "." in name else f"^{name!r}$"
+    with pytest.raises(KeyError, match=missing):
+        denoiser.init(RANDOM.params, RANDOM.conditioning((0,)), RANDOM.latents((0,)), 4)
+    with pytest.raises(KeyError, match=r"^'a\.b'$"):
+        fitting.prepare(lambda params, _: {}[next(iter(params))], {"a.b": torch.ones(1)}, None)
 
 
 def test_a_step_has_tensors_of_one_level_each() -> None:

@@ -150,6 +150,8 @@ def test_an_answer_that_is_none_names_the_rule(says: Any) -> None:
         ((Entries((1, 0), "static"), Total(0)), 1, {}, (SKIP, "mask")),
         ((Entries((1, 0), "dynamic"), Total(0)), 1, {}, (COMPUTE, "total limit")),
         ((Entries((1, 0), "static"),), 5, {}, (SKIP, "mask")),
+        ((Entries((0, 1), "static"),), 2, {}, (SKIP, "mask")),
+        ((Entries((0, 1), "dynamic"), Total(0)), 2, {}, (COMPUTE, "total limit")),
         ((Total(3), Continuous(0)), 9, {"skipped": 3}, (COMPUTE, "total limit")),
         ((Total(3), Continuous(2)), 9, {"skipped": 2, "streak": 2}, (COMPUTE, "continuous limit")),
         ((Accumulated(0.5), Threshold(0.2)), 9, {"accumulated": 0.5}, (COMPUTE, "accumulated limit")),

@@ -76,6 +76,7 @@ def test_a_preset_asked_for_other_steps_says_so() -> None:
     source = scm(preset="fast", steps=28).source
     assert source.mask(8) == preset_mask("fast", 8)
     assert source.notes(8) == (Note("the mask 'fast' is meant for 28 steps; this run of 8 has its own"),)
+    assert source.notes(40) == (Note("the mask 'fast' is meant for 28 steps; this run of 40 has its own"),)
     assert source.mask(28) == preset_mask("fast", 28) and source.notes(28) == ()
 
 

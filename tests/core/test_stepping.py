@@ -53,8 +53,8 @@ def test_samples_of_runs_of_other_lengths_follow_masks_of_their_own() -> None:
 
 def test_steps_of_samples_at_different_places_are_merged() -> None:
     steps = SOLVER.schedule(4, tokens=16)
-    merged = pure.merge_steps([steps[2], steps[0]])
-    assert merged.index == (2, 0) and merged.count == (4, 4)
+    merged = pure.merge_steps([attrs.evolve(steps[index], expert="low", branch="b") for index in (2, 0)])
+    assert (merged.index, merged.count, merged.expert, merged.branch) == ((2, 0), (4, 4), "low", "b")
     for name in ("timestep", "sigma", "sigma_next"):
         assert torch.equal(getattr(merged, name), torch.stack([getattr(steps[2], name), getattr(steps[0], name)]))
     assert pure.merge_steps([steps[1], steps[1]]) is steps[1]
@@ -63,6 +63,7 @@ def test_steps_of_samples_at_different_places_are_merged() -> None:
         ([steps[0], 3], TypeError, "takes the step of every sample"),
         ([steps[0], merged], ValueError, "one of these is of several"),
         ([steps[0], attrs.evolve(steps[1], expert="low")], ValueError, r"steps of one expert, got \['', 'low'\]"),
+        ([steps[0], attrs.evolve(steps[1], branch="b")], ValueError, r"steps of one branch, got \['b', 'cond"),
         ([steps[0], attrs.evolve(steps[1], sigma=None)], ValueError, "some of these steps have a sigma"),
     ]
     for given, error, message in refused:

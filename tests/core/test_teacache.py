@@ -89,6 +89,10 @@ def test_a_threshold_of_zero_is_no_cache() -> None:
     never = Situation(model=FLUX_DEV, transform=teacache(threshold=0.0), seeds=SEEDS, count=4)
     for ours, plain in zip(never.trace(), never.trace(never.plain), strict=True):
         assert all(ours.info.computed) and torch.equal(ours.prediction, plain.prediction)
+    (rule,), few = never.single.plan.rules, teacache(threshold=0.1)(FLUX_DEV.first).plan.rules
+    assert not rule.may_skip and few[0].may_skip
+    (note,) = never.single.notes(never.schedule())
+    assert "nothing will be skipped" in note.text
 
 
 def test_what_is_refused() -> None:

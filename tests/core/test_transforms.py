@@ -11,7 +11,7 @@ from pure import Plan, Probe, Span, transforms
 from pure.experts import transformed
 from pure.rules import Accumulated, Continuous, Threshold, Total, Warmup
 from pure.testing.situation import Situation
-from pure.testing.toys import CLOSED, RANDOM, STREAMS
+from pure.testing.toys import CLOSED, RANDOM, STREAMS, random_denoiser
 from pure.transforms import calibrated, compiled, dbcache, guided, scm, taylorseer
 from tests.support.flux import FLUX_DEV
 
@@ -87,6 +87,9 @@ def test_dbcache_refuses_a_threshold_with_nothing_to_measure(threshold: float) -
         ValueError, match=r"has no front block whose change could be compared .*; use front=1, or thresh"
     ):
         dbcache(front=0, threshold=threshold)(DENOISER)
+    cure = r"; choose the steps with scm\(mask=\.\.\., policy='static'\), or use front=0"
+    with pytest.raises(ValueError, match=cure):
+        dbcache(front=1, threshold=threshold)(random_denoiser(blocks=1))
 
 
 def test_dbcache_fills_the_plan() -> None:
@@ -142,6 +145,7 @@ def test_taylorseer_refuses_wrong_values_when_made(arguments: dict, message: str
         ([[4, 2], 5, [1.0]], r"2 steps have as many weights, not 1"),
         ([[4, 2], 5, [math.nan, 1.0]], r"weights are finite numbers"),
         ([[4, 2], 5, ["1.5", -0.5]], r"weights are finite numbers"),
+        ([[4, 2], 5, [0.5, 0.4]], r"weights add up to 1, these to 0.9; change the first one"),
         ([[4, 2], 5, [1.5, -0.4]], r"weights add up to 1, these to 1.1; change the first one"),
     ],
 )
@@ -170,6 +174,8 @@ def test_calibrated_is_a_record_of_its_table(table: object) -> None:
     assert made == calibrated(table=made.table) and hash(made) == hash(calibrated(table=made.table))
     assert eval(repr(made)) == made
     assert made != calibrated(table=made.table[1:])
+    longest = calibrated(table=[[list(range(8, 0, -1)), 9, [1.0] + [0.0] * 7]])
+    assert longest.history == 8 and longest.weights(tuple(range(8, 0, -1)), 9, 0) == (1.0, *[0.0] * 7)
 
 
 def test_calibrated_refuses_streams_that_do_not_exist() -> None:
@@ -313,6 +319,8 @@ def test_compose_takes_transforms_only() -> None:
         pure.compose(cast(Any, 3))
     with pytest.raises(TypeError, match=r"compose takes transforms, got the class dbcache; call it: dbcache\(...\)"):
         pure.compose(cast(Any, dbcache), taylorseer())
+    with pytest.raises(TypeError, match=r"compose takes transforms, such as dbcache\(\), got type: <class 'int'>"):
+        pure.compose(cast(Any, int))
     with pytest.raises(TypeError, match="Transform does not say how it edits a denoiser; override edit"):
         pure.Transform()(DENOISER)
 

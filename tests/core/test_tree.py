@@ -42,6 +42,7 @@ def test_records_are_frozen_keyword_only_and_slotted() -> None:
     with pytest.raises(TypeError, match=r"Leafy takes its fields by name: Leafy\(value=..., other=..., name=...\)"):
         cast(Any, Leafy)()
     assert not hasattr(leafy, "__dict__")
+    assert (leafy.other, leafy.name) == (None, "leaf") and Leafy(value=leafy.value, name="x").name == "x"
 
 
 def test_flattening_keeps_static_fields_in_the_structure() -> None:

@@ -1,11 +1,13 @@
 """Which branch a call belongs to, and which of its samples it has."""
 
 import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from pure.models.accelerate.branches import Branch, Clock, Marks, find, marks
+from pure.models.accelerate.calls import PipelineCall, Session, steps_of
 from pure.models.accelerate.proxy import CONTEXT, Proxy
 from tests.support.generic import Draw
 
@@ -66,6 +68,7 @@ def test_every_part_of_the_conditioning_counts():
     mixed = Marks((TEXT[:1], POOLED[1:2]), (), KIND)
     assert find([known], "", mixed, set()) == (None, None)
     assert find([known], "", Marks((TEXT[:2], POOLED[1:3]), (), KIND), set()) == (None, None)
+    assert find([known], "", Marks((TEXT[:1], POOLED[:2]), (), KIND), set()) == (None, None)
 
 
 def test_a_branch_that_was_called_in_this_step_is_not_found_by_value_again():
@@ -120,6 +123,42 @@ def test_a_clock_without_an_index_begins_a_step_where_a_branch_comes_again():
     for each in (only, other, only, other, only):
         found.append(clock.index(clock.moment(object(), torch.tensor(9.0)), each, certain=False))
     assert found == [0, 0, 1, 1, 2], "the other branch belongs to the step that the first began"
+
+
+def pipe(scheduler: Any, boundary: float | None = None, **more: Any) -> Any:
+    about = SimpleNamespace(num_train_timesteps=1000)
+    second = None if boundary is None else object()
+    return SimpleNamespace(
+        scheduler=SimpleNamespace(timesteps=torch.tensor([1000, 950, 900, 500]), config=about, **scheduler),
+        config=SimpleNamespace(boundary_ratio=boundary), transformer_2=second, **more,
+    )  # fmt: skip
+
+
+def test_steps_are_those_that_are_left_of_the_schedule():
+    assert steps_of(pipe({"begin_index": None})) == {"transformer": 4}
+    assert steps_of(pipe({"begin_index": 1})) == {"transformer": 3}
+    assert steps_of(pipe({"begin_index": 1, "step_index": 3})) == {"transformer": 1}
+    assert steps_of(pipe({})) == {"transformer": 4}  # an older scheduler
+    assert steps_of(pipe({}, _num_timesteps=3)) == {"transformer": 3}
+    # A step at the boundary is the first expert's.
+    assert steps_of(pipe({"begin_index": None}, 0.9)) == {"transformer": 3, "transformer_2": 1}
+    assert steps_of(pipe({"begin_index": 1}, 0.9)) == {"transformer": 2, "transformer_2": 1}
+
+
+def test_a_branch_that_never_ran_has_nothing_to_say_and_models_are_let_go():
+    idle: Any = SimpleNamespace(label="/0", infos=[], finite=[], model=SimpleNamespace(note="", denoiser=None))
+    component: Any = SimpleNamespace(name="transformer", branches=[idle], count=4, plain=["too short"])
+    report = PipelineCall(session=Session(None, {}), components={"transformer": component}).finished()
+    assert report.branches == {"transformer/0": ()} and report.plain == ("too short",)
+    session = Session(pipe(dict()), {}, models={("key",): idle.model})
+    session.close()
+    assert not session.models
+
+
+def test_the_time_of_a_step_is_its_noisiest():
+    """Frames that are given are at 0; the step is that of the others."""
+    for timestep, time in ((torch.tensor([[0.0, 7.0], [0.0, 7.0]]), 7.0), (torch.tensor(3), 3.0), (2, 2.0)):
+        assert Clock().moment(object(), timestep) == ("time", time)
 
 
 def test_a_context_inside_another_gives_it_back():

@@ -57,14 +57,14 @@ def whole(model: Model) -> Model:
     return attrs.evolve(model, denoiser=attrs.evolve(model.denoiser, blocks=blocks))
 
 
-def read(model: Model, transform: pure.Transform) -> list[set[str]]:
-    """Which parameters of the first block every step of a run reads."""
+def read(model: Model, transform: pure.Transform, at: int = 0) -> list[set[str]]:
+    """Which parameters of one block every step of a run reads."""
     case, found = situation(model, transform), []
     bound = case.single.bind(model.params)
     state, latents = case.start(), case.latents()
     for step in case.schedule():
-        group = Noting(bound.blocks[0])
-        noting = attrs.evolve(bound, blocks=(group, *bound.blocks[1:]))
+        group = Noting(bound.blocks[at])
+        noting = attrs.evolve(bound, blocks=(*bound.blocks[:at], group, *bound.blocks[at + 1 :]))
         with torch.no_grad():
             _, state, _ = case.single.apply(noting, state, pure.Inputs(latents, step))
         found.append(group.read)
@@ -89,6 +89,16 @@ def test_only_steps_of_which_it_is_known_leave_something_out(model: Model) -> No
     assert all(names == full for names in read(model, pure.compose(dbcache(front=1, threshold=0.9, warmup=1))))
     back = pure.compose(dbcache(front=1, back=1, threshold=0.3), scm(mask="110010", policy="static"))
     assert all(names == full for names in read(model, back)), "back blocks read the text"
+
+
+def test_of_several_front_blocks_only_the_last_leaves_something_out() -> None:
+    model = qwen_image.QWEN_IMAGE
+    two = pure.compose(dbcache(front=2, threshold=0.3), scm(mask="110010", policy="static"))
+    first, second = (read(model, two, at) for at in (0, 1))
+    assert all(names == first[0] for names in first)
+    assert [names == second[0] for names in second] == [bit == "1" for bit in "110010"]
+    for ours, theirs in zip(situation(model, two).trace(), situation(whole(model), two).trace(), strict=True):
+        assert close(ours.prediction, theirs.prediction, 1e-6)
 
 
 def test_a_measured_skip_and_a_mixed_batch_run_the_whole_front() -> None:

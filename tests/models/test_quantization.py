@@ -153,7 +153,7 @@ def test_an_old_gpu_is_told_apart(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert "compute capability 8.9 or newer), and this one has (8, 0)" in unsupported("float8_per_row", gpu)
     assert unsupported("float8_weight_only", gpu) == unsupported("int8_per_row", gpu) == ""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     assert unsupported("float8_per_row", gpu) == unsupported("float8_per_row", torch.device("cpu")) == ""
 
 

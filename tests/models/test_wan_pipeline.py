@@ -231,10 +231,10 @@ def test_pictures_are_encoded_once_for_both_branches(folder: Path) -> None:
 def test_sizes_follow_the_picture(folder: Path) -> None:
     pipeline = loaded(folder, "i2v-2.1")
     tall = tiny.picture().resize((30, 60))
-    request = pipeline.request("", images=[tall], frames=5)
-    assert (request.height, request.width) == (880, 432)
-    assert pipeline.request("", images=[tall], frames=5, height=32, width=48).width == 48
-    assert pipeline.request("").height == 480
+    both = pipeline, loaded(folder, "ti2v-from-text")
+    requests = [each.request("", images=[tall], frames=5) for each in both]
+    assert [(each.height, each.width) for each in requests] == [(880, 432), (1312, 640)]
+    assert (pipeline.request("", images=[tall], height=32, width=48).width, pipeline.request("").height) == (48, 480)
 
 
 def test_prompts_are_cleaned_and_truncated_with_a_warning(folder: Path) -> None:

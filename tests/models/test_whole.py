@@ -104,6 +104,8 @@ def test_predictions_of_other_channels():
     assert found[0][0].shape == (2, 8, 8, 8)
     with pytest.raises(ValueError, match=r"of shape \(2, 8, 8, 8\), and \(2, 4, 8, 8\) was expected; set whole"):
         run(whole(Calls(model)), LATENTS, TEXT, count=1)
+    with pytest.raises(ValueError, match=r"of shape \(1, 4, 8, 8\), and \(2, 4, 8, 8\) was expected"):
+        run(whole(lambda latents, timestep, conditioning: latents[:1]), LATENTS, TEXT, count=1)
 
 
 @pytest.mark.parametrize("front", [0, 1])

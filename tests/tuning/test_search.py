@@ -18,6 +18,14 @@ def residuals(seed: int, steps: int = 8, size: int = 40) -> np.ndarray:
     return np.stack([drawn[0] + t * drawn[1] + np.sin(3 * t) * drawn[2] for t in times])
 
 
+def test_inner_products_are_taken_in_fp64_and_scaled_alike() -> None:
+    vectors = residuals(3)
+    gram = gram_matrix(vectors)
+    assert gram == pytest.approx(vectors @ vectors.T * 8 / (vectors**2).sum())
+    assert gram_matrix((vectors * 1e30).astype(np.float32)) == pytest.approx(gram, rel=1e-5)  # squares beyond fp32
+    assert not gram_matrix(np.zeros((3, 5))).any()
+
+
 @hypothesis.given(seed=st.integers(0, 99), picked=st.sets(st.integers(0, 6), min_size=1, max_size=3))
 def test_fitted_weights_are_those_of_least_squares_that_add_up_to_one(seed: int, picked: set[int]) -> None:
     vectors, history = residuals(seed) + np.random.default_rng(seed).normal(size=(8, 40)), sorted(picked, reverse=True)

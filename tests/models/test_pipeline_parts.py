@@ -1,0 +1,89 @@
+"""Parts of pipelines and of their checkpoints, each alone and at its borders."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pure.models import CheckpointError
+from pure.models.checkpoint.misfit import check_numbers
+from pure.models.checkpoint.weights import Stored
+from pure.models.hunyuan_video.pipeline import HunyuanVideoPipeline
+from pure.models.qwen_image.text import DESCRIBE, DROPPED, LONGEST, TextReader
+from pure.models.request import MOST_PROMPTS, prompts
+from pure.models.z_image.pipeline import ZImagePipeline
+from pure.testing.situation import Model
+from tests.support import hunyuan_video, wan
+from tests.support.flux import FLUX_DEV
+from tests.support.flux2 import FLUX2_DEV
+from tests.support.ovis import OVIS
+from tests.support.qwen_image import QWEN_IMAGE
+from tests.support.z_image import Z_IMAGE
+
+
+def numbers(name: str, dtype: str) -> None:
+    file = Path("weights.safetensors")
+    check_numbers(Path("vae"), {"a.weight": Stored(file, (2,), "F32"), name: Stored(file, (2,), dtype)})
+
+
+@pytest.mark.parametrize("dtype", ["I64", "I32", "BOOL", "U8"])
+def test_buffers_may_be_whole_numbers_and_parameters_not(dtype: str) -> None:
+    numbers("position_ids", dtype)
+    for name in ("b.weight", "b.bias"):
+        with pytest.raises(CheckpointError, match=rf"stores numbers as other than .*: {name} \({dtype}\)"):
+            numbers(name, dtype)
+    with pytest.raises(CheckpointError, match=r"position_ids \(I8\)"):
+        numbers("position_ids", "I8")
+
+
+def test_there_may_be_as_many_prompts_as_are_named() -> None:
+    assert len(prompts(["a"] * MOST_PROMPTS)) == MOST_PROMPTS == 10_000
+
+
+def test_hunyuan_reads_as_many_tokens_as_the_request_has() -> None:
+    pipe: Any = SimpleNamespace(reader=lambda texts, longest: (texts, longest), defaults=None)
+    request: Any = SimpleNamespace(max_sequence_length=77)
+    assert HunyuanVideoPipeline.read(pipe, request, ("a",), False) == (("a",), 77)
+
+
+def test_qwen_reads_all_tokens_of_a_prompt_and_drops_its_own() -> None:
+    """Those of the conversation around the prompt come on top of the limit."""
+    asked: dict[str, Any] = {}
+
+    def tokenizer(texts: list[str], **options: Any) -> Any:
+        asked.update(options)
+        places = torch.arange(options["max_length"]).expand(len(texts), -1)
+        return SimpleNamespace(input_ids=places, attention_mask=(places < options["max_length"] - 5).long())
+
+    def model(input_ids: torch.Tensor, **_: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=input_ids[..., None].float())
+
+    dropped, encoder = DROPPED[DESCRIBE], SimpleNamespace(model=model, device=torch.device("cpu"))
+    reader = TextReader(tokenizer=tokenizer, text_encoder=encoder)
+    (found,) = reader(["a"], LONGEST)
+    assert asked["truncation"] and asked["max_length"] == LONGEST + dropped
+    assert found[:, 0].tolist() == list(range(dropped, LONGEST + dropped - 5))
+    assert reader(["a"], 7)[0][:, 0].tolist() == list(range(dropped, dropped + 7))
+
+
+@pytest.mark.parametrize(("given", "scale"), [(None, 6.0), (0.0, None), (-1.0, None), (0.5, 1.5), (1.0, 2.0)])
+def test_z_image_is_guided_above_zero(given: float | None, scale: float | None) -> None:
+    pipe: Any = SimpleNamespace(cfg="guidance_scale", scale=lambda request, name: 5.0 if given is None else given)
+    found = ZImagePipeline.guidance(pipe, SimpleNamespace())  # type: ignore[arg-type]
+    assert (found and found.scale) == scale
+
+
+FAMILIES = (FLUX_DEV, FLUX2_DEV, OVIS, QWEN_IMAGE, Z_IMAGE, *wan.MODELS, *hunyuan_video.MODELS)
+
+
+@pytest.mark.parametrize("model", FAMILIES, ids=str)
+def test_every_product_of_a_block_is_divided_under_tensor_parallelism(model: Model) -> None:
+    """One that is not is held whole by every rank, which shows in no number."""
+    denoiser, params = model.first, model.params.get("high", model.params)
+    prefixes = tuple({block.prefix for block in denoiser.blocks})
+    assert denoiser.sharding is not None
+    whole = {name for name, tensor in params.items() if tensor.ndim == 2 and denoiser.sharding.find(name) is None}
+    # Z-Image divides no modulation: an input of 256 numbers at most, the same for all tokens.
+    assert not [name for name in whole if name.startswith(prefixes) and "adaLN_modulation" not in name]
