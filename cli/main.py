@@ -16,15 +16,14 @@ from pure.checks import nearest
 from pure.cli.commands import COMMANDS
 from pure.cli.memory import keep_memory
 from pure.cli.parsing import WIDEST, CommandContext
-from pure.cli.start import INTERRUPTED
 from pure.configs import ConfigError
 from pure.engine.errors import EngineError, Interrupted, Misuse
 from pure.engine.libraries import quiet_imports
 
 __all__ = ["main", "run"]
 
-FAILED, MISUSED = 1, 2
-"""Exit codes; see also `INTERRUPTED`."""
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes; 130 is what shells report after Ctrl-C."""
 
 
 class Commands(click.Group):

@@ -5,9 +5,6 @@ import signal
 
 __all__ = ["start"]
 
-INTERRUPTED = 130
-"""What shells report after Ctrl-C."""
-
 
 def start() -> None:
     """Run the command line and leave with its exit code.
@@ -25,4 +22,4 @@ def start() -> None:
 
 def _leave(number: int, frame: object) -> None:
     os.write(2, b"\nerror: interrupted\n")  # as click does: a terminal shows ^C before it
-    os._exit(INTERRUPTED)
+    os._exit(128 + signal.SIGINT)  # as `main.INTERRUPTED`, which would have to be imported
