@@ -67,14 +67,36 @@ def default_sources(values: Mapping[str, Any]) -> Sources:
 
 
 def _sources(values: Mapping[str, Any], spelling: Mapping[str, str]) -> Sources:
-    branches = _branches(values)
+    branches, tea = _branches(values), _teacache(values)
     typed = {path: "--" + name.replace("_", "-") for path, name in FLAGS.items()}
     return Sources(
-        flags={path: None if (value := values.get(name)) == () else value for path, name in FLAGS.items()} | branches,
-        spelling={**typed, **dict.fromkeys(branches, "--enable-cfg-parallel"), **spelling},
+        flags={path: None if (value := values.get(name)) == () else value for path, name in FLAGS.items()}
+        | branches
+        | tea,
+        spelling={
+            **typed,
+            **dict.fromkeys(branches, "--enable-cfg-parallel"),
+            **dict.fromkeys(tea, "--enable-teacache"),
+            **spelling,
+        },
         file=values["cache_dit_config"],
         lenient=values["lenient_config"],
     )
+
+
+def _teacache(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `--enable-teacache` sets.
+
+    Raises:
+        Misuse: another flag says which steps to compute, or that all are.
+    """
+    if not values.get("enable_teacache"):
+        return {}
+    if values.get("enable_cache_dit") is False:
+        raise Misuse("--enable-teacache contradicts --enable-cache-dit false; give only one of the two")
+    if values.get("plan") is not None:
+        raise Misuse("--enable-teacache and --plan both say which steps to compute; give only one of the two")
+    return {"enabled": True, "cache_config.cache_type": "TeaCache"}
 
 
 def _branches(values: Mapping[str, Any]) -> dict[str, Any]:

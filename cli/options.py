@@ -127,6 +127,12 @@ CACHE = group(
         "Enable the cache, with the settings of the environment and the defaults; false disables it.",
     ),
     flag(
+        "--enable-teacache",
+        boolean(),
+        "Enable TeaCache, as it was published for the model: FLUX.1, HunyuanVideo, Wan 2.1 from text.",
+        default=False,
+    ),
+    flag(
         "--cache-dit-params",
         Value(Unchecked(), "json"),
         "Cache settings for this run, like '{\"residual_diff_threshold\": 0.12}'.",
@@ -210,7 +216,7 @@ PROCESSES = group(
     ),
 )
 SWITCHES = (
-    "enable-teacache dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "
+    "dit-cpu-offload text-encoder-cpu-offload image-encoder-cpu-offload "
     "vae-cpu-offload dit-layerwise-offload pin-cpu-memory vae-tiling vae-slicing trust-remote-code profile "
     "return-frames"
 )

@@ -9,11 +9,24 @@ from pure.checks import check_argument, shown
 from pure.configs.consistency import calibrators
 from pure.configs.effective import Effective
 from pure.configs.layer import Setting
+from pure.configs.methods import METHODS, method
 from pure.configs.quantization import COMPONENTS, KEYS, canonical
 from pure.configs.report import ConfigError
 from pure.configs.schema import CacheConfig, QuantizeConfig
 from pure.distributed.mesh import Sizes
-from pure.transforms import Quantization, attention, calibrated, dbcache, hermite, newton, scm, taylorseer
+from pure.transforms import (
+    Quantization,
+    adams,
+    attention,
+    calibrated,
+    dbcache,
+    dmd,
+    foca,
+    hermite,
+    newton,
+    scm,
+    taylorseer,
+)
 from pure.transforms.attention.names import canonical as canonical_attention
 
 __all__ = ["Parallel", "attend_by", "build", "parallel", "translate"]
@@ -132,6 +145,8 @@ def translate(config: CacheConfig, check_steps: bool = True) -> Transform:
 
 
 def _cache(config: CacheConfig) -> Transform:
+    if config.cache_type in METHODS:
+        return method(config)
     return dbcache(
         front=config.Fn_compute_blocks,
         back=config.Bn_compute_blocks,
@@ -151,19 +166,32 @@ def _limit(value: int) -> int | None:
     return None if value < 0 else value
 
 
+LADDERS = {"newton": newton, "hermite": hermite, "adams": adams, "taylorseer": taylorseer}
+"""Calibrators with the keys of TaylorSeer."""
+
+
 def _calibrator(config: CacheConfig) -> tuple[Transform, ...]:
-    names = ("enable_taylorseer", "calibrator_type", "enable_calibrator")
+    names = ("enable_taylorseer", "enable_dmd", "enable_foca", "calibrator_type", "enable_calibrator")
     chosen = {f"cache_config.{name}": Setting(value=getattr(config, name), place="") for name in names}
-    known = {"newton": newton, "hermite": hermite, "taylorseer": taylorseer}
-    name = next((name for name in known if name in calibrators(chosen)), None)
+    name = next(iter(calibrators(chosen)), None)
     if name is None:
         return ()
+    if name == "dmd":
+        everything = config.enable_encoder_dmd is not False or config.enable_encoder_calibrator
+        options = {"history": config.dmd_history, "rank": config.dmd_rank, "ridge": config.dmd_ridge}
+        return (dmd(on=_target(config.calibrator_cache_type), streams="all" if everything else None, **options),)
+    if name == "foca":
+        everything = config.enable_encoder_foca or config.enable_encoder_calibrator
+        return (foca(on=_target(config.calibrator_cache_type), streams="all" if everything else None),)
     everything = config.enable_encoder_taylorseer or config.enable_encoder_calibrator
-    order, streams = config.taylorseer_order, "all" if everything else None
-    on = "hidden" if config.taylorseer_cache_type == "hidden_states" else "residual"
+    order, streams, on = config.taylorseer_order, "all" if everything else None, _target(config.taylorseer_cache_type)
     if name == "taylorseer" and config.calibrated_weights is not None:
         return (calibrated(table=config.calibrated_weights, order=order, on=on, streams=streams),)
-    return (known[name](order=order, on=on, streams=streams),)
+    return (LADDERS[name](order=order, on=on, streams=streams),)
+
+
+def _target(cache_type: str) -> str:
+    return "hidden" if cache_type == "hidden_states" else "residual"
 
 
 def _mask(config: CacheConfig, check_steps: bool) -> tuple[Transform, ...]:

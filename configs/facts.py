@@ -1,5 +1,7 @@
 """What is known of a run before it starts."""
 
+from typing import Any
+
 import attrs
 
 from pure.checks import kind, optional, whole
@@ -20,6 +22,7 @@ class Facts:
         steps: number of steps of the run (of a model with one expert).
         blocks: number of blocks of the denoiser.
         experts: number of experts of the model.
+        denoiser: without parameters, to see whether a cache fits it; of several experts the first.
     """
 
     processes: int = attrs.field(default=1, validator=whole(1, "the number of processes"))
@@ -30,3 +33,4 @@ class Facts:
     steps: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of steps")))
     blocks: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of blocks")))
     experts: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of experts")))
+    denoiser: Any = attrs.field(default=None, eq=False, repr=False)

@@ -15,7 +15,7 @@ from pure.configs.consistency import contradictions
 from pure.configs.effective import Effective
 from pure.configs.layer import KINDS, SECOND, Layer, Setting, Source, unknown
 from pure.configs.report import ConfigError
-from pure.configs.schema import SECTIONS, SGLANG, CacheConfig
+from pure.configs.schema import METHODS, SECTIONS, SGLANG, CacheConfig
 from pure.configs.support import Facts, observations
 
 __all__ = ["Facts", "read_flags", "read_model_defaults", "resolve"]
@@ -138,8 +138,15 @@ def _with_defaults(given: Mapping[str, Setting], said: Set[str], peer: str) -> d
             bare = f"{section.removeprefix(SECOND)}.{name}"
             value = SGLANG.get(bare, value) if peer == "SGLang" else value
             place = f"library default ({peer})" if bare in SGLANG else "library default"
+            if name == "Fn_compute_blocks" and _method(given, section) in METHODS:
+                value, place = 0, "library default"  # nothing is measured on them
             settings.setdefault(f"{section}.{name}", Setting(value=value, place=place))
     return settings
+
+
+def _method(given: Mapping[str, Setting], section: str) -> Any:
+    chosen = given.get(f"{section}.cache_type") or given.get("cache_config.cache_type")
+    return None if chosen is None else chosen.value
 
 
 def _made(section: str, settings: Mapping[str, Setting]) -> Any:

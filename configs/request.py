@@ -19,8 +19,10 @@ from pure.configs.schema import PRESETS
 __all__ = ["REQUEST_KEYS", "read_request"]
 
 SECONDARY_KEYS = {key: f"cache_config.{key}" for key in KNOBS.values()}
+METHOD_KEYS = ("cache_type", "cache_options", "calibrator_type", "calibrator_cache_type", "enable_foca")
 REQUEST_KEYS = {
     **SECONDARY_KEYS,
+    **{key: f"cache_config.{key}" for key in METHOD_KEYS},
     **{name.lower(): f"cache_config.{key}" for name, key in SHARED.items()},
 }
 """The path that each key of `cache_dit_params` sets; `secondary` nests the knobs once more."""

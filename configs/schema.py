@@ -16,6 +16,8 @@ from pure.transforms.attention.names import NAMES as ATTENTION
 
 __all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "key_of"]
 
+METHODS = ("FORA", "MagCache", "TeaCache", "EasyCache", "SeaCache", "Budget")
+"""Values of `cache_type` that `pure.configs.methods` translates."""
 PRESETS = ("none", "slow", "medium", "fast", "ultra")
 QUANT = (
     *("float8", "float8_per_row", "float8_per_tensor", "float8_per_block", "float8_blockwise", "float8_weight_only"),
@@ -55,7 +57,13 @@ NO_CONTROLNET = (("controlnet", "no checkpoint that is loaded has a controlnet; 
 class CacheConfig:
     """`cache_config`: when to skip the middle blocks of a step, and how to fill them in."""
 
-    cache_type: str = _key("DBCache", Choice(("DBCache", "DBPrune")), "The method; DBPrune is refused.")
+    cache_type: str = _key(
+        "DBCache", Choice(("DBCache", "DBPrune", *METHODS)), "The method that decides; DBPrune is refused. Others have "
+        "cache_options instead of the thresholds and limits below; calibrators go with all of them, a mask with those "
+        "that are none.")  # fmt: skip
+    cache_options: Mapping[str, Any] = _key(
+        attrs.Factory(dict), Nested(), "Of another cache_type than DBCache: the arguments of its transform, such as "
+        "{interval: 3, warmup: 2} of FORA; what is left out has the transform's defaults.")  # fmt: skip
     Fn_compute_blocks: int = _key(
         8, Whole(0), "First blocks, always run; their residual is what the threshold measures. "
         "0 needs a threshold of <= 0 or >= 1; Fn + Bn at most the number of blocks.", "blocks")  # fmt: skip
@@ -111,9 +119,9 @@ class CacheConfig:
     enable_encoder_calibrator: bool = _key(False, Bool(), "As enable_encoder_taylorseer; of the calibrator that is on.")
     calibrator_type: str | None = _key(
         None,
-        Choice(("taylorseer", "newton", "hermite", "dmd", "foca")),
+        Choice(("taylorseer", "newton", "hermite", "adams", "dmd", "foca")),
         "As enable_taylorseer: true, and so on; at most one calibrator. newton: a polynomial through the last values; "
-        "hermite: HiCache, scaled by 0.5; both with the keys of TaylorSeer.",
+        "hermite: HiCache, scaled by 0.5; adams: the method of Adams; all with the keys of TaylorSeer.",
     )
     calibrator_cache_type: str = _key("residual", RESIDUAL, "Of DMD and FoCa; see taylorseer_cache_type.")
     enable_taylorseer: bool = _key(False, Bool(), "Extrapolate skipped residuals instead of repeating them.")
@@ -125,14 +133,18 @@ class CacheConfig:
     calibrated_weights: tuple | None = _key(
         None, Rows(), "Weights in place of TaylorSeer's, by history (newest step first) and target; see docs/tuning.md."
     )
-    enable_dmd: bool = _key(False, Bool(), "true is refused: DMD is not implemented.")
-    enable_encoder_dmd: bool | None = _key(None, Bool(), DMD)
-    dmd_history: int = _key(6, Whole(4), DMD, "computed steps")
-    dmd_rank: int = _key(0, Whole(0), DMD)
-    dmd_ridge: float = _key(1e-8, Real(0), DMD)
-    dmd_svd_precision: str = _key("medium", Choice(("low", "medium", "high")), DMD)
-    enable_foca: bool = _key(False, Bool(), "true is refused: FoCa is not implemented.")
-    enable_encoder_foca: bool = _key(False, Bool(), "FoCa only.")
+    enable_dmd: bool = _key(False, Bool(), "Extrapolate by dynamic mode decomposition: as sums of exponentials.")
+    enable_encoder_dmd: bool | None = _key(
+        None, Bool(), "As enable_encoder_taylorseer, of DMD; null: as true, so that every stream is extrapolated."
+    )
+    dmd_history: int = _key(6, Whole(4, 12), "Most computed steps that are fitted. " + DMD, "computed steps")
+    dmd_rank: int = _key(0, Whole(0), "Most singular values; 0: those above 1e-4 of the largest. " + DMD)
+    dmd_ridge: float = _key(1e-8, Real(0), "Added to singular values before they are inverted. " + DMD)
+    dmd_svd_precision: str = _key(
+        "medium", Choice(("low", "medium", "high")), "Accepted without effect: what is decomposed are inner products, "
+        "in float64. " + DMD)  # fmt: skip
+    enable_foca: bool = _key(False, Bool(), "Extrapolate by FoCa's forecast and calibration.")
+    enable_encoder_foca: bool = _key(False, Bool(), "As enable_encoder_taylorseer, of FoCa.")
     enable_dynamic_prune_threshold: bool = _key(False, Bool(), PRUNE)
     max_dynamic_prune_threshold: float | None = _key(None, Real(0), PRUNE, "relative change")
     dynamic_prune_threshold_relax_ratio: float = _key(1.25, Real(0), PRUNE)

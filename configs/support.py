@@ -12,9 +12,10 @@ import torch
 from pure.configs.consistency import SIZES, calibrators
 from pure.configs.facts import Facts
 from pure.configs.layer import Setting, Settings
+from pure.configs.methods import MASKS, METHODS, method
 from pure.configs.quantization import refusals as unquantizable
 from pure.configs.report import Problem
-from pure.configs.schema import SECTIONS, ParallelismConfig
+from pure.configs.schema import SECTIONS, CacheConfig, ParallelismConfig
 from pure.configs.sizes import PARALLEL, settle_sizes, without_effect
 from pure.transforms.attention.machine import obstacle, working
 from pure.transforms.attention.names import unsupported
@@ -30,20 +31,29 @@ DEFAULTS = {
 
 # Keys that this version refuses unless they hold their default: why, and what would do.
 REFUSED = {
-    f"{CACHE}cache_type": ("DBPrune is not implemented in this version", "write cache_type: DBCache"),
     f"{CACHE}force_refresh_step_hint": ("state belongs to one request, there is nothing to refresh", "remove the key"),
     f"{CACHE}l1_hidden_states_diff_threshold": (
         "the change is measured on the residual only", "use residual_diff_threshold"),
     f"{PARALLEL}parallel_kwargs": ("the key is deprecated", "write its keys in parallelism_config"),
     f"{PARALLEL}use_ray": ("Ray clusters are not supported", "start the processes with --num-gpus"),
 }  # fmt: skip
-CALIBRATOR_NAMES = {"dmd": "DMD", "foca": "FoCa"}
+PRUNING = (
+    "DBPrune decides block by block: each would need a probe, a history and a decision of its own, and there is one of "
+    "each for all middle blocks"
+)
+OF_RESIDUALS = ("dmd", "foca")
 SWITCHES = ("enable_taylorseer", "calibrator_type", "enable_dmd", "enable_foca")
+LADDERS = ("taylorseer", "newton", "hermite", "adams")
 TAYLOR = ("taylorseer_order", "taylorseer_cache_type", "enable_encoder_taylorseer", "calibrated_weights")
 DMD = ("dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision", "enable_encoder_dmd")
 PRUNE = (
     *("enable_dynamic_prune_threshold", "max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"),
     *("non_prune_block_ids", "force_reduce_calibrator_vram"),
+)
+OF_DBCACHE = (
+    *("residual_diff_threshold", "max_accumulated_residual_diff_threshold", "max_warmup_steps", "warmup_interval"),
+    *("max_cached_steps", "max_continuous_cached_steps", "cfg_diff_compute_separate"),
+    *("important_condition_threshold", "downsample_factor", "Fn_compute_blocks", "Bn_compute_blocks"),
 )
 IGNORED_BY_STATIC = (
     *("residual_diff_threshold", "max_accumulated_residual_diff_threshold", "max_cached_steps"),
@@ -109,6 +119,7 @@ def _without_effect(settings: Settings) -> list[str]:
     if f"{CACHE}force_refresh_step_hint" not in settings:
         idle += [("force_refresh_step_policy", "there is no force_refresh_step_hint")]
     idle += [(key, "it belongs to DBPrune") for key in PRUNE]
+    idle += _idle_methods(settings)
     idle += [("enable_separate_cfg", "branches are named, so each always has a cache of its own")]
     if settings[f"{CACHE}cfg_diff_compute_separate"].value:
         idle += [("cfg_compute_first", "branches are named, so their order does not matter")]
@@ -117,17 +128,31 @@ def _without_effect(settings: Settings) -> list[str]:
     ]
 
 
+def _idle_methods(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the keys that belong to another method than the chosen one, with the reason."""
+    chosen = settings[f"{CACHE}cache_type"].value
+    if chosen not in METHODS:
+        yield "cache_options", f"{chosen} has keys of its own"
+        return
+    own = OF_DBCACHE[-2:] if chosen in MASKS else ()
+    yield from ((key, f"it belongs to DBCache; {chosen} has cache_options") for key in OF_DBCACHE if key not in own)
+
+
 def _idle_calibrators(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield the keys of calibrators that are off, with the reason."""
     on = next(iter(calibrators(settings)), "none")
     owners = {"taylorseer": ("TaylorSeer", TAYLOR), "dmd": ("DMD", DMD), "foca": ("FoCa", ("enable_encoder_foca",))}
     for calibrator, (name, keys) in owners.items():
-        if on in ("newton", "hermite") and calibrator == "taylorseer":  # they take all of them but the weights
-            yield "calibrated_weights", f"they replace TaylorSeer's, and {on} is on"
+        if on in LADDERS and calibrator == "taylorseer":  # they take all of them but the weights
+            yield from (
+                [("calibrated_weights", f"they replace TaylorSeer's, and {on} is on")] if on != calibrator else ()
+            )
         elif on != calibrator:
             yield from ((key, f"it belongs to {name}, which is off") for key in keys)
-    if on not in CALIBRATOR_NAMES:
+    if on not in OF_RESIDUALS:
         yield "calibrator_cache_type", "it belongs to DMD and FoCa; TaylorSeer has taylorseer_cache_type"
+    if on == "dmd":
+        yield "dmd_svd_precision", "what is decomposed are inner products, in float64"
     if on == "none":
         yield "enable_encoder_calibrator", "no calibrator is on"
         switches = [key for key in SWITCHES if _set(settings, CACHE + key)]
@@ -158,14 +183,37 @@ def _refused(settings: Settings, section: str) -> list[Problem]:
 
 def _cache(settings: Settings, facts: Facts) -> list[Problem]:
     found = _refused(settings, CACHE)
-    for name, path in calibrators(settings).items():
-        if name in CALIBRATOR_NAMES:
-            why = f"{CALIBRATOR_NAMES[name]} is not implemented in this version"
-            found.append(_refuse(settings, path, why, "use enable_taylorseer: true, or no calibrator"))
     if settings[f"{CACHE}cfg_compute_first"].value and not settings[f"{CACHE}cfg_diff_compute_separate"].value:
         why = "with cfg_diff_compute_separate: false the change is measured on the conditional branch"
         found.append(_refuse(settings, f"{CACHE}cfg_compute_first", why, "write cfg_compute_first: false"))
-    return found + _steps(settings, facts) + _blocks(settings, facts)
+    return found + _method(settings, facts) + _steps(settings, facts) + _blocks(settings, facts)
+
+
+def _method(settings: Settings, facts: Facts) -> list[Problem]:
+    """Refuse a method that there is not, options that it does not have, and a denoiser that it does not fit."""
+    path, mask = f"{CACHE}cache_type", settings.get(f"{CACHE}steps_computation_mask")
+    chosen = settings[path].value
+    if chosen == "DBPrune":
+        return [_refuse(settings, path, PRUNING, "write cache_type: DBCache")]
+    if chosen not in METHODS:
+        return []
+    if chosen in MASKS and (f"{CACHE}scm_compute_bins" in settings or (mask is not None and mask.value != "none")):
+        return [_refuse(settings, path, f"{chosen} is a mask itself, and there is another", "leave one of the two out")]
+    options = settings[f"{CACHE}cache_options"].value
+    if chosen == "TeaCache" and facts.experts not in (None, 1) and not {"polynomial", "threshold"} <= options.keys():
+        why = "TeaCache needs a polynomial, and none was published for two experts"
+        return [
+            _refuse(settings, path, why, "give threshold and polynomial in cache_options: [1, 0] takes changes as is")
+        ]
+    config = CacheConfig(cache_type=chosen, cache_options=options, Fn_compute_blocks=0)
+    try:
+        made = method(config)
+        if facts.denoiser is not None:
+            made(facts.denoiser)
+    except (TypeError, ValueError) as error:
+        place = f"{CACHE}cache_options" if options else path
+        return [_refuse(settings, place, str(error), "docs/configuration.md lists the options of every method")]
+    return []
 
 
 def _steps(settings: Settings, facts: Facts) -> list[Problem]:

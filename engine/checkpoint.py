@@ -83,6 +83,7 @@ class Checkpoint:
             steps=steps or self.found.defaults.steps,
             blocks=len(next(iter(self.found.denoisers.values())).blocks),
             experts=self.experts,
+            denoiser=next(iter(self.found.denoisers.values())),
         )
 
     def check_expert_scale(self, scale: float | None, name: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from pure.configs.tuned import TunedFor
 from pure.models.guidance import guidance_of
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from pure.models import Pipeline, Request
     from pure.models.pipeline import Model
 
-__all__ = ["differences", "fingerprint", "made_for", "misfits"]
+__all__ = ["differences", "differs", "fingerprint", "made_for", "misfits"]
 
 
 _KNOWN: weakref.WeakKeyDictionary[Pipeline, str | None] = weakref.WeakKeyDictionary()
@@ -60,6 +63,11 @@ WORDS = {
 def differences(plan: TunedFor | None, pipeline: Pipeline, denoiser: Model, request: Request) -> tuple[Note, ...]:
     """Say in what a run differs from what its plan was tuned for; nothing without a tuned plan."""
     return () if plan is None else misfits(plan, made_for(pipeline, denoiser, request))
+
+
+def differs(plan: TunedFor, known: Mapping[str, Any]) -> tuple[Note, ...]:
+    """Say in what a run differs from what a plan was tuned for, by what is known of the run."""
+    return misfits(plan, attrs.evolve(plan, **known))
 
 
 def misfits(plan: TunedFor, now: TunedFor) -> tuple[Note, ...]:

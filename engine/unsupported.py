@@ -47,7 +47,6 @@ FULL_SIZE = "every step runs at full resolution"
 READS_VIDEO = "no model of this version takes videos as input"
 
 BOTH: Mapping[str, Refusal] = {
-    "enable_teacache": Refusal("TeaCache is not supported in this version", "use enable_cache_dit"),
     "lora_path": Refusal(LORA, "merge the weights into the checkpoint", ("",)),
     "lora_scale": Refusal(LORA, nothing=()),
     "diffusers_kwargs": Refusal("no diffusers pipeline is used", nothing=({}, "{}", "")),
@@ -56,7 +55,6 @@ BOTH: Mapping[str, Refusal] = {
 
 FLAGS: Mapping[str, Refusal] = {
     **BOTH,
-    "enable_teacache": attrs.evolve(BOTH["enable_teacache"], cure="use --enable-cache-dit or --cache-dit-config"),
     "dit_cpu_offload": Refusal(RESIDENT),
     "text_encoder_cpu_offload": Refusal(RESIDENT),
     "image_encoder_cpu_offload": Refusal(RESIDENT),

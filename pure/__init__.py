@@ -15,6 +15,7 @@ if _typing.TYPE_CHECKING:
     from pure.composition import Composed, Transform, compose, identity
     from pure.denoiser import Denoiser
     from pure.engine.notebook import Plot, Recording, plot
+    from pure.engine.plans import load_plan
     from pure.engine.tuning.tuning import tune
     from pure.euler import FlowMatchEuler
     from pure.experts import Experts
@@ -95,6 +96,7 @@ __all__ = [
     "gaussian",
     "identity",
     "join",
+    "load_plan",
     "load_state",
     "merge_steps",
     "origin_of",
@@ -142,6 +144,7 @@ _MODULES = {
     "unipc": "UniPC",
     "models.accelerate.accelerate": "accelerate",
     "engine.notebook": "Plot Recording plot",
+    "engine.plans": "load_plan",
     "engine.tuning.tuning": "tune",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

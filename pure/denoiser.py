@@ -76,8 +76,8 @@ class Denoiser:
         streams: names of the streams, which are the fields of `hidden`.
         reads: names of the streams the head reads; None: all of them. What nothing reads after
             the middle is neither remembered nor filled in.
-        modulated: `(params, hidden, context) -> (B, N, D)`, what the first block's attention reads of the image;
-            None where the family does not say it.
+        modulated: `(params, hidden, context) -> (B, N, D)`, what the first block's attention reads of the image, or is
+            modulated by; None where the family does not say it. A field `published` of it says how TeaCache is set.
         plan: what may be skipped, when, and how it is filled in.
         guidance: classifier-free guidance, or None.
         compile: how the pieces are compiled, or None for eager.
@@ -197,7 +197,9 @@ def init(
     if probe is not None and probe.of is not None:
         own = context if denoiser.own is None else denoiser.own(context)
         probed = _named(probe.of, probe.of(params.all, hidden, own), batch)
-    cache = stepping.empty(denoiser.pieces, probed, hidden, batch)
+    if denoiser.pieces.seen is not None:
+        probed = _named(denoiser.pieces.seen, denoiser.pieces.seen(entry, entry.new_ones(batch)), batch)
+    cache = stepping.empty(denoiser.pieces, probed, hidden, batch, entry)
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
 
 
@@ -273,7 +275,7 @@ def _check_probe(plan: Plan) -> None:
     """
     front = 0 if plan.span is None else plan.span.front
     judging = next((rule for rule in plan.rules if rule.measures), None)
-    if judging is not None and front == 0 and (plan.probe is None or plan.probe.of is None):
+    if judging is not None and front == 0 and (plan.probe is None or plan.probe.fronted):
         raise ValueError(
             f"{judging} judges how much a step changes what the front blocks add, and the plan has no front blocks: "
             "set span=Span(front=1), or the probe to Probe(of=...)"
@@ -338,7 +340,8 @@ def assemble(denoiser: Denoiser) -> Pieces:
     of = probe.of if probing and probe is not None else None
     if of is not None and denoiser.own is not None:
         of = _OfShare(of, denoiser.own)
-    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing else None, of))
+    seen = probe.seen if probing and probe is not None else None
+    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing and seen is None else None, of))
     return Pieces(
         front=front,
         # Compiled it would be one graph more, for a few hundredths of a skipped step.
@@ -356,6 +359,8 @@ def assemble(denoiser: Denoiser) -> Pieces:
         branching=denoiser.branching,
         compiled=options is not None,
         follows=probe is not None and probe.since == "last step",
+        seen=seen,
+        gains=seen is not None and probe is not None and probe.gain,
         depths=tuple(stream.predictor.history for stream in kept),
         keeps=_keeps(kept, (span.front, stop), denoiser.plan.probe or Probe(), probing),
     )
@@ -369,7 +374,9 @@ def _keeps(kept: tuple[Kept, ...], span: tuple[int, int], probe: Probe, probing:
         for stream in kept
     ]
     if probing:
-        what = f"the residual of the first {span[0]}" if probe.of is None else f"what {probe.of!r} returns"
+        named = probe.of if probe.seen is None else probe.seen
+        what = f"the residual of the first {span[0]}" if probe.fronted else f"what {named!r} returns"
+        what += " and its gain" if probe.gain else ""
         found.append(f"{what} (importance {probe.importance}, every {probe.downsample}, since {probe.since})")
     return ", ".join(found) or "nothing"
 

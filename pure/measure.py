@@ -13,6 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from pure.plan import Probe
@@ -78,6 +79,8 @@ def measure(
         TypeError: under `torch.vmap`, where samples cannot decide differently.
     """
     probe = probe or EVERYTHING
+    if probe.gain:
+        return _foreseen(probe, moved(probe, old, new), paired, sizes)
     if sizes and min(sizes) >= 0:
         found, now, of_all = moved(probe, old, new), list(sizes), []
         numerators = _read(found if agree is None else agree(found.unsqueeze(0))[0])
@@ -92,20 +95,72 @@ def measure(
         now = [-1.0] * len(changes)  # which tokens are important is another question every time
     if probe.since == "last step":
         now = [-1.0] * len(changes)  # compared with this step, whose size is not known
+    return _taken(probe, changes, paired), now
+
+
+def _taken(probe: Probe, changes: list[float], paired: bool) -> list[float]:
+    """Return changes as the probe's polynomial and branches take them."""
     if probe.polynomial is not None:
         changes = [_polynomial(probe.polynomial, change) for change in changes]
     if paired and probe.follow == "conditional":
         changes = [changes[row - row % 2] for row in range(len(changes))]
-    return changes, now
+    return changes
 
 
-def _read(sums: torch.Tensor) -> list:
+def _foreseen(
+    probe: Probe, found: torch.Tensor, paired: bool, sizes: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return by how much predictions will change where what is compared has `moved`; all ranks know all of it."""
+    changes = [math.inf if size < 0 else relative(each, size) for each, size in zip(_read(found), sizes, strict=True)]
+    return _taken(probe, changes, paired), list(sizes)
+
+
+def answered(old: tuple[torch.Tensor, ...], seen: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+    r"""Return how much must change of what is seen to change the prediction by all of it, (B,) float64.
+
+    $$\lVert v \rVert \, \frac{\lVert x - x_c \rVert}{\lVert v - v_c \rVert}$$
+
+    in sums of absolute values.
+
+    Args:
+        old: what was seen and predicted at the last computed step, x_c and v_c, each (B, ...).
+        seen: now, x.
+        prediction: now, v.
+    """
+    before, predicted = (each.flatten(1).double() for each in old)
+    seen, prediction = seen.flatten(1).double(), prediction.flatten(1).double()
+    turned = (prediction - predicted).abs().sum(1)
+    # Where the prediction has not changed at all no change is enough: infinity, also of 0 / 0.
+    return torch.where(turned == 0, torch.inf, prediction.abs().sum(1) * (seen - before).abs().sum(1) / turned)
+
+
+def inner_products(
+    tensors: Sequence[torch.Tensor], agree: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> np.ndarray:
+    """Return the inner products of K tensors (B, ...), sample by sample: (B, K, K) float64.
+
+    Args:
+        tensors: of one shape.
+        agree: adds the sums of all shards, where the tokens are divided.
+    """
+    wide = [tensor.detach().flatten(1).double() for tensor in tensors]
+    rows = [torch.stack([(one * other).sum(1) for other in wide[: place + 1]]) for place, one in enumerate(wide)]
+    sums = torch.cat(rows)  # the lower triangle, (K (K + 1) / 2, B)
+    found = np.array(_read(sums if agree is None else agree(sums), "a predictor that is fitted to residuals"))
+    products = np.zeros((found.shape[1], len(wide), len(wide)))
+    low = np.tril_indices(len(wide))
+    products[:, *low] = products[:, low[1], low[0]] = found.T
+    return products
+
+
+def _read(sums: torch.Tensor, reader: str = "the threshold of dbcache") -> list:
     found = numbers(sums)
     if found is None:
         raise TypeError(
-            "torch.vmap runs one program for all samples, and the threshold of dbcache would decide for each of them: "
+            f"torch.vmap runs one program for all samples, and {reader} would decide for each of them: "
             "pass the samples as one batch (B, ...), where each decides for itself, or use a static mask, "
             "scm(..., policy='static')"
+            + (", and a predictor of times, such as taylorseer()" if "fit" in reader else "")
         )
     return found
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 
@@ -141,13 +142,29 @@ class Kept:
         """Whether its newest residual is repeated as it is, which needs no weights."""
         return isinstance(self.predictor, Hold)
 
-    def weights(self, times: Sequence[int], target: int, first: int) -> Sequence[float] | torch.Tensor:
+    @property
+    def looks(self) -> bool:
+        """Whether its weights depend on what is remembered (see `pure.predictors.Fitted`)."""
+        return hasattr(self.predictor, "fitted")
+
+    def fits(self, times: Sequence[int]) -> bool:
+        """Whether they do at a step with these times."""
+        return self.looks and self.predictor.fits(times)  # type: ignore[attr-defined]
+
+    def weights(
+        self, times: Sequence[int], target: int, first: int, products: np.ndarray | None = None
+    ) -> Sequence[float] | torch.Tensor:
         """Return the predictor's weights at one step, K finite numbers or a tensor (K,) of them.
+
+        `products` are those of the row's history, (K, K), where the weights depend on it.
 
         Raises:
             ValueError: they are something else.
         """
-        weights = self.predictor.weights(times, target, first)
+        if products is not None and self.fits(times):
+            weights = self.predictor.fitted(products, times, target)  # type: ignore[attr-defined]
+        else:
+            weights = self.predictor.weights(times, target, first)
         try:
             found = numbers(weights) if isinstance(weights, torch.Tensor) else weights
             good = len(weights) == len(times) and (found is None or all(map(math.isfinite, found)))
@@ -271,6 +288,8 @@ class Pieces:
         branching: which rows under guidance are this rank's, where ranks divide the branches.
         compiled: whether any piece is.
         follows: whether a change is that since the last step, skipped or not.
+        seen: what is compared of latents and noise levels, where that is not the front residual or what is embedded.
+        gains: whether a change is how much the prediction is going to change.
         depths: of each kept stream, how many computed steps its predictor looks back to.
         keeps: all that is remembered, in words that no other plan has.
     """
@@ -290,6 +309,8 @@ class Pieces:
     branching: Branching | None
     compiled: bool
     follows: bool
+    seen: Callable | None
+    gains: bool
     depths: tuple[int, ...]
     keeps: str
 

@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from pure.block import Params, Tree
-from pure.checks import LARGEST, choice, function, kind, number, optional, refuse, whole
+from pure.checks import LARGEST, choice, flag, function, kind, number, optional, refuse, whole
 from pure.predictors import Predictor
 from pure.rules import Rule, ordered
 from pure.step import MOST_STEPS
@@ -38,6 +38,10 @@ class Probe:
         of: `(params, hidden, context) -> (B, N, D)`, what is compared: of the parameters under the
             checkpoint's names and what `Denoiser.embed` returns. None: what the front blocks add to the
             stream that the denoiser's `probe` names.
+        seen: `(latents, sigma) -> (B, ...)`, what is compared, if not `of`: of the latents that enter the model,
+            (B, ...), and their noise levels, (B,).
+        gain: the change is how much the prediction will change, relative to itself, if it goes on to answer
+            to what is compared as it did between the last two computed steps; needs `seen`, and "last step".
         since: "last computed" compares with the last computed step; "last step" with the last step at
             which anything was measured or computed.
         polynomial: coefficients, highest power first, of the polynomial that the change is put through;
@@ -58,8 +62,41 @@ class Probe:
     of: Callable[[Params, Tree, Tree], torch.Tensor] | None = attrs.field(
         default=None, validator=optional(function("of is a function (params, hidden, context)"))
     )
+    seen: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = attrs.field(
+        default=None, validator=optional(function("seen is a function (latents, sigma)"))
+    )
+    gain: bool = attrs.field(default=False, validator=flag)
     since: str = attrs.field(default="last computed", validator=choice("last computed", "last step"))
     polynomial: tuple[float, ...] | None = attrs.field(default=None, validator=_polynomial)
+
+    def __attrs_post_init__(self) -> None:
+        if self.of is not None and self.seen is not None:
+            raise ValueError("Probe(of=..., seen=...) names two things to compare; give one of them")
+        if self.gain and (self.seen is None or self.since != "last step" or self.importance or self.downsample != 1):
+            raise ValueError(
+                "Probe(gain=True) follows all of the latents from step to step; set seen=... and since='last step', "
+                "and leave importance and downsample out"
+            )
+
+    @property
+    def fronted(self) -> bool:
+        """Whether it compares what the front blocks add."""
+        return self.of is None and self.seen is None
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """What was fitted for a model by the authors of TeaCache: a field `published` of what its `modulated` is.
+
+    Attributes:
+        polynomial: coefficients, highest power first.
+        threshold: of the sum of changes.
+        warmup: first steps, all of them computed.
+    """
+
+    polynomial: tuple[float, ...]
+    threshold: float
+    warmup: int = 1
 
 
 def _predictor(instance: object, attribute: attrs.Attribute, value: object) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
+import numpy as np
 import torch
 
 
@@ -43,6 +44,25 @@ class Predictor(Protocol):
             times: indices of the last K computed steps, newest first; -1 where there is none yet.
             target: index of the step to fill in.
             first: index of the first computed step of the run.
+        """
+        ...
+
+
+class Fitted(Predictor, Protocol):
+    """A predictor whose weights also depend on what it predicts from: it has these two methods, too."""
+
+    def fits(self, times: Sequence[int]) -> bool:
+        """Whether the weights of a row with these times are `fitted`; else they are its `weights`."""
+        ...
+
+    def fitted(self, products: np.ndarray, times: Sequence[int], target: int) -> Sequence[float]:
+        """Return K weights of one row.
+
+        Args:
+            products: (K, K) float64, inner products of what the row remembers, newest first; over all ranks where
+                these divide the tokens.
+            times: indices of the last K computed steps, newest first; -1 where there is none yet.
+            target: index of the step to fill in.
         """
         ...
 

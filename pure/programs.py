@@ -187,6 +187,11 @@ def _check(denoiser: Denoiser, rules: Rules, static: bool) -> None:
     plan, guidance = denoiser.plan, denoiser.guidance
     if own := [rule for rule in rules if type(rule) not in KNOWN]:
         raise ValueError(f"{own[0]} decides in Python, and a program cannot look into it; use a mask or a threshold")
+    if fitted := next((stream.predictor for stream in denoiser.pieces.kept if stream.looks), None):
+        raise ValueError(
+            f"{fitted} is fitted to residuals in Python, and a program cannot look into it; use taylorseer(...) or "
+            "another predictor whose weights depend on steps only"
+        )
     probe = plan.probe or EVERYTHING
     measured = not static and denoiser.pieces.probing  # a mask for all steps leaves nothing to the threshold
     if guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0):

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 
 from pure.block import Bound
 from pure.decide import decide, remembered, settle
 from pure.info import Answer, Decision, Info
-from pure.measure import measure
+from pure.measure import answered, inner_products, measure
 from pure.memory import Cache, Memory, State, read, write
 from pure.pieces import Branching, Kept, Pieces, difference_dtype, mark_batch
 from pure.rules import Rules
@@ -27,8 +28,8 @@ from pure.tree import map_samples, put, send, take
 Tree = Any
 
 
-def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int) -> Cache:
-    """Return the cache before the first step; of `probed` and `hidden` only the metadata matters."""
+def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int, latents: torch.Tensor) -> Cache:
+    """Return the cache before the first step; of `probed`, `hidden` and `latents` only the metadata matters."""
 
     def zeros(like: torch.Tensor) -> torch.Tensor:
         return torch.zeros(like.shape, dtype=difference_dtype(like), device=like.device)
@@ -49,6 +50,7 @@ def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int) -> Cac
             tuple(zeros(getattr(hidden, stream.name)) for _ in range(stream.predictor.history))
             for stream in pieces.kept
         ),
+        answer=(zeros(probed), zeros(latents)) if pieces.gains else (),
     )
 
 
@@ -72,6 +74,10 @@ def advance(
     own = slice(None) if branching is None else slice(branching.index, None, branching.count)
     prepared, entry, times = _own((state.prepared, latents, step.times(batch)), branching, own)
     hidden, context, residual = begin(params.all, params.blocks[:front], prepared, entry, times)
+    if pieces.seen is not None and begin is not pieces.brief:
+        seen = pieces.seen(entry, _levels(step, batch)[own].to(entry.device))
+        # A copy: it is kept, and may be the latents themselves, or a view.
+        residual = seen.to(difference_dtype(seen)).clone(memory_format=torch.contiguous_format)
     before = Cache(ledger=cache.ledger, plan=cache.plan, **_own(_buffers(cache), branching, own))
     decisions, sizes = _decide(pieces, settled, answers, before, residual, rows, memories, paired)
     ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
@@ -81,6 +87,8 @@ def advance(
     blocks = params.blocks[front:stop]
     hidden, after = _middle(pieces, blocks, hidden, context, residual, after, decisions[own], memories[own])
     prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)
+    if pieces.gains and any(decision.computed for decision in decisions):
+        after = _answer(after, residual, prediction, memories, decisions, branching, own)
     if branching is not None:
         prediction = branching.together(prediction)
         after = _among_others(cache, before, after, own)
@@ -88,7 +96,14 @@ def advance(
 
 
 def _buffers(cache: Cache) -> dict[str, Any]:
-    return {"probe": cache.probe, "history": cache.history}
+    return {"probe": cache.probe, "history": cache.history, "answer": cache.answer}
+
+
+def _levels(step: Step, batch: int) -> torch.Tensor:
+    """Return the noise level of every row, (B,)."""
+    if step.sigma is None:
+        raise ValueError("the probe of this plan needs noise levels, and these steps have no sigma; give Step.sigma")
+    return step.sigma.flatten().expand(batch)
 
 
 def _own(tree: Tree, branching: Branching | None, own: slice) -> Tree:
@@ -98,7 +113,7 @@ def _own(tree: Tree, branching: Branching | None, own: slice) -> Tree:
 
 def _among_others(whole: Cache, before: Cache, after: Cache, own: slice) -> Cache:
     """Return the cache of all rows with those of this rank's branch as they are after the step; others are not its."""
-    if after.probe is before.probe and after.history is before.history:
+    if all(getattr(after, name) is each for name, each in _buffers(before).items()):
         return Cache(ledger=after.ledger, plan=after.plan, **_buffers(whole))
     on = torch.arange(whole.ledger.shape[0])[own]
     return Cache(ledger=after.ledger, plan=after.plan, **put(_buffers(whole), on, _buffers(after)))
@@ -175,21 +190,47 @@ def _middle(
     if len(computing) == len(decisions):
         hidden, left = pieces.middle(blocks, hidden, context)
         history = _shift(cache.history, left)
-        return hidden, Cache(ledger=cache.ledger, probe=residual, history=history, plan=cache.plan)
+        return hidden, attrs.evolve(cache, probe=residual, history=history)
     if pieces.follows and residual is not None:  # the next step is compared with this one, skipped or not
-        cache = Cache(ledger=cache.ledger, probe=residual, history=cache.history, plan=cache.plan)
-    filled = pieces.fill(hidden, cache.history, _weights(pieces.kept, decisions, memories, hidden))
+        cache = attrs.evolve(cache, probe=residual)
+    filled = pieces.fill(hidden, cache.history, _weights(pieces, cache.history, decisions, memories))
     if not computing:
         return filled, cache
     on = torch.tensor(computing)
     part, left = pieces.middle(blocks, take(hidden, on), take(context, on))
     history = _shift(take(cache.history, on), left)
-    return put(filled, on, part), Cache(
-        ledger=cache.ledger,
+    return put(filled, on, part), attrs.evolve(
+        cache,
         probe=None if cache.probe is None else put(cache.probe, on, take(residual, on)),
         history=put(cache.history, on, history),
-        plan=cache.plan,
     )
+
+
+def _answer(
+    cache: Cache,
+    seen: torch.Tensor | None,
+    prediction: torch.Tensor,
+    memories: list[Memory],
+    decisions: tuple[Decision, ...],
+    branching: Branching | None,
+    own: slice,
+) -> Cache:
+    """Keep what was seen and predicted by the rows that were computed, and what their next changes are relative to.
+
+    The ledger is the new one already; `memories` are those before the step.
+    """
+    assert seen is not None, "a probe with gain sees the latents of all steps but those that are skipped anyway"
+    sizes = answered(cache.answer, seen, prediction)
+    sizes = (sizes if branching is None else branching.together(sizes.unsqueeze(1)).squeeze(1)).tolist()
+    rows = [
+        attrs.evolve(after, size=size if before.computed else -1.0) if decision.computed else after
+        for after, before, decision, size in zip(read(cache.ledger), memories, decisions, sizes, strict=True)
+    ]
+    on = torch.tensor([row for row, decision in enumerate(decisions[own]) if decision.computed])
+    if not len(on):  # on ranks of its own another branch was computed
+        return attrs.evolve(cache, ledger=write(rows))
+    now = tuple(take(each, on).to(kept.dtype) for each, kept in zip((seen, prediction), cache.answer, strict=True))
+    return attrs.evolve(cache, ledger=write(rows), answer=put(cache.answer, on, now))
 
 
 def _shift(history: tuple, left: tuple[torch.Tensor, ...]) -> tuple:
@@ -198,24 +239,24 @@ def _shift(history: tuple, left: tuple[torch.Tensor, ...]) -> tuple:
 
 
 def _weights(
-    kept: tuple[Kept, ...], decisions: tuple[Decision, ...], memories: list[Memory], hidden: Tree
+    pieces: Pieces, history: tuple, decisions: tuple[Decision, ...], memories: list[Memory]
 ) -> tuple[torch.Tensor | None, ...]:
     """Return (B, K) weights per kept stream; None for a held one, which needs no sum."""
 
-    def table(stream: Kept) -> torch.Tensor | None:
+    def table(stream: Kept, past: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
         if stream.held:
             return None
-        depth = stream.predictor.history
+        times = [memory.times[: len(past)] for memory in memories]
+        products = inner_products(past, pieces.agree) if any(map(stream.fits, times)) else [None] * len(times)
         rows = [
             # A row that computes now may have no history yet; what is filled in for it is not used.
-            stream.weights(m.times[:depth], d.index, m.first) if m.computed else (0.0,) * depth
-            for d, m in zip(decisions, memories, strict=True)
+            stream.weights(own, d.index, m.first, each) if m.computed else (0.0,) * len(past)
+            for d, m, own, each in zip(decisions, memories, times, products, strict=True)
         ]
-        like = getattr(hidden, stream.name)
-        wide = like.dtype == torch.float64
+        device, wide = past[0].device, past[0].dtype == torch.float64
         if any(isinstance(row, torch.Tensor) for row in rows):  # weights with a gradient
             dtype = torch.float64 if wide else torch.float32
-            return torch.stack([torch.as_tensor(row, dtype=dtype, device=like.device) for row in rows])
-        return send(torch.from_numpy(np.array(rows, dtype=np.float64 if wide else np.float32)), like.device)
+            return torch.stack([torch.as_tensor(row, dtype=dtype, device=device) for row in rows])
+        return send(torch.from_numpy(np.array(rows, dtype=np.float64 if wide else np.float32)), device)
 
-    return tuple(table(stream) for stream in kept)
+    return tuple(table(stream, past) for stream, past in zip(pieces.kept, history, strict=True))

@@ -3,48 +3,41 @@ r"""TeaCache: compute once the rescaled changes of the first block's modulated i
 $$a_t = a_{t-1} + p\left(\frac{\lVert x_t - x_{t-1} \rVert_1}{\lVert x_{t-1} \rVert_1}\right),
 \qquad \text{step } t \text{ is skipped} \iff a_t < \delta$$
 
-with $a = 0$ at every computed step and a polynomial $p$ that was fitted for the model.
+with $a = 0$ at every computed step and a polynomial $p$ that was fitted for the model. The first steps and the last
+one are computed.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import attrs
 
-from pure.checks import number
+from pure.checks import number, optional, refuse, whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
-from pure.info import Answer
-from pure.memory import Memory
 from pure.plan import Probe
-from pure.rules import Rule, Threshold
-from pure.step import Where
+from pure.transforms.accumulation import Sum
 
 __all__ = ["teacache"]
 
-FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
-
 
 @attrs.frozen(cache_hash=True)
-class Sum(Rule):
-    """Compute the last step, and once the changes since the last computed one add up to `threshold`."""
+class Rescaled(Sum):
+    """Compute once the rescaled changes add up to the threshold."""
 
     name: ClassVar[str] = "teacache"
-    before: ClassVar[type[Rule] | None] = Threshold
-    threshold: float
 
-    @property
-    def may_skip(self) -> bool:
-        """Whether it can ever answer SKIP."""
-        return self.threshold > 0
 
-    def answer(self, where: Where, memory: Memory) -> Answer:
-        """Compute the last step, else ask for the change."""
-        always = self.threshold <= 0 or where.index == where.count - 1
-        return Answer.COMPUTE if always else Answer.DEFER
+def _numbers(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
 
-    def judge(self, change: float, where: Where, memory: Memory) -> Answer:
-        """Answer once the change is known."""
-        return Answer.SKIP if memory.accumulated + change < self.threshold else Answer.COMPUTE
+
+def _polynomial(instance: Any, attribute: attrs.Attribute, value: object) -> None:
+    try:
+        Probe(polynomial=value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        cure = "give a list of finite numbers, highest power first, or None for those published for the model"
+        raise refuse(instance, attribute.name, value, cure) from None
 
 
 @attrs.frozen(kw_only=True)
@@ -52,32 +45,45 @@ class teacache(Transform):
     """Skip all blocks by how much the first block's input has changed; no block runs to measure that.
 
     Every sample has its own sum and decision. Compose it with `scm` or a predictor; `dbcache` measures something else
-    and is refused beside it.
+    and is refused beside it. What is None is taken from what was published for the model: for FLUX.1 dev, HunyuanVideo
+    and Wan 2.1 from text by the authors, with the thresholds and first steps of SGLang where it has them.
 
     Args:
         threshold: at least 0, which computes every step; for FLUX.1 the authors use 0.25 to 0.8.
-        polynomial: coefficients, highest power first, fitted for the model; the default is the authors' for FLUX.1
-            dev. (1.0, 0.0) takes the changes as they are.
+        polynomial: coefficients, highest power first, fitted for the model. (1.0, 0.0) takes the changes as they are.
+        warmup: first steps, all of them computed.
 
     Raises:
-        ValueError: a value is out of range, another probe is set, or the family does not say what its first block
-            reads.
+        ValueError: a value is out of range, another probe is set, the family does not say what its first block
+            reads, or nothing was published for the model and a value is None.
 
-    >>> teacache(threshold=0.25).threshold
-    0.25
+    >>> teacache(threshold=0.25, polynomial=[1, 0]).polynomial
+    (1, 0)
 
     Reference: Liu et al., "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", arXiv:2411.19108.
     """
 
-    threshold: float = attrs.field(default=0.4, validator=number(0.0, "the threshold", "use 0 to compute every step"))
-    polynomial: tuple[float, ...] = FLUX
+    threshold: float | None = attrs.field(
+        default=None, validator=optional(number(0.0, "the threshold", "use 0 to compute every step"))
+    )
+    polynomial: tuple[float, ...] | None = attrs.field(default=None, converter=_numbers, validator=_polynomial)
+    warmup: int | None = attrs.field(default=None, validator=optional(whole(0, "the number of warm-up steps")))
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set the probe and add the rule."""
         if denoiser.modulated is None:
             raise ValueError(
-                "teacache measures the modulated input of the first block, which only FLUX.1 says what it is; use "
-                "dbcache(front=1, threshold=...), or a Probe(of=...) of your own, see docs/extending.md"
+                "teacache measures the modulated input of the first block, which only FLUX.1, HunyuanVideo and Wan say "
+                "what it is; use dbcache(front=1, threshold=...), or a Probe(of=...) of your own, see docs/extending.md"
             )
-        probe = Probe(of=denoiser.modulated, since="last step", polynomial=self.polynomial)
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(probe=probe).add(Sum(self.threshold)))
+        published = getattr(denoiser.modulated, "published", None)
+        if published is None and None in (self.threshold, self.polynomial):
+            raise ValueError(
+                f"{self}: no polynomial and threshold were published for this model; give teacache(threshold=..., "
+                "polynomial=(1.0, 0.0)), which takes changes as they are, or a fitted polynomial"
+            )
+        polynomial = published.polynomial if self.polynomial is None else self.polynomial
+        threshold = published.threshold if self.threshold is None else self.threshold
+        warmup = self.warmup if self.warmup is not None else 1 if published is None else published.warmup
+        probe = Probe(of=denoiser.modulated, since="last step", polynomial=polynomial)
+        return attrs.evolve(denoiser, plan=denoiser.plan.set(probe=probe).add(Rescaled(threshold, warmup)))

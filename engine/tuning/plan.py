@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 import pure
 from pure.configs.tuned import TunedFor
+from pure.engine.tuned import differs
 from pure.engine.tuning.rerun import Entries, TunedSpan, Weights, experts_of, histories
 from pure.engine.writing import write_whole
+from pure.notes import Note
 from pure.transforms import calibrated, dbcache, scm
 from pure.transforms.calibrated import TableRow
 
@@ -58,6 +61,10 @@ class TunedPlan:
         """The transform of the denoiser, or one for each expert."""
         made = {name: self._transform(part) for name, part in self.parts.items()}
         return made[""] if "" in made else made
+
+    def differs(self, **known: Any) -> tuple[Note, ...]:
+        """Say in what a run differs from what it was made for; what is not known of the run is not compared."""
+        return differs(self.made_for, known)
 
     def _transform(self, part: ExpertPlan) -> pure.Transform:
         return pure.compose(

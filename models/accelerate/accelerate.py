@@ -20,13 +20,14 @@ from typing import Any
 from pure.composition import Transform
 from pure.models.accelerate.calls import CURRENT, PipelineCall, Session
 from pure.models.accelerate.checks import HOW, chosen
+from pure.models.accelerate.plans import PlanLike, transform_of
 from pure.models.accelerate.report import Report
 from pure.notes import warn
 
 __all__ = ["Acceleration", "Report", "accelerate"]
 
 
-def accelerate(pipe: Any, transform: Transform | Mapping[str, Transform] | None = None) -> "Acceleration":
+def accelerate(pipe: Any, transform: Transform | Mapping[str, Transform] | PlanLike | None = None) -> "Acceleration":
     """Run a pipeline's transformer through a denoiser with `transform` while a `with` lasts.
 
     Args:
@@ -34,7 +35,8 @@ def accelerate(pipe: Any, transform: Transform | Mapping[str, Transform] | None 
             transformers that cannot be cut into blocks, run in one piece: a static mask can skip
             them, a threshold has nothing to measure.
         transform: which cache; or one for each component, such as
-            `{"transformer": ..., "transformer_2": ...}` (a component left out stays as it is).
+            `{"transformer": ..., "transformer_2": ...}` (a component left out stays as it is); or a tuned
+            plan, of `pure.tune` or `pure.load_plan`: every call that differs from what it was made for says so.
 
     Every call of the pipeline has a state of its own, and in it every guidance branch: it is
     known by the name of the pipeline's `cache_context`, else by its conditioning. Batched
@@ -55,7 +57,7 @@ def accelerate(pipe: Any, transform: Transform | Mapping[str, Transform] | None 
 
     Warns:
         UserWarning: the `with` was forgotten; a call skipped nothing though it could have; a
-            prediction is not finite.
+            prediction is not finite; a call is another than a tuned plan was made for.
     """
     frame = inspect.currentframe()
     caller = frame.f_back if frame is not None else None
@@ -75,7 +77,9 @@ class Acceleration(contextlib.ContextDecorator):
         """Put the stand-ins into the pipeline."""
         self._forgotten.detach()
         pipe = self._pipe
-        session = Session(pipe, chosen(pipe, self._transform))
+        given = self._transform
+        plan = None if transform_of(given) is given else given
+        session = Session(pipe, chosen(pipe, given), plan)
         self._open.append((session, type(pipe)))
         session.open()
         pipe.__class__ = _watched(type(pipe), session)
@@ -111,7 +115,7 @@ def _watched(cls: type, session: Session) -> type:
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         session.open()  # a component may have been replaced since the last call
-        current = PipelineCall(session)
+        current = PipelineCall(session, (cls.__call__, args, kwargs))
         token = CURRENT.set((*CURRENT.get(), current))
         try:
             result = cls.__call__(self, *args, **kwargs)  # type: ignore[operator]

@@ -13,6 +13,7 @@ from pure.decide import can_skip
 from pure.models.accelerate.branches import Branch, Clock, find, marks
 from pure.models.accelerate.checks import check_module
 from pure.models.accelerate.components import CachedComponent, ModelOutput, model_of
+from pure.models.accelerate.plans import PlanLike, facts_of
 from pure.models.accelerate.proxy import CONTEXT, Proxy
 from pure.models.accelerate.report import CallReport, Report, finite_rows, notes_of
 from pure.models.adapt.forward import TIMES
@@ -31,6 +32,7 @@ class Session:
 
     pipe: Any
     transforms: Mapping[str, Transform]
+    plan: PlanLike | None = None
     report: Report = attrs.field(factory=Report)
     models: dict[tuple, CachedComponent] = attrs.field(factory=dict)
     proxies: dict[str, Proxy] = attrs.field(factory=dict)
@@ -92,6 +94,7 @@ class PipelineCall:
     """One call of the pipeline, from its beginning to its end."""
 
     session: Session
+    begun: tuple[Callable, tuple, Mapping[str, Any]]  # the pipeline's call, and its arguments
     components: dict[str, "ComponentCall"] = attrs.field(factory=dict)
 
     def component(self, name: str, module: torch.nn.Module) -> "ComponentCall":
@@ -116,7 +119,16 @@ class PipelineCall:
         pieces = [Note(b.model.note, kind="note") for b in branches.values() if b.model.note]
         could = any(can_skip(b.model.denoiser.plan.rules, counts[name]) for name, b in ran.items())
         said = notes_of(report, could, {name: b.finite for name, b in branches.items()})
-        return attrs.evolve(report, notes=tuple(dict.fromkeys((*said, *plans, *pieces))))
+        return attrs.evolve(report, notes=tuple(dict.fromkeys((*said, *plans, *pieces, *self._differences()))))
+
+    def _differences(self) -> tuple[Note, ...]:
+        """Say in what this call differs from what a tuned plan was made for."""
+        plan, components = self.session.plan, self.components.values()
+        if plan is None or not components:
+            return ()
+        steps, modules = sum(each.count for each in components), [each.module for each in components]
+        call, arguments, options = self.begun
+        return plan.differs(**facts_of(self.session.pipe, call, arguments, options, modules, steps))
 
 
 def steps_of(pipe: Any) -> dict[str, int]:

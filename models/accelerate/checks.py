@@ -9,6 +9,7 @@ import torch
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.components import in_one_piece, in_whole, one_piece
+from pure.models.accelerate.plans import transform_of
 from pure.models.accelerate.proxy import Proxy
 from pure.models.adapt.dispatch import check_dispatched
 from pure.models.adapt.forward import TIMES, arguments_of
@@ -78,7 +79,7 @@ def chosen(pipe: Any, transform: Any) -> dict[str, Transform]:
         ValueError: the transform does not fit the component.
     """
     check_pipe(pipe)
-    own = vars(pipe)
+    own, transform = vars(pipe), transform_of(transform)
     if isinstance(transform, Mapping):
         found = dict(transform)
         for name, each in found.items():

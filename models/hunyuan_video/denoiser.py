@@ -36,6 +36,7 @@ from pure.models.common.layers import (
 from pure.models.common.streams import Hidden, embed_constants, project, stack, two_streams
 from pure.models.hunyuan_video.config import CONCAT, REPLACE, HunyuanVideoConfig, sharding
 from pure.models.hunyuan_video.layers import Refiner, embed_time, framed, grid_positions
+from pure.plan import Published
 
 EMBEDDER = "time_text_embed."
 REFINING = "context_embedder.time_text_embed."
@@ -100,7 +101,21 @@ def hunyuan_video(config: HunyuanVideoConfig | Mapping[str, Any]) -> Denoiser:
     refiner = Refiner(found.num_refiner_layers, found.attention_head_dim, attend)
     prepare = Prepare(kind, found.rope_axes_dim, found.rope_theta)
     blocks = stack(found.num_layers, double, found.num_single_layers, single)
-    return two_streams(prepare, Embed(kind, refiner), blocks, head, sharding(found), PER_TOKEN)
+    return two_streams(prepare, Embed(kind, refiner), blocks, head, sharding(found), PER_TOKEN, Modulated())
+
+
+@attrs.frozen
+class Modulated:
+    """What the first block's attention reads of the image: a record, so that a saved state names the same one."""
+
+    published = Published(
+        polynomial=(733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896), threshold=0.15, warmup=5
+    )
+
+    def __call__(self, params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
+        """Return the image (B, N, D), normalised and modulated."""
+        moving, still = own_modulations(params, "transformer_blocks.0.norm1.linear", context, 6)
+        return framed(modulate, hidden.image, context.frame, moving[:2], still[:2])
 
 
 @attrs.frozen

@@ -22,6 +22,7 @@ from pure.attention import attend
 from pure.models.common.layers import Attend, Params, gelu, linear, perceptron, rotary_tables, sinusoids
 from pure.models.common.streams import image_stream
 from pure.models.wan.config import WanConfig, sharding
+from pure.plan import Published
 
 Grid = tuple[int, int, int]
 
@@ -109,7 +110,30 @@ def wan(config: WanConfig | Mapping[str, Any], *, expand_timesteps: bool = False
         reads=("image",),
         sharding=sharding(found),
         per_token=PER_TOKEN,
+        modulated=Modulated(PUBLISHED.get((found.num_layers, found.num_attention_heads, found.in_channels))),
     )
+
+
+# For Wan 2.1 from text, by layers, heads and channels. Of Wan from images there is one for each size of the video.
+PUBLISHED = {
+    (30, 12, 16): Published(
+        polynomial=(-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664), threshold=0.08, warmup=5
+    ),
+    (40, 40, 16): Published(
+        polynomial=(-303318.725, 49053.7029, -2655.30556, 58.7365115, -0.315583525), threshold=0.2, warmup=5
+    ),
+}
+
+
+@attrs.frozen
+class Modulated:
+    """What the shifts and scales of all blocks are made from, which TeaCache takes for Wan; see `Context`."""
+
+    published: Published | None = None
+
+    def __call__(self, params: Params, hidden: Hidden, context: Context) -> torch.Tensor:
+        """Return (B, 6 or 12, D)."""
+        return context.modulation.flatten(1, 2)
 
 
 @attrs.frozen

@@ -10,16 +10,22 @@ import pure
 from pure import Transform
 from pure.testing.recipes import POLYNOMIAL, RATIOS
 from pure.transforms import (
+    adams,
     attention,
+    budget,
     calibrated,
     compiled,
     dbcache,
+    dmd,
+    easycache,
+    foca,
     fora,
     guided,
     hermite,
     magcache,
     newton,
     scm,
+    seacache,
     taylorseer,
     teacache,
 )
@@ -79,6 +85,15 @@ def _examples(count: int) -> dict[str, list[Transform]]:
             pure.compose(scm(mask=late, policy="static"), hermite(order=2, streams="all")),
             pure.compose(often, hermite(order=1, scale=0.75, on="hidden")),
         ],
+        "adams-foca": [
+            pure.compose(scm(mask=late, policy="static"), adams(order=2, streams="all")),
+            pure.compose(often, foca(on="hidden", streams="all")),
+            pure.compose(often, adams(order=3, on="hidden")),
+        ],
+        "dmd": [
+            pure.compose(scm(mask=late, policy="static"), dmd(history=4, ridge=1e-6, streams="all")),
+            pure.compose(often, dmd(rank=1, on="hidden")),
+        ],
         "calibrated": [
             pure.compose(scm(mask=late, policy="static"), calibrated(table=EXACT, streams="all")),
             pure.compose(often, calibrated(table=EXACT, order=0, on="hidden")),
@@ -90,8 +105,22 @@ def _examples(count: int) -> dict[str, list[Transform]]:
             pure.compose(guided(scale=2.5, normalize="token", lowest_sigma=0.4), _some()),
             pure.compose(guided(scale=2.5, start=0.2, normalize="sample", cap=0.5), _some(back=1)),
         ],
+        "easycache": [
+            easycache(threshold=0.5, warmup=2),
+            pure.compose(
+                guided(scale=2.5), easycache(threshold=0.5, warmup=3, follow="conditional"), taylorseer(order=1)
+            ),
+        ],
+        "budget": [
+            budget(early=0.3, late=0.9, warmup=1),
+            pure.compose(budget(late=0.9, front=2, back=1), newton(order=1)),
+        ],
+        "seacache": [
+            seacache(threshold=0.9, power=2.0, max_continuous=1),
+            pure.compose(guided(scale=2.5), seacache(threshold=2.0, warmup=2, ending=2), newton(order=1)),
+        ],
         "teacache": [
-            teacache(threshold=0.2, polynomial=POLYNOMIAL),
+            teacache(threshold=0.2, polynomial=POLYNOMIAL, warmup=2),
             pure.compose(guided(scale=2.5), teacache(threshold=0.3, polynomial=POLYNOMIAL), taylorseer(order=1)),
         ],
         "compiled": [pure.compose(_some(back=1), taylorseer(order=1), compiled(backend="eager", regional=True))],

@@ -10,16 +10,22 @@ import pure
 from pure import Transform
 from pure.testing.situation import Model
 from pure.transforms import (
+    adams,
     attention,
+    budget,
     calibrated,
     compiled,
     dbcache,
+    dmd,
+    easycache,
+    foca,
     fora,
     guided,
     hermite,
     magcache,
     newton,
     scm,
+    seacache,
     taylorseer,
     teacache,
 )
@@ -171,6 +177,23 @@ def scaled(model: Model, count: int) -> Strategy:
     return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
 
 
+def several_slopes(model: Model, count: int) -> Strategy:
+    """The method of Adams, or FoCa, over a cache."""
+    choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
+    made = st.builds(adams, order=st.integers(0, 3), **choices) | st.builds(foca, **choices)
+    return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
+
+
+def modes(model: Model, count: int) -> Strategy:
+    """Dynamic mode decomposition over a mask that computes its first steps, or over a cache."""
+    choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
+    made = st.builds(
+        dmd, history=st.integers(4, 6), rank=st.integers(0, 2), ridge=st.sampled_from((1e-8, 1e-3)), **choices
+    )
+    late = st.just(scm(mask=((1, 1, 1, 1, 0, 0) * count)[:count], policy="static"))
+    return st.builds(pure.compose, late | _dbcache(model, count, warmup=st.just(4), threshold=st.just(0.9)), made)
+
+
 def tables(mask: tuple[int, ...]) -> st.SearchStrategy[tuple]:
     """Rows for some skipped steps of a mask, of 1 to 3 computed steps each."""
     computed = [[j for j in range(i - 1, -1, -1) if mask[j]][:3] for i in range(len(mask))]
@@ -241,6 +264,26 @@ def modulated_input(model: Model, count: int) -> Strategy:
     return made | st.builds(pure.compose, made, taylor_only(), masked)
 
 
+def foreseen(model: Model, count: int) -> Strategy:
+    """EasyCache, alone and with a predictor."""
+    made = st.builds(easycache, threshold=st.sampled_from((0.5, 0.2, 1.0)), warmup=st.integers(0, 3))
+    return made | st.builds(pure.compose, made, taylor_only())
+
+
+def spent(model: Model, count: int) -> Strategy:
+    """A budget, alone and with a mask."""
+    limits = st.sampled_from((0.5, 0.1, 0.0, 0.9))
+    made = st.builds(budget, early=limits, late=st.sampled_from((0.4, 0.9)), warmup=st.integers(0, 2))
+    return made | st.builds(pure.compose, made, dynamic_mask(count))
+
+
+def filtered(model: Model, count: int) -> Strategy:
+    """SeaCache, for models whose latents are a grid."""
+    numbers = {"threshold": st.sampled_from((0.9, 0.3, 2.0)), "power": st.sampled_from((3.0, 1.0))}
+    made = st.builds(seacache, max_continuous=st.none() | st.integers(1, 2), ending=st.integers(0, 2), **numbers)
+    return made | st.builds(pure.compose, made, st.just(newton(order=1)))
+
+
 def compiled_steps(model: Model, count: int) -> Strategy:
     """Pieces that dynamo traced; what a backend makes of them is its own affair."""
     regional = st.booleans()
@@ -300,12 +343,17 @@ RECIPES: dict[str, Recipe] = {
     "taylorseer-hidden": taylor("hidden"),
     "newton": polynomial,
     "hermite": scaled,
+    "adams-foca": several_slopes,
+    "dmd": modes,
     "calibrated": from_table,
     "guided": guided_plain,
     "guided-dbcache": guided_dbcache,
     "guided-interval": guided_interval,
     "guided-options": guided_options,
     "teacache": modulated_input,
+    "seacache": filtered,
+    "easycache": foreseen,
+    "budget": spent,
     "compiled": compiled_steps,
     "everything": everything,
     **{f"attention-{name}": attending(name) for name in KERNELS},

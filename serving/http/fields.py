@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ COMMON: Mapping[str, ValueKind] = {
     "true_cfg_scale": SCALE,
     "max_sequence_length": Whole(1, 100_000),
     "enable_cache_dit": Bool(),
+    "enable_teacache": Bool(),
     "cache_dit_params": Unchecked(),
     "attention_backend_override": Choice(ATTENTION),
     "user": TEXT,
@@ -152,7 +154,23 @@ def read_fields(body: Body, route: Fields, *checks: Callable[[Mapping[str, Any]]
     if wrong:
         first = next(iter(wrong.values()))
         raise Misuse("\n".join(error.message for error in wrong.values()), field=first.field, code=first.code)
-    return found
+    return _teacache(found)
+
+
+def _teacache(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with `enable_teacache` as a method among the `cache_dit_params`.
+
+    Raises:
+        Misuse: other fields say that there is no cache, or that it is another.
+    """
+    if not found.pop("enable_teacache", False):
+        return found
+    params = found.get("cache_dit_params")
+    params = dict((json.loads(params) if isinstance(params, str) else params) or {})
+    if found.get("enable_cache_dit") is False or params.get("cache_type") not in (None, "TeaCache"):
+        other = "enable_cache_dit: false" if found.get("enable_cache_dit") is False else "cache_dit_params.cache_type"
+        raise Misuse(f"enable_teacache: true contradicts {other}; give only one of the two", field="enable_teacache")
+    return {**found, "cache_dit_params": {**params, "cache_type": "TeaCache"}}
 
 
 def _files(body: Body, route: Fields) -> Callable[[Mapping[str, Any]], None]:

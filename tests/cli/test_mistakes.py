@@ -65,7 +65,8 @@ def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
         (("--dit-cpu-offload",), "stays on its device"),
         (("--dit-layerwise-offload", "true"), "stays on its device"),
         (("--vae-tiling",), "one piece"),
-        (("--enable-teacache",), "--enable-cache-dit"),
+        (("--enable-teacache", "--plan", "fast"), "--plan both say which steps to compute"),
+        (("--enable-teacache", "--enable-cache-dit", "false"), "contradicts --enable-cache-dit false"),
         (("--trust-remote-code",), "never run"),
         (("--lora-path", "x"), "LoRA"),
         (("--image-path", "x.png"), "takes no pictures"),
@@ -93,9 +94,9 @@ def test_all_that_is_refused_is_told_at_once(puredit, unloaded):
 
 
 def test_a_server_is_told_all_at_once_too(puredit, unloaded):
-    code, _, err = puredit("serve", "--enable-teacache", "--vae-tiling", "--lora-path", "x")
+    code, _, err = puredit("serve", "--profile", "--vae-tiling", "--lora-path", "x")
     assert code == 2 and len(err.splitlines()) == 3
-    assert all(flag in err for flag in ("--enable-teacache", "--lora-path x", "--vae-tiling"))
+    assert all(flag in err for flag in ("--profile", "--lora-path x", "--vae-tiling"))
 
 
 @pytest.mark.parametrize(
@@ -235,9 +236,9 @@ def test_control_c_in_a_process_of_its_own(checkpoint, tmp_path):
 
 
 def test_all_flags_that_are_not_supported_are_told_at_once(puredit, unloaded):
-    code, _, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--enable-teacache", "--revision", "fp16")
+    code, _, err = puredit("generate", "--prompt", "a", "--vae-tiling", "--profile", "--revision", "fp16")
     assert code == 2
-    assert all(flag in err for flag in ("--vae-tiling is", "--enable-teacache is", "--revision fp16 is"))
+    assert all(flag in err for flag in ("--vae-tiling is", "--profile is", "--revision fp16 is"))
 
 
 @pytest.mark.parametrize(

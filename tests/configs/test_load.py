@@ -86,7 +86,10 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         ("scm_compute_bins: 8,3\n  scm_cache_bins: [1]", "found text '8,3'; allowed: a list of whole numbers"),
         ("scm_compute_bins: [0, 3]\n  scm_cache_bins: [1]", "the first of at least 1"),
         ("scm_compute_bins: [3]", "found no scm_cache_bins beside it; allowed: both bins or none"),
-        ("cache_type: DBcache", "one of DBCache, DBPrune; did you mean DBCache?"),
+        (
+            "cache_type: DBcache",
+            "one of DBCache, DBPrune, FORA, MagCache, TeaCache, EasyCache, SeaCache, Budget; did you mean DBCache?",
+        ),
         (
             "Fn: 1",
             "found an unknown key; allowed: 45 keys, which `puredit config --reference` lists; did you mean Fn_co",

@@ -32,7 +32,9 @@ ALL = {
 
 def test_exactly_the_documented_keys():
     assert set(SECONDARY_KEYS) == KNOBS
-    assert set(REQUEST_KEYS) == KNOBS | {"scm_preset", "scm_compute_bins", "scm_cache_bins", "scm_policy"}
+    methods = {"cache_type", "cache_options", "calibrator_type", "calibrator_cache_type", "enable_foca"}
+    masks = {"scm_preset", "scm_compute_bins", "scm_cache_bins", "scm_policy"}
+    assert set(REQUEST_KEYS) == KNOBS | masks | methods
 
 
 @pytest.mark.parametrize("params", [ALL, json.dumps(ALL), json.dumps(ALL, indent=2)], ids=["dict", "json", "lines"])

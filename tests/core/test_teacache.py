@@ -8,9 +8,13 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 import pure
+from pure.models.hunyuan_video.denoiser import hunyuan_video
+from pure.models.wan.denoiser import wan
 from pure.testing.situation import Situation
 from pure.testing.toys import RANDOM
 from pure.transforms import compiled, dbcache, scm, taylorseer, teacache
+from tests.support import hunyuan_video as hunyuan_video_support
+from tests.support import wan as wan_support
 from tests.support.flux import FLUX, FLUX_DEV
 
 SEEDS, COUNT = (1, 2, 3), 10
@@ -96,16 +100,83 @@ def test_a_threshold_of_zero_is_no_cache() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"only FLUX\.1 says what it is; use dbcache\(front=1"):
+    with pytest.raises(ValueError, match=r"only FLUX\.1, HunyuanVideo and Wan say what it is; use dbcache\(front=1"):
         teacache()(RANDOM.first)
     with pytest.raises(ValueError, match="probe is set twice"):
         pure.compose(teacache(), dbcache(front=1))(FLUX_DEV.first)
-    for given in ({"threshold": -0.1}, {"polynomial": ()}, {"polynomial": (float("nan"),)}):
+    for given in (
+        {"threshold": -0.1},
+        {"threshold": "0.1"},
+        {"polynomial": ()},
+        {"polynomial": (float("nan"),)},
+        {"polynomial": 1.0},
+        {"polynomial": "10"},
+        {"polynomial": ["x"]},
+        {"warmup": -1},
+    ):
         with pytest.raises(ValueError, match=next(iter(given))):
-            teacache(**given)(FLUX_DEV.first)  # type: ignore[arg-type]
+            teacache(**given)  # type: ignore[arg-type]
     masked = pure.compose(teacache(threshold=100.0), scm(mask="1010100001"))
     entries = Situation(model=FLUX_DEV, transform=masked, seeds=(1,), count=COUNT).trace()
     assert "".join(str(int(e.info.computed[0])) for e in entries) == "1010100001"
+
+
+def test_a_list_of_coefficients_is_a_tuple_of_them() -> None:
+    listed = teacache(threshold=0.2, polynomial=[2.0, 0.5, 0.01])  # type: ignore[arg-type]
+    assert listed == teacache(threshold=0.2, polynomial=POLYNOMIAL) and hash(listed)
+    assert listed(FLUX_DEV.first) == teacache(threshold=0.2, polynomial=POLYNOMIAL)(FLUX_DEV.first)
+
+
+def _plan(transform: teacache, denoiser: pure.Denoiser) -> tuple:
+    plan = transform(denoiser).plan
+    assert plan.probe is not None
+    return plan.probe.polynomial, plan.rules[0].threshold, plan.rules[0].warmup  # type: ignore[attr-defined]
+
+
+def test_what_is_left_out_is_what_was_published() -> None:
+    """Polynomials of TeaCache's authors; thresholds and first steps of SGLang, for FLUX.1 of the authors."""
+    flux = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
+    hunyuan = (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896)
+    small = (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664)
+    large = (-303318.725, 49053.7029, -2655.30556, 58.7365115, -0.315583525)
+    assert _plan(teacache(), FLUX_DEV.first) == (flux, 0.4, 1)
+    assert _plan(teacache(), hunyuan_video({})) == (hunyuan, 0.15, 5)
+    assert _plan(teacache(), wan({"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960})) == (small, 0.08, 5)
+    assert _plan(teacache(), wan({})) == (large, 0.2, 5)
+    assert _plan(teacache(threshold=0.3, warmup=2), wan({})) == (large, 0.3, 2)
+    with pytest.raises(ValueError, match="no polynomial and threshold were published for this model; give teacache"):
+        teacache(threshold=0.1)(wan({"num_layers": 2}))
+    assert _plan(teacache(threshold=0.1, polynomial=(1, 0)), wan({"num_layers": 2})) == ((1, 0), 0.1, 1)
+
+
+@pytest.mark.parametrize("kind", hunyuan_video_support.KINDS)
+def test_hunyuan_videos_first_input_is_that_of_diffusers(kind: str) -> None:
+    model = hunyuan_video_support.transformer(kind)
+    conditioning, latents, timestep = hunyuan_video_support.inputs(model, batch=2)
+    found: list[torch.Tensor] = []
+    first: Any = model.transformer_blocks[0]
+    first.norm1.register_forward_hook(lambda _module, _inputs, out: found.append(out[0]))
+    with torch.no_grad():
+        model(**hunyuan_video_support.call(model, conditioning, latents, timestep))
+    denoiser, params = hunyuan_video(model.config), dict(model.state_dict())
+    hidden, context = denoiser.embed(params, denoiser.prepare(params, conditioning), latents, timestep)
+    assert denoiser.modulated is not None
+    torch.testing.assert_close(denoiser.modulated(params, hidden, context), found[0])
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_wans_input_is_what_its_blocks_are_modulated_by(per_token: bool) -> None:
+    model, found = wan_support.transformer(), []
+    given = wan_support.call(model, 2, per_token=per_token, first=per_token)
+    model.condition_embedder.time_proj.register_forward_hook(lambda _module, _inputs, out: found.append(out))
+    with torch.no_grad():
+        model(**given.reference)
+    denoiser, params = wan(model.config, expand_timesteps=per_token), dict(model.state_dict())
+    _, context = denoiser.embed(params, denoiser.prepare(params, given.conditioning), given.latents, given.timestep)
+    assert denoiser.modulated is not None
+    seen = found[0].view(2, -1, 6, found[0].shape[-1] // 6)
+    kinds = seen[:, [0, -1]] if per_token else seen[:, :1]
+    torch.testing.assert_close(denoiser.modulated(params, None, context), kinds.flatten(1, 2))
 
 
 def test_it_compiles_and_its_state_is_known_by_another_process() -> None:

@@ -54,7 +54,7 @@ FEW = (
     "everything",
 )
 ATTENTION = tuple(f"attention-{name}" for name in KERNELS)  # of models that attend
-OF_FEW = (*ATTENTION, "teacache")  # only FLUX.1 says what its first block reads
+OF_FEW = (*ATTENTION, "teacache", "seacache")  # some say what their first block reads, some have latents in a grid
 FEWER = ("scm-static", "taylorseer-hidden", "everything")
 FAMILIES: tuple[Model, ...] = (
     flux2.FLUX2_DEV,
@@ -72,9 +72,10 @@ FAMILIES: tuple[Model, ...] = (
 )
 QUICK = {
     **dict.fromkeys((CLOSED, STREAMS, EXPERTS), FEW),
-    FLUX_DEV: ("dbcache", *OF_FEW, "everything"),
+    FLUX_DEV: ("dbcache", *ATTENTION, "teacache", "everything"),
     FLUX_SCHNELL: ("taylorseer-hidden",),
     **dict.fromkeys(FAMILIES, ("scm-static", "everything")),
+    wan.MODELS[0]: ("scm-static", "everything", "seacache"),
     **dict.fromkeys(variants.MODELS, ("everything",)),
 }
 CASES = [
@@ -84,10 +85,11 @@ CASES = [
         **dict.fromkeys((FLUX_DEV, FLUX_SCHNELL), FEW),
         **dict.fromkeys(FAMILIES, FEWER),
         **dict.fromkeys(variants.MODELS, FEWER),
-        FLUX_DEV: (*FEW, *OF_FEW),
+        FLUX_DEV: (*FEW, *ATTENTION, "teacache"),
+        wan.MODELS[0]: (*FEWER, "teacache", "seacache", "easycache"),
         # Those that mask some keys, and refine what they are given by attention of its own.
         z_image.Z_IMAGE_RAGGED: (*FEWER, *ATTENTION),
-        hunyuan_video.MODELS[0]: (*FEWER, *ATTENTION),
+        hunyuan_video.MODELS[0]: (*FEWER, *ATTENTION, "teacache"),
     }.items()
     for name in RECIPES
     if name in names and (name != "compiled" or model in (RANDOM, STREAMS, FLUX_DEV))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pure import Hold
 from pure.predictors import Predictor
 from pure.testing.oracle import Hermitian, Recursion
-from pure.transforms import calibrated, hermite, newton, taylorseer
+from pure.transforms import adams, calibrated, dmd, foca, hermite, newton, taylorseer
 from pure.transforms.taylorseer import COLD_START
 
 
@@ -38,6 +38,11 @@ CLAIMS = {
     "hermite-2": Claim(hermite(order=2), exact=0, slope=1),
     "hermite-3": Claim(hermite(order=3, scale=0.75), exact=0, slope=1),
     "hermite-taylor": Claim(hermite(order=1, scale=0.5**0.5), exact=1, slope=2),
+    "adams-0": Claim(adams(order=0), exact=0, slope=1),
+    # A slope between two steps is not the derivative at the second: what comes after is exact on lines only.
+    **{f"adams-{order}": Claim(adams(order=order), exact=1, slope=2) for order in (1, 2, 3)},
+    "foca": Claim(foca(), exact=1, slope=2),
+    "dmd": Claim(dmd(), exact=1, slope=2),  # where nothing is fitted
     # What its table does not have is TaylorSeer's.
     "calibrated": Claim(calibrated(table=[((70, 69, 68), 71, (1.5, -0.4, -0.1))]), exact=1, slope=2),
 }
@@ -124,6 +129,25 @@ def test_newton_continues_polynomials_of_its_order(computed: list[int], distance
 def test_newton_uses_what_there_is() -> None:
     assert newton(order=3).weights((4, -1, -1, -1), 6, 4) == (1.0, 0.0, 0.0, 0.0)
     assert newton(order=3).weights((4, 2, -1, -1), 6, 2) == (2.0, -1.0, 0.0, 0.0)
+
+
+def test_adams_has_the_published_coefficients() -> None:
+    """3/2 and -1/2 of two slopes, 23/12, -16/12 and 5/12 of three; at unequal times by hand."""
+    assert adams(order=2).weights((4, 3, 2), 5, 0) == (2.5, -2.0, 0.5)
+    slopes = (23 / 12, -16 / 12, 5 / 12)
+    weights = (1 + slopes[0], slopes[1] - slopes[0], slopes[2] - slopes[1], -slopes[2])
+    assert adams(order=3).weights((4, 3, 2, 1), 5, 0) == pytest.approx(weights)
+    # 2 steps beyond 5, 4 and 1: the line through the slopes at 5 (s0) and 4 (s1 / 3), 2 (s0 + (s0 - s1 / 3)).
+    assert adams(order=2).weights((5, 4, 1), 7, 0) == pytest.approx((1 + 4, -4 - 2 / 3, 2 / 3))
+
+
+def test_foca_has_its_equations_numbers() -> None:
+    """One step beyond 4, 3 and 2: derivative 3/2, -2, 1/2; forecast 5/2, -2, 1/2; Heun's mean of two derivatives."""
+    forecast = (2.5, -2.0, 0.5)
+    there = (1.5 * forecast[0] - 2, 1.5 * forecast[1] + 0.5, 1.5 * forecast[2])
+    means = [(a + b) / 2 for a, b in zip((1.5, -2.0, 0.5), there, strict=True)]
+    assert foca().weights((4, 3, 2), 5, 0) == pytest.approx((1 + means[0], means[1], means[2]))
+    assert foca().weights((4, 2, -1), 7, 2) == pytest.approx((2.5, -1.5, 0.0)), "two steps: the line"
 
 
 def test_hermite_has_the_published_numbers() -> None:

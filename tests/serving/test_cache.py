@@ -34,7 +34,8 @@ OBJECTS = [
     {**KNOBS, "secondary": {**KNOBS, "residual_diff_threshold": 0.1, "enable_taylorseer": False}},
     {"scm_preset": "fast", "scm_policy": "static"},
     {"scm_compute_bins": [4, 1], "scm_cache_bins": [2, 1], "scm_policy": "dynamic"},
-    {"enable_dmd": False, "dmd_history": 6, "dmd_rank": 0, "dmd_ridge": 1e-8, "dmd_svd_precision": "medium"},
+    {"cache_type": "TeaCache", "cache_options": {"threshold": 0.3}, "calibrator_type": "adams"},
+    {"enable_dmd": True, "dmd_history": 6, "dmd_rank": 0, "dmd_ridge": 1e-8, "dmd_svd_precision": "medium"},
 ]
 
 
@@ -104,7 +105,8 @@ MISTAKES = {
     "one of two bins": ({"scm_compute_bins": [4]}, r"found no scm_cache_bins beside it; allowed: both bins or none"),
     "preset": ({"scm_preset": "faster"}, r"scm_preset.*fast"),
     "two calibrators": ({"enable_taylorseer": True, "enable_dmd": True}, r"enable_dmd"),
-    "DMD": ({"enable_dmd": True}, r"DMD"),
+    "DBPrune": ({"cache_type": "DBPrune"}, r"block by block"),
+    "options": ({"cache_type": "FORA", "cache_options": {"interval": 0}}, r"fora\(interval=0\): the interval must"),
     "too many blocks": ({"Fn_compute_blocks": 99}, r"99"),
     "static mask that starts with 0": (
         {"scm_compute_bins": [0, 8], "scm_cache_bins": [1, 1], "scm_policy": "static"},

@@ -161,7 +161,6 @@ def test_all_wrong_fields_are_named_at_once(here):
 @pytest.mark.parametrize(
     ("field", "nothing", "something"),
     [
-        ("enable_teacache", False, True),
         ("quality", "auto", "hd"),
         ("background", "opaque", "transparent"),
         ("style", "vivid", "natural"),

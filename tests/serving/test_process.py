@@ -50,7 +50,6 @@ def unloaded(monkeypatch):
         (["--tp-size", "2"], "tp_size: 2 needs 2 processes, this run has 1; start with --num-gpus 2"),
         (["--enable-cfg-parallel"], "cfg_size: 2 needs 2 processes"),
         (["--lora-path", "x"], "LoRA is not supported in this version"),
-        (["--enable-teacache"], "TeaCache is not supported in this version"),
         (["--cache-dit-config", "nothing.yaml"], "nothing.yaml"),
         (["--cache-dit-params", '{"Fn_compute_block": 2}'], "did you mean Fn_compute_blocks"),
         (["--cache-dit-params", '{"Fn_compute_blocks": 99}'], "99"),
@@ -132,8 +131,8 @@ def post(server, **fields):
 
 
 def test_all_flags_that_a_server_does_not_support_are_told_at_once(typed, unloaded):
-    code, err = typed("--vae-tiling", "--enable-teacache", "--num-gpus", 1, "--lora-path", "x")
+    code, err = typed("--vae-tiling", "--profile", "--num-gpus", 1, "--lora-path", "x")
     assert code == 2
-    for words in ("--vae-tiling is not", "--enable-teacache is not", "--lora-path x"):
+    for words in ("--vae-tiling is not", "--profile is not", "--lora-path x"):
         assert words in err
     assert "--num-gpus" not in err

@@ -1,0 +1,46 @@
+"""Methods that a file names by `cache_type`, and their transforms: `cache_options` are the transform's arguments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pure import Transform, compose
+from pure.configs.schema import CacheConfig
+from pure.transforms import budget, dbcache, easycache, fora, magcache, seacache, teacache
+
+__all__ = ["MASKS", "METHODS", "method", "options_of"]
+
+METHODS = {
+    "FORA": fora,
+    "MagCache": magcache,
+    "TeaCache": teacache,
+    "EasyCache": easycache,
+    "SeaCache": seacache,
+    "Budget": budget,
+}
+"""Transforms by the value of `cache_type`."""
+
+MASKS = ("FORA", "MagCache")
+"""Those that are masks themselves, and measure nothing: they take the front and back blocks of DBCache."""
+
+
+def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as arguments: lists as tuples."""
+    return {str(name): tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def method(config: CacheConfig) -> Transform:
+    """Return the transform that `cache_type` and `cache_options` name.
+
+    Raises:
+        ValueError: a value is out of range.
+        TypeError: there is no such option.
+
+    >>> method(CacheConfig(cache_type="FORA", cache_options={"interval": 2}, Fn_compute_blocks=0))
+    fora(interval=2, warmup=0)
+    """
+    made = METHODS[config.cache_type](**options_of(config.cache_options))
+    front, back = config.Fn_compute_blocks, config.Bn_compute_blocks
+    if config.cache_type not in MASKS or front == back == 0:
+        return made
+    # A threshold of 1: the mask decides and nothing is measured.
+    return compose(dbcache(front=front, back=back, threshold=1.0, warmup=0, max_continuous=None), made)

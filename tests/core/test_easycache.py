@@ -1,0 +1,79 @@
+"""EasyCache: its decisions from the definition; and what a probe of latents refuses."""
+
+import pytest
+import torch
+
+import pure
+from pure.plan import Probe
+from pure.testing.situation import Situation
+from pure.testing.toys import RANDOM
+from pure.transforms import dbcache, easycache, taylorseer
+
+SEEDS, COUNT, THRESHOLD, WARMUP = (1, 2, 3), 14, 0.3, 3
+
+
+@pytest.mark.parametrize("guide", [False, True])
+def test_decisions_follow_the_definition_for_every_sample(guide: bool) -> None:
+    parts = [easycache(threshold=THRESHOLD, warmup=WARMUP), taylorseer(order=1)]
+    case = Situation(model=RANDOM, transform=pure.compose(*parts), seeds=SEEDS, count=COUNT)
+    entries, skips = case.trace(), 0
+    for row in range(len(SEEDS)):
+        latents = [entry.latents[row].double() for entry in entries]
+        predictions = [entry.prediction[row].double() for entry in entries]
+        computed: list[int] = []
+        total = 0.0
+        for index, entry in enumerate(entries):
+            decision = entry.info.decisions[row]
+            if index < WARMUP or index == COUNT - 1:
+                assert decision.computed and decision.change is None
+            else:
+                last, before = computed[-1], computed[-2]
+                k = (predictions[last] - predictions[before]).abs().mean() / (
+                    latents[last] - latents[before]
+                ).abs().mean()
+                moved = (latents[index] - latents[index - 1]).abs().mean() / predictions[last].abs().mean()
+                assert decision.change == pytest.approx(float(k * moved), rel=1e-4)
+                total += float(k * moved)
+                assert abs(total - THRESHOLD) > 1e-4, "choose a threshold that decides"
+                assert decision.computed == (total >= THRESHOLD) and decision.reason == "easycache"
+                skips += not decision.computed
+            if decision.computed:
+                computed, total = [*computed, index], 0.0
+    assert 0 < skips < len(SEEDS) * (COUNT - WARMUP - 1)
+
+
+def test_until_two_steps_are_computed_nothing_is_known() -> None:
+    entries = Situation(model=RANDOM, transform=easycache(threshold=1e9, warmup=0), seeds=(1,), count=5).trace()
+    assert [entry.info.computed[0] for entry in entries] == [True, True, False, False, True]
+    assert entries[1].info.changes == (float("inf"),)
+
+
+def test_a_batch_decides_as_its_samples_do_and_a_state_goes_on() -> None:
+    case = Situation(model=RANDOM, transform=easycache(threshold=THRESHOLD, warmup=2), seeds=SEEDS, count=COUNT)
+    batch = case.trace()
+    for row, seed in enumerate(SEEDS):
+        alone = case.trace(seeds=(seed,))
+        assert [e.info.computed[0] for e in alone] == [e.info.computed[row] for e in batch]
+        torch.testing.assert_close(alone[-1].prediction[0], batch[-1].prediction[row], rtol=1e-4, atol=1e-5)
+
+
+def test_a_prediction_that_does_not_change_needs_no_steps() -> None:
+    from pure.measure import answered
+
+    one, two = torch.ones(1, 3), torch.full((1, 3), 2.0)
+    assert answered((one, two), two, two).item() == float("inf")
+    assert answered((one, two), two, one).item() == pytest.approx(3 * 3 / 3)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ValueError, match="probe is set twice"):
+        pure.compose(easycache(), dbcache(front=1))(RANDOM.first)
+    for given in ({"threshold": -1.0}, {"warmup": -1}, {"follow": "both"}):
+        with pytest.raises(ValueError, match=next(iter(given))):
+            easycache(**given)  # type: ignore[arg-type]
+    seen = easycache()(RANDOM.first).plan.probe.seen  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="names two things to compare; give one"):
+        Probe(of=lambda *_: torch.ones(1), seen=seen)
+    for wrong in ({"seen": seen}, {"since": "last step"}, {"seen": seen, "since": "last step", "downsample": 2}):
+        with pytest.raises(ValueError, match="follows all of the latents from step to step; set seen"):
+            Probe(gain=True, **wrong)

@@ -1,0 +1,45 @@
+"""The rule that several methods have in common: changes add up, and at a threshold a step is computed."""
+
+from typing import ClassVar
+
+import attrs
+
+from pure.info import Answer
+from pure.memory import Memory
+from pure.rules import Rule, Threshold
+from pure.step import Where
+
+__all__ = ["Sum"]
+
+
+@attrs.frozen(cache_hash=True)
+class Sum(Rule):
+    """Compute once the changes since the last computed step reach `threshold`; a subclass names it.
+
+    Attributes:
+        threshold: of the sum; 0 computes every step.
+        warmup: first steps, all of them computed.
+        ending: last steps, all of them computed.
+        most: steps skipped in a row; None: no limit.
+    """
+
+    before: ClassVar[type[Rule] | None] = Threshold
+    threshold: float
+    warmup: int = 1
+    ending: int = 1
+    most: int | None = None
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether it can ever answer SKIP."""
+        return self.threshold > 0 and self.most != 0
+
+    def answer(self, where: Where, memory: Memory) -> Answer:
+        """Compute the first steps, the last ones, and after so many skips in a row; else ask for the change."""
+        outside = where.index < self.warmup or where.index >= where.count - self.ending
+        limited = self.most is not None and memory.streak >= self.most
+        return Answer.COMPUTE if self.threshold <= 0 or outside or limited else Answer.DEFER
+
+    def judge(self, change: float, where: Where, memory: Memory) -> Answer:
+        """Answer once the change is known."""
+        return Answer.SKIP if memory.accumulated + change < self.threshold else Answer.COMPUTE
