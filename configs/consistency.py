@@ -6,6 +6,7 @@ effective configuration (with its origins) alike.
 
 from pure.configs.layer import Settings
 from pure.configs.report import Problem
+from pure.configs.schema import METHODS
 
 __all__ = ["calibrators", "contradictions"]
 
@@ -79,6 +80,9 @@ def _mask(settings: Settings) -> list[Problem]:
 def _front(settings: Settings) -> list[Problem]:
     path = f"{CACHE}Fn_compute_blocks"
     front, threshold = settings.get(path), settings.get(f"{CACHE}residual_diff_threshold")
+    method = settings.get(f"{CACHE}cache_type")
+    if method is not None and method.value in METHODS:  # the threshold has no effect on it
+        return []
     if front is None or threshold is None or front.value or not 0 < threshold.value < 1:
         return []
     found = f"0 with residual_diff_threshold: {threshold.value:g} ({threshold.place})"

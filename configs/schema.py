@@ -137,7 +137,7 @@ class CacheConfig:
     enable_encoder_dmd: bool | None = _key(
         None, Bool(), "As enable_encoder_taylorseer, of DMD; null: as true, so that every stream is extrapolated."
     )
-    dmd_history: int = _key(6, Whole(4, 12), "Most computed steps that are fitted. " + DMD, "computed steps")
+    dmd_history: int = _key(6, Whole(4, 64), "Most computed steps that are fitted. " + DMD, "computed steps")
     dmd_rank: int = _key(0, Whole(0), "Most singular values; 0: those above 1e-4 of the largest. " + DMD)
     dmd_ridge: float = _key(1e-8, Real(0), "Added to singular values before they are inverted. " + DMD)
     dmd_svd_precision: str = _key(

@@ -83,7 +83,7 @@ class dmd(Extrapolation):
     products back from the device, gradients take the weights as given, and a `pure.program` refuses it.
 
     Args:
-        history: most computed steps that are fitted, 4 to 12; each is a residual that every sample remembers.
+        history: most computed steps that are fitted, 4 to 64; each is a residual that every sample remembers.
         rank: most singular values that count; 0: those above 1e-4 of the largest.
         ridge: added to singular values before they are inverted, at least 0.
         on: "residual" extrapolates what the middle blocks add; "hidden" extrapolates their output.
@@ -102,7 +102,7 @@ class dmd(Extrapolation):
 
     order: int = attrs.field(default=1, init=False, repr=False)
     history: int = attrs.field(  # type: ignore[assignment]  # a property in the base
-        default=6, validator=whole(LEAST, "the number of computed steps", most=12)
+        default=6, validator=whole(LEAST, "the number of computed steps", most=64)
     )
     rank: int = attrs.field(default=0, validator=whole(0, "the number of singular values (0: found)"))
     ridge: float = attrs.field(default=1e-8, validator=number(0.0, "the ridge"))
