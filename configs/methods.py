@@ -5,7 +5,7 @@ from typing import Any
 
 from pure import Transform, compose
 from pure.configs.schema import CacheConfig
-from pure.transforms import budget, dbcache, easycache, fora, magcache, seacache, teacache
+from pure.transforms import budget, dbcache, easycache, fora, magcache, seacache, speca, teacache
 
 __all__ = ["MASKS", "METHODS", "method", "options_of"]
 
@@ -16,6 +16,7 @@ METHODS = {
     "EasyCache": easycache,
     "SeaCache": seacache,
     "Budget": budget,
+    "SpeCa": speca,
 }
 """Transforms by the value of `cache_type`."""
 

@@ -16,7 +16,7 @@ from pure.transforms.attention.names import NAMES as ATTENTION
 
 __all__ = ["SECTIONS", "CacheConfig", "ParallelismConfig", "QuantizeConfig", "key_of"]
 
-METHODS = ("FORA", "MagCache", "TeaCache", "EasyCache", "SeaCache", "Budget")
+METHODS = ("FORA", "MagCache", "TeaCache", "EasyCache", "SeaCache", "Budget", "SpeCa")
 """Values of `cache_type` that `pure.configs.methods` translates."""
 PRESETS = ("none", "slow", "medium", "fast", "ultra")
 QUANT = (

@@ -10,7 +10,7 @@ import torch
 from pure import guidance as cfg
 from pure import stepping
 from pure.block import Block, Bound, Params, Weights, bind
-from pure.checks import function, kind, names, optional, refuse, shown
+from pure.checks import function, kind, names, optional, refuse
 from pure.decide import can_skip, check, measures
 from pure.fitting import embed, prepare
 from pure.guidance import Guidance
@@ -27,12 +27,14 @@ from pure.pieces import (
     Middle,
     Pieces,
     Stack,
+    Verifying,
     compiled,
     ending,
     stays_eager,
 )
 from pure.plan import Plan, Probe, Span
 from pure.predictors import Hold, Predictor
+from pure.probing import check_probe, named
 from pure.sharding import Sharding
 from pure.step import Inputs, Step, check_count, check_latents, count_of
 from pure.tokens import PerToken
@@ -182,7 +184,7 @@ def init(
     count = count_of(steps)
     check_count(count)
     check(denoiser.plan.rules, count, () if isinstance(steps, int) else steps)
-    _check_probe(denoiser.plan)
+    check_probe(denoiser.plan)
     check_latents(latents)
     conditioning, guided = cfg.rows(denoiser.guidance, conditioning)
     if guided and denoiser.branching is not None:
@@ -196,9 +198,9 @@ def init(
     probed = denoiser.probe(hidden)
     if probe is not None and probe.of is not None:
         own = context if denoiser.own is None else denoiser.own(context)
-        probed = _named(probe.of, probe.of(params.all, hidden, own), batch)
+        probed = named(probe.of, probe.of(params.all, hidden, own), batch)
     if denoiser.pieces.seen is not None:
-        probed = _named(denoiser.pieces.seen, denoiser.pieces.seen(entry, entry.new_ones(batch)), batch)
+        probed = named(denoiser.pieces.seen, denoiser.pieces.seen(entry, entry.new_ones(batch)), batch)
     cache = stepping.empty(denoiser.pieces, probed, hidden, batch, entry)
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
 
@@ -254,31 +256,6 @@ def _check_interval(guidance: Guidance | None) -> None:
         raise ValueError(
             f"{guidance} guides some steps only, and outside of them a rank of the unconditional branch has nothing to "
             "run; leave guidance_parallel(...) out, or guide all steps"
-        )
-
-
-def _named(of: Callable, found: object, batch: int) -> torch.Tensor:
-    """Return what a probe names, once it is known to be comparable."""
-    if isinstance(found, torch.Tensor) and found.is_floating_point() and found.ndim > 1 and len(found) == batch:
-        return found
-    got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
-    raise ValueError(
-        f"Probe(of={shown(of)}) returned {got}; return a tensor ({batch}, N, D) of real numbers, one row a sample"
-    )
-
-
-def _check_probe(plan: Plan) -> None:
-    """Refuse a rule that judges changes where nothing can be measured.
-
-    Raises:
-        ValueError: there are no front blocks, and the probe names nothing else.
-    """
-    front = 0 if plan.span is None else plan.span.front
-    judging = next((rule for rule in plan.rules if rule.measures), None)
-    if judging is not None and front == 0 and (plan.probe is None or plan.probe.fronted):
-        raise ValueError(
-            f"{judging} judges how much a step changes what the front blocks add, and the plan has no front blocks: "
-            "set span=Span(front=1), or the probe to Probe(of=...)"
         )
 
 
@@ -342,13 +319,17 @@ def assemble(denoiser: Denoiser) -> Pieces:
         of = _OfShare(of, denoiser.own)
     seen = probe.seen if probing and probe is not None else None
     front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing and seen is None else None, of))
+    back = Back(stack(denoiser.blocks[stop:], dense=False), inner(denoiser.head))
+    verifies = skipping and probe is not None and probe.verify
+    if verifies:
+        back = Verifying(back.stack, back.head, denoiser.probe)
     return Pieces(
         front=front,
         # Compiled it would be one graph more, for a few hundredths of a skipped step.
         brief=front if options else Front(denoiser.embed, ending(leading) if unread else leading, None),
         middle=outer(Middle(stack(denoiser.blocks[span.front : stop]), kept)),
         fill=compiled(options, Fill(kept)),
-        back=outer(Back(stack(denoiser.blocks[stop:], dense=False), inner(denoiser.head))),
+        back=outer(back),
         kept=kept,
         span=(span.front, stop),
         count=len(denoiser.blocks),
@@ -361,6 +342,7 @@ def assemble(denoiser: Denoiser) -> Pieces:
         follows=probe is not None and probe.since == "last step",
         seen=seen,
         gains=seen is not None and probe is not None and probe.gain,
+        verifies=verifies,
         depths=tuple(stream.predictor.history for stream in kept),
         keeps=_keeps(kept, (span.front, stop), denoiser.plan.probe or Probe(), probing),
     )
@@ -378,6 +360,8 @@ def _keeps(kept: tuple[Kept, ...], span: tuple[int, int], probe: Probe, probing:
         what = f"the residual of the first {span[0]}" if probe.fronted else f"what {named!r} returns"
         what += " and its gain" if probe.gain else ""
         found.append(f"{what} (importance {probe.importance}, every {probe.downsample}, since {probe.since})")
+    if kept and probe.verify:
+        found.append("what the back blocks added")
     return ", ".join(found) or "nothing"
 
 

@@ -165,6 +165,28 @@ def _read(sums: torch.Tensor, reader: str = "the threshold of dbcache") -> list:
     return found
 
 
+def draft_errors(
+    past: Sequence[torch.Tensor],
+    found: torch.Tensor,
+    weights: torch.Tensor,
+    agree: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> list[float]:
+    """Return how far drafts are from what was found, relative to it in the Euclidean norm, for every row.
+
+    Args:
+        past: K tensors (B, N, D), of which a draft is the sum with weights.
+        found: (B, N, D).
+        weights: (B, K) float64.
+        agree: adds the sums of all shards, where the tokens are divided.
+    """
+    wide = found.detach().flatten(1).double()
+    each = weights.to(found.device).unbind(1)
+    draft = sum(w.unsqueeze(1) * tensor.detach().flatten(1).double() for w, tensor in zip(each, past, strict=True))
+    sums = torch.stack([((wide - draft) ** 2).sum(1), (wide**2).sum(1)])
+    apart, sizes = _read(sums if agree is None else agree(sums), "the verification of drafts")
+    return [math.sqrt(relative(one, size)) for one, size in zip(apart, sizes, strict=True)]
+
+
 def _polynomial(coefficients: Sequence[float], change: float) -> float:
     return functools.reduce(lambda total, each: total * change + each, coefficients, 0.0)
 

@@ -24,7 +24,8 @@ class Memory:
         first: index of the first computed step, -1 before it.
         accumulated: sum of the changes accepted since the last computed step.
         size: what a change is relative to, -1 while it is not known: the sum of the absolute front residual at the
-            last computed step; of a probe with `gain`, how much of a change makes the prediction change by all of it.
+            last computed step; of a probe with `gain`, how much of a change makes the prediction change by all of it;
+            of one that verifies, the relative error of the last skipped step.
         times: indices of the last K computed steps, newest first, -1 where there is none yet.
     """
 
@@ -75,7 +76,8 @@ class Cache:
     ledger: torch.Tensor  # (B, 6 + K) float64, see `write`
     probe: torch.Tensor | None  # (B, N, D) front residual at the last computed step; None if nothing measures it
     history: tuple[tuple[torch.Tensor, ...], ...]  # per kept stream: what the last computed steps left, newest first
-    answer: tuple[torch.Tensor, ...] = ()  # of a probe with `gain`: latents and prediction of the last computed step
+    answer: tuple[torch.Tensor, ...] = ()  # of a probe with `gain`: latents and prediction of the last
+    # computed step; of one that verifies: what the back blocks added at the last K computed steps, newest first
     plan: str = static(default="")  # what is kept of which blocks; a state of another plan is refused by it
 
 

@@ -253,6 +253,19 @@ class Back:
         return self.head(params, self.stack(blocks, hidden, context), context)
 
 
+@attrs.frozen
+class Verifying(Back):
+    """The same, and what the back blocks added to the stream that is measured."""
+
+    probe: Callable
+
+    def __call__(self, params: Params, blocks: Sequence[Params], hidden: Tree, context: Tree) -> Any:
+        """Return the prediction and the residual (B, N, D)."""
+        ended = self.stack(blocks, hidden, context)
+        added = _difference(self.probe(ended), self.probe(hidden)).contiguous()
+        return self.head(params, ended, context), added
+
+
 class Branching(Protocol):
     """Ranks of which each runs one branch of guidance; rows are c0 u0 c1 u1 .., see `pure.guidance`."""
 
@@ -290,6 +303,7 @@ class Pieces:
         follows: whether a change is that since the last step, skipped or not.
         seen: what is compared of latents and noise levels, where that is not the front residual or what is embedded.
         gains: whether a change is how much the prediction is going to change.
+        verifies: whether skipped steps are verified by the back blocks, which then return what they added, too.
         depths: of each kept stream, how many computed steps its predictor looks back to.
         keeps: all that is remembered, in words that no other plan has.
     """
@@ -311,6 +325,7 @@ class Pieces:
     follows: bool
     seen: Callable | None
     gains: bool
+    verifies: bool
     depths: tuple[int, ...]
     keeps: str
 

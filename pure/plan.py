@@ -42,6 +42,8 @@ class Probe:
             (B, ...), and their noise levels, (B,).
         gain: the change is how much the prediction will change, relative to itself, if it goes on to answer
             to what is compared as it did between the last two computed steps; needs `seen`, and "last step".
+        verify: nothing is compared beforehand; after a skipped step what the back blocks added is compared with
+            what the predictor makes of what they added before. Rules find the error in the `size` of the memory.
         since: "last computed" compares with the last computed step; "last step" with the last step at
             which anything was measured or computed.
         polynomial: coefficients, highest power first, of the polynomial that the change is put through;
@@ -66,6 +68,7 @@ class Probe:
         default=None, validator=optional(function("seen is a function (latents, sigma)"))
     )
     gain: bool = attrs.field(default=False, validator=flag)
+    verify: bool = attrs.field(default=False, validator=flag)
     since: str = attrs.field(default="last computed", validator=choice("last computed", "last step"))
     polynomial: tuple[float, ...] | None = attrs.field(default=None, validator=_polynomial)
 

@@ -18,7 +18,7 @@ import torch
 from pure.block import Bound
 from pure.decide import decide, remembered, settle
 from pure.info import Answer, Decision, Info
-from pure.measure import answered, inner_products, measure
+from pure.measure import answered, draft_errors, inner_products, measure
 from pure.memory import Cache, Memory, State, read, write
 from pure.pieces import Branching, Kept, Pieces, difference_dtype, mark_batch
 from pure.rules import Rules
@@ -50,8 +50,19 @@ def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int, latent
             tuple(zeros(getattr(hidden, stream.name)) for _ in range(stream.predictor.history))
             for stream in pieces.kept
         ),
-        answer=(zeros(probed), zeros(latents)) if pieces.gains else (),
+        answer=_answer_buffers(pieces, zeros, probed, latents),
     )
+
+
+def _answer_buffers(pieces: Pieces, zeros: Callable, probed: torch.Tensor, latents: torch.Tensor) -> tuple:
+    if pieces.gains:
+        return zeros(probed), zeros(latents)
+    return tuple(zeros(probed) for _ in range(_draft(pieces).predictor.history)) if pieces.verifies else ()
+
+
+def _draft(pieces: Pieces) -> Kept:
+    """Return the stream whose predictor drafts what the back blocks add: the first that is extrapolated, if any."""
+    return next((stream for stream in pieces.kept if not stream.held), pieces.kept[0])
 
 
 def advance(
@@ -87,6 +98,10 @@ def advance(
     blocks = params.blocks[front:stop]
     hidden, after = _middle(pieces, blocks, hidden, context, residual, after, decisions[own], memories[own])
     prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)
+    if pieces.verifies:
+        prediction, added = prediction
+        agree = _agreed(pieces) if paired else pieces.agree
+        after, decisions = _verified(pieces, after, added, memories, decisions, own, agree)
     if pieces.gains and any(decision.computed for decision in decisions):
         after = _answer(after, residual, prediction, memories, decisions, branching, own)
     if branching is not None:
@@ -204,6 +219,40 @@ def _middle(
         probe=None if cache.probe is None else put(cache.probe, on, take(residual, on)),
         history=put(cache.history, on, history),
     )
+
+
+def _verified(
+    pieces: Pieces,
+    cache: Cache,
+    added: torch.Tensor,
+    memories: list[Memory],
+    decisions: tuple[Decision, ...],
+    own: slice,
+    agree: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> tuple[Cache, tuple[Decision, ...]]:
+    """Compare what the back blocks added at a skipped step with its draft, and keep it where the step was computed.
+
+    The ledger is the new one already; `memories` are those before the step.
+    """
+    sizes = [-1.0] * len(decisions)
+    if not all(decision.computed for decision in decisions):
+        stream, depth = _draft(pieces), len(cache.answer)
+        table = [
+            stream.weights(m.times[:depth], d.index, m.first) if m.computed else (0.0,) * depth
+            for m, d in zip(memories[own], decisions[own], strict=True)
+        ]
+        weights = torch.tensor([[float(w) for w in row] for row in table], dtype=torch.float64)
+        sizes = draft_errors(cache.answer, added, weights, agree)
+        sizes = [-1.0 if d.computed else size for d, size in zip(decisions, sizes, strict=True)]
+        decisions = tuple(
+            d if d.computed else attrs.evolve(d, change=size) for d, size in zip(decisions, sizes, strict=True)
+        )
+    ledger = write([attrs.evolve(m, size=size) for m, size in zip(read(cache.ledger), sizes, strict=True)])
+    on = torch.tensor([row for row, decision in enumerate(decisions[own]) if decision.computed])
+    if not len(on):
+        return attrs.evolve(cache, ledger=ledger), decisions
+    newest = (take(added, on).to(cache.answer[0].dtype), *take(cache.answer[:-1], on))
+    return attrs.evolve(cache, ledger=ledger, answer=put(cache.answer, on, newest)), decisions
 
 
 def _answer(

@@ -19,6 +19,7 @@ from pure.transforms.newton import newton
 from pure.transforms.quantize.quantize import Quantization, QuantizedLayer, nbytes, quantize, survey
 from pure.transforms.scm import scm
 from pure.transforms.seacache import seacache
+from pure.transforms.speca import speca
 from pure.transforms.taylorseer import taylorseer
 from pure.transforms.teacache import teacache
 
@@ -44,6 +45,7 @@ __all__ = [
     "quantize",
     "scm",
     "seacache",
+    "speca",
     "survey",
     "taylorseer",
     "teacache",

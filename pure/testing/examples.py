@@ -26,6 +26,7 @@ from pure.transforms import (
     newton,
     scm,
     seacache,
+    speca,
     taylorseer,
     teacache,
 )
@@ -114,6 +115,10 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "budget": [
             budget(early=0.3, late=0.9, warmup=1),
             pure.compose(budget(late=0.9, front=2, back=1), newton(order=1)),
+        ],
+        "speca": [
+            speca(threshold=0.1, decay=0.5, floor=0.01, least=1, most=3, warmup=2),
+            pure.compose(guided(scale=2.5), speca(threshold=0.2, back=2, warmup=4), taylorseer(order=1)),
         ],
         "seacache": [
             seacache(threshold=0.9, power=2.0, max_continuous=1),

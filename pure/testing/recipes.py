@@ -26,6 +26,7 @@ from pure.transforms import (
     newton,
     scm,
     seacache,
+    speca,
     taylorseer,
     teacache,
 )
@@ -277,6 +278,14 @@ def spent(model: Model, count: int) -> Strategy:
     return made | st.builds(pure.compose, made, dynamic_mask(count))
 
 
+def verified(model: Model, count: int) -> Strategy:
+    """SpeCa, alone, with a predictor and with a mask."""
+    limits = {"threshold": st.sampled_from((0.05, 0.5, 0.0)), "decay": st.sampled_from((0.3, 1.0))}
+    drafts = {"least": st.integers(0, 2), "most": st.integers(1, 4), "floor": st.sampled_from((0.0, 0.1))}
+    made = st.builds(speca, warmup=st.integers(0, 3), **limits, **drafts)
+    return made | st.builds(pure.compose, made, taylor_only(), dynamic_mask(count))
+
+
 def filtered(model: Model, count: int) -> Strategy:
     """SeaCache, for models whose latents are a grid."""
     numbers = {"threshold": st.sampled_from((0.9, 0.3, 2.0)), "power": st.sampled_from((3.0, 1.0))}
@@ -354,6 +363,7 @@ RECIPES: dict[str, Recipe] = {
     "seacache": filtered,
     "easycache": foreseen,
     "budget": spent,
+    "speca": verified,
     "compiled": compiled_steps,
     "everything": everything,
     **{f"attention-{name}": attending(name) for name in KERNELS},

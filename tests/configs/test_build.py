@@ -37,6 +37,7 @@ from pure.transforms import (
     newton,
     scm,
     seacache,
+    speca,
     taylorseer,
     teacache,
 )
@@ -279,6 +280,7 @@ def test_what_is_composed_with_the_cache(values, recipe):
             {"cache_type": "SeaCache", "calibrator_type": "newton", "cache_options": {"max_continuous": None}},
             pure.compose(seacache(max_continuous=None), newton(order=1)),
         ),
+        ({"cache_type": "SpeCa", "enable_taylorseer": True}, pure.compose(speca(), taylorseer(order=1))),
         (
             {"cache_type": "Budget", "cache_options": {"late": 0.5}, "steps_computation_mask": "fast"},
             pure.compose(budget(late=0.5), scm(preset="fast")),
