@@ -88,7 +88,8 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         ("scm_compute_bins: [3]", "found no scm_cache_bins beside it; allowed: both bins or none"),
         (
             "cache_type: DBcache",
-            "one of DBCache, DBPrune, FORA, MagCache, TeaCache, EasyCache, SeaCache, Budget, SpeCa; did you mean DBCache?",
+            "one of DBCache, DBPrune, FORA, MagCache, TeaCache, EasyCache, SeaCache, Budget, SpeCa; "
+            "did you mean DBCache?",
         ),
         (
             "Fn: 1",
