@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 
-from pure.checks import kind, optional, whole
+from pure.checks import flag, kind, optional, whole
 
 __all__ = ["Facts"]
 
@@ -22,6 +22,7 @@ class Facts:
         steps: number of steps of the run (of a model with one expert).
         blocks: number of blocks of the denoiser.
         experts: number of experts of the model.
+        packed: whether its latents are tokens, and no grid of rows and columns.
         denoiser: without parameters, to see whether a cache fits it; of several experts the first.
     """
 
@@ -33,4 +34,5 @@ class Facts:
     steps: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of steps")))
     blocks: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of blocks")))
     experts: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of experts")))
+    packed: bool = attrs.field(default=False, validator=flag)
     denoiser: Any = attrs.field(default=None, eq=False, repr=False)

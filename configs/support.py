@@ -205,6 +205,9 @@ def _method(settings: Settings, facts: Facts) -> list[Problem]:
         return [
             _refuse(settings, path, why, "give threshold and polynomial in cache_options: [1, 0] takes changes as is")
         ]
+    if chosen == "SeaCache" and facts.packed:
+        why = "SeaCache filters latents along rows and columns, and this model packs them into tokens"
+        return [_refuse(settings, path, why, "write cache_type: EasyCache")]
     config = CacheConfig(cache_type=chosen, cache_options=options, Fn_compute_blocks=0)
     try:
         made = method(config)

@@ -83,6 +83,7 @@ class Checkpoint:
             steps=steps or self.found.defaults.steps,
             blocks=len(next(iter(self.found.denoisers.values())).blocks),
             experts=self.experts,
+            packed=self.found.family.packed,
             denoiser=next(iter(self.found.denoisers.values())),
         )
 

@@ -30,6 +30,7 @@ class Family:
         kinds: the pipelines.
         keep_fp32: parts of names of parameters that stay in fp32 where the rest is of another type.
         unread: parts of names of tensors that checkpoints store and no model reads.
+        packed: whether latents are tokens (B, N, C) for the whole run, and no grid of rows and columns.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Family:
     kinds: tuple["PipelineKind", ...]
     keep_fp32: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    packed: bool = False
 
     @property
     def transformer(self) -> str:

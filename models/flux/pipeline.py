@@ -78,6 +78,7 @@ FAMILY = Family(
     name="FLUX.1",
     config=FluxConfig,
     denoiser=flux,
+    packed=True,
     kinds=(
         PipelineKind(
             pipeline="FluxPipeline",

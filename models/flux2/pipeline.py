@@ -213,4 +213,4 @@ KLEIN = attrs.evolve(
     check=functools.partial(_check, layers=KLEIN_LAYERS),
     checkpoints=tuple(f"black-forest-labs/FLUX.2-klein-{size}" for size in ("4B", "9B", "base-4B", "base-9B")),
 )
-FAMILY = Family(name="FLUX.2", config=Flux2Config, denoiser=flux2, kinds=(DEV, KLEIN))
+FAMILY = Family(name="FLUX.2", config=Flux2Config, denoiser=flux2, kinds=(DEV, KLEIN), packed=True)

@@ -78,6 +78,7 @@ FAMILY = Family(
     name="Ovis-Image",
     config=OvisConfig,
     denoiser=ovis,
+    packed=True,
     kinds=(
         PipelineKind(
             pipeline="OvisImagePipeline",

@@ -226,6 +226,7 @@ FAMILY = Family(
     name="Qwen-Image",
     config=QwenImageConfig,
     denoiser=qwen_image,
+    packed=True,
     kinds=(
         TEXT_TO_IMAGE,
         attrs.evolve(

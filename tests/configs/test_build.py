@@ -328,6 +328,7 @@ def test_it_is_a_function():
         ),
         ({"cache_type": "FORA", "cache_options": {"intervall": 2}}, Facts(), "did you mean 'interval'?"),
         ({"cache_type": "MagCache"}, Facts(), "cache_type: magcache"),
+        ({"cache_type": "SeaCache"}, Facts(packed=True), "this model packs them into tokens; write cache_type: EasyCa"),
         (
             {"cache_type": "FORA", "steps_computation_mask": "fast"},
             Facts(),
