@@ -208,6 +208,9 @@ def _method(settings: Settings, facts: Facts) -> list[Problem]:
     if chosen == "SeaCache" and facts.packed:
         why = "SeaCache filters latents along rows and columns, and this model packs them into tokens"
         return [_refuse(settings, path, why, "write cache_type: EasyCache")]
+    if chosen == "MagCache" and "ratios" not in options:
+        why = "MagCache needs the ratios of the model, which MagCacheConfig(calibrate=True) of diffusers prints"
+        return [_refuse(settings, path, why, "write cache_options: {ratios: [1.0, ...]}")]
     config = CacheConfig(cache_type=chosen, cache_options=options, Fn_compute_blocks=0)
     try:
         made = method(config)

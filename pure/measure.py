@@ -80,7 +80,8 @@ def measure(
     """
     probe = probe or EVERYTHING
     if probe.gain:
-        return _foreseen(probe, moved(probe, old, new), paired, sizes)
+        found = moved(probe, old, new)
+        return _foreseen(probe, found if agree is None else agree(found.unsqueeze(0))[0], paired, sizes)
     if sizes and min(sizes) >= 0:
         found, now, of_all = moved(probe, old, new), list(sizes), []
         numerators = _read(found if agree is None else agree(found.unsqueeze(0))[0])
@@ -110,7 +111,7 @@ def _taken(probe: Probe, changes: list[float], paired: bool) -> list[float]:
 def _foreseen(
     probe: Probe, found: torch.Tensor, paired: bool, sizes: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Return by how much predictions will change where what is compared has `moved`; all ranks know all of it."""
+    """Return by how much predictions will change where what is compared has `moved`."""
     changes = [math.inf if size < 0 else relative(each, size) for each, size in zip(_read(found), sizes, strict=True)]
     return _taken(probe, changes, paired), list(sizes)
 

@@ -100,8 +100,7 @@ def advance(
     prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)
     if pieces.verifies:
         prediction, added = prediction
-        agree = _agreed(pieces) if paired else pieces.agree
-        after, decisions = _verified(pieces, after, added, memories, decisions, own, agree)
+        after, decisions = _verified(pieces, after, added, memories, decisions, own, _agreed(pieces, paired))
     if pieces.gains and any(decision.computed for decision in decisions):
         after = _answer(after, residual, prediction, memories, decisions, branching, own)
     if branching is not None:
@@ -152,7 +151,7 @@ def _decide(
     changes: list[float | None] = [None] * len(rows)
     if any(answer is Answer.DEFER for answer, _ in answers):  # the only synchronisation with the device
         assert cache.probe is not None and residual is not None, "a plan that measures keeps a probe"
-        agree = _agreed(pieces) if paired else pieces.agree
+        agree = _agreed(pieces, paired)
         measured, sizes = measure(pieces.probe, cache.probe, residual, paired, agree, sizes)
         for row, (answer, _) in enumerate(answers):
             if answer is Answer.DEFER:
@@ -175,10 +174,13 @@ def _decide(
     return decisions, sizes
 
 
-def _agreed(pieces: Pieces) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Return what makes sums (K, B) of one rank those of all rows: its tokens first, then its branch."""
-    agree, branching = pieces.agree, pieces.branching
-    if branching is None:
+def _agreed(pieces: Pieces, paired: bool) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return what makes sums (K, B) of one rank those of all rows: its tokens first, then its branch.
+
+    Latents are whole on every rank that divides the tokens.
+    """
+    agree, branching = None if pieces.seen is not None else pieces.agree, pieces.branching
+    if branching is None or not paired:
         return agree
 
     def of_all_branches(sums: torch.Tensor) -> torch.Tensor:

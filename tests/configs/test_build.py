@@ -327,7 +327,7 @@ def test_it_is_a_function():
             "cache_options: fora(interval=0): the inter",
         ),
         ({"cache_type": "FORA", "cache_options": {"intervall": 2}}, Facts(), "did you mean 'interval'?"),
-        ({"cache_type": "MagCache"}, Facts(), "cache_type: magcache"),
+        ({"cache_type": "MagCache"}, Facts(), "of diffusers prints; write cache_options: {ratios: [1.0, ...]}"),
         ({"cache_type": "SeaCache"}, Facts(packed=True), "this model packs them into tokens; write cache_type: EasyCa"),
         (
             {"cache_type": "FORA", "steps_computation_mask": "fast"},

@@ -7,7 +7,7 @@ from pure.distributed.context_parallel import Divided
 from pure.testing import memory
 from pure.testing.recipes import KERNELS
 from pure.testing.situation import Model, Situation
-from pure.transforms import attention, dbcache, taylorseer
+from pure.transforms import attention, dbcache, dmd, easycache, guided, scm, speca, taylorseer
 from tests.laws import sharded
 from tests.laws.laws import CASES, FAMILIES, Case
 from tests.laws.test_laws import ONCE, try_drawn
@@ -23,6 +23,11 @@ CACHED = pure.compose(dbcache(front=1, threshold=0.6, warmup=1), taylorseer(orde
 HUNYUAN_REPLACE = next(model for model in FAMILIES if model.name == "hunyuan-replace")
 Z_IMAGE = next(model for model in FAMILIES if model.name == "z-image-ragged")
 DIFFERENT = (FLUX_SCHNELL, Z_IMAGE, QWEN_EDIT, WAN_EXPERTS, WAN_TI2V, HUNYUAN_REPLACE)
+MEASURED = {
+    "dmd": pure.compose(scm(mask=(1, 1, 1, 1, 0, 0, 1, 0), policy="static"), dmd(history=4)),
+    "easycache": easycache(threshold=3.0, warmup=2),
+    "speca": pure.compose(speca(threshold=0.3, decay=1.0, least=1, most=2, warmup=2), taylorseer(order=1)),
+}
 SEEDS = (3, 4)  # in every model that masks, some text of the first takes no part
 OF_ONE_PROCESS = (
     memory.apply_is_pure,
@@ -47,6 +52,17 @@ def test_every_way_to_divide(model: Model, way: str) -> None:
 
     situation = Situation(model=model, transform=CACHED, seeds=SEEDS, count=6)
     sharded.every_way_is_one_process(situation, sharded.WAYS[way])
+
+
+@pytest.mark.parametrize("guide", [False, True])
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_otherwise_is_that_of_all_ranks(name: str, guide: bool) -> None:
+    """Fits, drafts and foreseen changes are of all tokens, and of both branches, whichever ranks have them."""
+    transform = pure.compose(guided(scale=2.5), MEASURED[name]) if guide else MEASURED[name]
+    situation = Situation(model=FLUX_DEV, transform=transform, seeds=SEEDS, count=8)
+    assert any(not all(entry.info.computed) for entry in situation.trace()), "the run skips"
+    way = sharded.GUIDED["ulysses"] if guide else sharded.WAYS["ring 2, ulysses 3"]
+    sharded.every_way_is_one_process(situation, way, later=1e-4)
 
 
 @pytest.mark.parametrize("name", KERNELS)
