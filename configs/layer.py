@@ -103,5 +103,5 @@ def unknown(place: str, path: str, key: object, known: Iterable[str], hint: str 
     """Return the problem of a key that does not exist."""
     known = sorted(known)
     lists = f"{len(known)} keys, which `puredit config --reference` lists"
-    allowed, hint = ", ".join(known) if len(known) <= 20 else lists, hint or did_you_mean(key, known)
+    allowed, hint = ", ".join(known) if len(known) <= 24 else lists, hint or did_you_mean(key, known)
     return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=hint)

@@ -93,12 +93,12 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         ),
         (
             "Fn: 1",
-            "found an unknown key; allowed: 45 keys, which `puredit config --reference` lists; did you mean Fn_co",
+            "found an unknown key; allowed: 46 keys, which `puredit config --reference` lists; did you mean Fn_co",
         ),
         ("threshold: 1", "did you mean residual_diff_threshold?"),
         (
             "ulysses_size: 1",
-            "found an unknown key; allowed: 45 keys, which `puredit config --reference` lists; it belongs",
+            "found an unknown key; allowed: 46 keys, which `puredit config --reference` lists; it belongs",
         ),
         ("attention_backend: native", "attention_backend is a section of its own"),
         ("<<: 1", "found an unknown key"),

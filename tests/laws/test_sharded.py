@@ -54,8 +54,7 @@ def test_every_way_to_divide(model: Model, way: str) -> None:
     sharded.every_way_is_one_process(situation, sharded.WAYS[way])
 
 
-@pytest.mark.parametrize("guide", [False, True])
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize(("name", "guide"), [("dmd", False), ("easycache", True), ("speca", True)])
 def test_what_is_measured_otherwise_is_that_of_all_ranks(name: str, guide: bool) -> None:
     """Fits, drafts and foreseen changes are of all tokens, and of both branches, whichever ranks have them."""
     transform = pure.compose(guided(scale=2.5), MEASURED[name]) if guide else MEASURED[name]
