@@ -15,7 +15,7 @@ import attrs
 from pure.checks import number, optional, refuse, whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
-from pure.plan import Probe
+from pure.plan import Probe, Published
 from pure.transforms.accumulation import Sum
 
 __all__ = ["teacache"]
@@ -76,14 +76,15 @@ class teacache(Transform):
                 "teacache measures the modulated input of the first block, which only FLUX.1, HunyuanVideo and Wan say "
                 "what it is; use dbcache(front=1, threshold=...), or a Probe(of=...) of your own, see docs/extending.md"
             )
-        published = getattr(denoiser.modulated, "published", None)
+        published: Published | None = getattr(denoiser.modulated, "published", None)
         if published is None and None in (self.threshold, self.polynomial):
             raise ValueError(
                 f"{self}: no polynomial and threshold were published for this model; give teacache(threshold=..., "
                 "polynomial=(1.0, 0.0)), which takes changes as they are, or a fitted polynomial"
             )
-        polynomial = published.polynomial if self.polynomial is None else self.polynomial
-        threshold = published.threshold if self.threshold is None else self.threshold
-        warmup = self.warmup if self.warmup is not None else 1 if published is None else published.warmup
+        found = published or Published(polynomial=(1.0, 0.0), threshold=0.0)
+        polynomial = found.polynomial if self.polynomial is None else self.polynomial
+        threshold = found.threshold if self.threshold is None else self.threshold
+        rule = Rescaled(threshold, found.warmup if self.warmup is None else self.warmup)
         probe = Probe(of=denoiser.modulated, since="last step", polynomial=polynomial)
-        return attrs.evolve(denoiser, plan=denoiser.plan.set(probe=probe).add(Rescaled(threshold, warmup)))
+        return attrs.evolve(denoiser, plan=denoiser.plan.set(probe=probe).add(rule))

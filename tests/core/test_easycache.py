@@ -76,4 +76,4 @@ def test_what_is_refused() -> None:
         Probe(of=lambda *_: torch.ones(1), seen=seen)
     for wrong in ({"seen": seen}, {"since": "last step"}, {"seen": seen, "since": "last step", "downsample": 2}):
         with pytest.raises(ValueError, match="follows all of the latents from step to step; set seen"):
-            Probe(gain=True, **wrong)
+            Probe(gain=True, **wrong)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ def flux():
         steps=STEPS,
         height=call["height"],
         width=call["width"],
+        frames=1,
         guidance=call.get("guidance_scale", 3.5),
         solver=f"FlowMatchEuler, {float(sigmas[0]):.4f} to {float(sigmas[STEPS - 1]):.4f}",
     )
