@@ -36,6 +36,8 @@ def planned(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]
     """
     if values["plan"] is None:
         return dict(values)
+    if values.get("enable_teacache"):
+        raise Misuse("--enable-teacache and --plan both say which steps to compute; give only one of the two")
     if values["cache_dit_config"] is not None:
         raise Misuse("--plan and --cache-dit-config both say which steps to compute; give only one of the two")
     return {**values, "cache_dit_config": str(find_plan(values["plan"], checkpoint.found))}
@@ -88,14 +90,12 @@ def _teacache(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `--enable-teacache` sets.
 
     Raises:
-        Misuse: another flag says which steps to compute, or that all are.
+        Misuse: another flag says that all steps are computed.
     """
     if not values.get("enable_teacache"):
         return {}
     if values.get("enable_cache_dit") is False:
         raise Misuse("--enable-teacache contradicts --enable-cache-dit false; give only one of the two")
-    if values.get("plan") is not None:
-        raise Misuse("--enable-teacache and --plan both say which steps to compute; give only one of the two")
     return {"enabled": True, "cache_config.cache_type": "TeaCache"}
 
 

@@ -37,7 +37,7 @@ def method(config: CacheConfig) -> Transform:
         TypeError: there is no such option.
 
     >>> method(CacheConfig(cache_type="FORA", cache_options={"interval": 2}, Fn_compute_blocks=0))
-    fora(interval=2, warmup=0)
+    fora(interval=2)
     """
     made = METHODS[config.cache_type](**options_of(config.cache_options))
     front, back = config.Fn_compute_blocks, config.Bn_compute_blocks

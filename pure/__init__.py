@@ -15,7 +15,7 @@ if _typing.TYPE_CHECKING:
     from pure.composition import Composed, Transform, compose, identity
     from pure.denoiser import Denoiser
     from pure.engine.notebook import Plot, Recording, plot
-    from pure.engine.plans import load_plan
+    from pure.engine.tuning.loading import load_plan
     from pure.engine.tuning.tuning import tune
     from pure.euler import FlowMatchEuler
     from pure.experts import Experts
@@ -144,7 +144,7 @@ _MODULES = {
     "unipc": "UniPC",
     "models.accelerate.accelerate": "accelerate",
     "engine.notebook": "Plot Recording plot",
-    "engine.plans": "load_plan",
+    "engine.tuning.loading": "load_plan",
     "engine.tuning.tuning": "tune",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -148,10 +148,9 @@ def inner_products(
     rows = [torch.stack([(one * other).sum(1) for other in wide[: place + 1]]) for place, one in enumerate(wide)]
     sums = torch.cat(rows)  # the lower triangle, (K (K + 1) / 2, B)
     found = np.array(_read(sums if agree is None else agree(sums), "a predictor that is fitted to residuals"))
-    products = np.zeros((found.shape[1], len(wide), len(wide)))
-    low = np.tril_indices(len(wide))
-    products[:, *low] = products[:, low[1], low[0]] = found.T
-    return products
+    pairs = [[sorted((row, column)) for column in range(len(wide))] for row in range(len(wide))]
+    places = [[high * (high + 1) // 2 + low for low, high in row] for row in pairs]  # in the lower triangle
+    return np.moveaxis(found[np.array(places)], -1, 0)
 
 
 def _read(sums: torch.Tensor, reader: str = "the threshold of dbcache") -> list:

@@ -55,8 +55,8 @@ class easycache(Transform):
     Raises:
         ValueError: a value is out of range, or another probe is set.
 
-    >>> easycache(threshold=0.1)
-    easycache(threshold=0.1, warmup=10, follow='own')
+    >>> easycache(threshold=0.1).warmup
+    10
 
     Reference: Zhou et al., "Less is Enough: Training-Free Video Diffusion Acceleration via Runtime-Adaptive Caching",
     arXiv:2507.02860, with k from computed steps, as the authors' code has it. They repeat what the whole

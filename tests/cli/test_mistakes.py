@@ -96,9 +96,9 @@ def test_all_that_is_refused_is_told_at_once(puredit, unloaded):
 
 
 def test_a_server_is_told_all_at_once_too(puredit, unloaded):
-    code, _, err = puredit("serve", "--profile", "--vae-tiling", "--lora-path", "x")
+    code, _, err = puredit("serve", "--pin-cpu-memory", "--vae-tiling", "--lora-path", "x")
     assert code == 2 and len(err.splitlines()) == 3
-    assert all(flag in err for flag in ("--profile", "--lora-path x", "--vae-tiling"))
+    assert all(flag in err for flag in ("--pin-cpu-memory", "--lora-path x", "--vae-tiling"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 import pure
 from pure.configs.tuned import TunedFor
-from pure.engine.plans import LoadedPlan
+from pure.engine.tuning.loading import LoadedPlan
 from pure.origin import fingerprint
 from pure.transforms import dbcache, scm
 from tests.support.pipelines import make, picture

@@ -131,8 +131,8 @@ def post(server, **fields):
 
 
 def test_all_flags_that_a_server_does_not_support_are_told_at_once(typed, unloaded):
-    code, err = typed("--vae-tiling", "--profile", "--num-gpus", 1, "--lora-path", "x")
+    code, err = typed("--vae-tiling", "--pin-cpu-memory", "--num-gpus", 1, "--lora-path", "x")
     assert code == 2
-    for words in ("--vae-tiling is not", "--profile is not", "--lora-path x"):
+    for words in ("--vae-tiling is not", "--pin-cpu-memory is not", "--lora-path x"):
         assert words in err
     assert "--num-gpus" not in err
