@@ -5,9 +5,10 @@ and gives them back afterwards: two all-to-alls per attention. Neither tokens no
 to divide evenly; with more ranks than heads some have none, and wait.
 
 Shapes: B samples, s tokens of this rank, S of all ranks on the axis, H heads, h of this rank,
-C width of a head, P ranks that share the sequence, n tensors sent together.
+C width of a head, P ranks that share the sequence, n tensors sent together. What stays on a rank is not sent.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -23,6 +24,8 @@ SCALE = torch.float32
 SCALE_BYTES = SCALE.itemsize
 
 Lengths = tuple[int, ...]
+Shape = tuple[int, int, int]
+Pieces = tuple[torch.Tensor, ...]  # of a tensor, one for every rank
 
 
 @attrs.frozen
@@ -77,39 +80,56 @@ class Ulysses:
 
     def _to_heads(self, tensors: Sequence[torch.Tensor], lengths: Lengths, heads: Lengths) -> list[torch.Tensor]:
         """Return all tokens of some heads (B, S, h, C) of each of `tensors`, all heads of some tokens (B, s, H, C)."""
-        rows, own = tensors[0].shape[1], heads[self.axis.index]
-        sent, received = [count * rows for count in heads], [own * count for count in lengths]
-        shapes = [(own, count) for count in lengths]
-        parcels = [[tensor] for tensor in tensors] if self.overlap else [list(tensors)]
-        launched = [self._launch([x.permute(2, 1, 0, 3) for x in parcel], received, sent) for parcel in parcels]
+        batch, tokens, own = *tensors[0].shape[:2], heads[self.axis.index]
+        cut = [x.permute(2, 0, 1, 3).split(list(heads)) for x in tensors]  # (heads of a rank, B, s, C)
+        parcels = [[each] for each in cut] if self.overlap else [cut]
+        sent, received = [(n, batch, tokens) for n in heads], [(own, batch, n) for n in lengths]
+        launched = [self._launch(parcel, sent, received) for parcel in parcels]
         return [
-            whole.permute(2, 1, 0, 3)
+            torch.cat(parts, dim=2).permute(1, 2, 0, 3)
             for arriving, parcel in zip(launched, parcels, strict=True)
-            for whole in self._unpack(arriving, received, shapes, parcel[0])
+            for parts in self._arrived(arriving, parcel, received)
         ]
 
     def _to_tokens(self, x: torch.Tensor, lengths: Lengths, heads: Lengths) -> torch.Tensor:
         """Return all heads of some tokens (B, s, H, C) of all tokens of some heads (B, S, h, C)."""
-        rows, own = x.shape[2], lengths[self.axis.index]
-        sent, received = [count * rows for count in lengths], [own * count for count in heads]
-        arriving = self._launch([x.permute(1, 2, 0, 3)], received, sent)
-        (whole,) = self._unpack(arriving, received, [(own, count) for count in heads], x)
-        return whole.permute(2, 0, 1, 3)
+        (batch, _, held, _), own = x.shape, lengths[self.axis.index]
+        parcel = [x.transpose(0, 1).split(list(lengths))]  # (tokens of a rank, B, h, C)
+        sent, received = [(n, batch, held) for n in lengths], [(own, batch, n) for n in heads]
+        (parts,) = self._arrived(self._launch(parcel, sent, received), parcel, received)
+        return torch.cat(parts, dim=2).transpose(0, 1)
 
-    def _launch(self, tensors: list[torch.Tensor], received: list[int], sent: list[int]) -> torch.Tensor:
-        """Send n tensors (first, second, B, C) as rows (first * second, numbers), cut along their first dimension."""
-        rows = torch.stack(tensors, dim=3)  # (first, second, B, n, C)
-        rows = rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
-        return exchange(pack(rows) if self.float8 else rows, received, sent, self.axis.group)
+    def _launch(self, parcel: Sequence[Pieces], sent: list[Shape], received: list[Shape]) -> torch.Tensor:
+        """Send n tensors, each cut into a piece for every rank, as rows of C numbers; this rank's own stay here.
 
-    def _unpack(
-        self, arriving: torch.Tensor, received: list[int], shapes: list[tuple[int, int]], like: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """Return n tensors (first, all of second, B, C) of rows whose parts have `shapes` (first, second)."""
-        rows = wait(arriving)
+        Args:
+            parcel: the pieces of each tensor.
+            sent: shapes of the pieces, without C.
+            received: shapes of those that come.
+        """
+        pieces = [tensor[rank] for rank in range(self.axis.size) if rank != self.axis.index for tensor in parcel]
+        rows = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).flatten(0, 2)
+        coming, going = (self._rows(shapes, len(parcel)) for shapes in (received, sent))
+        return exchange(pack(rows) if self.float8 else rows, coming, going, self.axis.group)
+
+    def _arrived(self, arriving: torch.Tensor, parcel: Sequence[Pieces], received: list[Shape]) -> list[Pieces]:
+        """Return the pieces of n tensors that are here in the end, each tensor's in the order of the ranks."""
+        rows, own = wait(arriving), self.axis.index
+        like = parcel[0][own]
         rows = unpack(rows, like.dtype) if self.float8 else rows
-        parts = [part.view(*shape, *rows.shape[1:]) for part, shape in zip(rows.split(received), shapes, strict=True)]
-        return torch.cat(parts, dim=1).unbind(3)
+        parts = rows.split(self._rows(received, len(parcel)))
+        shaped = [
+            None if rank == own else part.view(len(parcel), *received[rank], like.shape[-1])
+            for rank, part in enumerate(parts)
+        ]
+        return [
+            tuple(tensor[own] if part is None else part[index] for part in shaped)
+            for index, tensor in enumerate(parcel)
+        ]
+
+    def _rows(self, shapes: list[Shape], tensors: int) -> list[int]:
+        """Return how many rows go to each rank, or come from it."""
+        return [0 if rank == self.axis.index else tensors * math.prod(shape) for rank, shape in enumerate(shapes)]
 
 
 def pack(x: torch.Tensor) -> torch.Tensor:

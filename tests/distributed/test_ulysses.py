@@ -75,8 +75,8 @@ def test_float8_sends_fewer_bytes_and_stays_close():
         together = torch.cat([out for out, *_ in found], dim=1)
         error = float((together - expected).norm() / expected.norm())
         assert 1e-4 < error < 0.08 and together.dtype == expected.dtype
-        # Three tensors of this rank's tokens and all heads, one of all tokens and this rank's heads.
-        numbers = [3 * batch * mine * heads + batch * sum(lengths) * h for mine, h in ((5, 2), (4, 1))]
+        # Three tensors of this rank's tokens and the other's heads, one of the other's tokens and this rank's heads.
+        numbers = [batch * (3 * 5 * 1 + 4 * 2), batch * (3 * 4 * 2 + 5 * 1)]
         assert [sent["all_to_all_single"] for *_, sent in found] == [n * (width + 4) for n in numbers]
 
 
