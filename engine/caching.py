@@ -131,7 +131,8 @@ def recipe(transform: pure.Transform) -> str:
 def _arguments(part: pure.Transform) -> list[str]:
     fields = attrs.fields(type(part))
     values = [(field, getattr(part, field.name)) for field in fields if field.init]
-    return [f"{f.name}={_short(f.name, value)}" for f, value in values if f.name in SHOWN or value != f.default]
+    shown = [(f, value) for f, value in values if value != f.default or (f.name in SHOWN and value is not None)]
+    return [f"{f.name}={_short(f.name, value)}" for f, value in shown]
 
 
 def _short(name: str, value: object) -> str:

@@ -1,5 +1,6 @@
 """What is promised about the cache: the object, its mistakes, the environment, and who wins."""
 
+import json
 import re
 
 import attrs
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pure.attention import attend
 from pure.cli.cache_flags import settle
 from pure.configs import configure
+from pure.configs.methods import METHODS as NAMED
 from pure.engine.caching import Sources
 from pure.engine.engine import Order
 from pure.engine.errors import Misuse
@@ -136,6 +138,10 @@ JUNK = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from([*KNOBS, "scm_preset", "scm_policy", "scm_compute_bins", "scm_cache_bins", "secondary"])
+OPTIONS = st.sampled_from(("interval", "warmup", "threshold", "polynomial", "ratios", "most", "front", "self", ""))
+METHODS = st.fixed_dictionaries(
+    {"cache_type": st.sampled_from(sorted(NAMED)), "cache_options": st.dictionaries(OPTIONS, JUNK, max_size=3)}
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +150,24 @@ def opened(loaded, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a cache that never skips is no mistake
-@given(params=JUNK | st.dictionaries(KEYS, JUNK, max_size=4), enable=st.none() | st.booleans())
+@given(params=JUNK | st.dictionaries(KEYS, JUNK, max_size=4) | METHODS, enable=st.none() | st.booleans())
 def test_no_object_breaks_the_server(opened, params, enable):
     try:
         opened.recipe(options={"steps": 6}, params=params, enable=enable)
     except Misuse as error:
         assert error.message
+
+
+def test_teacache_is_a_method_of_a_request(here):
+    opened = here("flux")
+    assert opened.post(enable_teacache=True, **SMALL)["puredit"]["cache"].startswith("teacache(")
+    both = {"cache_options": {"threshold": 0.3}, "enable_taylorseer": True}
+    for params in (both, json.dumps(both)):
+        cache = opened.post(enable_teacache=True, cache_dit_params=params, **SMALL)["puredit"]["cache"]
+        assert cache == "teacache(threshold=0.3) + taylorseer(order=1)"
+    for others in ({"enable_cache_dit": False}, {"cache_dit_params": {"cache_type": "FORA"}}):
+        error = opened.refused(enable_teacache=True, **others)
+        assert "give only one of the two" in error["message"] and error["param"] == "enable_teacache"
 
 
 def test_the_environment_is_read_when_a_request_starts(here, monkeypatch):
