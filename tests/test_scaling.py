@@ -63,7 +63,7 @@ def test_traced_ranks_send_what_real_ones_send(layout: Sizes) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.params.items()}
     with traced.fake_ranks(layout) as mesh:
         request = lambda: (model.conditioning((1,)), model.latents((1,)))  # noqa: E731
-        found = traced.traced(model.denoiser, shapes, request, mesh, context_parallel(mesh), torch.float32)
+        found = traced.traced(model.first, shapes, request, mesh, context_parallel(mesh), torch.float32)
     assert dict(found.collectives) == ranks.run(sent, 2, layout)[0]
 
 
