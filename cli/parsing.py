@@ -60,8 +60,8 @@ class Flag(click.Option):
         """Return what a shell may complete: paths, the packaged files of cache settings, choices."""
         found = super().shell_complete(ctx, incomplete)
         if self.name == "cache_dit_config":
-            names = sorted(path.name for path in PACKAGED.glob(f"{incomplete}*.yaml") if "/" not in incomplete)
-            found += [CompletionItem(name) for name in names]
+            names = sorted(path.name for path in PACKAGED.glob("*.yaml"))
+            found += [CompletionItem(name) for name in names if name.startswith(incomplete)]
         kind = PATHS.get(str(self.metavar))
         return [*found, CompletionItem(incomplete, type=kind)] if kind else found
 
