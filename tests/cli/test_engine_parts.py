@@ -10,13 +10,13 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 import pure
 from pure import Decision, Info
 from pure.configs import Facts, load_text, resolve
 from pure.distributed import Sizes as MeshSizes
-from pure.engine import quantizing, ranks, writing
+from pure.engine import libraries, quantizing, ranks, tuned, writing
 from pure.engine.caching import Caching, Sources, recipe, threshold_of, transforms_of
 from pure.engine.checkpoint import Checkpoint
 from pure.engine.engine import Engine, Order
@@ -256,6 +256,36 @@ def test_a_fingerprint_reads_names_shapes_and_numbers():
     assert len({_fingerprint(each) for each in (params, *others)}) == 4
 
 
+def test_decisions_of_experts_are_reported_by_expert():
+    decision = Decision(0, True, "first", None, 6)
+    infos = (Info((decision, attrs.evolve(decision, expert="low", branch="b", change=0.5, computed=False))),)
+    made = Result(sample=Sample(prompt="a", seed=1), frames=np.zeros((1, 1, 1, 3)), infos=infos, step_seconds=(0.5,))
+    one, other = run_report(made)["decisions"]
+    assert "expert" not in one and (one["step"], one["computed"], one["change"]) == (0, True, None)
+    assert (other["expert"], other["branch"], other["change"], other["computed"]) == ("low", "b", 0.5, False)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "scale"), [(SimpleNamespace(scale=4.0), 4.0), (None, 3.5)], ids=["guided", "embedded"]
+)
+def test_a_plan_is_made_for_the_guidance_of_the_run(monkeypatch, guidance, scale):
+    monkeypatch.setattr(tuned, "guidance_of", lambda denoiser: guidance)
+    monkeypatch.setattr(tuned, "fingerprint", lambda pipeline: "abc")
+    solver = pure.FlowMatchEuler()
+    pipeline: Any = SimpleNamespace(
+        solver=solver,
+        schedule=lambda request: solver.schedule(4),
+        scale=lambda request, name: {"guidance_scale": 3.5}[name],
+    )
+    request: Any = SimpleNamespace(height=32, width=64, frames=5)
+    denoiser: Any = None
+    found = tuned.made_for(pipeline, denoiser, request)
+    assert (found.model, found.steps, found.height, found.width, found.frames) == ("abc", 4, 32, 64, 5)
+    assert (found.guidance, found.solver) == (scale, "FlowMatchEuler, 1.0000 to 0.2500")
+    (note,) = tuned.misfits(attrs.evolve(found, guidance=None, height=64), found)
+    assert f"guidance none, not {scale}, 64 x 64 x 5 frames pixels, not 64 x 32 x 5 frames;" in note.text
+
+
 def test_what_json_cannot_say_is_named():
     given = {1: [float("nan"), float("-inf"), 0, None, "", False], "path": Path("a")}
     assert finite(given) == {"1": ["nan", "-inf", 0, None, "", False], "path": "a"}
@@ -266,7 +296,12 @@ def test_what_json_cannot_say_is_named():
     [
         (errno.ENOTDIR, "a part of the path is a file; choose another folder"),
         (errno.ENOSPC, "free some space or choose another folder"),
-        (errno.EROFS, "choose a folder you may write to"),
+        (errno.EDQUOT, "free some space or choose another folder"),
+        *((each, "choose a folder you may write to") for each in (errno.EROFS, errno.EACCES, errno.EPERM)),
+        (errno.EEXIST, "there is a file of that name; choose another folder"),
+        (errno.EISDIR, "there is a folder of that name; choose another file name"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+        (errno.ENOENT, "choose a folder that can be made"),
     ],
 )
 def test_why_a_file_could_not_be_written(number, cure):
@@ -277,6 +312,7 @@ def test_why_a_file_could_not_be_written(number, cure):
 def test_words_and_codes_of_errors():
     assert Stopping().code == "shutting_down"
 
+    assert [Refusal("no", nothing=()).refuses(value) for value in (None, False, 0, 0.0, "", ())] == [False] + [True] * 5
     assert not Refusal("no").refuses(None) and not Refusal("no").refuses(False) and Refusal("no").refuses(0.5)
 
 
@@ -285,5 +321,23 @@ def test_pixels_are_rounded_and_the_quality_holds():
     with Image.open(io.BytesIO(encode_image(shade, "PNG", 3))) as opened:
         assert opened.getpixel((0, 0)) == (255, 255, 255)
     noise = np.random.default_rng(0).random((32, 32, 3), dtype=np.float32)
+    with Image.open(io.BytesIO(encode_image(noise, "JPEG"))) as opened:
+        assert JpegImagePlugin.get_sampling(opened) == 0, "colours are kept for every pixel"
+    assert encode_image(noise, "JPEG", 0) != encode_image(noise, "JPEG") == encode_image(noise, "JPEG", 95)
     sizes = [len(encode_image(noise, "JPEG", quality)) for quality in (5, 50, None, 100)]
     assert sizes == sorted(set(sizes))
+
+
+def test_libraries_show_neither_bars_nor_advice(monkeypatch):
+    calls: list[str] = []
+    for library in ("diffusers", "transformers"):
+        for name in ("set_verbosity_error", "disable_progress_bar"):
+            monkeypatch.setattr(f"{library}.utils.logging.{name}", lambda name=f"{library} {name}": calls.append(name))
+    monkeypatch.setattr(libraries, "quiet_imports", lambda: calls.append("imports"))
+    libraries.quiet_libraries()
+    quieted = [
+        f"{one} {name}"
+        for one in ("diffusers", "transformers")
+        for name in ("set_verbosity_error", "disable_progress_bar")
+    ]
+    assert calls == ["imports", *quieted]

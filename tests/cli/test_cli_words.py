@@ -1,0 +1,235 @@
+"""What commands make of words, files of flags and names, without a model: each goes where it belongs or is refused."""
+
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+from PIL import Image
+
+from pure.cli import command as command_of
+from pure.cli import commands
+from pure.cli.naming import automatic, beside, plan
+from pure.cli.options import FLAGS
+from pure.cli.parsing import read_defaults, rewrite
+from pure.cli.refusals import refuse
+from pure.cli.serve_options import refuse_for_server
+from pure.cli.spelling import unknown
+from pure.cli.values import Json
+from pure.engine.engine import Order
+from pure.engine.errors import Failure, Misuse
+from pure.engine.sample import Sample
+from pure.engine.unsupported import Refusal
+from pure.notes import Note
+
+WHEN = datetime(2026, 11, 23)
+KNOWN = {name: flag for flag in FLAGS for name in flag.opts}
+NAMES = sorted(name for name in KNOWN if name.startswith("--"))
+
+
+def values(*words: str, name: str = "generate") -> dict[str, Any]:
+    """The flags of a command as parsed."""
+    found: Any = getattr(commands, name)
+    return found.make_context(name, list(words)).params
+
+
+# ------------------------------------------------------------------------------ words
+
+
+def test_what_is_no_flag_here_is_not_guessed():
+    assert unknown("--model-id", ["--seed", "--height"]) == "there is no flag --model-id; --help lists the flags"
+    assert unknown("-w", NAMES) == "there is no flag -w; --help lists the flags"
+    assert unknown("--num_gpus", NAMES).endswith("flags are written with dashes: --num-gpus")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "1", "x"], r"'1'|unexpected word"),
+        (["--height", "1", "x"], "unexpected word 'x' after --height; a value with spaces goes in quotes"),
+        (["--height", "1", "--nothing=1", "x"], "unexpected word 'x'; a value"),
+        (["x"], "unexpected word 'x'; a value with spaces"),
+        (["--nothing", "1", "2", "--neither"], "there is no flag --nothing; .*\nthere is no flag --neither"),
+        (["--height", "--width", "1"], "--height needs a value; if '--width' is the value, write --height=--width"),
+        (["--height"], "--height needs a value$"),
+        (["--no-save-output=1"], "--no-save-output takes no value, got '1'"),
+    ],
+)
+def test_words_that_cannot_be_read(words, message):
+    if words == ["--seed", "1", "x"]:
+        assert rewrite(words, KNOWN) == ["--seed=1", "--seed=x"]
+        return
+    with pytest.raises(Misuse, match=message):
+        rewrite(words, KNOWN)
+
+
+def test_words_are_read_as_values_of_their_flags():
+    words = ["--prompt", "a", "--b c", "-1", "--compare", "--height", "1", "--plot=a=b", "--debug", "false"]
+    assert rewrite(words, KNOWN) == [
+        "--prompt=a", "--prompt=--b c", "--prompt=-1", "--compare=true", "--height=1", "--plot=a=b", "--debug=false"
+    ]  # fmt: skip
+
+
+def test_a_file_of_flags_knows_all_but_help_and_itself(tmp_path):
+    known = {**KNOWN, "--help": click.Option(["--help"])}
+    for name in ("help", "config", "heigth", "height-"):
+        (tmp_path / "a.yaml").write_text(f"{name}: 1\n")
+        with pytest.raises(Misuse, match=f"there is no setting '{name}'"):
+            read_defaults(tmp_path / "a.yaml", known)
+    (tmp_path / "a.yaml").write_text("seed: 0\nwidth:\ncompare: false\nprompt: ''\n")
+    assert read_defaults(tmp_path / "a.yaml", known) == {"seed": [0], "compare": False, "prompt": [""]}
+
+
+def test_the_last_file_of_flags_counts(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"{number}.yaml").write_text(f"seed: {number}\n")
+    paths = [str(tmp_path / f"{number}.yaml") for number in (1, 2)]
+    assert values("--config", paths[0], "--config", paths[1])["seed"] == (2,)
+
+
+def test_a_nul_is_found_in_every_text_of_a_flag():
+    with pytest.raises(Misuse, match="--prompt holds the character NUL; leave it out"):
+        values("--prompt", "a", "b\0")
+    with pytest.raises(Misuse, match=r"--image-paths? holds the character NUL"):
+        values("--image-path", "a", "b\0")
+
+
+def test_what_a_shell_completes():
+    def completed(name: str, typed: str) -> list[tuple[str, str]]:
+        ctx: Any = click.Context(commands.COMMANDS[0])
+        return [(each.value, each.type) for each in KNOWN[name].shell_complete(ctx, typed)]
+
+    assert completed("--compare", "") == [("true", "plain"), ("false", "plain")]
+    assert completed("--compare", "f") == [("false", "plain")]
+    assert completed("--output-path", "a") == [("a", "dir")] and completed("--plot", "a") == [("a", "file")]
+    packaged = [name for name, kind in completed("--cache-dit-config", "cac") if kind == "plain"]
+    assert packaged == sorted(packaged) and packaged and all(name.startswith("cac") for name in packaged)
+    for typed in ("/x", "a/*", "[", "**"):
+        assert completed("--cache-dit-config", typed) == [(typed, "file")]
+    assert not completed("--height", "")
+
+
+def test_values_that_python_cannot_nest():
+    with pytest.raises(click.BadParameter, match="is not JSON"):
+        Json().convert("[" * 100_000, None, None)
+    with pytest.raises(click.BadParameter, match=r"is list; a JSON object \{...\} is wanted"):
+        Json().convert("[]", None, None)
+
+
+def test_refused_flags_are_told_as_they_were_typed():
+    said = {name: Refusal("not here") for name in ("one_more", "two", "three", "four")}
+    given = {"one_more": ("a", "b"), "two": True, "three": False, "four": 0.5}
+    with pytest.raises(Misuse) as error:
+        refuse(given, said)
+    assert [line.partition(" is not")[0] for line in error.value.message.splitlines()] == [
+        "--one-more a b",
+        "--two",
+        "--four 0.5",
+    ]
+    refuse_for_server(values("--warmup-mode", "server", name="serve"))
+    with pytest.raises(Misuse, match="--warmup-mode server is not available: server is a mode of puredit serve"):
+        refuse(values("--warmup-mode", "server"))
+
+
+def test_a_server_has_one_model():
+    for words in (("a", "--model-path", "b"), ("a", "--model-path=b")):
+        with pytest.raises(Misuse, match="a and --model-path both name the model; give one of them"):
+            values(*words, name="serve")
+    assert values("a", "--port", "1", name="serve")["model_path"] == "a"
+
+
+# ------------------------------------------------------------------------------ names and files
+
+
+def test_names_of_files():
+    assert automatic("x" * 150, WHEN, "").partition("_2026")[0] == "x" * 100
+    assert automatic("\u00e9/..", WHEN, "").startswith("image_20261123-000000_")
+    for name in ("..", ".", "", "a/b.png"):
+        with pytest.raises(Misuse, match="is not a plain file name"):
+            plan([("a", 1)], Path("out"), name, WHEN)
+    assert beside(Path("a/b.c.png"), "2").name == "b.c-2.png"
+
+
+def test_where_files_go_is_named_by_its_flag(tmp_path):
+    (tmp_path / "file").touch()
+    for flag, words in {
+        "--output-file-path": ("--output-file-path", str(tmp_path / "file" / "x" / "a.png")),
+        "--output-path": ("--output-path", str(tmp_path / "file" / "x")),
+    }.items():
+        with pytest.raises(Failure, match=f"cannot write into {flag} "):
+            command_of._samples(values(*words), ["a"], WHEN, "", False)
+
+
+@pytest.mark.parametrize(("seed", "count", "fine"), [(2**63 - 1, 1, True), (2**63 - 2, 2, True), (2**63 - 2, 3, False)])
+def test_seeds_up_to_the_largest(seed, count, fine):
+    given = values("--seed", "1", str(seed), "--num-outputs", str(count), "--no-save-output")
+    if not fine:
+        with pytest.raises(Misuse, match=f"--seed {seed} with --num-outputs-per-prompt {count}: seeds go up to"):
+            command_of._samples(given, ["a"], WHEN, "", False)
+        return
+    found = command_of._samples(given, ["a", "b"], WHEN, "", False)
+    assert [(one.prompt, one.seed, one.path) for one in found] == [
+        (prompt, first + n, None) for prompt in "ab" for first in (1, seed) for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fine"),
+    [((), True), (("--vae-precision", "fp32"), True), (("--vae-precision", "bf16"), False),
+     (("--dit-precision", "bf16", "--vae-precision", "bf16"), True),
+     (("--dit-precision", "bf16", "--vae-precision", "fp32"), False)],
+)  # fmt: skip
+def test_all_parts_have_one_precision(words, fine):
+    given = values(*words)
+    if fine:
+        assert command_of._precision(given) == given["dit_precision"]
+    else:
+        with pytest.raises(Misuse, match=f"--vae-precision {given['vae_precision']}: all parts have one precision"):
+            command_of._precision(given)
+
+
+def test_how_a_checkpoint_is_loaded_comes_from_flags(monkeypatch):
+    monkeypatch.setattr(command_of, "look", lambda path, **options: (path, options))
+    words = ("--model-path", "a", "--dit-precision", "fp16", "--variant", "b", "--enable-torch-compile")
+    options = {"precision": "fp16", "variant": "b", "compiled": True}
+    assert command_of.checkpoint_of(values(*words)) == ("a", options)
+
+
+# ------------------------------------------------------------------------------ a command
+
+
+PICTURE = Note("the picture is turned")
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Make a command of these flags; its order has a note and two pictures."""
+    monkeypatch.chdir(tmp_path)
+    images = (Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue"))
+    order = Order(notes=(PICTURE,), options={"images": images})
+    monkeypatch.setattr(command_of, "order_of", lambda values, checkpoint: order)
+    return lambda *words, **environ: command_of.make_command(values("--prompt", "a", *words), environ, WHEN)
+
+
+def test_all_that_is_worth_saying_is_noted_before_work(command):
+    words = ("--plot", "a.png", "--warmup-steps", "2", "--no-save-output", "--save-output", "true")
+    texts = [(note.text.partition(":")[0], note.kind) for note in command(*words).notes]
+    assert texts == [
+        ("no cache is set, so --plot takes the default one", "note"),
+        ("--warmup-steps 2 has no effect", "warning"), ("the picture is turned", "warning"),
+    ]  # fmt: skip
+    assert [note.text for note in command("--warmup", "--warmup-steps", "2").notes] == [PICTURE.text]
+    found = command("--compare", "--enable-cache-dit", "--batch-size", "3", "--log-level", "error")
+    assert (found.batch, found.compare, found.quiet, found.warmup, found.notes) == (3, True, True, 0, (PICTURE,))
+    assert (command().batch, command("--log-level", "debug").quiet) == (None, False)
+
+
+def test_hosts_compare_settings_prompts_and_pictures():
+    caching: Any = SimpleNamespace(settings={"Fn": {"value": 1, "origin": "here"}})
+    red, blue = (Order(options={"images": (Image.new("RGB", (4, 4), colour),)}) for colour in ("red", "blue"))
+    samples = [Sample(prompt="a", seed=1, path=Path("a.png"))]
+    one, other = (command_of._compared(order, caching, samples) for order in (red, blue))
+    assert one["the input pictures"] != other["the input pictures"]
+    assert (one["the settings of the cache"], one["the prompts and seeds"]) == ({"Fn": 1}, [("a", 1)])
