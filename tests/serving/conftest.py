@@ -19,6 +19,7 @@ from pure.serving.http.service import Service
 from pure.serving.storage import Storage
 from pure.serving.worker import Worker, WorkerOptions
 from tests.serving.processes import Server, Threaded
+from tests.serving.stand_ins import sites
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
 
 
@@ -119,6 +120,12 @@ def opening(loaded, folder):
     yield start
     for worker in workers:
         worker.stop()
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Open the application with stand-ins for the model; its workers end with the test."""
+    yield from sites(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -217,6 +217,7 @@ def test_names_of_json_are_bounded_and_there_once():
     with pytest.raises(Invalid, match="'n' is there twice") as error:
         parse_json('{"n": 1, "n": 1}')
     assert error.value.field == "n"
+    assert [type(parse_json("1" * count)) for count in (40, 41)] == [int, float]
     assert parse_json('{"prompt": "' + "[" * 100_001 + '"}'), "brackets in a text are no values"
 
 
@@ -249,6 +250,13 @@ def test_counters_add_up():
     assert found["seconds"] == {"image": 5.0} and found["outputs"] == {"image": 4}
     assert found["steps"] == {"computed": 8, "skipped": 4}
     assert 'puredit_requests_total{kind="image",outcome="failed"} 1\n' in metrics.text()
+    metrics.add("puredit_seconds_total", 0.125, kind="image")
+    lines = metrics.text([(1, 2), (3, 4)], queue_length=4, running=6).splitlines()
+    assert 'puredit_seconds_total{kind="image"} 5.125' in lines and "puredit_running 6" in lines
+    assert [line for line in lines if "group=" in line] == [
+        *(f'puredit_group_queue_length{{group="{n}"}} {count}' for n, count in ((0, 1), (1, 3))),
+        *(f'puredit_group_running{{group="{n}"}} {count}' for n, count in ((0, 2), (1, 4))),
+    ]
 
 
 def test_files_have_the_format_of_their_job(tmp_path):
