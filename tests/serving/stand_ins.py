@@ -91,6 +91,7 @@ class Made:
     request: Asked
     fps: int | None
     notes: tuple[Note, ...] = (Note("of the recipe"), Note("of both"))
+    denoiser: str = "cached"
 
     def batch(self, samples: Any) -> Any:
         return samples
