@@ -81,7 +81,7 @@ def test_seconds_are_the_nearest_number_of_frames_that_is_not_more(seconds, fps,
 
 def test_a_recipe_has_the_notes_of_all_it_is_made_of():
     file = load_text("cache_config: {Fn_compute_blocks: 1, max_warmup_steps: 9, enable_separate_cfg: true}", "c.yaml")
-    found = made(Order(notes=(Note("of a picture"),)), file=file)
+    found = made(Order(notes=(Note("of a picture"),) * 2), file=file)
     texts = [note.text for note in found.notes]
     assert (found.notes[0].kind, found.notes[1].kind) == ("note", "warning")
     assert texts[1:3] == ["of a picture", "of the request"] and "enable_separate_cfg has no effect" in texts[0]

@@ -1,0 +1,148 @@
+"""What a checkpoint says before it is loaded, how it is loaded, and its pictures, with stand-ins for the model."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pure.configs import Facts
+from pure.engine import checkpoint as module
+from pure.engine.checkpoint import Checkpoint, look, pictures
+from pure.engine.errors import Misuse
+from pure.models import CheckpointError, PictureError
+from pure.notes import Note
+
+
+def described(task: str = "text-to-image", experts: int = 1, reads: Any = (), **defaults: Any) -> Any:
+    usual = {"height": 64, "width": 32, "frames": 1, "fps": 8, "steps": 7}
+    return SimpleNamespace(
+        kind=SimpleNamespace(pipeline="FluxPipeline", task=task, pictures=reads),
+        transformers=("transformer", "transformer_2")[:experts],
+        denoisers={"high": SimpleNamespace(blocks=range(5)), "low": SimpleNamespace(blocks=range(3))},
+        defaults=SimpleNamespace(**{**usual, **defaults}),
+        sizes=SimpleNamespace(wrong=lambda name, value: "is odd" if value % 2 and name != "frames" else None),
+    )
+
+
+def one(found: Any = None, **fields: Any) -> Checkpoint:
+    return Checkpoint(path="a", found=found or described(), **fields)
+
+
+@pytest.mark.parametrize(
+    ("task", "video"),
+    [("text-to-image", False), ("image-editing", False), ("text-to-video", True), ("image-to-video", True)],
+)
+def test_what_is_known_by_its_task(task, video):
+    found = one(described(task, experts=2))
+    assert (found.name, found.video, found.experts) == ("FluxPipeline", video, 2)
+    assert (found.fps(None), found.fps(3)) == ((8, 3) if video else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpu", "dtype"),
+    [(None, False, "float32"), (None, True, None), ("bf16", False, "bfloat16"), ("fp16", True, "float16"),
+     ("fp32", True, "float32")],
+)  # fmt: skip
+def test_facts_of_a_run(monkeypatch, precision, gpu, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    found = one(precision=precision)
+    assert found.dtype == (None if dtype is None else getattr(torch, dtype))
+    known = {"dtype": dtype, "device": "cuda" if gpu else "cpu", "blocks": 5, "experts": 1}
+    assert found.facts(None) == Facts(steps=7, processes=1, sequence=None, groups=1, **known)
+    assert found.facts(9, 4, 2, 3) == Facts(steps=9, processes=4, sequence=2, groups=3, **known)
+
+
+def test_the_scale_of_a_second_expert_needs_one():
+    one(described(experts=2)).check_expert_scale(0.0, "--guidance-scale-2")
+    one().check_expert_scale(None, "--guidance-scale-2")
+    with pytest.raises(Misuse, match="--guidance-scale-2 is for the second expert of a model") as error:
+        one().check_expert_scale(0.0, "--guidance-scale-2")
+    assert error.value.field == "--guidance-scale-2"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "flag", "message", "field"),
+    [
+        ((7, None, None), None, "--height 7 is odd", "height"),
+        ((None, 9, None), None, "--width 9 is odd", "width"),
+        ((8, 9, None), "--sizes", "--sizes: width 9 is odd", "width"),
+        ((8192, 8194, None), None, "--width 8194, --height 8192: 8194 x 8192 pixels, at most 67108864", None),
+        ((2**20, 66, None), "--sizes", "--sizes: 66 x 1048576 pixels, at most", None),
+        ((2**22, None, None), None, "--width 32, --height 4194304: 32 x 4194304 pixels", None),
+        ((None, 2**21, None), None, "--width 2097152, --height 64: 2097152 x 64 pixels", None),
+        ((None, None, 2**16), None, "32 x 64 x 65536 pixels, at most 67108864", None),
+    ],
+)
+def test_sizes_that_cannot_be(sizes, flag, message, field):
+    found = one()
+    for fine in ((None, None, None), (8192, 8192, None), (8192, None, 2**8)):
+        found.check_pixels(*fine)
+    with pytest.raises(Misuse) as error:
+        found.check_pixels(*sizes, flag=flag)
+    assert message in error.value.message and error.value.field == field
+    frames = one(described("text-to-video", frames=4))
+    frames.check_pixels(8192, 8192, None)
+    with pytest.raises(Misuse, match="8192 x 8192 x 5 pixels, at most 268435456"):
+        frames.check_pixels(8192, 8192, 5)
+    assert module._flag("frames", None) == module._flag("frames", "--sizes") == "--num-frames"
+
+
+@pytest.mark.parametrize("path", [None, "a"])
+def test_how_a_checkpoint_is_loaded(monkeypatch, path):
+    calls: list[Any] = []
+    monkeypatch.setattr(module, "quiet_libraries", lambda: calls.append("quiet"))
+    monkeypatch.setattr("pure.models.embedded", lambda: "embedded")
+    monkeypatch.setattr("pure.models.checkpoint.loading.load", lambda *each, **options: calls.append((each, options)))
+    found = Checkpoint(path=path, found=described(), precision="bf16", variant="v")
+    found.load(part=(1, 2), encoder_part=(3, 4))
+    options = {"variant": "v", "dtype": torch.bfloat16, "device": "cpu", "part": (1, 2), "encoder_part": (3, 4)}
+    assert calls == ["quiet", ((found.found, path or "embedded"), options)]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise CheckpointError("damaged")
+
+    monkeypatch.setattr("pure.models.checkpoint.loading.load", fail)
+    with pytest.raises(Misuse, match="damaged"):
+        found.load()
+
+
+@pytest.mark.parametrize("path", [None, "a"])
+def test_how_a_checkpoint_is_described(monkeypatch, path):
+    monkeypatch.setattr("pure.models.embedded", lambda: "embedded")
+    monkeypatch.setattr("pure.models.checkpoint.hub.locate", lambda name, files: f"folder of {name}")
+    monkeypatch.setattr("pure.models.checkpoint.description.describe", lambda folder: folder)
+    found: Any = look(path, precision="fp16", compiled=True, variant="v")
+    assert (found.path, found.found) == (path, "embedded" if path is None else "folder of a")
+    assert (found.precision, found.compiled, found.variant) == ("fp16", True, "v")
+
+
+# ------------------------------------------------------------------------------ pictures
+
+
+def test_pictures_are_for_models_that_read_some(monkeypatch):
+    monkeypatch.setattr(module, "_opened", lambda path: f"picture {path}")
+    for task in ("image-editing", "image-to-video"):
+        assert pictures(["a", "b"], described(task)) == ("picture a", "picture b")
+        with pytest.raises(Misuse, match=f"a FluxPipeline does {task} and needs a picture; give --image-path FILE"):
+            pictures([], described(task))
+    for task in ("text-to-image", "text-to-video"):
+        assert pictures([], described(task)) == () and pictures(["a"], described(task, reads=(0, 3))) == ("picture a",)
+        with pytest.raises(Misuse, match=rf"--image-path a b: a FluxPipeline takes no pictures \(task: {task}\)"):
+            pictures(["a", "b"], described(task))
+
+
+def test_pictures_that_cannot_be_read(monkeypatch, tmp_path):
+    found = described("image-editing")
+    with pytest.raises(
+        Misuse, match=r"--image-path nowhere.png cannot be read: No such file or directory; give a local"
+    ):
+        pictures(["nowhere.png"], found)
+    error: list[Exception] = [OSError("without a number"), PictureError("too large")]
+    monkeypatch.setattr("pure.models.open_picture", lambda path: (_ for _ in ()).throw(error.pop(0)))
+    for reason in ("without a number", "too large"):
+        with pytest.raises(Misuse, match=f"--image-path x cannot be read: {reason}; give"):
+            pictures(["x"], found)
+    named = SimpleNamespace(named=lambda text: Note(text))
+    monkeypatch.setattr("pure.models.open_picture", lambda path: named)
+    assert pictures(["x"], found) == (Note("--image-path x"),)
