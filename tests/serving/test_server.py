@@ -36,14 +36,14 @@ def test_a_port_is_taken_once():
         with pytest.raises(Failure, match=rf"cannot listen on 127\.0\.0\.1:{port}: Address already in use; choose ano"):
             server.bind("127.0.0.1", port)
     for host in ("no such host", "a" * 300):
-        with pytest.raises(Misuse, match=f"--host {host} is unknown: .*; 127.0.0.1 is this machine"):
+        with pytest.raises(Misuse, match=rf"--host {host} is unknown: .*; 127.0.0.1 is this machine"):
             server.bind(host, 0)
 
 
 def test_a_port_that_cannot_be_taken_is_let_go(monkeypatch):
     made = Mock(bind=Mock(side_effect=OSError("refused")))
     monkeypatch.setattr(server.socket, "socket", lambda *_: made)
-    with pytest.raises(Failure, match="cannot listen on 127.0.0.1:0: refused"):
+    with pytest.raises(Failure, match=r"cannot listen on 127\.0\.0\.1:0: refused"):
         server.bind("127.0.0.1", 0)
     made.close.assert_called_once()
 
@@ -246,10 +246,10 @@ def test_urls_of_pictures():
     assert pictures.from_url(f"data:image/png;base64,{text}", "url") == b"content"
     assert pictures.from_url("data:text/plain,a,b", "url") == b"a,b"
     for url in ("http://a/b.png", "data:image/png;base64", "DATA:,x", "", "x" * 99):
-        with pytest.raises(Misuse, match="url: .* is not fetched: the server downloads nothing") as error:
+        with pytest.raises(Misuse, match=r"url: .* is not fetched: the server downloads nothing") as error:
             pictures.from_url(url, "url")
         assert error.value.field == "url" and len(error.value.message) < 200
     for one in (3, {"image_url": 3}, {"image_url": "data:,x", "detail": "low"}, {}):
-        with pytest.raises(Misuse, match="url: found .*; allowed: a file, a data: URL, or"):
+        with pytest.raises(Misuse, match=r"url: found .*; allowed: a file, a data: URL, or"):
             pictures.urls({"url": (one,)}, ("url",))
     assert pictures.urls({}, ("url",)) == []

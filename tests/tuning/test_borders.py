@@ -200,6 +200,44 @@ def test_the_curve_leaves_out_what_is_a_plan_already(monkeypatch):
     )
 
 
+def test_the_best_span_within_a_budget_is_refined(monkeypatch):
+    monkeypatch.setattr(reaching, "refined", lambda one, refine, observe: (one.quality, refine))
+    slow, fast = bench(pace=(2.0, 1.5)), bench(pace=(2.0, 0.1))
+    qualities = {(id(slow), 1): 5.0, (id(slow), 3): 4.0, (id(fast), 2): 9.0, (id(fast), 4): 3.0}
+    monkeypatch.setattr(
+        reaching, "begun",
+        lambda one, count: attrs.evolve(found(qualities[id(one), count])) if (id(one), count) in qualities else None,
+    )  # fmt: skip
+    assert reaching.reached([slow, fast], Budget("steps", 3), "swaps") == (4.0, "swaps"), (
+        "the other has none of so many"
+    )
+    assert reaching.reached([slow, fast], Budget("ratio", fast.ratio(2)), "none") == (9.0, "none")
+    with pytest.raises(Misuse, match=rf"no plan keeps to 20x; the fastest one is {fast.ratio(1):.2f}x with 1 steps"):
+        reaching.reached([slow, fast], Budget("ratio", 20.0), "none")
+
+
+@pytest.mark.parametrize(("floor", "wanted"), [(45.0, 4), (35.0, 3), (33.0, 2), (5.0, 1), (55.0, None)])
+def test_the_fastest_plan_that_comes_near_enough(monkeypatch, floor, wanted):
+    """Of computed steps 4, 3, 2, 1 the start comes as near as 50, 40, 30, 10 dB, refined 4 dB nearer."""
+    near = {4: 50.0, 3: 40.0, 2: 30.0, 1: 10.0}
+    refined: list[Any] = []
+    monkeypatch.setattr(reaching, "begun", lambda one, count: attrs.evolve(found(near[count], entries=(1,) * count)))
+    monkeypatch.setattr(reaching, "_near", lambda one: one.quality)
+
+    def refine(one: Found, how: str, observe: Any) -> Found:
+        refined.append(one.computed)
+        return attrs.evolve(one, quality=one.quality + 4)
+
+    monkeypatch.setattr(reaching, "refined", refine)
+    if wanted is None:
+        with pytest.raises(Misuse, match=r"no plan comes as near as 55dB; the nearest one has 54\.0 dB"):
+            reaching.reached([bench()], Budget("quality", floor), "swaps")
+        return
+    best = reaching.reached([bench()], Budget("quality", floor), "swaps")
+    assert (best.computed, best.quality) == (wanted, near[wanted] + 4)
+    assert refined.count(wanted) == 1, "refined once, before or after it was kept"
+
+
 # ------------------------------------------------------------------------------ searching
 
 
