@@ -1,5 +1,6 @@
 """What a checkpoint says before it is loaded, how it is loaded, and its pictures, with stand-ins for the model."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ from pure.configs import Facts
 from pure.engine import checkpoint as module
 from pure.engine.checkpoint import Checkpoint, look, pictures
 from pure.engine.errors import Misuse
+from pure.engine.extras import require
+from pure.engine.plans import find_plan
 from pure.models import CheckpointError, PictureError
 from pure.notes import Note
 
@@ -115,6 +118,40 @@ def test_how_a_checkpoint_is_described(monkeypatch, path):
     found: Any = look(path, precision="fp16", compiled=True, variant="v")
     assert (found.path, found.found) == (path, "embedded" if path is None else "folder of a")
     assert (found.precision, found.compiled, found.variant) == ("fp16", True, "v")
+
+
+@pytest.mark.parametrize(
+    ("extra", "missing", "libraries"),
+    [("plot", "matplotlib", "matplotlib and scikit-image"), ("plot", "skimage.metrics", "matplotlib and scikit-image"),
+     ("video", "imageio_ffmpeg", "imageio with ffmpeg"), ("serve", "fastapi", "FastAPI and uvicorn"),
+     ("serve", "uvicorn", "FastAPI and uvicorn"), ("serve", "python_multipart", "FastAPI and uvicorn")],
+)  # fmt: skip
+def test_what_an_extra_needs_is_named_with_the_way_to_get_it(monkeypatch, extra, missing, libraries):
+    require(extra, "this")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(Misuse, match=rf"this needs {libraries} \(.*{missing}.*\); pip install 'puredit\[{extra}\]'"):
+        require(extra, "this")
+    with pytest.raises(ImportError, match="that needs"):
+        require(extra, "that", ImportError)
+
+
+def test_plans_are_files_or_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model" / "plans").mkdir(parents=True)
+    found: Any = SimpleNamespace(folder=tmp_path / "model")
+    with pytest.raises(
+        Misuse, match="--plan slow: there is no such file; this checkpoint comes without plans; puredit tu"
+    ):
+        find_plan("slow", found)
+    for name in ("slow", "fast"):
+        (tmp_path / "model" / "plans" / f"{name}.yaml").touch()
+    assert find_plan("slow", found) == tmp_path / "model" / "plans" / "slow.yaml"
+    with pytest.raises(
+        Misuse, match="--plan slo: there is no such file; plans of this checkpoint: fast, slow; puredit tu"
+    ):
+        find_plan("slo", found)
+    (tmp_path / "slow").touch()
+    assert str(find_plan("slow", found)) == "slow", "a file takes precedence"
 
 
 # ------------------------------------------------------------------------------ pictures

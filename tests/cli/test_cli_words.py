@@ -11,7 +11,7 @@ from PIL import Image
 
 from pure.cli import command as command_of
 from pure.cli import commands
-from pure.cli.naming import automatic, beside, plan
+from pure.cli.naming import automatic, beside, plan, suffix_of
 from pure.cli.options import FLAGS
 from pure.cli.parsing import read_defaults, rewrite
 from pure.cli.refusals import refuse
@@ -140,7 +140,51 @@ def test_a_server_has_one_model():
     assert values("a", "--port", "1", name="serve")["model_path"] == "a"
 
 
+def test_a_file_of_flags_is_a_mapping(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(Misuse, match=r"a\.json holds list; it should map flag names to values, like seed: 42"):
+        read_defaults(tmp_path / "a.json", KNOWN)
+    (tmp_path / "a.json").write_text("null")
+    assert read_defaults(tmp_path / "a.json", KNOWN) == {}
+
+
+@pytest.mark.parametrize(("old", "mode", "legacy"), [("true", "off", "request"), ("false", "request", "off")])
+def test_two_flags_of_one_warm_up_agree(old, mode, legacy):
+    message = f"--warmup means --warmup-mode {legacy} and contradicts --warmup-mode {mode}; give only one"
+    with pytest.raises(Misuse, match=message):
+        command_of.warmup_mode(values("--warmup", old, "--warmup-mode", mode))
+    assert command_of.warmup_mode(values("--warmup", old, "--warmup-mode", legacy)) == legacy
+    assert command_of.warmup_mode(values("--warmup", old)) == legacy and command_of.warmup_mode(values()) is None
+    with pytest.raises(Misuse, match="--warmup-resolutions says how to warm up, and nothing does"):
+        command_of._warmup(values("--warmup-mode", "off", "--warmup-resolutions", "64x64"))
+
+
 # ------------------------------------------------------------------------------ names and files
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "ending"),
+    [("a", False, ".png"), ("a", True, ".mp4"), ("a.PNG", False, ".png"), ("a.jpg", False, ".jpg"),
+     ("a.jpeg", False, ".jpeg"), ("a.webp", False, ".webp"), ("a.MP4", True, ".mp4")],
+)  # fmt: skip
+def test_endings_of_files(name, video, ending):
+    assert suffix_of(name, "--output-file-name", video) == ending
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "message"),
+    [
+        ("a.png", True, "this model makes videos, written as .mp4; --save-frames adds images"),
+        ("a.mp4", False, "--output-file-name a.mp4: .mp4 is a video, this model makes images; use .png, .jpg or .webp"),
+        ("a.glb", False, ".glb is a mesh, this model makes images"),
+        ("a.jpgg", False, "images are written as .png, .jpg, .jpeg, .webp; did you mean .jpg?"),
+        ("a.xyzzy", False, "did you mean .png?"),
+    ],
+)
+def test_endings_that_are_not_written(name, video, message):
+    with pytest.raises(Misuse) as error:
+        suffix_of(name, "--output-file-name", video)
+    assert message in error.value.message
 
 
 def test_names_of_files():

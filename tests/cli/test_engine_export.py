@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -14,6 +15,8 @@ import pure
 from pure.engine import export
 from pure.engine.errors import Misuse
 from pure.engine.export import ExportFiles, _relative, check_start, layout, write
+from pure.experts import Experts
+from pure.testing import toys
 
 
 @pure.state
@@ -88,8 +91,51 @@ def test_a_start_fits_the_package_it_is_for(tmp_path, monkeypatch, key, there, m
     (tmp_path / "run.json").write_text(json.dumps({**known, "torch": "another", "device": "cuda", "package": "x"}))
     check_start(one, files(tmp_path))
     (tmp_path / "run.json").write_text(json.dumps({**known, key: there}))
-    with pytest.raises(Misuse, match=f"the start does not fit .*run.pt2: {message}"):
+    with pytest.raises(
+        Misuse,
+        match=f"the start does not fit .*run.pt2: {message}.*; export a package of these settings and this length",
+    ):
         check_start(one, files(tmp_path))
+
+
+@attrs.frozen
+class Request:
+    """Of a run: wider than high."""
+
+    prompts: tuple[str, ...] = ()
+    height: int = 32
+    width: int = 64
+    guidance_scale: float = 3.5
+
+
+def test_what_is_exported_is_the_run_of_the_recipe(monkeypatch):
+    asked: list[Any] = []
+    program = SimpleNamespace(init=lambda *each: asked.append(each) or "state")
+    monkeypatch.setattr(export.pure, "program", lambda *each: asked.append(each) or program)
+    monkeypatch.setattr(export, "written", lambda transform: f"cache {transform}")
+    params = {"a": torch.zeros(1)}
+    pipeline = SimpleNamespace(
+        params=params, solver="solver", schedule=lambda request: request.prompts, encode=lambda request: request.prompts,
+        noise=lambda request, seed: (request.prompts, seed),
+    )  # fmt: skip
+    engine: Any = SimpleNamespace(pipeline=pipeline, checkpoint=SimpleNamespace(name="FluxPipeline"))
+    caching = SimpleNamespace(transform="of mine")
+    recipe: Any = SimpleNamespace(denoiser="cached", caching=caching, of=lambda prompts: Request(tuple(prompts)))
+    found = export.prepare(engine, recipe, "a cat", 7)
+    cat = ("a cat",)
+    assert asked == [("cached", cat, "solver"), (params, cat, (cat, 7))]
+    assert (found.program, found.state, found.params, found.decoder.request) == (program, "state", params, Request(cat))
+    assert found.about == {
+        "pipeline": "FluxPipeline", "fingerprint": export._fingerprint(params), "cache": "cache of mine",
+        "height": 32, "width": 64, "guidance_scale": 3.5,
+    }  # fmt: skip
+    for error, hint in (("no", ""), ("set follow='conditional'", r" \(in a file: cfg_diff_compute_separate: false\)")):
+        monkeypatch.setattr(export.pure, "program", Mock(side_effect=ValueError(error)))
+        with pytest.raises(Misuse, match=f"this run cannot be exported: {error}{hint}$"):
+            export.prepare(engine, recipe, "a cat", 7)
+    recipe.denoiser = Experts({"high": toys.random_denoiser(), "low": toys.random_denoiser()})
+    with pytest.raises(Misuse, match="this model has two experts, and a package holds the step of one denoiser"):
+        export.prepare(engine, recipe, "a cat", 7)
 
 
 def test_a_package_that_is_not_there_or_damaged_is_named_with_the_reason(tmp_path):

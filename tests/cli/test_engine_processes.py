@@ -232,6 +232,17 @@ def test_what_hosts_compare():
     assert agreed.pop("--seed") == "[1]" and agreed.pop("the prompts") == '["a"]'
     assert set(agreed) == {"puredit", "torch", "device", "the configs of the checkpoint"}
     assert agreed["torch"] == torch.__version__ and agreed["device"] == "cpu"
+    own = (
+        "node_rank",
+        "dist_init_addr",
+        "log_level",
+        "debug",
+        "save_output",
+        "no_save_output",
+        "config",
+        "output_path",
+    )
+    assert set(agreeing(one, dict.fromkeys(own, "x"), checkpoint).agreed) == set(agreed)  # type: ignore[union-attr]
     for changes in ({"index": {"a": 2}}, {"configs": {"b": 3}}, {"configs": {"b": 2, "long": "x" * 99}}):
         other: Any = SimpleNamespace(found=SimpleNamespace(**{**vars(checkpoint.found), **changes}))
         text = agreeing(one, values, other).agreed["the configs of the checkpoint"]  # type: ignore[union-attr]
@@ -241,6 +252,12 @@ def test_what_hosts_compare():
 
 
 # ------------------------------------------------------------------------------ while they run
+
+
+def test_the_place_of_a_rank_among_those_of_its_samples(monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 5)
+    monkeypatch.setattr("pure.distributed.mesh.companions", lambda mesh: 4)
+    assert ranks.place(Mock()) == (1, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What is drawn: bars, marks, lines, legends and panels have the numbers of the run."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from pure import Decision, Info
@@ -13,11 +15,13 @@ from pure.cli.made import Made
 from pure.configs.tuned import TunedFor
 from pure.engine import plotting
 from pure.engine.comparing import Comparison, amplification, compare
+from pure.engine.notebook import Recording, plot
 from pure.engine.plotting import FAINT, Heading, colour, draw
 from pure.engine.result import Result
 from pure.engine.sample import Sample
 from pure.engine.tuning import TunedPlan
 from pure.engine.tuning.plan import ExpertPlan
+from pure.models.generation import Generation
 
 
 def decision(at: int, computed: bool, reason: str, change: float | None = None, branch: str = "conditional") -> Any:
@@ -134,6 +138,29 @@ def test_similarity_is_of_all_frames_and_the_worst_frame_is_named():
     alone = compare(one[1:2], other[1:2], 3.0, 2.0)
     found = compare(one, other, 3.0, 2.0)
     assert found.ssim == pytest.approx((2 + alone.ssim) / 3) and (found.frame, found.ratio) == (1, 1.5)
+
+
+def test_a_recording_keeps_latents_of_its_own():
+    latents = torch.zeros(2, 3)
+    frame: Any = SimpleNamespace(step="step", info=INFOS[0], latents=latents)
+    recording = Recording(latents=True)
+    recording(frame)
+    latents.add_(1)
+    assert torch.equal(recording.latents[0], torch.zeros(2, 3)) and recording.samples == 2
+    assert (recording.steps, recording.infos) == (["step"], [INFOS[0]])
+
+
+def test_a_plot_compares_generations_of_one_size():
+    def made(width: int) -> Any:
+        return Generation(pixels=torch.zeros(1, 3, 4, width), latents=torch.zeros(1, 1), infos=(INFOS[0],), notes=())
+
+    with pytest.raises(
+        ValueError, match=r"the two have pixels of different shapes, \(1, 3, 4, 8\) and \(1, 3, 4, 6\); gen"
+    ):
+        plot(made(8), made(6))
+    for sample in (1, -1, True, "0"):
+        with pytest.raises(ValueError, match=f"there is no sample {sample!r}: it is 0 to 0"):
+            plot(made(8), sample=sample)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------ files

@@ -149,6 +149,22 @@ def test_notes_on_processes_come_before_the_model(monkeypatch):
     assert opened[4].sizes.tp == 2 and opened[5] is None
 
 
+@pytest.mark.parametrize(("sides", "options"), [(None, {}), ((32, 48), {"height": 32, "width": 48})])
+def test_a_warm_up_that_is_not_possible_is_told_with_the_way_out(sides, options):
+    asked: list[Any] = []
+
+    def recipe(order: Any, caching: Any) -> Any:
+        asked.append(order.options)
+        raise Misuse("too large")
+
+    engine: Any = SimpleNamespace(pipeline=SimpleNamespace(image_count=(1, 3)), recipe=recipe)
+    caching: Any = None
+    with pytest.raises(Misuse, match="the server cannot warm up: too large; --warmup-mode off leaves it out"):
+        serve._warm(engine, caching, sides)
+    (picture,) = asked[0].pop("images")
+    assert asked == [options] and picture.size == ((48, 32) if sides else (512, 512))
+
+
 # ------------------------------------------------------------------------------ what is configured
 
 

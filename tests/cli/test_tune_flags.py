@@ -12,7 +12,7 @@ from pure.cli import commands, export, tune
 from pure.cli.main import run
 from pure.cli.screen import Screen
 from pure.configs.tuned import TunedFor
-from pure.engine.checkpoint import Checkpoint
+from pure.engine.checkpoint import Checkpoint, look
 from pure.engine.errors import Failure, Misuse
 from pure.engine.tuning import TunedPlan, Tuning
 from pure.engine.tuning.plan import ExpertPlan
@@ -64,6 +64,12 @@ def test_what_is_tuned_by_default(tuned, tmp_path):
         ["2", "5", "1.50x", "40.0", "30.0"],
     ]
     assert "on 2 held-out prompts" in shown.out and "note: tuned in 7 s" in shown.err
+
+
+def test_prompts_of_another_checkpoint_are_those_of_its_task(tuned, monkeypatch):
+    monkeypatch.setattr(tune, "checkpoint_of", lambda values: look(None))
+    assert tuned("--budget", "3", "--model-path", "another")[1][1] is None
+    assert tuned("--budget", "3", "--model-path", "another", "--prompts", "edits")[1][1] == "edits"
 
 
 def test_every_flag_of_tuning_arrives(tuned, tmp_path):

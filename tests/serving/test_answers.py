@@ -2,20 +2,27 @@
 
 import base64
 import io
+import itertools
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pure.engine.engine import Order
 from pure.engine.errors import Failure
+from pure.serving import jobs
+from pure.serving.jobs import Format, Job
 from tests.serving.stand_ins import Hand, post
 
 # ------------------------------------------------------------------------------ images
 
 
-def test_everything_that_is_answered_of_images(site, tmp_path):
+def test_everything_that_is_answered_of_images(site, tmp_path, monkeypatch):
     at = site()
+    clock = itertools.count(1000.0, 50.0)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: next(clock)))
     before = int(time.time())
     found = post(at, n=2, seed=5, size="96x48", model="two")
     id = found["id"]
@@ -25,7 +32,9 @@ def test_everything_that_is_answered_of_images(site, tmp_path):
         {"revised_prompt": "a cat", "file_path": path, "url": url} for path, url in zip(paths, urls, strict=True)
     ]
     assert (found["size"], found["output_format"], found["usage"]) == ("96x48", "png", None)
-    assert before <= found["created"] <= time.time() and found["inference_time_s"] > 0 and found["peak_memory_mb"] > 1
+    assert (
+        before <= found["created"] <= time.time() and found["inference_time_s"] == 50.0 and found["peak_memory_mb"] > 1
+    )
     told = found["puredit"]
     assert (told["model"], told["cache"], told["computed_steps"], told["skipped_steps"]) == ("one", "no cache", [0], [])
     assert [each["seed"] for each in told["results"]] == [5, 6]
@@ -40,6 +49,22 @@ def test_everything_that_is_answered_of_images(site, tmp_path):
     (tmp_path / f"{id}-1.png").unlink()
     answer = at.client.get(urls[1])
     assert answer.status_code == 404 and "the image's file cannot be read: No such file" in answer.json()["detail"]
+
+
+def test_an_image_that_is_not_finished_and_a_video_that_was_deleted_are_not_sent(site, tmp_path):
+    at = site(held=True)
+    waiting = Job(prompt="a", seeds=(1,), recipe=at.service.recipe(Order()), form=Format(kind="image"))
+    at.worker.submit(waiting)
+    answer = at.client.get(f"/v1/images/{waiting.id}/content")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "image_not_ready")
+    assert answer.json()["detail"] == "Image is still being generated"
+    at = site(video=True)
+    made = until(at, post(at, "/v1/videos")["id"], "completed")
+    for path in tmp_path.glob("*.mp4"):
+        path.unlink()
+    answer = at.client.get(made["url"])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "video_not_found")
+    assert answer.json()["detail"] == "the video's file is gone"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +159,7 @@ def test_everything_that_is_answered_of_a_video(site, tmp_path, count):
     )
     answer = at.client.get(f"/v1/videos/{id}/content")
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "video_not_ready"
+    assert answer.json()["detail"] == "Generation is still in-progress"
     at.gate.set()
     done = until(at, id, "completed")
     urls = [f"/v1/videos/{id}/content" + (f"?variant={n}" if count > 1 else "") for n in range(count)]

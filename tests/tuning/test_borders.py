@@ -17,6 +17,7 @@ from pure.engine.tuning import keeping, reaching, recording, refining, searching
 from pure.engine.tuning.bench import Bench
 from pure.engine.tuning.budget import Budget, read_budget
 from pure.engine.tuning.plan import ExpertPlan, TunedPlan, _rounded, plan_of
+from pure.engine.tuning.prompts import read
 from pure.engine.tuning.reaching import Found
 from pure.engine.tuning.recording import Recorded
 from pure.engine.tuning.rerun import TunedSpan, histories
@@ -36,6 +37,16 @@ def test_budgets_at_their_borders(text, kind, value):
     for wrong in ("0", "28", "1.0x", "28.1x", "0dB", "100.1dB"):
         with pytest.raises(Misuse):
             read_budget(wrong, 28)
+
+
+def test_prompts_are_as_many_as_asked_for_and_different():
+    assert read(["a", "b", "a", "c"], 2) == ("a", "b") and read(lambda count: ["x"] * count + ["y"], 2) == ("x", "y")
+    message = "3 different prompts are needed and the sequence has 2; give more, or fit and check with fewer"
+    with pytest.raises(Misuse, match=message):
+        read(["a", "b", "a"], 3)
+    for wrong in ("ab", [1], 3):
+        with pytest.raises(Misuse, match=r"prompts to tune with are a sequence of texts, got .* from the function"):
+            read(lambda count, wrong=wrong: wrong, 1)  # type: ignore[return-value,misc]
 
 
 # ------------------------------------------------------------------------------ recordings
