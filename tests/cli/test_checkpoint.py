@@ -51,7 +51,7 @@ def test_facts_of_a_run(monkeypatch, precision, gpu, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     found = one(precision=precision)
     assert found.dtype == (None if dtype is None else getattr(torch, dtype))
-    known = {"dtype": dtype, "device": "cuda" if gpu else "cpu", "blocks": 5, "experts": 1}
+    known: dict[str, Any] = {"dtype": dtype, "device": "cuda" if gpu else "cpu", "blocks": 5, "experts": 1}
     assert found.facts(None) == Facts(steps=7, processes=1, sequence=None, groups=1, **known)
     assert found.facts(9, 4, 2, 3) == Facts(steps=9, processes=4, sequence=2, groups=3, **known)
 

@@ -38,7 +38,7 @@ WHEN = datetime(2026, 11, 23)
 
 def result(seconds: float, change: float = 0.1) -> Result:
     infos = (Info((Decision(0, True, "first step", None, 6),)), Info((Decision(1, False, "threshold", change, 1),)))
-    made = {"frames": np.zeros((1, 8, 8, 3)), "infos": infos, "step_seconds": (seconds,)}
+    made: dict[str, Any] = {"frames": np.zeros((1, 8, 8, 3)), "infos": infos, "step_seconds": (seconds,)}
     return Result(sample=Sample(prompt="\u00e9 cat", seed=7, number=3), **made)
 
 
@@ -100,7 +100,8 @@ def test_json_of_models_is_written_as_it_is_read(monkeypatch, capsys):
 )
 def test_what_is_told_at_the_end(monkeypatch, quiet, advise, enabled, skipped):
     out, notes = io.StringIO(), io.StringIO()
-    screen = Screen(*(rich.console.Console(file=each, width=100) for each in (out, notes)), quiet)
+    wide = [rich.console.Console(file=each, width=100) for each in (out, notes)]
+    screen = Screen(wide[0], wide[1], quiet)
     monkeypatch.setattr(generate, "written", lambda transform: "a cache")
     monkeypatch.setattr(generate, "never_skipped", lambda made: not skipped)
     monkeypatch.setattr(generate, "threshold_of", lambda denoiser: 0.25)

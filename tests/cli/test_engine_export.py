@@ -115,7 +115,8 @@ def test_what_is_exported_is_the_run_of_the_recipe(monkeypatch):
     monkeypatch.setattr(export, "written", lambda transform: f"cache {transform}")
     params = {"a": torch.zeros(1)}
     pipeline = SimpleNamespace(
-        params=params, solver="solver", schedule=lambda request: request.prompts, encode=lambda request: request.prompts,
+        params=params, solver="solver", schedule=lambda request: request.prompts,
+        encode=lambda request: request.prompts,
         noise=lambda request, seed: (request.prompts, seed),
     )  # fmt: skip
     engine: Any = SimpleNamespace(pipeline=pipeline, checkpoint=SimpleNamespace(name="FluxPipeline"))

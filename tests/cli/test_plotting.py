@@ -45,7 +45,7 @@ def texts(figure: Any) -> list[str]:
 
 
 def test_a_run_is_drawn_with_its_pictures_changes_and_decisions():
-    figure = draw(INFOS, 0.24, PICTURES, Heading(title="a title", numbers="1 s", small="dbcache()"))
+    figure: Any = draw(INFOS, 0.24, PICTURES, Heading(title="a title", numbers="1 s", small="dbcache()"))
     *pictures, timeline, changes = figure.axes
     assert [ax.get_title() for ax in pictures] == ["one", "two", "three"]
     assert [float(np.asarray(ax.images[0].get_array()).mean()) for ax in pictures] == pytest.approx([0.1, 0.2, 0.3])
@@ -68,7 +68,7 @@ def test_a_run_is_drawn_with_its_pictures_changes_and_decisions():
 
 
 def test_branches_have_rows_and_marks_of_their_own():
-    figure = draw(GUIDED, None, (), Heading())
+    figure: Any = draw(GUIDED, None, (), Heading())
     timeline, changes = figure.axes
     assert [each.get_text() for each in timeline.get_yticklabels()] == ["conditional", "unconditional"]
     bars = [(round(bar.get_y() - 0.09), bar.get_hatch()) for bar in timeline.patches]
@@ -87,7 +87,7 @@ def test_branches_have_rows_and_marks_of_their_own():
      (INFOS, 1.0, 2)],
 )  # fmt: skip
 def test_changes_are_drawn_where_some_are_measured_or_would_be(infos, threshold, axes):
-    figure = draw(infos, threshold, (), Heading())
+    figure: Any = draw(infos, threshold, (), Heading())
     assert len(figure.axes) == axes
     if axes == 2:
         said = [each.get_text() for each in figure.axes[1].texts]
@@ -97,7 +97,7 @@ def test_changes_are_drawn_where_some_are_measured_or_would_be(infos, threshold,
 
 @pytest.mark.parametrize(("count", "every"), [(1, 1), (30, 1), (31, 2), (60, 2), (61, 3)])
 def test_at_most_thirty_steps_have_a_number(count, every):
-    ax = Figure().subplots()
+    ax: Any = Figure().subplots()
     plotting._timeline(ax, [Info((decision(at, True, "mask"),)) for at in range(count)])
     assert list(ax.get_xticks()) == list(range(0, count, every))
 
@@ -108,7 +108,7 @@ def test_what_has_no_colour_of_its_own_is_grey_or_yellow():
 
 
 def test_long_texts_are_cut():
-    figure = draw(INFOS, None, (), Heading(title="word " * 99, numbers="", small="part " * 99))
+    figure: Any = draw(INFOS, None, (), Heading(title="word " * 99, numbers="", small="part " * 99))
     title, _, small = texts(figure)
     assert title.endswith(" …") and len(title) <= 97 and small.endswith(" …") and 100 < len(small) <= 170
 

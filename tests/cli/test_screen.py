@@ -27,7 +27,8 @@ def test_lines_for_a_pipe_are_folded_where_that_is_set(monkeypatch, columns, wid
 @pytest.mark.parametrize(("quiet", "shown"), [(False, "note: [a]\nwarning: b\nnote: c\n"), (True, "warning: b\n")])
 def test_notes_and_results_have_streams_of_their_own(quiet, shown):
     out, notes = io.StringIO(), io.StringIO()
-    screen = Screen(*(rich.console.Console(file=each, width=40) for each in (out, notes)), quiet)
+    wide = [rich.console.Console(file=each, width=40) for each in (out, notes)]
+    screen = Screen(wide[0], wide[1], quiet)
     screen.note("[a]")
     screen.note("b", "warning")
     screen.note("c", "note")

@@ -143,7 +143,13 @@ def sites(tmp_path, monkeypatch):
         if held:
             hand.acts["start"] = iter([lambda: gate.wait(20)])
         worker = Worker(engine, files, WorkerOptions(), hand=hand)
-        about = {"names": ("one", "two"), "path": "a/model", "precision": "float32", "environ": {}, **more}
+        about: dict[str, Any] = {
+            "names": ("one", "two"),
+            "path": "a/model",
+            "precision": "float32",
+            "environ": {},
+            **more,
+        }
         made = Service(engine=engine, worker=worker, files=files, log=lambda *line: logged.append(line), **about)
         opened.append(worker)
         if run:
