@@ -17,14 +17,23 @@ from pure.models import CheckpointError, PictureError
 from pure.notes import Note
 
 
-def described(task: str = "text-to-image", experts: int = 1, reads: Any = (), **defaults: Any) -> Any:
+def described(
+    task: str = "text-to-image", experts: int = 1, reads: Any = (0, 0), packed: bool = True, **defaults: Any
+) -> Any:
     usual = {"height": 64, "width": 32, "frames": 1, "fps": 8, "steps": 7}
     return SimpleNamespace(
-        kind=SimpleNamespace(pipeline="FluxPipeline", task=task, pictures=reads),
+        kind=SimpleNamespace(pipeline="FluxPipeline", task=task),
         transformers=("transformer", "transformer_2")[:experts],
         denoisers={"high": SimpleNamespace(blocks=range(5)), "low": SimpleNamespace(blocks=range(3))},
         defaults=SimpleNamespace(**{**usual, **defaults}),
-        sizes=SimpleNamespace(wrong=lambda name, value: "is odd" if value % 2 and name != "frames" else None),
+        sizes=SimpleNamespace(
+            height=2,
+            width=4,
+            wrong=lambda name, value: "is odd" if value % 2 and name != "frames" else None,
+            latents=lambda height, width, frames: height * width * frames // 4,
+        ),
+        family=SimpleNamespace(packed=packed),
+        image_count=reads,
     )
 
 
@@ -52,6 +61,7 @@ def test_facts_of_a_run(monkeypatch, precision, gpu, dtype):
     found = one(precision=precision)
     assert found.dtype == (None if dtype is None else getattr(torch, dtype))
     known: dict[str, Any] = {"dtype": dtype, "device": "cuda" if gpu else "cpu", "blocks": 5, "experts": 1}
+    known |= {"packed": True, "denoiser": found.found.denoisers["high"]}
     assert found.facts(None) == Facts(steps=7, processes=1, sequence=None, groups=1, **known)
     assert found.facts(9, 4, 2, 3) == Facts(steps=9, processes=4, sequence=2, groups=3, **known)
 
@@ -70,11 +80,26 @@ def test_the_scale_of_a_second_expert_needs_one():
         ((7, None, None), None, "--height 7 is odd", "height"),
         ((None, 9, None), None, "--width 9 is odd", "width"),
         ((8, 9, None), "--sizes", "--sizes: width 9 is odd", "width"),
-        ((8192, 8194, None), None, "--width 8194, --height 8192: 8194 x 8192 pixels, at most 67108864", None),
-        ((2**20, 66, None), "--sizes", "--sizes: 66 x 1048576 pixels, at most", None),
+        (
+            (8192, 8194, None),
+            None,
+            "--width 8194, --height 8192: 8194 x 8192 pixels are latents of 16,781,312 num",
+            None,
+        ),
+        (
+            (2**20, 66, None),
+            "--sizes",
+            "--sizes: 66 x 1048576 pixels are latents of 17,301,504 numbers, the most",
+            None,
+        ),
         ((2**22, None, None), None, "--width 32, --height 4194304: 32 x 4194304 pixels", None),
         ((None, 2**21, None), None, "--width 2097152, --height 64: 2097152 x 64 pixels", None),
-        ((None, None, 2**16), None, "32 x 64 x 65536 pixels, at most 67108864", None),
+        (
+            (None, None, 2**16),
+            None,
+            "32 x 64 x 65536 pixels are latents of 33,554,432 numbers, the most are 16,777,216",
+            None,
+        ),
     ],
 )
 def test_sizes_that_cannot_be(sizes, flag, message, field):
@@ -84,10 +109,14 @@ def test_sizes_that_cannot_be(sizes, flag, message, field):
     with pytest.raises(Misuse) as error:
         found.check_pixels(*sizes, flag=flag)
     assert message in error.value.message and error.value.field == field
-    frames = one(described("text-to-video", frames=4))
-    frames.check_pixels(8192, 8192, None)
-    with pytest.raises(Misuse, match="8192 x 8192 x 5 pixels, at most 268435456"):
-        frames.check_pixels(8192, 8192, 5)
+    frames = one(described("text-to-video", frames=4, height=None, width=None))
+    frames.check_pixels(4096, 4096, None)
+    with pytest.raises(Misuse, match="4096 x 4096 x 5 pixels are latents of 20,971,520 numbers, the most are"):
+        frames.check_pixels(4096, 4096, 5)
+    with pytest.raises(Misuse, match="--width 4, --height 4194306: 4 x 4194306 x 4 pixels"):
+        frames.check_pixels(2**22 + 2, None, None)
+    with pytest.raises(Misuse, match="--width 8388610, --height 2: 8388610 x 2 x 4 pixels"):
+        frames.check_pixels(None, 2**23 + 2, None)
     assert module._flag("frames", None) == module._flag("frames", "--sizes") == "--num-frames"
 
 
@@ -157,20 +186,32 @@ def test_plans_are_files_or_names(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------ pictures
 
 
+@pytest.mark.parametrize(("count", "wanted"), [((0, 0), "no"), ((1, 1), "1"), ((0, 3), "0 to 3"), ((1, 3), "1 to 3")])
+def test_how_many_pictures_a_model_reads_is_said(count, wanted):
+    found = one(described(reads=count))
+    for number in range(6):
+        if count[0] <= number <= count[1]:
+            found.check_pictures(number)
+            continue
+        with pytest.raises(Misuse, match=f"a FluxPipeline reads {wanted} input pictures; this request has {number}"):
+            found.check_pictures(number)
+
+
 def test_pictures_are_for_models_that_read_some(monkeypatch):
     monkeypatch.setattr(module, "_opened", lambda path: f"picture {path}")
-    for task in ("image-editing", "image-to-video"):
-        assert pictures(["a", "b"], described(task)) == ("picture a", "picture b")
-        with pytest.raises(Misuse, match=f"a FluxPipeline does {task} and needs a picture; give --image-path FILE"):
-            pictures([], described(task))
-    for task in ("text-to-image", "text-to-video"):
-        assert pictures([], described(task)) == () and pictures(["a"], described(task, reads=(0, 3))) == ("picture a",)
-        with pytest.raises(Misuse, match=rf"--image-path a b: a FluxPipeline takes no pictures \(task: {task}\)"):
-            pictures(["a", "b"], described(task))
+    edits = described("image-editing", reads=(1, 2))
+    assert pictures(["a", "b"], edits) == ("picture a", "picture b")
+    with pytest.raises(Misuse, match="a FluxPipeline does image-editing and needs a picture; give --image-path FILE"):
+        pictures([], edits)
+    with pytest.raises(Misuse, match="a FluxPipeline reads 1 to 2 input pictures; --image-path names 3"):
+        pictures(["a", "b", "c"], edits)
+    assert pictures([], described()) == () and pictures(["a"], described(reads=(0, 3))) == ("picture a",)
+    with pytest.raises(Misuse, match=r"--image-path a b: a FluxPipeline takes no pictures \(task: text-to-image\)"):
+        pictures(["a", "b"], described())
 
 
 def test_pictures_that_cannot_be_read(monkeypatch, tmp_path):
-    found = described("image-editing")
+    found = described("image-editing", reads=(1, 3))
     with pytest.raises(
         Misuse, match=r"--image-path nowhere.png cannot be read: No such file or directory; give a local"
     ):

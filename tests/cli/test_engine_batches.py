@@ -90,17 +90,6 @@ def loaded(**fields: Any) -> Engine:
     return Engine(checkpoint=Checkpoint(path=None, found=found), pipeline=pipeline, base=toys.random_denoiser())
 
 
-@pytest.mark.parametrize(("count", "wanted"), [((0, 0), "no"), ((1, 1), "1"), ((0, 3), "0 to 3"), ((1, 3), "1 to 3")])
-def test_how_many_pictures_a_model_reads_is_said(count, wanted):
-    one = loaded(image_count=count)
-    for number in range(6):
-        if count[0] <= number <= count[1]:
-            one.check_pictures(number)
-            continue
-        with pytest.raises(Misuse, match=f"a FluxPipeline reads {wanted} input pictures; this request has {number}"):
-            one.check_pictures(number)
-
-
 def recipe(images: tuple[Any, ...] = (), denoiser: Any = "cached", **request: Any) -> Recipe:
     asked: Any = attrs.make_class("Asked", ["images", "height", "width"], frozen=True)
     made = asked(images, request.get("height", 32), request.get("width", 64))

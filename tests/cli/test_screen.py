@@ -103,7 +103,7 @@ def test_only_the_first_process_of_all_hosts_listens(starting, index, follower, 
     ("words", "message"),
     [
         (("--warmup-resolutions", "64x64", "30x64"), "--warmup-resolutions: width 30 is not"),
-        (("--warmup-resolutions", "16000x16000"), "--warmup-resolutions: 16000 x 16000 pixels, at most"),
+        (("--warmup-resolutions", "16000x16000"), "--warmup-resolutions: 16000 x 16000 pixels are latents of"),
         (("--vae-tiling",), "--vae-tiling is not available"),
         (("--plan", "quick"), "--plan quick: there is no such file"),
     ],

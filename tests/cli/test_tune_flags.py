@@ -223,7 +223,7 @@ def test_every_flag_of_an_export_arrives(exported):
     ("words", "message"),
     [
         (["--prompt", "a \udcff"], "holds what is no character"),
-        (["--height", "16000", "--width", "16000"], "16000 x 16000 pixels, at most"),
+        (["--height", "16000", "--width", "16000"], "16000 x 16000 pixels are latents of"),
     ],
 )
 def test_what_an_export_refuses_before_anything_is_loaded(exported, words, message):

@@ -113,7 +113,13 @@ class Engine:
         task, name = ("text-to-video", "WanPipeline") if self.video else ("text-to-image", "FluxPipeline")
         kind, family = SimpleNamespace(task=task, pipeline=name), SimpleNamespace(name="family")
         found = SimpleNamespace(kind=kind, family=family, defaults=SimpleNamespace(steps=7))
-        return SimpleNamespace(found=found, video=self.video, name=name, facts=lambda steps: Facts(steps=steps or 7))
+        return SimpleNamespace(
+            found=found,
+            video=self.video,
+            name=name,
+            facts=lambda steps: Facts(steps=steps or 7),
+            check_pictures=self.check_pictures,
+        )
 
     def check_pictures(self, count: int) -> None:
         if not self.image_count[0] <= count <= self.image_count[1]:
