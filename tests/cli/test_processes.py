@@ -193,23 +193,25 @@ def environment(**more):
 
 
 @pytest.mark.slow
-def test_under_a_launcher(checkpoint, tmp_path):
-    """What torchrun does: the same command in every process, with the rank in the environment."""
+def test_under_torchrun_on_two_hosts(checkpoint, tmp_path):
+    """Two agents of torchrun, each of which starts one process and passes on what it prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", *FEW, "--output-file-path", "a.png"]
-    ranks = [
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    where = ["--master-addr", "127.0.0.1", "--master-port", port, "-m", "pure.cli.main"]
+    agents = [
         subprocess.Popen(
-            [sys.executable, "-m", "pure.cli.main", *words], cwd=tmp_path, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env=environment(**{**LAUNCHED, "RANK": str(rank), "MASTER_PORT": port}),
+            [*launcher, "--node-rank", str(host), *where, *words, "--tp-size", "2"], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )
-        for rank in range(2)
+        for host in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=120) for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], said
+    said = [agent.communicate(timeout=120) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
     assert said[0][0].startswith("a.png\n") and (tmp_path / "a.png").exists()
-    assert "2 processes on the CPU" in said[0][1] and said[1][0] == ""
+    assert "2 processes on the CPU, as there is no GPU: tp 2" in said[0][1] and said[1][0] == ""
     assert not [line for line in said[1][1].splitlines() if line.startswith(("note:", "warning:", "error:"))]
 
 
