@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 import torch
 
+from pure.checks import shown
 from pure.engine.comparing import compare, panels
 from pure.engine.extras import require
 from pure.engine.plotting import Heading, Panel, draw, png
@@ -30,10 +31,13 @@ __all__ = ["Plot", "Recording", "plot"]
 class Recording:
     """What a run did, step by step; pass it as `observe` to `pure.sample` or `Pipeline.generate`.
 
-    One recording is of one run. A notebook shows it as a table.
+    One recording is of one run; a second one is refused. A notebook shows it as a table.
 
     Args:
         latents: also keep the latents after every step, on the CPU; else `latents` stays empty.
+
+    Raises:
+        ValueError: at a step that it has already.
 
     Attributes:
         steps: that were taken.
@@ -55,6 +59,11 @@ class Recording:
 
     def __call__(self, frame: Frame) -> None:
         """Keep what is wanted of a step."""
+        if any((step.expert, step.index) == (frame.step.expert, frame.step.index) for step in self.steps):
+            raise ValueError(
+                f"this recording has step {frame.step.index} of a run already, and one recording is of one run; "
+                "pass a new pure.Recording() to each"
+            )
         self.steps.append(frame.step)
         self.infos.append(frame.info)
         self.samples = len(frame.latents)
@@ -110,10 +119,13 @@ def plot(
         title: above all.
 
     Raises:
-        TypeError: there is nothing to draw in `result`, or a comparison of something else than generations.
-        ValueError: nothing was run, there is no such sample, or the two have other sizes.
+        TypeError: there is nothing to draw in `result`, a comparison of something else than generations, or a title
+            that is no text.
+        ValueError: nothing was run, there is no such sample, or the two have other sizes or values that are not finite.
         ImportError: matplotlib or scikit-image are not installed; the message says how to install them.
     """
+    if not isinstance(title, str):
+        raise TypeError(f"the title of a plot is text, got {shown(title)}; leave it out where there is none")
     require("plot", "pure.plot", ImportError)
     infos = _of_sample(result, sample)
     if against is None:
@@ -150,6 +162,12 @@ def _compared(result: object, against: object, sample: int) -> tuple[list[Panel]
         shapes = f"{tuple(result.pixels.shape)} and {tuple(against.pixels.shape)}"
         raise ValueError(f"the two have pixels of different shapes, {shapes}; generate both with the same request")
     cached, plain = _frames(result.pixels[sample]), _frames(against.pixels[sample])
+    for name, pixels in (("first", cached), ("second", plain)):
+        if not np.isfinite(pixels).all():
+            raise ValueError(
+                f"the pictures of the {name} generation have values that are not finite (sample {sample}), so there is "
+                "no difference to draw; plot its steps alone: pure.plot(result)"
+            )
     found = compare(plain, cached, 1.0, 1.0)
     psnr = "images equal" if math.isinf(found.psnr) else f"PSNR {found.psnr:.1f} dB"
     return panels(plain, cached, found.frame), f"{psnr}   |   SSIM {found.ssim:.3f}"

@@ -19,7 +19,8 @@ def _recipe(self: "Transform") -> str:
     fields = [(field, getattr(self, field.name)) for field in attrs.fields(type(self)) if field.init and field.repr]
     given = [(field, value) for field, value in fields if not _equal(value, field.default)]
     shown = [f"{f.alias}={f.repr(value) if callable(f.repr) else repr(value)}" for f, value in given]
-    return f"{type(self).__name__}({', '.join(shown)})"
+    name = type(self).__qualname__.rpartition("<locals>.")[2]  # with the classes it stands in, as one would type it
+    return f"{name}({', '.join(shown)})"
 
 
 def _equal(value: object, usual: object) -> bool:

@@ -7,11 +7,13 @@ import sys
 
 import attrs
 import huggingface_hub.utils as hub
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import pure
+from pure.engine.comparing import compare
 from pure.models import Pipeline, embedded, load_pipeline
 from pure.models.checkpoint.quiet import quietly
 from pure.models.generation import Generation
@@ -81,18 +83,53 @@ def test_a_plot_of_one_sample_with_its_pictures(made, tmp_path) -> None:
         assert bars == [info.decisions[1].computed for info in cached.infos]
 
 
+def spoilt(made: Generation) -> Generation:
+    return attrs.evolve(made, pixels=made.pixels.index_fill(3, torch.tensor([5]), float("nan")))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         (lambda plain, cached: (3,), TypeError, "plot takes a Generation, a Run, a Recording or infos, got int"),
         (lambda plain, cached: (pure.Recording(),), ValueError, "no step was recorded"),
         (lambda plain, cached: (cached.infos, plain), TypeError, "of two Generations"),
+        (
+            lambda plain, cached: (spoilt(cached), plain),
+            ValueError,
+            r"of the first .* not finite \(sample 0\), .* alone",
+        ),
+        (
+            lambda plain, cached: (cached, spoilt(plain)),
+            ValueError,
+            r"of the second .* not finite \(sample 0\), .* alone",
+        ),
     ],
 )
 def test_what_cannot_be_drawn(made, arguments, error, message) -> None:
     plain, cached, _ = made
     with pytest.raises(error, match=message):
         pure.plot(*arguments(plain, cached))
+
+
+@pytest.mark.parametrize("title", [None, 3])
+def test_a_title_is_text(made, title) -> None:
+    with pytest.raises(TypeError, match=f"the title of a plot is text, got {title}; leave it out"):
+        pure.plot(made[1], title=title)
+
+
+def test_one_recording_is_of_one_run(pipeline: Pipeline) -> None:
+    recording = pure.Recording()
+    pipeline.generate("a dog", steps=2, observe=recording)
+    with pytest.raises(ValueError, match=r"has step 0 of a run already, .* a new pure\.Recording\(\) to each"):
+        pipeline.generate("a dog", steps=3, observe=recording)
+    assert len(recording.infos) == 2
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_the_smallest_pictures_are_compared(side: int) -> None:
+    picture = np.full((1, side, side, 3), 0.5, np.float32)
+    assert compare(picture, picture, 1.0, 1.0).ssim == pytest.approx(1)
+    assert 0 < compare(picture, picture / 2, 1.0, 1.0).ssim < 1
 
 
 @pytest.mark.parametrize("sample", [2, -1, True, 0.0])
@@ -131,6 +168,16 @@ def test_a_recipe_shows_arrays_and_masks_what_is_masked() -> None:
         key: str = attrs.field(default="", repr=lambda _: "'***'")
 
     assert repr(Own(weights=torch.ones(2), key="secret")) == "Own(weights=tensor([1., 1.]), key='***')"
+
+
+class Outer:
+    @attrs.frozen(kw_only=True)
+    class Own(pure.Transform):
+        weight: float = 1.0
+
+
+def test_a_recipe_has_the_classes_that_a_transform_stands_in() -> None:
+    assert repr(Outer.Own(weight=2.0)) == "Outer.Own(weight=2.0)" and eval(repr(Outer.Own())) == Outer.Own()
 
 
 def test_bars_that_were_off_stay_off() -> None:
