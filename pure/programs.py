@@ -239,15 +239,17 @@ def _step(
 ) -> tuple[ProgramState, torch.Tensor, torch.Tensor]:
     denoiser, pieces = program.denoiser, program.denoiser.pieces
     latents = _latents(program, state.carry)
+    inputs = map_samples(lambda leaf: leaf.to(latents.device), inputs)
     guided = state.branches == 2
     entry = cfg.doubled(latents) if guided else latents
     front, stop = pieces.span
     times = inputs.timestep.expand(entry.shape[0])
-    begun, context, residual = pieces.front(params.all, params.blocks[:front], state.prepared, entry, times)
+    begin = pieces.brief if computes is False else pieces.front
+    begun, context, residual = begin(params.all, params.blocks[:front], state.prepared, entry, times)
     # Streams may be views of one tensor, and a condition takes no two of those.
     hidden = map_samples(torch.clone, begun) if computes is None and torch.compiler.is_compiling() else begun
     change = _change(pieces, state, None if program.static else residual, guided)
-    go = _decision(state, inputs, change) if computes is None else torch.tensor(computes, device=latents.device)
+    go = _decision(state, inputs, change) if computes is None else torch.full((), computes, device=latents.device)
     blocks = params.blocks[front:stop]
     ended, kept = _middle(program, blocks, state, inputs, hidden, context, residual, go, computes)
     prediction = pieces.back(params.all, params.blocks[stop:], ended, context)

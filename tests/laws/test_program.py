@@ -252,6 +252,20 @@ def test_every_row_has_a_timestep_and_latents_keep_their_type() -> None:
     assert seen == {(4, (4,))} and latents.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_step_is_where_its_state_is(known: bool) -> None:
+    given = case(RANDOM, STATIC)
+    made = program(given)
+    on_meta = {name: tensor.to("meta") for name, tensor in given.model.params.items()}
+    bound = given.single.bind(on_meta)
+    state = made.init(
+        bound, map_samples(lambda leaf: leaf.to("meta"), given.conditioning()), given.latents().to("meta")
+    )
+    after, computed, change = made.step(bound, state, made.inputs[3], known)
+    tensors = [after.carry[0], after.counts, after.times, after.accumulated, computed, change]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
 def test_a_part_of_a_schedule_is_refused() -> None:
     steps = RANDOM.solver.schedule(8, tokens=16)
     for part in (steps[1:], steps[:6], steps[::-1]):
