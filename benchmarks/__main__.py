@@ -1,9 +1,10 @@
-"""Run every benchmark and put its table into the documentation: `python -m benchmarks`."""
+"""Run the benchmarks of this processor and put their tables into the documentation: `python -m benchmarks`."""
 
 import sys
 
-from benchmarks import overhead
+from benchmarks import compile, overhead
 
 if __name__ == "__main__":
     sys.argv = [sys.argv[0], "--write"]
     overhead.main()
+    compile.main()

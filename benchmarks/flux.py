@@ -34,19 +34,10 @@ class Bench:
     steps: tuple[pure.Step, ...]
     solver: pure.FlowMatchEuler
 
-    def ours(self, transform: pure.Transform) -> Contestant:
+    def ours(self, transform: pure.Transform) -> "Ours":
         """Return runs of the transformed denoiser, which yield after every step; the first one includes `init`."""
         denoiser = transform(self.denoiser)
-        params = denoiser.bind(self.params)
-
-        def run() -> Iterator[torch.Tensor]:
-            with torch.no_grad():
-                state = denoiser.init(params, self.conditioning, self.latents, self.steps)
-            carry = self.solver.init(self.latents)
-            for frame in pure.unroll(denoiser, params, state, carry, self.steps, self.solver):
-                yield frame.latents
-
-        return run
+        return Ours(self, denoiser, denoiser.bind(self.params))
 
     def predict(self, latents: torch.Tensor, step: pure.Step) -> torch.Tensor:
         """Return the prediction of diffusers' transformer."""
@@ -69,6 +60,28 @@ class Bench:
         for step in self.steps:
             latents = self.solver.step(latents, self.predict(latents, step), step)
             yield latents
+
+
+class Ours:
+    """Runs of a transformed denoiser.
+
+    Attributes:
+        computed: of every step of the last run, whether it was computed.
+    """
+
+    def __init__(self, made: Bench, denoiser: pure.Denoiser, params: pure.Bound) -> None:
+        self.made, self.denoiser, self.params = made, denoiser, params
+        self.computed: tuple[bool, ...] = ()
+
+    def __call__(self) -> Iterator[torch.Tensor]:
+        """Run all steps."""
+        made, self.computed = self.made, ()
+        with torch.no_grad():
+            state = self.denoiser.init(self.params, made.conditioning, made.latents, made.steps)
+        carry = made.solver.init(made.latents)
+        for frame in pure.unroll(self.denoiser, self.params, state, carry, made.steps, made.solver):
+            self.computed += frame.info.computed
+            yield frame.latents
 
 
 def bench(module: FluxTransformer2DModel, side: int, text: int, seed: int = 1) -> Bench:

@@ -1,4 +1,4 @@
-"""FLUX.1-dev at its real size on a GPU, with random weights: what caching saves, against diffusers.
+"""FLUX.1-dev at its real size on a GPU, with random weights: what caching saves, against diffusers and cache-dit.
 
     python -m benchmarks.gpu            # prints the table
     python -m benchmarks.gpu --write    # and puts it into docs/performance.md
@@ -6,17 +6,25 @@
 1024 x 1024 pixels, 512 text tokens, bf16, 28 steps. Random weights make no picture, but
 the same operations; thresholds would mean nothing on them, so masks decide. Runs are
 shuffled within each round, and medians are compared. No run decided by a mask may wait for
-the device: a second, checked run of each would fail if it did.
+the device: a second, checked run of each would fail if it did. cache-dit computes the same steps, which is
+checked, and is compiled as its command line does it. With CUDA graphs a step is replayed as it was recorded.
 """
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
 
 import pure
 from benchmarks.command import medians, need_cuda, parser, publish
-from benchmarks.flux import FRONT, NEVER, STEPS, Bench, bench, block_limit
+from benchmarks.flux import FRONT, NEVER, STEPS, ULTRA, Bench, Contestant, bench, block_limit
+from benchmarks.graphs import Graphed
+from benchmarks.peer import peer, recommended
 from benchmarks.table import markdown
 from pure.transforms import compiled, scm, taylorseer
+from pure.transforms.scm import preset_mask
 
 SIDE, TEXT = 64, 512
 PRESETS = ("slow", "medium", "fast", "ultra")
@@ -45,17 +53,40 @@ def plans() -> dict[str, pure.Transform]:
     for preset in PRESETS:
         found[f"static {preset}"] = pure.compose(FRONT, scm(preset=preset, policy="static"))
     found["static ultra + TaylorSeer"] = pure.compose(found["static ultra"], taylorseer(order=1))
-    found["plain, compiled"] = compiled()
-    found["static ultra, compiled"] = pure.compose(found["static ultra"], compiled())
     return found
 
 
-def measure(made: Bench, rounds: int) -> dict[str, float]:
-    """Run everything once untimed; return median seconds by name."""
-    runs = {"diffusers": made.diffusers} | {name: made.ours(plan) for name, plan in plans().items()}
+def contestants(made: Bench, backend: str = "inductor") -> dict[str, Any]:
+    """Return the runs to compare, by name; compiled ones by a backend of `torch.compile`."""
+    mask, fast = preset_mask("ultra", STEPS), compiled(backend=backend)
+    theirs = {name: peer(made, mask=mask) for name in ("cache-dit, static ultra", "cache-dit, static ultra, compiled")}
+    regions: Any = theirs["cache-dit, static ultra, compiled"].made.module
+    regions.compile_repeated_blocks(fullgraph=True, backend=backend)
+    masked = pure.compose(ULTRA, fast)
+    return {
+        "diffusers": made.diffusers,
+        **theirs,
+        **{name: made.ours(plan) for name, plan in plans().items()},
+        "plain, compiled": made.ours(fast),
+        "static ultra, compiled": made.ours(masked),
+        "plain, compiled, CUDA graphs": Graphed(made, fast),
+        "static ultra, compiled, CUDA graphs": Graphed(made, masked),
+    }
+
+
+def measure(runs: dict[str, Contestant], rounds: int) -> dict[str, float]:
+    """Run everything once untimed, and check what was computed; return median seconds by name.
+
+    Raises:
+        RuntimeError: two runs of static `ultra` computed other steps.
+    """
     whole = {name: lambda run=run: list(run()) for name, run in runs.items()}
-    for run in whole.values():
-        run()
+    for name, run in whole.items():
+        with recommended("cache-dit" in name and "compiled" in name):
+            run()
+    masked = {name: run.computed for name, run in runs.items() if "ultra" in name}  # type: ignore[attr-defined]
+    if len(set(masked.values())) != 1:
+        raise RuntimeError(f"runs of static ultra computed other steps: {masked}")
     return medians(whole, rounds)
 
 
@@ -65,6 +96,19 @@ def limit(made: Bench, name: str) -> float:
     return 1.0 if preset is None else block_limit(preset, len(made.denoiser.blocks))
 
 
+@contextlib.contextmanager
+def waits_forbidden() -> Iterator[None]:
+    """Have torch raise an error where it waits for a GPU."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def equality(made: Bench) -> dict[str, object]:
     """Compare one prediction with diffusers', and check that masked runs never wait for the device."""
     step, theirs = made.steps[3], made.predict(made.latents, made.steps[3])
@@ -72,27 +116,24 @@ def equality(made: Bench) -> dict[str, object]:
         state = made.denoiser.init(made.params, made.conditioning, made.latents, STEPS)
         ours, _, _ = made.denoiser.apply(made.params, state, pure.Inputs(made.latents, step))
     run = made.ours(plans()["static ultra + TaylorSeer"])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_forbidden():
         list(run())
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     return {
         "prediction": "equal bit for bit" if torch.equal(ours, theirs) else float((ours - theirs).abs().max()),
         "waits of a masked run": 0,
     }
 
 
-def report(made: Bench, rounds: int, about: dict[str, str]) -> dict:
+def report(made: Bench, rounds: int, about: dict[str, str], backend: str = "inductor") -> dict:
     """Measure everything; return plain numbers."""
-    checked, seconds = equality(made), measure(made, rounds)
+    checked, seconds = equality(made), measure(contestants(made, backend), rounds)
     return {
         **about,
         "rounds": rounds,
         "checked": checked,
         "seconds": seconds,
         "limit": {name: limit(made, name) for name in seconds},
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
     }
 
 
@@ -120,7 +161,7 @@ def table(result: dict) -> str:
 def main() -> None:
     """Run the benchmark."""
     found = parser(__name__, "performance.md")
-    found.add_argument("--rounds", type=int, default=5, help="how often every contestant runs (default 5)")
+    found.add_argument("--rounds", type=int, default=3, help="how often every contestant runs (default 3)")
     options, about = found.parse_args(), need_cuda(found)
     result = report(build(), options.rounds, about)
     publish(options.write, "performance.md", "gpu", table(result), result)

@@ -52,7 +52,19 @@ class Ending:
         """Run the whole block."""
         return self.run(params, hidden, context, attend, False)
 
-    def last(self, params: Params, hidden: T, context: Tree, attend: Callable) -> T:
+    @property
+    def last(self) -> Last:
+        """The function that runs as much of the block as the head needs."""
+        return Last(self.run)
+
+
+@attrs.frozen
+class Last:
+    """An `Ending` where only the head follows; a record, so that equal ones share one compilation."""
+
+    run: Callable[[Params, Tree, Tree, Callable, bool], Tree]
+
+    def __call__(self, params: Params, hidden: T, context: Tree, attend: Callable) -> T:
         """Run as much of the block as the head needs."""
         return self.run(params, hidden, context, attend, True)
 

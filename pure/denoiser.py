@@ -21,6 +21,7 @@ from pure.pieces import (
     Back,
     Branching,
     CompileOptions,
+    Dense,
     Fill,
     Front,
     Kept,
@@ -307,26 +308,30 @@ def assemble(denoiser: Denoiser) -> Pieces:
 
     # The next piece must not see in the strides whether the one before it was computed, filled
     # in, or done for a part of the batch: it would compile once more for each.
-    dense = options is not None
+    whole = options is not None and not regional
+    alone = Dense if regional else lambda function: function
+    embed = inner(alone(denoiser.embed))
 
-    def stack(blocks: Sequence[Block], dense: bool = dense) -> Stack:
-        return Stack(tuple(inner(block.run) for block in blocks), denoiser.attend, dense)
+    def stack(blocks: Sequence[Block], dense: bool = whole) -> Stack:
+        return Stack(tuple(inner(alone(block.run)) for block in blocks), denoiser.attend, dense)
 
-    leading, unread = stack(denoiser.blocks[: span.front]), denoiser.reads is not None and not span.back
+    leading = denoiser.blocks[: span.front]
+    unread = denoiser.reads is not None and not span.back
+    shorter = ending(leading) if unread else leading
     probe = denoiser.plan.probe
     of = probe.of if probing and probe is not None else None
     if of is not None and denoiser.own is not None:
         of = _OfShare(of, denoiser.own)
     seen = probe.seen if probing and probe is not None else None
-    front = outer(Front(inner(denoiser.embed), leading, denoiser.probe if probing and seen is None else None, of))
+    front = outer(Front(embed, stack(leading), denoiser.probe if probing and seen is None else None, of))
     back = Back(stack(denoiser.blocks[stop:], dense=False), inner(denoiser.head))
     verifies = skipping and probe is not None and probe.verify
     if verifies:
         back = Verifying(back.stack, back.head, denoiser.probe)
     return Pieces(
         front=front,
-        # Compiled it would be one graph more, for a few hundredths of a skipped step.
-        brief=front if options else Front(denoiser.embed, ending(leading) if unread else leading, None),
+        # Compiled it is one graph more, which has to leave out more than what the probe compares.
+        brief=front if options and shorter == leading else outer(Front(embed, stack(shorter), None)),
         middle=outer(Middle(stack(denoiser.blocks[span.front : stop]), kept)),
         fill=compiled(options, Fill(kept)),
         back=outer(back),

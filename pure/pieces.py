@@ -24,7 +24,8 @@ import numpy as np
 import torch
 import torch.utils._pytree as pytree
 
-from pure.block import Params
+from pure import inductor
+from pure.block import Block, Params
 from pure.checks import flag, refuse
 from pure.plan import Probe
 from pure.predictors import Hold, Predictor
@@ -65,7 +66,7 @@ class CompileOptions:
 
 @attrs.frozen
 class Stack:
-    """A run of consecutive blocks; `dense` copies what it returns if that is a view."""
+    """A run of consecutive blocks; `dense` copies what it returns."""
 
     runs: tuple[Callable[[Params, Tree, Tree, Callable], Tree], ...]
     attend: Callable
@@ -79,16 +80,43 @@ class Stack:
 
 
 def _dense(stream: torch.Tensor) -> torch.Tensor:
-    # For one sample `contiguous` leaves the stride of the batch as it was; the views set it.
-    return stream.contiguous().view(-1).view(stream.shape)
+    # Not `contiguous`, which leaves the stride of a batch of one as it was, and a view a view: a graph is compiled for
+    # either. Within a graph the copy is the writing of the result.
+    return stream.clone(memory_format=torch.contiguous_format)
 
 
-def ending(stack: Stack) -> Stack:
-    """Return the stack where nothing but the head follows: its last block may do less (see `Ending`)."""
-    if not stack.runs:
-        return stack
-    *others, last = stack.runs
-    return Stack((*others, getattr(last, "last", last)), stack.attend, stack.dense)
+@attrs.frozen
+class Dense:
+    """A function of streams, alone in its graph, whose streams come out dense.
+
+    One compilation then serves all blocks of a kind, whatever is before them.
+
+    Attributes:
+        run: of an embedding, which also returns a context, or of a block.
+    """
+
+    run: Callable[..., Any]
+
+    @property
+    def stays_eager(self) -> bool:
+        """Whether the function cannot be traced."""
+        return stays_eager(self.run)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run the function."""
+        found = self.run(*arguments)
+        if isinstance(found, tuple):
+            hidden, context = found
+            return map_samples(_dense, hidden), context
+        return map_samples(_dense, found)
+
+
+def ending(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Return the blocks where nothing but the head follows: the last one may do less (see `Ending`)."""
+    return tuple(
+        attrs.evolve(block, run=getattr(block.run, "last", block.run)) if block is blocks[-1] else block
+        for block in blocks
+    )
 
 
 @attrs.frozen
@@ -355,5 +383,6 @@ def mark_batch(tree: Tree, batch: int) -> None:
 def _compile(options: CompileOptions, function: Callable) -> Callable:
     # isolate_recompiles: all pieces of a kind share one code object, and with it dynamo's
     # limit of recompilations; without it the ninth denoiser of a process falls back to eager.
-    settings: dict[str, Any] = {"backend": options.backend, "mode": options.mode, "isolate_recompiles": True}
+    settings: dict[str, Any] = {"backend": options.backend, "isolate_recompiles": True}
+    settings |= {"options": inductor.options(options.mode)} if options.backend == "inductor" else {"mode": options.mode}
     return torch.compile(function if hasattr(function, "__code__") else function.__call__, fullgraph=True, **settings)

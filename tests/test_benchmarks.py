@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import command, flux, gpu, overhead
+from benchmarks import command, compile, flux, gpu, graphs, overhead, peer
 
 TINY = {
     "in_channels": 16,
@@ -61,3 +61,52 @@ def test_a_table_goes_between_its_markers(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "benchmarks" / "a_b.json").read_text() == '{\n  "x": 1\n}\n'
     with pytest.raises(ValueError, match="no <!-- c -->"):
         command.publish(True, "page.md", "c", "new")
+
+
+@pytest.mark.parametrize("name", ["static", "measured"])
+def test_cache_dit_computes_the_steps_that_we_compute(name: str) -> None:
+    made = gpu.build("cpu", side=4, text=5, **TINY)
+    masked = name == "static"
+    theirs = compile.cached_by_peer(made, False, masked)
+    ours = compile.ours(made, False, masked)
+    for _ in range(2):  # the second run begins anew
+        ends = [compile.last(entry.run) for entry in (theirs, ours)]
+        assert theirs.computed is not None and ours.computed is not None
+        assert theirs.computed() == ours.computed() and 4 < sum(ours.computed()) < flux.STEPS
+        assert torch.allclose(*(each.float() for each in ends), atol=1e-2, rtol=1e-2)
+
+
+def test_everything_of_the_gpu_benchmark_runs_without_one() -> None:
+    made = gpu.build("cpu", side=2, text=3, **TINY)
+    result = gpu.report(made, 1, {"device": "this processor", "torch": torch.__version__}, backend="eager")
+    assert {"cache-dit, static ultra, compiled", "static ultra, compiled, CUDA graphs"} < result["seconds"].keys()
+    assert "this processor" in gpu.table(result)
+
+
+def test_a_run_of_recorded_steps_is_the_loop() -> None:
+    made = gpu.build("cpu", side=2, text=3, **TINY)
+    replayed, loop = graphs.Graphed(made, flux.ULTRA), made.ours(flux.ULTRA)
+    assert torch.allclose(compile.last(replayed).float(), compile.last(loop).float(), atol=1e-2, rtol=1e-2)
+    assert replayed.computed == loop.computed and sum(loop.computed) == 8
+
+
+def test_everything_of_the_benchmark_of_compilation_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile, "BACKEND", "eager")
+    made = gpu.build("cpu", side=4, text=5, **TINY)
+    found = compile.compare(made, rounds=1, seed=0)
+    cached = [name for name in compile.ENTRIES if "diffusers" not in name]
+    assert found["computed"] == {name: 10 if "threshold" in name else 8 for name in cached}
+    found["seconds"] = {name: overhead.typical(laps) for name, laps in found["seconds"].items()}
+    found["start"] = {name: [compile.start(made, name)] * 2 for name in compile.STARTED}
+    table = compile.tables({"float32": {"torch": "2", "threads": 1, "rounds": 1, **found}})
+    assert table.startswith("In float32; torch 2, threads: 1, shuffled rounds: 1.")
+    assert table.count("| puredit, compiled | ") == 3
+
+
+def test_settings_of_torch_are_put_back() -> None:
+    from torch._inductor import config
+
+    before = config.get_config_copy()
+    with peer.recommended(True):
+        assert config.epilogue_fusion is False
+    assert config.get_config_copy() == before

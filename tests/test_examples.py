@@ -105,9 +105,22 @@ def test_a_run_is_resumed_in_another_process(tmp_path: Path) -> None:
     assert size(str(tmp_path / "resumed.png")) == (64, 64)
 
 
+@pytest.fixture(scope="module")
+def in_cpp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example in C++, built as its first lines say."""
+    made, torchs = tmp_path_factory.mktemp("cpp") / "run_exported", Path(torch.__path__[0])
+    include = [f"-I{torchs}/include", f"-I{torchs}/include/torch/csrc/api/include"]
+    linked = ["-o", str(made), f"-L{torchs}/lib", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{torchs}/lib"]
+    command = ["g++", "-std=c++20", *include, str(EXAMPLES / "run_exported.cpp"), *linked]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    return made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["inside", "beside"])
-def test_an_exported_run_needs_torch_alone_and_makes_the_picture_of_the_eager_one(where: str, tmp_path: Path) -> None:
+def test_an_exported_run_needs_torch_alone_and_makes_the_picture_of_the_eager_one(
+    where: str, tmp_path: Path, in_cpp: Path
+) -> None:
     (tmp_path / "cache.yaml").write_text(
         "cache_config: {residual_diff_threshold: 0.3, max_warmup_steps: 2, Fn_compute_blocks: 1}"
     )
@@ -135,6 +148,11 @@ def test_an_exported_run_needs_torch_alone_and_makes_the_picture_of_the_eager_on
     with Image.open(tmp_path / "latents-0.png") as picture:
         found = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
     assert (found - eager.pixels[0]).abs().max() <= 0.51 / 255  # rounded to bytes
+    command = [str(in_cpp), "run.json", "run-start.safetensors", "latents.bin"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[0] == lines[0]
+    numbers = torch.from_numpy(np.fromfile(tmp_path / "latents.bin", np.float32)).view_as(latents)
+    assert (numbers - latents).norm() <= 1e-5 * latents.norm()
 
 
 def test_many_devices(run: Run) -> None:
