@@ -150,9 +150,8 @@ def test_guidance_adds_a_fixed_number(counting: Counting) -> None:
     first = counting.graphs
     for seed in range(2, 5):
         run(counting, model=STREAMS, transform=recipe, seeds=(seed,), count=8)
-    # Every piece for one row (outside the interval) and for two; the back once more for two rows of
-    # which one computes.
-    assert counting.graphs == first == 9
+    # Every piece for one row (outside the interval) and for two.
+    assert counting.graphs == first == 8
 
 
 def test_the_options_belong_to_the_record() -> None:

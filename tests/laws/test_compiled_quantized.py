@@ -54,9 +54,8 @@ def test_compiled_is_eager_and_compiles_once(kind, regional):
         assert ours.info == theirs.info
         assert torch.allclose(ours.prediction, theirs.prediction, atol=1e-5)
     first = graphs()
-    # Regional: embed, double block, single block, head, fill-in; the first single block sees a dense
-    # input, the others views. Else four pieces.
-    assert first == (6 if regional else 4)
+    # Regional: embed, double block, single block, head, fill-in. Else four pieces.
+    assert first == (5 if regional else 4)
     attrs.evolve(traced, seeds=(2,), count=7).trace()
     assert graphs() == first, "no recompilation on the second request, though other blocks have other scales"
 
