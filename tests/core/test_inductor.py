@@ -1,4 +1,4 @@
-"""The products of compiled code on a CPU: what a graph computes stays what it was, up to rounding."""
+"""Products and attention of compiled code on a CPU: what a graph computes stays what it was, up to rounding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +80,25 @@ def test_in_bf16_those_with_a_gelu_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(made, wanted, atol=2e-2, rtol=2e-2)
     monkeypatch.setattr(inductor, "_in_bf16", lambda: False)
     assert exchanged(curved, x, weight, bias)[0] == [F.linear, F.gelu]
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def test_attention_in_bf16_is_that_in_fp32_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (draw(1, tokens, 2, 8, dtype=HALF).transpose(1, 2) for tokens in (9, 10, 10))
+    bias, mask = draw(1, 1, 9, 10, dtype=HALF), draw(1, 1, 9, 10) > 0
+    monkeypatch.setattr(inductor, "_tiles", lambda: False)
+    for more in ((bias,), (mask,)):
+        calls, made, wanted = exchanged(attention, q, k, v, *more)
+        assert calls == [F.scaled_dot_product_attention] and made.dtype == HALF and made.stride() == wanted.stride()
+        wide = [each.float() if each.is_floating_point() else each for each in (q, k, v, *more)]
+        assert torch.equal(made, attention(*wide).to(HALF)) and torch.allclose(made, wanted, atol=2e-2)
+    single = (q.float(), k.float(), v.float(), mask)
+    assert torch.equal(*exchanged(attention, *single)[1:])
+    monkeypatch.setattr(inductor, "_tiles", lambda: True)
+    assert torch.equal(*exchanged(attention, q, k, v, bias)[1:])
 
 
 @pytest.mark.parametrize(
