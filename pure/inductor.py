@@ -2,9 +2,9 @@
 
 In fp32 torch multiplies matrices by MKL, which on processors that are not Intel's takes two to seven times the time of
 oneDNN, torch's other library. And oneDNN applies a GELU to a product while it is in the registers, in fp32 and bf16. A
-pass over the graphs has the layers multiply by it. Attention in bf16 takes a tenth longer than in fp32, to which what comes
-before it is converted at no cost, unless the processor has tiles for bf16 (AMX). Results differ by rounding, as those of
-compiled code do. Graphs that are differentiated stay as they are.
+pass over the graphs has the layers multiply by it. Attention in bf16 takes a tenth longer than in fp32, unless the
+processor has tiles for bf16 (AMX); what comes before it can be written in fp32 as well. Results differ by rounding, as
+those of compiled code do. Graphs that are differentiated stay as they are.
 
 This is the only file that knows inductor's passes and oneDNN's operator.
 
