@@ -20,6 +20,7 @@ from pure.transforms import (
     attention,
     calibrated,
     dbcache,
+    dbprune,
     dmd,
     foca,
     hermite,
@@ -147,6 +148,8 @@ def translate(config: CacheConfig, check_steps: bool = True) -> Transform:
 def _cache(config: CacheConfig) -> Transform:
     if config.cache_type in METHODS:
         return method(config)
+    if config.cache_type == "DBPrune":
+        return _pruning(config)
     return dbcache(
         front=config.Fn_compute_blocks,
         back=config.Bn_compute_blocks,
@@ -156,6 +159,21 @@ def _cache(config: CacheConfig) -> Transform:
         max_cached=_limit(config.max_cached_steps),
         max_continuous=_limit(config.max_continuous_cached_steps),
         max_accumulated=config.max_accumulated_residual_diff_threshold,
+        importance=config.important_condition_threshold,
+        downsample=config.downsample_factor,
+        follow="own" if config.cfg_diff_compute_separate else "conditional",
+    )
+
+
+def _pruning(config: CacheConfig) -> Transform:
+    return dbprune(
+        front=config.Fn_compute_blocks,
+        back=config.Bn_compute_blocks,
+        keep=config.non_prune_block_ids,
+        threshold=max(config.residual_diff_threshold, 0.0),
+        warmup=config.max_warmup_steps,
+        max_cached=_limit(config.max_cached_steps),
+        max_continuous=_limit(config.max_continuous_cached_steps),
         importance=config.important_condition_threshold,
         downsample=config.downsample_factor,
         follow="own" if config.cfg_diff_compute_separate else "conditional",

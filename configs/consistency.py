@@ -81,7 +81,7 @@ def _front(settings: Settings) -> list[Problem]:
     path = f"{CACHE}Fn_compute_blocks"
     front, threshold = settings.get(path), settings.get(f"{CACHE}residual_diff_threshold")
     method = settings.get(f"{CACHE}cache_type")
-    if method is not None and method.value in METHODS:  # the threshold has no effect on it
+    if method is not None and method.value in (*METHODS, "DBPrune"):  # which measure something else
         return []
     if front is None or threshold is None or front.value or not 0 < threshold.value < 1:
         return []

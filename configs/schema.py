@@ -58,9 +58,9 @@ class CacheConfig:
     """`cache_config`: when to skip the middle blocks of a step, and how to fill them in."""
 
     cache_type: str = _key(
-        "DBCache", Choice(("DBCache", "DBPrune", *METHODS)), "The method that decides; DBPrune is refused. Others have "
-        "cache_options instead of the thresholds and limits below; calibrators go with all of them, a mask with those "
-        "that are none.")  # fmt: skip
+        "DBCache", Choice(("DBCache", "DBPrune", *METHODS)), "The method that decides. DBPrune has most keys of DBCache "
+        "and own ones; others have cache_options instead of the thresholds and limits below; calibrators go with all of "
+        "them, a mask with those that are none.")  # fmt: skip
     cache_options: Mapping[str, Any] = _key(
         attrs.Factory(dict), Nested(), "Of another cache_type than DBCache: the arguments of its transform, such as "
         "{interval: 3, warmup: 2} of FORA; what is left out has the transform's defaults.")  # fmt: skip
@@ -145,11 +145,13 @@ class CacheConfig:
         "in float64. " + DMD)  # fmt: skip
     enable_foca: bool = _key(False, Bool(), "Extrapolate by FoCa's forecast and calibration.")
     enable_encoder_foca: bool = _key(False, Bool(), "As enable_encoder_taylorseer, of FoCa.")
-    enable_dynamic_prune_threshold: bool = _key(False, Bool(), PRUNE)
+    enable_dynamic_prune_threshold: bool = _key(False, Bool(), "true is refused with DBPrune. " + PRUNE)
     max_dynamic_prune_threshold: float | None = _key(None, Real(0), PRUNE, "relative change")
     dynamic_prune_threshold_relax_ratio: float = _key(1.25, Real(0), PRUNE)
-    non_prune_block_ids: tuple[int, ...] = _key((), Counts(0, empty=True), PRUNE, "block indices")
-    force_reduce_calibrator_vram: bool = _key(False, Bool(), PRUNE)
+    non_prune_block_ids: tuple[int, ...] = _key(
+        (), Counts(0, empty=True), "Further blocks that always run. " + PRUNE, "block indices"
+    )
+    force_reduce_calibrator_vram: bool = _key(False, Bool(), "Accepted without effect. " + PRUNE)
 
 
 @attrs.frozen(kw_only=True)

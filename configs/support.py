@@ -37,10 +37,6 @@ REFUSED = {
     f"{PARALLEL}parallel_kwargs": ("the key is deprecated", "write its keys in parallelism_config"),
     f"{PARALLEL}use_ray": ("Ray clusters are not supported", "start the processes with --num-gpus"),
 }  # fmt: skip
-PRUNING = (
-    "DBPrune decides block by block: each would need a probe, a history and a decision of its own, and there is one of "
-    "each for all middle blocks"
-)
 OF_RESIDUALS = ("dmd", "foca")
 SWITCHES = ("enable_taylorseer", "calibrator_type", "enable_dmd", "enable_foca")
 LADDERS = ("taylorseer", "newton", "hermite", "adams")
@@ -118,7 +114,6 @@ def _without_effect(settings: Settings) -> list[str]:
     idle = [*_idle_calibrators(settings), *_idle_masks(settings)]
     if f"{CACHE}force_refresh_step_hint" not in settings:
         idle += [("force_refresh_step_policy", "there is no force_refresh_step_hint")]
-    idle += [(key, "it belongs to DBPrune") for key in PRUNE]
     idle += _idle_methods(settings)
     idle += [("enable_separate_cfg", "branches are named, so each always has a cache of its own")]
     if settings[f"{CACHE}cfg_diff_compute_separate"].value:
@@ -131,8 +126,17 @@ def _without_effect(settings: Settings) -> list[str]:
 def _idle_methods(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield the keys that belong to another method than the chosen one, with the reason."""
     chosen = settings[f"{CACHE}cache_type"].value
+    if chosen != "DBPrune":
+        yield from ((key, "it belongs to DBPrune") for key in PRUNE)
     if chosen not in METHODS:
         yield "cache_options", f"{chosen} has keys of its own"
+    if chosen == "DBPrune":
+        dynamic = "enable_dynamic_prune_threshold is false"
+        yield from ((key, dynamic) for key in ("max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"))
+        yield "force_reduce_calibrator_vram", "downsample_factor says what is measured"
+        yield "max_accumulated_residual_diff_threshold", "DBPrune has no such limit, in cache-dit neither"
+        yield "warmup_interval", "DBPrune computes every warm-up step"
+    if chosen not in METHODS:
         return
     own = OF_DBCACHE[-2:] if chosen in MASKS else ()
     yield from ((key, f"it belongs to DBCache; {chosen} has cache_options") for key in OF_DBCACHE if key not in own)
@@ -194,7 +198,7 @@ def _method(settings: Settings, facts: Facts) -> list[Problem]:
     path, mask = f"{CACHE}cache_type", settings.get(f"{CACHE}steps_computation_mask")
     chosen = settings[path].value
     if chosen == "DBPrune":
-        return [_refuse(settings, path, PRUNING, "write cache_type: DBCache")]
+        return _pruning(settings, facts)
     if chosen not in METHODS:
         return []
     if chosen in MASKS and (f"{CACHE}scm_compute_bins" in settings or (mask is not None and mask.value != "none")):
@@ -220,6 +224,23 @@ def _method(settings: Settings, facts: Facts) -> list[Problem]:
         place = f"{CACHE}cache_options" if options else path
         return [_refuse(settings, place, str(error), "docs/configuration.md lists the options of every method")]
     return []
+
+
+def _pruning(settings: Settings, facts: Facts) -> list[Problem]:
+    """Refuse what DBPrune cannot do, and blocks that there are not."""
+    dynamic, keep = f"{CACHE}enable_dynamic_prune_threshold", f"{CACHE}non_prune_block_ids"
+    found = []
+    if settings[dynamic].value:
+        why = "the threshold would follow changes of other blocks at the same step, and here each block has its own"
+        found.append(_refuse(settings, dynamic, why, "write false, and choose residual_diff_threshold"))
+    if facts.blocks is not None and any(index >= facts.blocks for index in settings[keep].value):
+        why = f"{list(settings[keep].value)}, but the denoiser has {facts.blocks} blocks, the first of them 0"
+        found.append(_refuse(settings, keep, why, f"give indices of 0 to {facts.blocks - 1}"))
+    front, back = (settings[f"{CACHE}{key}"].value for key in ("Fn_compute_blocks", "Bn_compute_blocks"))
+    if facts.blocks is not None and front + back == facts.blocks:
+        why = f"{front} first and {back} last blocks of {facts.blocks} leave none to prune"
+        found.append(_refuse(settings, f"{CACHE}Fn_compute_blocks", why, "make them fewer"))
+    return found
 
 
 def _steps(settings: Settings, facts: Facts) -> list[Problem]:

@@ -31,6 +31,7 @@ from pure.pieces import (
     Verifying,
     compiled,
     ending,
+    one_by_one,
     stays_eager,
 )
 from pure.plan import Plan, Probe, Span
@@ -297,7 +298,7 @@ def assemble(denoiser: Denoiser) -> Pieces:
     span = denoiser.plan.span or Span()
     stop = len(denoiser.blocks) - span.back
     skipping = can_skip(denoiser.plan.rules)  # what never skips remembers nothing
-    names = kept_names(denoiser) if skipping else ()
+    names = (denoiser.streams if span.each else kept_names(denoiser)) if skipping else ()
     kept = tuple(Kept(name, predictor_of(denoiser, name)) for name in names)
     probing = skipping and measures(denoiser.plan.rules)
     options = denoiser.compile
@@ -328,7 +329,7 @@ def assemble(denoiser: Denoiser) -> Pieces:
     verifies = skipping and probe is not None and probe.verify
     if verifies:
         back = Verifying(back.stack, back.head, denoiser.probe)
-    return Pieces(
+    pieces = Pieces(
         front=front,
         # Compiled it is one graph more, which has to leave out more than what the probe compares.
         brief=front if options and shorter == leading else outer(Front(embed, stack(shorter), None)),
@@ -348,9 +349,16 @@ def assemble(denoiser: Denoiser) -> Pieces:
         seen=seen,
         gains=seen is not None and probe is not None and probe.gain,
         verifies=verifies,
+        parts=(),
+        enters=denoiser.probe,
         depths=tuple(stream.predictor.history for stream in kept),
         keeps=_keeps(kept, (span.front, stop), denoiser.plan.probe or Probe(), probing),
     )
+    if not (span.each and skipping):
+        return pieces
+    if denoiser.branching is not None:
+        raise ValueError(f"{span} decides block by block, and ranks that divide the branches decide once a step")
+    return one_by_one(pieces, lambda i, kept: outer(Middle(stack(denoiser.blocks[i : i + 1]), kept)), span.keep)
 
 
 def _keeps(kept: tuple[Kept, ...], span: tuple[int, int], probe: Probe, probing: bool) -> str:

@@ -78,6 +78,7 @@ class Cache:
     history: tuple[tuple[torch.Tensor, ...], ...]  # per kept stream: what the last computed steps left, newest first
     answer: tuple[torch.Tensor, ...] = ()  # of a probe with `gain`: latents and prediction of the last
     # computed step; of one that verifies: what the back blocks added at the last K computed steps, newest first
+    parts: tuple[Cache, ...] = ()  # of the middle blocks one by one, where they are skipped so
     plan: str = static(default="")  # what is kept of which blocks; a state of another plan is refused by it
 
 

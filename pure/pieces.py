@@ -331,6 +331,8 @@ class Pieces:
         follows: whether a change is that since the last step, skipped or not.
         seen: what is compared of latents and noise levels, where that is not the front residual or what is embedded.
         gains: whether a change is how much the prediction is going to change.
+        parts: the middle blocks one by one, where they are skipped so; each decides by what enters it.
+        enters: the stream that is measured.
         verifies: whether skipped steps are verified by the back blocks, which then return what they added, too.
         depths: of each kept stream, how many computed steps its predictor looks back to.
         keeps: all that is remembered, in words that no other plan has.
@@ -354,8 +356,24 @@ class Pieces:
     seen: Callable | None
     gains: bool
     verifies: bool
+    parts: tuple[Pieces, ...]
+    enters: Callable[[Tree], torch.Tensor]
     depths: tuple[int, ...]
     keeps: str
+
+
+def one_by_one(pieces: Pieces, middle: Callable[[int, tuple[Kept, ...]], Callable], keep: Sequence[int]) -> Pieces:
+    """Return the pieces with a part for each middle block; those to keep have no rules and remember nothing."""
+    front, stop = pieces.span
+
+    def part(index: int) -> Pieces:
+        kept = () if index in keep else pieces.kept
+        own = attrs.evolve(pieces, middle=middle(index, kept), span=(0, 1), count=1)
+        return attrs.evolve(own, rules=(), kept=(), depths=(), probing=False) if index in keep else own
+
+    kept = f"of each block but {list(keep)}: {pieces.keeps}, and what enters it"
+    parts = tuple(part(index) for index in range(front, stop))
+    return attrs.evolve(pieces, kept=(), depths=(), probing=False, parts=parts, keeps=kept, brief=pieces.front)
 
 
 def compiled(options: CompileOptions | None, function: Callable) -> Callable:

@@ -17,10 +17,19 @@ from pure.step import MOST_STEPS
 
 @attrs.frozen(kw_only=True)
 class Span:
-    """Which blocks always run: the first `front` and the last `back` of the stack."""
+    """Which blocks always run: the first `front` and the last `back` of the stack.
+
+    Attributes:
+        front: first blocks.
+        back: last blocks.
+        each: the others are skipped one by one, each by the change of what enters it; else all together.
+        keep: indices of others that always run, where they are skipped one by one.
+    """
 
     front: int = attrs.field(default=0, validator=whole(0, "the number of front blocks"))
     back: int = attrs.field(default=0, validator=whole(0, "the number of back blocks"))
+    each: bool = attrs.field(default=False, validator=flag)
+    keep: tuple[int, ...] = attrs.field(default=(), validator=kind(tuple, "keep is a tuple of indices"))
 
 
 def _polynomial(instance: object, attribute: attrs.Attribute, value: object) -> None:

@@ -28,7 +28,8 @@ def check_probe(plan: Plan) -> None:
     """
     front = 0 if plan.span is None else plan.span.front
     judging = next((rule for rule in plan.rules if rule.measures), None)
-    if judging is not None and front == 0 and (plan.probe is None or plan.probe.fronted):
+    each = plan.span is not None and plan.span.each
+    if judging is not None and front == 0 and not each and (plan.probe is None or plan.probe.fronted):
         raise ValueError(
             f"{judging} judges how much a step changes what the front blocks add, and the plan has no front blocks: "
             "set span=Span(front=1), or the probe to Probe(of=...)"

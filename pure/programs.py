@@ -192,6 +192,8 @@ def _check(denoiser: Denoiser, rules: Rules, static: bool) -> None:
             f"{fitted} is fitted to residuals in Python, and a program cannot look into it; use taylorseer(...) or "
             "another predictor whose weights depend on steps only"
         )
+    if denoiser.pieces.parts:
+        raise ValueError(f"{plan.span} decides block by block, and a program once a step; use dbcache(...)")
     probe = plan.probe or EVERYTHING
     measured = not static and denoiser.pieces.probing  # a mask for all steps leaves nothing to the threshold
     if guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0):

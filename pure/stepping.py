@@ -51,6 +51,7 @@ def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int, latent
             for stream in pieces.kept
         ),
         answer=_answer_buffers(pieces, zeros, probed, latents),
+        parts=tuple(empty(part, pieces.enters(hidden), hidden, batch, latents) for part in pieces.parts),
     )
 
 
@@ -89,6 +90,8 @@ def advance(
         seen = pieces.seen(entry, _levels(step, batch)[own].to(entry.device))
         # A copy: it is kept, and may be the latents themselves, or a view.
         residual = seen.to(difference_dtype(seen)).clone(memory_format=torch.contiguous_format)
+    if pieces.parts:
+        return _one_by_one(pieces, params, state, hidden, context, rows, memories, paired)
     before = Cache(ledger=cache.ledger, plan=cache.plan, **_own(_buffers(cache), branching, own))
     decisions, sizes = _decide(pieces, settled, answers, before, residual, rows, memories, paired)
     ledger = write([m.after(d, size) for m, d, size in zip(memories, decisions, sizes, strict=True)])
@@ -107,6 +110,54 @@ def advance(
         prediction = branching.together(prediction)
         after = _among_others(cache, before, after, own)
     return prediction, State(prepared=state.prepared, cache=after, branches=state.branches), Info(decisions)
+
+
+def _one_by_one(
+    pieces: Pieces,
+    params: Bound,
+    state: State,
+    hidden: Tree,
+    context: Tree,
+    rows: tuple[Where, ...],
+    memories: list[Memory],
+    paired: bool,
+) -> tuple[torch.Tensor, State, Info]:
+    """Compute or fill in the middle blocks one by one, each with a cache of its own, and then the back."""
+    (front, stop), caches = pieces.span, []
+    decided: list[tuple[Decision, ...]] = []
+    for index, (part, cache) in enumerate(zip(pieces.parts, state.cache.parts, strict=True), start=front):
+        # Limits count steps; what was computed when is of this block.
+        own = [
+            attrs.evolve(of_block, skipped=of_step.skipped, streak=of_step.streak)
+            for of_block, of_step in zip(read(cache.ledger), memories, strict=True)
+        ]
+        settled = [settle(part.rules, where.count) for where in rows]
+        answers = [decide(*each) for each in zip(settled, rows, own, strict=True)]
+        entering = pieces.enters(hidden).clone(memory_format=torch.contiguous_format) if part.probing else None
+        decisions, sizes = _decide(part, settled, answers, cache, entering, rows, own, paired)
+        ledger = write([m.after(d, size) for m, d, size in zip(own, decisions, sizes, strict=True)])
+        if pieces.compiled and any(decision.computed for decision in decisions):
+            mark_batch((hidden, context), len(rows))
+        after = attrs.evolve(cache, ledger=ledger)
+        blocks = params.blocks[index : index + 1]
+        hidden, after = _middle(part, blocks, hidden, context, entering, after, decisions, own)
+        caches, decided = [*caches, after], [*decided, decisions]
+    always = front + pieces.count - stop
+    whole = tuple(_merged(each, always) for each in zip(*decided, strict=True))
+    ledger = write([m.after(d) for m, d in zip(memories, whole, strict=True)])
+    cache = attrs.evolve(state.cache, ledger=ledger, parts=tuple(caches))
+    prediction = pieces.back(params.all, params.blocks[stop:], hidden, context)
+    return prediction, State(prepared=state.prepared, cache=cache, branches=state.branches), Info(whole)
+
+
+def _merged(decisions: tuple[Decision, ...], always: int) -> Decision:
+    """Return what was decided for one sample: computed if all blocks were; the change is the mean of those measured."""
+    skipped = [decision for decision in decisions if not decision.computed]
+    changes = [decision.change for decision in decisions if decision.change is not None]
+    telling = (skipped or [each for each in decisions if each.reason != "default"] or list(decisions))[0]
+    blocks = always + sum(decision.blocks for decision in decisions)
+    change = sum(changes) / len(changes) if changes else None
+    return attrs.evolve(telling, computed=not skipped, change=change, blocks=blocks)
 
 
 def _buffers(cache: Cache) -> dict[str, Any]:

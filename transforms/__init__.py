@@ -8,6 +8,7 @@ from pure.transforms.budget import budget
 from pure.transforms.calibrated import calibrated
 from pure.transforms.compiled import compiled
 from pure.transforms.dbcache import dbcache
+from pure.transforms.dbprune import dbprune
 from pure.transforms.dmd import dmd
 from pure.transforms.easycache import easycache
 from pure.transforms.foca import foca
@@ -33,6 +34,7 @@ __all__ = [
     "check_attention",
     "compiled",
     "dbcache",
+    "dbprune",
     "dmd",
     "easycache",
     "foca",

@@ -16,6 +16,7 @@ from pure.transforms import (
     calibrated,
     compiled,
     dbcache,
+    dbprune,
     dmd,
     easycache,
     foca,
@@ -115,6 +116,13 @@ def _examples(count: int) -> dict[str, list[Transform]]:
         "budget": [
             budget(early=0.3, late=0.9, warmup=1),
             pure.compose(budget(late=0.9, front=2, back=1), newton(order=1)),
+        ],
+        "dbprune": [
+            dbprune(threshold=0.2, warmup=1, back=1),
+            pure.compose(
+                dbprune(front=0, keep=(1,), threshold=0.5, max_continuous=2, importance=0.1), taylorseer(order=1)
+            ),
+            pure.compose(guided(scale=2.5), dbprune(threshold=0.3, max_cached=4, downsample=2, follow="conditional")),
         ],
         "speca": [
             speca(threshold=0.1, decay=0.5, floor=0.01, least=1, most=3, warmup=2),

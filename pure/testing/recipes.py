@@ -16,6 +16,7 @@ from pure.transforms import (
     calibrated,
     compiled,
     dbcache,
+    dbprune,
     dmd,
     easycache,
     foca,
@@ -286,6 +287,18 @@ def verified(model: Model, count: int) -> Strategy:
     return made | st.builds(pure.compose, made, taylor_only(), dynamic_mask(count))
 
 
+def pruned(model: Model, count: int) -> Strategy:
+    """DBPrune, alone, with a predictor and under guidance."""
+    size = len(model.first.blocks)
+    numbers = {"threshold": st.sampled_from((0.2, 0.05, 0.9, 1.0)), "warmup": st.integers(0, 2)}
+    limits = {"max_cached": st.none() | st.integers(1, 4), "max_continuous": st.none() | st.integers(1, 3)}
+    kept = st.sampled_from(((), (size - 1,)))
+    made = st.builds(
+        dbprune, front=st.integers(0, size - 2), keep=kept, downsample=st.integers(1, 2), **numbers, **limits
+    )
+    return made | st.builds(pure.compose, made, taylor_only()) | st.builds(pure.compose, made, guide(interval=True))
+
+
 def filtered(model: Model, count: int) -> Strategy:
     """SeaCache, for models whose latents are a grid."""
     numbers = {"threshold": st.sampled_from((0.9, 0.3, 2.0)), "power": st.sampled_from((3.0, 1.0))}
@@ -364,6 +377,7 @@ RECIPES: dict[str, Recipe] = {
     "easycache": foreseen,
     "budget": spent,
     "speca": verified,
+    "dbprune": pruned,
     "compiled": compiled_steps,
     "everything": everything,
     **{f"attention-{name}": attending(name) for name in KERNELS},

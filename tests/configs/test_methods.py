@@ -8,6 +8,7 @@ from pure.transforms import (
     adams,
     budget,
     dbcache,
+    dbprune,
     dmd,
     easycache,
     foca,
@@ -35,6 +36,33 @@ def cached(**values):
     ("values", "recipe"),
     [
         ({"cache_type": "FORA"}, fora()),
+        ({"cache_type": "DBPrune"}, dbprune(front=8, threshold=0.08, warmup=8)),
+        (
+            {
+                "cache_type": "DBPrune",
+                "Fn_compute_blocks": 0,
+                "Bn_compute_blocks": 1,
+                "residual_diff_threshold": 0.2,
+                "non_prune_block_ids": [3, 4],
+                "max_cached_steps": 9,
+                "max_continuous_cached_steps": 2,
+                "cfg_diff_compute_separate": False,
+                "enable_taylorseer": True,
+            },
+            pure.compose(
+                dbprune(
+                    front=0,
+                    back=1,
+                    threshold=0.2,
+                    keep=(3, 4),
+                    warmup=8,
+                    max_cached=9,
+                    max_continuous=2,
+                    follow="conditional",
+                ),
+                taylorseer(order=1),
+            ),
+        ),
         ({"cache_type": "FORA", "cache_options": {"interval": 4, "warmup": 2}}, fora(interval=4, warmup=2)),
         (
             {"cache_type": "FORA", "Fn_compute_blocks": 1, "Bn_compute_blocks": 2, "enable_taylorseer": True},
@@ -64,7 +92,7 @@ def test_methods_are_named_by_their_type(values, recipe):
     assert cached(**values) == recipe
     assert not load("cache_config", values).notes
     request = {"scm_preset" if key == "steps_computation_mask" else key: value for key, value in values.items()}
-    if "enable_taylorseer" not in values:
+    if "enable_taylorseer" not in values and values["cache_type"] != "DBPrune":  # whose defaults are other ones
         assert build(resolve(request=read_request(request))) == recipe
 
 
@@ -99,7 +127,17 @@ def test_calibrators_of_every_name(values, predictor):
 @pytest.mark.parametrize(
     ("values", "facts", "wanted"),
     [
-        ({"cache_type": "DBPrune"}, Facts(), "one of each for all middle blocks; write cache_type: DBCache"),
+        (
+            {"cache_type": "DBPrune", "enable_dynamic_prune_threshold": True},
+            Facts(),
+            "the threshold would follow changes of other blocks at the same step",
+        ),
+        (
+            {"cache_type": "DBPrune", "Fn_compute_blocks": 1, "non_prune_block_ids": [1, 4]},
+            Facts(blocks=4),
+            "non_prune_block_ids: [1, 4], but the denoiser has 4 blocks, the first of them 0; give indices of 0 to 3",
+        ),
+        ({"cache_type": "DBPrune"}, Facts(blocks=8), "8 first and 0 last blocks of 8 leave none to prune; make them f"),
         (
             {"cache_type": "FORA", "cache_options": {"interval": 0}},
             Facts(),

@@ -70,12 +70,13 @@ FAMILIES: tuple[Model, ...] = (
     wan.WAN_I2V_EXPERTS,
     *hunyuan_video.MODELS,
 )
+SLOWER = ("adams-foca", "easycache", "budget")  # what they edit is much as what others do
 QUICK = {
+    RANDOM: tuple(name for name in RECIPES if name not in SLOWER),
     **dict.fromkeys((CLOSED, STREAMS, EXPERTS), FEW),
     FLUX_DEV: ("dbcache", *ATTENTION, "teacache", "everything"),
     FLUX_SCHNELL: ("taylorseer-hidden",),
     **dict.fromkeys(FAMILIES, ("scm-static", "everything")),
-    wan.MODELS[0]: ("scm-static", "everything", "seacache"),
     **dict.fromkeys(variants.MODELS, ("everything",)),
 }
 CASES = [

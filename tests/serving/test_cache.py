@@ -107,7 +107,7 @@ MISTAKES = {
     "one of two bins": ({"scm_compute_bins": [4]}, r"found no scm_cache_bins beside it; allowed: both bins or none"),
     "preset": ({"scm_preset": "faster"}, r"scm_preset.*fast"),
     "two calibrators": ({"enable_taylorseer": True, "enable_dmd": True}, r"enable_dmd"),
-    "DBPrune": ({"cache_type": "DBPrune"}, r"block by block"),
+    "SeaCache": ({"cache_type": "SeaCache"}, r"packs them into tokens"),
     "options": ({"cache_type": "FORA", "cache_options": {"interval": 0}}, r"fora\(interval=0\): the interval must"),
     "too many blocks": ({"Fn_compute_blocks": 99}, r"99"),
     "static mask that starts with 0": (
