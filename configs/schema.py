@@ -58,8 +58,8 @@ class CacheConfig:
     """`cache_config`: when to skip the middle blocks of a step, and how to fill them in."""
 
     cache_type: str = _key(
-        "DBCache", Choice(("DBCache", "DBPrune", *METHODS)), "The method that decides. DBPrune has keys of DBCache and its "
-        "own; others have cache_options instead of the thresholds and limits below. Calibrators go with all of them, "
+        "DBCache", Choice(("DBCache", "DBPrune", *METHODS)), "The method that decides. DBPrune has keys of DBCache and "
+        "its own; others have cache_options instead of the thresholds and limits below. Calibrators go with all, "
         "a mask with those that are none.")  # fmt: skip
     cache_options: Mapping[str, Any] = _key(
         attrs.Factory(dict), Nested(), "Of another cache_type than DBCache: the arguments of its transform, such as "

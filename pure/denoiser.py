@@ -17,6 +17,7 @@ from pure.guidance import Guidance
 from pure.info import Info
 from pure.memory import State, States
 from pure.notes import Note
+from pure.parts import one_by_one
 from pure.pieces import (
     Back,
     Branching,
@@ -31,7 +32,6 @@ from pure.pieces import (
     Verifying,
     compiled,
     ending,
-    one_by_one,
     stays_eager,
 )
 from pure.plan import Plan, Probe, Span

@@ -362,20 +362,6 @@ class Pieces:
     keeps: str
 
 
-def one_by_one(pieces: Pieces, middle: Callable[[int, tuple[Kept, ...]], Callable], keep: Sequence[int]) -> Pieces:
-    """Return the pieces with a part for each middle block; those to keep have no rules and remember nothing."""
-    front, stop = pieces.span
-
-    def part(index: int) -> Pieces:
-        kept = () if index in keep else pieces.kept
-        own = attrs.evolve(pieces, middle=middle(index, kept), span=(0, 1), count=1)
-        return attrs.evolve(own, rules=(), kept=(), depths=(), probing=False) if index in keep else own
-
-    kept = f"of each block but {list(keep)}: {pieces.keeps}, and what enters it"
-    parts = tuple(part(index) for index in range(front, stop))
-    return attrs.evolve(pieces, kept=(), depths=(), probing=False, parts=parts, keeps=kept, brief=pieces.front)
-
-
 def compiled(options: CompileOptions | None, function: Callable) -> Callable:
     """Compile a function or piece; equal ones share the compilation, without options it stays eager."""
     return function if options is None or stays_eager(function) else _compile(options, function)
