@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pure
-from benchmarks import predicted, sizes, traced
+from benchmarks import predicted, scaling, sizes, traced
 from benchmarks.predicted import FLUX, Way, cost
 from benchmarks.traced import Arrival, Message, Product, Trace
 from pure.distributed import Sizes, context_parallel
@@ -83,3 +83,11 @@ def test_predictions_in_the_document_are_those_of_the_code() -> None:
     for way in predicted.EIGHT[0], predicted.MANY[0]:
         row = numbers["FLUX.1-dev, 1024 x 1024"][way.name]
         assert predicted.predict(FLUX, way, alone) == pytest.approx(row), "run python -m benchmarks.predicted --write"
+
+
+def test_measurements_in_the_document_are_those_of_the_file() -> None:
+    numbers = json.loads((ROOT / "benchmarks" / "scaling.json").read_text())
+    assert scaling.tables(numbers) in (ROOT / "docs" / "scaling.md").read_text(), "run benchmarks.scaling --write"
+    assert numbers["counted"]["ulysses 2"] == scaling.counted("ulysses", 2)
+    for plan in scaling.PLANS:
+        assert {mode.name for mode in scaling.MODES} <= set(numbers["seconds"][plan])
