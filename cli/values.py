@@ -42,8 +42,8 @@ class Value(click.ParamType):
 
 def _shown(value: Any) -> str:
     """Return a value as it was typed, cut where it is long."""
-    if isinstance(value, str) and len(value) > 60:
-        return f"{value[:60]!r}... ({len(value)} characters)"
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 60 else f"{value[:60]!r}... ({len(value)} characters)"
     return show(value) if isinstance(value, int | float) and not isinstance(value, bool) else f"{value!r:.60}"
 
 

@@ -151,7 +151,8 @@ def test_every_picture_has_a_plot_of_its_own(monkeypatch):
     monkeypatch.setattr(generate, "written", lambda transform: "a cache")
     one = given(plot=Path("p/a.png"), caching=SimpleNamespace(transform=None), notes=(), perf=None)
     monkeypatch.setattr(generate, "load", lambda *_: (None, SimpleNamespace(idle=(), denoiser=None)))
-    monkeypatch.setattr(generate, "make_hands", lambda *_: ())
+    hands = [Mock(), Mock()]
+    monkeypatch.setattr(generate, "make_hands", lambda *_: hands)
     monkeypatch.setattr(generate, "_produced", lambda *_: iter(["one", NotFiniteError({0: "two"}), "three"]))
     told: list[Any] = []
     monkeypatch.setattr(generate, "_tell", lambda *arguments: told.append(arguments[3]))
@@ -159,6 +160,7 @@ def test_every_picture_has_a_plot_of_its_own(monkeypatch):
         generate.perform(one)
     assert drawn == [("p/a.png", "one", 0.25), ("p/a-2.png", "three", 0.25)]
     assert told == [["plot: p/a.png", "plot: p/a-2.png"]]
+    assert [hand.dismiss.call_count for hand in hands] == [1, 1], "other processes are let go"
 
 
 def test_the_settings_of_a_report_are_those_of_the_run(monkeypatch):

@@ -13,11 +13,11 @@ from pure.cli import command as command_of
 from pure.cli import commands
 from pure.cli.naming import automatic, beside, plan, suffix_of
 from pure.cli.options import FLAGS
-from pure.cli.parsing import read_defaults, rewrite
+from pure.cli.parsing import Formatter, read_defaults, rewrite
 from pure.cli.refusals import refuse
 from pure.cli.serve_options import refuse_for_server
 from pure.cli.spelling import unknown
-from pure.cli.values import Json
+from pure.cli.values import Json, whole
 from pure.engine.engine import Order
 from pure.engine.errors import Failure, Misuse
 from pure.engine.sample import Sample
@@ -109,6 +109,17 @@ def test_what_a_shell_completes():
     for typed in ("/x", "a/*", "[", "**"):
         assert completed("--cache-dit-config", typed) == [(typed, "file")]
     assert not completed("--height", "")
+
+
+def test_a_value_of_sixty_characters_is_repeated_and_a_longer_one_is_cut():
+    for count, said in ((60, f"'{'x' * 60}' is not"), (61, f"'{'x' * 60}'... (61 characters) is not")):
+        with pytest.raises(click.BadParameter) as error:
+            whole(1).convert("x" * count, None, None)
+        assert error.value.message.startswith(said)
+
+
+def test_help_is_as_wide_as_it_is_told():
+    assert Formatter(width=50).width == 50 and 30 <= Formatter(max_width=40).width <= 40
 
 
 def test_values_that_python_cannot_nest():
@@ -239,6 +250,19 @@ def test_how_a_checkpoint_is_loaded_comes_from_flags(monkeypatch):
     words = ("--model-path", "a", "--dit-precision", "fp16", "--variant", "b", "--enable-torch-compile")
     options = {"precision": "fp16", "variant": "b", "compiled": True}
     assert command_of.checkpoint_of(values(*words)) == ("a", options)
+
+
+def test_pictures_are_part_of_an_order_with_their_notes(monkeypatch):
+    opened = tuple(SimpleNamespace(image=f"pixels {name}", notes=(Note(name),)) for name in "ab")
+    monkeypatch.setattr(command_of, "pictures", lambda paths, found: opened[: len(paths)])
+    checkpoint: Any = SimpleNamespace(found=None)
+    words = ("--image-path", "a", "b", "--height", "32", "--negative-prompt", "", "--fps", "9", "--true-cfg-scale", "0")
+    found = command_of.order_of(values(*words), checkpoint)
+    assert found == Order(
+        negative_prompt="", options={"height": 32, "true_cfg_scale": 0.0, "images": ("pixels a", "pixels b")},
+        notes=(Note("a"), Note("b")), fps=9,
+    )  # fmt: skip
+    assert command_of.order_of(values(), checkpoint) == Order()
 
 
 # ------------------------------------------------------------------------------ a command

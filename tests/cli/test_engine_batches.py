@@ -81,6 +81,14 @@ def test_a_warm_up_takes_so_many_steps_and_decodes(monkeypatch, count):
     assert decoded == ((0, ("a cat",)), ("a cat",))
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_the_clock_waits_for_a_gpu(monkeypatch, kind):
+    waited: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    device: Any = SimpleNamespace(type=kind)
+    assert denoising.now(device) > 0 and waited == [device] * (kind == "cuda")
+
+
 # ------------------------------------------------------------------------------ recipes
 
 

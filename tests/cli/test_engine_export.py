@@ -75,6 +75,32 @@ def test_a_file_beside_another_is_named_alone_and_others_whole(tmp_path, monkeyp
     assert _relative(Path("a/w"), Path("run.json")) == str(tmp_path / "a" / "w")
 
 
+def test_tensors_leave_a_step_and_go_into_a_file_contiguous(tmp_path):
+    turned = torch.arange(6.0).reshape(2, 3).T
+    export._save(tmp_path / "a.safetensors", {"a": turned}, {"of": "me"})
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["a"], turned)
+    state = Moved(prepared={"text": torch.ones(1)}, carry=(turned,), counts=torch.zeros(1))
+    seen: list[Any] = []
+
+    def step(bound: Any, before: Any, inputs: Any) -> Any:
+        seen.append((bound, before, inputs))
+        return attrs.evolve(before, carry=(before.carry[0].T,)), torch.tensor(True), torch.tensor(0.5)
+
+    program: Any = SimpleNamespace(denoiser=SimpleNamespace(bind=dict), step=step, inputs=[{"t": torch.ones(1)}])
+    for inside in (False, True):
+        made = export.FlatStep(program, state, {"w": torch.full((1,), 3.0)}, inside)
+        given = [] if inside else [torch.full((1,), 3.0)]
+        moving = [torch.full((3, 2), 2.0), torch.full((1,), 4.0)]
+        carry, counts, computed, change = made(given, [torch.full((1,), 5.0)], moving, [torch.full((1,), 6.0)])
+        assert (
+            carry.is_contiguous()
+            and carry.shape == (2, 3)
+            and (float(counts), bool(computed), float(change)) == (4, 1, 0.5)
+        )
+        bound, before, inputs = seen.pop()
+        assert [float(each) for each in (bound["w"], before.prepared["text"], inputs["t"])] == [3, 5, 6]
+
+
 @pytest.mark.parametrize(
     ("key", "there", "message"),
     [

@@ -32,7 +32,7 @@ from pure.models.common.sizes import Sizes
 from pure.notes import Note
 from pure.statistics import quantiles, tally
 from pure.testing import toys
-from pure.transforms import dbcache
+from pure.transforms import calibrated, dbcache, scm
 
 # ------------------------------------------------------------------------------ recipes
 
@@ -157,6 +157,18 @@ def test_a_request_chooses_its_attention_over_a_flag():
     assert (found.attention_backend, found.enabled, found.facts.steps) == ("flex", True, 7)
     assert sources.settle({}, Facts()).attention_backend == "native"
     assert recipe(pure.identity) == "no cache"
+
+
+def test_a_mask_is_written_as_text_and_a_long_table_by_its_rows():
+    rows = tuple(((0,), target, (1.0,)) for target in range(1, 30))
+    made = pure.compose(dbcache(threshold=0.5), scm(mask=(1, 0, 1)), calibrated(table=rows))
+    found = recipe(made)
+    assert (
+        "scm(mask='101'" in found
+        and "calibrated(order=1, table=<29 rows>" in found
+        and "dbcache(front=1, threshold=0.5" in found
+    )
+    assert "table=(((0,), 1, (1.0,)),)" in recipe(calibrated(table=rows[:1]))
 
 
 # ------------------------------------------------------------------------------ processes

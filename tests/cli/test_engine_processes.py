@@ -183,6 +183,31 @@ def test_a_group_of_one_other_process_is_told(monkeypatch):
     assert [Line(ranks=each, group=group).remote for each in ((0,), (0, 1), (2, 3))] == [False, False, True]
 
 
+def test_answers_come_from_the_first_of_a_group(monkeypatch):
+    did: list[Any] = []
+
+    def exchange(name: str) -> Any:
+        def call(values: list[Any], group: str, **ends: int) -> None:
+            did.append((name, list(values), group, ends))
+            values[0] = "told"
+
+        return call
+
+    for name in ("broadcast", "send", "recv"):
+        monkeypatch.setattr(f"torch.distributed.{name}_object_list", exchange(name))
+    group: Any = "group"
+    line = Line(ranks=(2, 3), group=group)
+    assert line.hear() == line.listen() == "told"
+    line.answer("done")
+    assert did == [
+        ("broadcast", [None], "group", {"src": 0}), ("recv", [None], "group", {"src": 2}),
+        ("send", ["done"], "group", {"dst": 0}),
+    ]  # fmt: skip
+    for rank in (2, 3):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        assert line.leading == (rank == 2)
+
+
 # ------------------------------------------------------------------------------ how many, and where
 
 
@@ -255,9 +280,9 @@ def test_what_hosts_compare():
 
 
 def test_the_place_of_a_rank_among_those_of_its_samples(monkeypatch):
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 5)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 6)
     monkeypatch.setattr("pure.distributed.mesh.companions", lambda mesh: 4)
-    assert ranks.place(Mock()) == (1, 4)
+    assert ranks.place(Mock()) == (2, 4)
 
 
 @pytest.mark.parametrize(

@@ -141,11 +141,13 @@ def test_similarity_is_of_all_frames_and_the_worst_frame_is_named():
 
 
 def test_a_recording_keeps_latents_of_its_own():
-    latents = torch.zeros(2, 3)
+    latents = torch.zeros(2, 3, requires_grad=True)
     frame: Any = SimpleNamespace(step="step", info=INFOS[0], latents=latents)
     recording = Recording(latents=True)
     recording(frame)
-    latents.add_(1)
+    with torch.no_grad():
+        latents.add_(1)
+    assert not recording.latents[0].requires_grad
     assert torch.equal(recording.latents[0], torch.zeros(2, 3)) and recording.samples == 2
     assert (recording.steps, recording.infos) == (["step"], [INFOS[0]])
 

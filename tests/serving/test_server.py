@@ -74,6 +74,13 @@ def test_how_a_server_ends(monkeypatch, number, lost, error, message):
     seen: list[Any] = []
 
     def run(self: Any, sockets: Any) -> None:
+        config = self.config
+        assert (config.log_config, config.access_log, config.server_header, config.lifespan) == (
+            None,
+            False,
+            False,
+            "off",
+        )
         seen.append((sockets, self.config.timeout_graceful_shutdown, self.patience, list(worker.did)))
         if number is not None:
             os.kill(os.getpid(), number)

@@ -311,5 +311,15 @@ def test_all_groups_are_started_asked_and_ended(groups):
     assert [hand.did.count(("dismiss",)) >= 1 for hand in hands] == [True, True]
 
 
+def test_all_groups_are_halted_before_any_is_waited_for(groups, monkeypatch):
+    workers, did = groups(), []
+    for number, one in enumerate(workers.groups):
+        for name in ("drain", "halt", "stop"):
+            monkeypatch.setattr(one, name, lambda *each, what=(name, number): did.append((*what, *each)))
+    workers.drain()
+    workers.stop(3.0)
+    assert did == [("drain", 0), ("drain", 1), ("halt", 0), ("halt", 1), ("stop", 0, 3.0), ("stop", 1, 3.0)]
+
+
 def test_an_entry_is_of_its_job_until_it_is_over():
     assert not Entry(job=job()).over and Entry(job=job(), ended=1.0).over
