@@ -4,8 +4,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pure.configs import Facts
 from pure.engine import checkpoint as module
@@ -13,6 +15,7 @@ from pure.engine.checkpoint import Checkpoint, look, pictures
 from pure.engine.errors import Misuse
 from pure.engine.extras import require
 from pure.engine.plans import find_plan
+from pure.engine.saving import save_frames
 from pure.models import CheckpointError, PictureError
 from pure.notes import Note
 
@@ -224,3 +227,15 @@ def test_pictures_that_cannot_be_read(monkeypatch, tmp_path):
     named = SimpleNamespace(named=lambda text: Note(text))
     monkeypatch.setattr("pure.models.open_picture", lambda path: named)
     assert pictures(["x"], found) == (Note("--image-path x"),)
+
+
+def test_frames_become_pictures_of_their_own(tmp_path):
+    frames = np.stack([np.full((2, 4, 3), shade, np.float32) for shade in (0.0, 0.999)])
+    save_frames(tmp_path / "a-frames", frames)
+    found = sorted((tmp_path / "a-frames").iterdir())
+    assert [path.name for path in found] == ["frame-0000.png", "frame-0001.png"]
+    shown = []
+    for path in found:
+        with Image.open(path) as opened:
+            shown.append((opened.size, opened.getpixel((0, 0))))
+    assert shown == [((4, 2), (0, 0, 0)), ((4, 2), (255, 255, 255))]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import pure
 from pure.engine import export
-from pure.engine.errors import Misuse
+from pure.engine.errors import Failure, Misuse
 from pure.engine.export import ExportFiles, _relative, check_start, layout, write
 from pure.experts import Experts
 from pure.testing import toys
@@ -172,6 +172,22 @@ def test_a_package_that_is_not_there_or_damaged_is_named_with_the_reason(tmp_pat
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(Misuse, match=r"run\.json cannot be read \(Expecting property name"):
         check_start(one, files(tmp_path))
+
+
+def test_a_package_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    def compile_(traced: str, package_path: str) -> None:
+        Path(package_path).write_bytes(traced.encode())
+        if traced == "broken":
+            raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compile_)
+    path = tmp_path / "folder" / "run.pt2"
+    traced: Any = "traced"
+    export.package(lambda: traced, path)
+    broken: Any = "broken"
+    with pytest.raises(Failure, match=r"torch cannot compile .*run\.pt2: no compiler; --debug shows where"):
+        export.package(lambda: broken, path)
+    assert path.read_bytes() == b"traced" and [each.name for each in path.parent.iterdir()] == ["run.pt2"]
 
 
 def test_every_file_of_an_export_is_written_and_listed(tmp_path, monkeypatch):

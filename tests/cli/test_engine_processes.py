@@ -19,7 +19,7 @@ from pure.engine import maker, ranks, weights
 from pure.engine.engine import Order, Recipe
 from pure.engine.errors import Failure, Misuse
 from pure.engine.hosts import agreeing, hosts_of
-from pure.engine.lines import Line
+from pure.engine.lines import Line, make_lines
 from pure.engine.maker import REMEMBERED, Hand, Maker, Written
 from pure.engine.sample import Sample
 from pure.engine.weights import weigh, weigh_whole
@@ -206,6 +206,20 @@ def test_answers_come_from_the_first_of_a_group(monkeypatch):
     for rank in (2, 3):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
         assert line.leading == (rank == 2)
+
+
+def test_every_group_has_a_line_to_rank_0(monkeypatch):
+    made: list[Any] = []
+    monkeypatch.setattr(
+        "torch.distributed.new_group",
+        lambda ranks, timeout, backend: made.append((ranks, timeout.days > 365, backend)) or f"group {len(made)}",
+    )
+    mesh: Any = SimpleNamespace(mesh=torch.arange(8).reshape(2, 2, 2), mesh_dim_names=("tp", "dp", "ring"))
+    lines = make_lines(mesh)
+    assert [(line.ranks, line.group) for line in lines] == [((0, 1, 4, 5), "group 1"), ((2, 3, 6, 7), "group 2")]
+    assert made == [([0, 1, 4, 5], True, "gloo"), ([0, 2, 3, 6, 7], True, "gloo")]
+    hands = maker.make_hands(Mock(), mesh)
+    assert [hand.remote for hand in hands] == [False, True] and not maker.make_hands(Mock(), None)[0].remote
 
 
 # ------------------------------------------------------------------------------ how many, and where

@@ -3,17 +3,23 @@
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
 
+import pure
 from pure import FlowMatchEuler
+from pure.configs.tuned import TunedFor
 from pure.engine.tuning import bench as benches
-from pure.engine.tuning import reaching, refining, searching
+from pure.engine.tuning import keeping, reaching, refining, searching
+from pure.engine.tuning.plan import ExpertPlan, TunedPlan
+from pure.engine.tuning.recording import Recorded
 from pure.engine.tuning.refining import decibels, improve, swaps
 from pure.engine.tuning.rerun import TunedSpan
 from pure.engine.tuning.searching import Errors
 from pure.shortest import BestMask
+from pure.transforms import calibrated, dbcache, scm
 
 STEPS = tuple(FlowMatchEuler().schedule(5))
 SPAN = TunedSpan(depth=2)
@@ -125,6 +131,79 @@ def test_steps_that_make_it_worse_are_damped_more(monkeypatch):
     assert tried == [0.0, *(pytest.approx(1 / (1 + 0.01 * 5**n)) for n in range(6))]
 
 
+def test_the_equations_are_those_of_least_squares(monkeypatch):
+    """Latents that are linear in two weights, of two cases with two samples: the matrix of the slopes themselves."""
+    slopes = torch.arange(1.0, 25.0, dtype=torch.float64).reshape(2, 2, 3, 2)  # case, sample, number, weight
+    base = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    weights = {at: torch.tensor([0.7, 0.3], dtype=torch.float64) for at in (3, 4)}
+    told: list[Any] = []
+
+    def latents(case: Any, now: Any) -> torch.Tensor:
+        return base + slopes[case.number] @ torch.stack([now[3][1], now[4][1]])
+
+    monkeypatch.setattr(refining, "end", lambda case, bound, entries, now, span, place: latents(case, now))
+    monkeypatch.setattr(
+        refining, "_places", lambda trial, case, *_: [SimpleNamespace(carry=latents(case, weights))] * 6
+    )
+    solver = SimpleNamespace(latents=lambda carry: carry)
+    cases = [SimpleNamespace(number=n, noise=base, pipeline=SimpleNamespace(solver=solver)) for n in range(2)]
+    given: Any = SimpleNamespace(
+        cases=cases, references=[torch.zeros(2, 3, dtype=torch.float64)] * 2, span=SPAN, bound=0
+    )
+    normal, slope = refining._equations(given, (), weights, [(3, 1), (4, 1)], lambda *each: told.append(each))
+    wanted, right = torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for case in cases:
+        for jacobian, off in zip(slopes[case.number], latents(case, weights), strict=True):
+            wanted += jacobian.T @ jacobian / off.square().sum()
+            right += jacobian.T @ off / off.square().sum()
+    torch.testing.assert_close(normal, wanted)
+    torch.testing.assert_close(slope, right)
+    assert told == [("weights", number, 4) for number in range(1, 5)]
+
+
+def test_the_quality_of_a_mask_is_the_mean_over_all_samples(monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(refining, "end", lambda *each: asked.append(each[5]) or torch.full((2, 1), 1.1))
+    given = trial(2)
+    given.references = [torch.ones(2, 1), torch.full((2, 1), 1.1 / 1.01)]
+    assert refining.quality(given, (), {}) == pytest.approx((20 + 40) / 2, abs=1e-3)
+    place: Any = ["first", "second"]
+    refining.quality(given, (), {}, place)
+    assert asked == [None, None, "first", "second"]
+
+
+# ------------------------------------------------------------------------------ recordings
+
+
+def test_what_is_recorded_is_read_back_and_the_rest_is_made(monkeypatch, tmp_path):
+    ran: list[Any] = []
+
+    def record(case: Any, seeds: Any, span: Any, observe: Any) -> Any:
+        ran.append((seeds, observe))
+        gram = {"high": np.eye(2), "low": np.full((1, 1), 3.0)}
+        return [
+            Recorded(prompt=prompt, seed=seed, grams=gram, latents=torch.full((1, 2), float(seed)))
+            for prompt, seed in zip(case.request.prompts, seeds, strict=True)
+        ]
+
+    monkeypatch.setattr(keeping, "record", record)
+    case: Any = SimpleNamespace(request=SimpleNamespace(prompts=("a", "b")))
+
+    def recorded(folder: Any, seeds: Any = (1, 2)) -> Any:
+        return keeping.recorded(case, seeds, SPAN, {"x": 1}, folder, print)
+
+    assert [one.seed for one in recorded(None)] == [1, 2] and not list(tmp_path.iterdir())
+    first = recorded(tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == 2 and ran == [((1, 2), print)] * 2
+    again = recorded(tmp_path / "kept")
+    assert len(ran) == 2, "all was there"
+    for one, other in zip(first, again, strict=True):
+        assert (one.prompt, one.seed) == (other.prompt, other.seed) and torch.equal(one.latents, other.latents)
+        assert all(np.array_equal(one.grams[name], other.grams[name]) for name in ("high", "low"))
+    recorded(tmp_path / "kept", (1, 3))
+    assert ran[2:] == [((1, 3), print)] and len(list((tmp_path / "kept").iterdir())) == 3
+
+
 # ------------------------------------------------------------------------------ quality
 
 
@@ -205,3 +284,17 @@ def test_prompts_are_recorded_in_batches_of_those_to_fit_and_of_others(monkeypat
     assert [case.prompts for case in made.check[0]] == [texts[start:stop] for start, stop in parts if start >= fit]
     fitted = list(range(1000, 1000 + fit))
     assert (made.errors, made.masks, made.pace, span) == (fitted, (fitted, 2), (2.0, 1.0), SPAN)
+
+
+# ------------------------------------------------------------------------------ plans
+
+
+def test_a_plan_is_the_transform_that_its_file_says():
+    table = (((0,), 1, (1.0,)),)
+    one, two = ExpertPlan(mask=(1, 0), table=table), ExpertPlan(mask=(1, 1), table=())
+    plan = TunedPlan(made_for=TunedFor(steps=2), front=1, back=2, parts={"": one})
+    always = dbcache(front=1, back=2, threshold=1.0, warmup=0, max_continuous=None)
+    first = pure.compose(always, scm(mask=(1, 0), policy="static"), calibrated(table=table))
+    second = pure.compose(always, scm(mask=(1, 1), policy="static"), calibrated(table=()))
+    assert plan.transform == first
+    assert attrs.evolve(plan, parts={"high": one, "low": two}).transform == {"high": first, "low": second}
