@@ -110,7 +110,7 @@ def make_command(
     samples = _samples(values, prompts, when or datetime.now(), _identity(order, checkpoint), checkpoint.video)
     _check_files(values, samples[0].path, plot, perf)
     return Command(
-        checkpoint=attrs.evolve(checkpoint, precision=_precision(values)),
+        checkpoint=checkpoint,
         order=order,
         samples=samples,
         steps=values["num_inference_steps"] or checkpoint.found.defaults.steps,
@@ -140,11 +140,11 @@ def checkpoint_of(values: Mapping[str, Any]) -> Checkpoint:
     """Return the checkpoint that the flags name, described.
 
     Raises:
-        Misuse: it is not there, or not supported.
+        Misuse: it is not there, or not supported, or its parts are to have several precisions.
     """
     return look(
         values["model_path"],
-        precision=values["dit_precision"],
+        precision=_precision(values),
         variant=values["variant"],
         compiled=values.get("enable_torch_compile", False),
     )
@@ -344,7 +344,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def _precision(values: Mapping[str, Any]) -> str | None:
-    dit, vae = values["dit_precision"], values["vae_precision"]
+    dit, vae = values["dit_precision"], values.get("vae_precision")
     default = None if torch.cuda.is_available() else "fp32"
     if vae is not None and vae != (dit or default):
         raise Misuse(

@@ -105,6 +105,8 @@ def test_only_the_first_process_of_all_hosts_listens(starting, index, follower, 
         (("--warmup-resolutions", "64x64", "30x64"), "--warmup-resolutions: width 30 is not"),
         (("--warmup-resolutions", "16000x16000"), "--warmup-resolutions: 16000 x 16000 pixels are latents of"),
         (("--vae-tiling",), "--vae-tiling is not available"),
+        (("--vae-precision", "bf16"), "--vae-precision bf16: all parts have one precision in this version"),
+        (("--dit-precision", "bf16", "--vae-precision", "fp32"), "--vae-precision fp32: all parts have one precision"),
         (("--plan", "quick"), "--plan quick: there is no such file"),
     ],
 )
