@@ -1,5 +1,6 @@
 """What flags make of the cache, comparisons, videos and shares, each at its borders; modules that processes share."""
 
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -202,8 +203,6 @@ def test_modules_are_shared_where_that_is_set_and_possible(monkeypatch, names):
     monkeypatch.setattr("pure.models.encoder_sharding", lambda one: shardings.get(type(one).__name__))
     monkeypatch.setattr("pure.distributed.mesh.companions", lambda mesh: 4)
     monkeypatch.setattr(weights, "group_size", lambda count, heads: min(count, heads))
-    import importlib
-
     for module, name in (("tensor_parallel_module", "tensor_parallel_module"), ("row_parallel", "row_parallel")):
         monkeypatch.setattr(
             importlib.import_module(f"pure.distributed.{module}"), name, lambda one, *rest: ("part", one, *rest)
@@ -228,8 +227,6 @@ def test_modules_are_shared_where_that_is_set_and_possible(monkeypatch, names):
 
 
 def test_a_decoder_that_cannot_be_shared_stays_whole_and_says_why(monkeypatch):
-    import importlib
-
     def fail(*_: Any) -> None:
         raise ValueError("it has no rows")
 

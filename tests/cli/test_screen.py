@@ -1,6 +1,8 @@
 """Streams of a command, and how a server is started, without a model: widths, kinds, ports and order of checks."""
 
 import io
+import os
+import signal
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -119,9 +121,6 @@ def test_a_server_that_cannot_be_takes_no_port(starting, words, message):
     ("terminated", "listens", "ends"), [(True, True, False), (False, True, True), (False, False, False)]
 )
 def test_ctrl_c_is_an_interruption_and_a_request_to_terminate_is_not(monkeypatch, terminated, listens, ends):
-    import os
-    import signal
-
     def spread(*_: Any) -> None:
         if terminated:
             with pytest.raises(KeyboardInterrupt):

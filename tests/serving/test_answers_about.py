@@ -11,6 +11,7 @@ import pytest
 import pure
 from pure.configs import Facts
 from pure.serving.http import service as services
+from pure.serving.http.app import Checks
 from pure.serving.http.bodies import LIMIT, Upload
 from pure.serving.http.errors import HttpError, body_of
 from pure.serving.jobs import Artifact, Format, Job
@@ -133,8 +134,6 @@ def test_a_client_that_hears_nothing_is_logged_as_closed(site):
 
     async def silent(scope: Any, receive: Any, send: Any) -> None:
         return None
-
-    from pure.serving.http.app import Checks
 
     asyncio.run(Checks(silent, at.service)(scope, receive, send))
     assert at.logged[-1][0].startswith("GET /liveness closed ")
