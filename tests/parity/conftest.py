@@ -16,6 +16,7 @@ from pure.models import Pipeline, load_pipeline
 from pure.tree import map_samples
 from tests.parity.cases import CASES, HEIGHT, NEGATIVE, PROMPTS, TEXT, WIDTH, Case
 from tests.parity.differing import DIFFERING
+from tests.parity.pruned import PRUNED
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ class Answers:
 @pytest.fixture(scope="session")
 def peer(checkpoint: Path, noise: torch.Tensor) -> Answers:
     """Everything cache-dit answers; a process of its own keeps its patches out of this one."""
-    requests = [case.request() for case in (*CASES, *DIFFERING)]
+    requests = [case.request() for case in (*CASES, *DIFFERING, *PRUNED)]
     (checkpoint / "requests.json").write_text(json.dumps(requests))
     save_file({"noise": noise}, checkpoint / "noise.safetensors")
     done = subprocess.run(

@@ -121,6 +121,14 @@ def plain(peer: Peer, request: Request) -> Answer:
     return statistics(pipeline)
 
 
+def pruned(peer: Peer, request: Request) -> Answer:
+    """Run a request that skips blocks one by one."""
+    pipeline = peer.pipeline(request)
+    cache_dit.enable_cache(pipeline, cache_config=cache_dit.DBPruneConfig(**request["cache"]))
+    peer.latents[request["name"]] = peer.call(pipeline, request).float()
+    return {"skipped": [pipeline.transformer._pruned_steps], "pruned": pipeline.transformer._pruned_blocks}
+
+
 def interleaved(peer: Peer, request: Request) -> Answer:
     """Run a request, and in the middle of it another one on the same pipeline."""
     pipeline = peer.pipeline(request)
@@ -210,7 +218,7 @@ def defaults() -> Answer:
 
 
 KINDS: dict[str, Callable[[Peer, Request], Answer]] = {
-    kind.__name__: kind for kind in (plain, interleaved, interrupted, enabled_twice, first_block_cache)
+    kind.__name__: kind for kind in (plain, pruned, interleaved, interrupted, enabled_twice, first_block_cache)
 }
 
 
