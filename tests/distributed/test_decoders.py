@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from pure.distributed import Sizes, make_mesh, row_parallel
+from pure.distributed.mesh import axis
+from pure.distributed.row_layers import RowGroupNorm
+from pure.testing import toys
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, ranks, tiny, wan_pipelines
 from tests.support.sharded import Collectives, difference
 
@@ -44,6 +47,7 @@ def decoded(vae: Any, name: str, count: int = 1) -> torch.Tensor:
 def on_a_rank(name: str, count: int, samples: int) -> tuple[torch.Tensor, dict[str, int], int]:
     vae = row_parallel(made(name), make_mesh(Sizes(ulysses=count)))
     assert all(one is other for one, other in zip(vae.parameters(), made(name).parameters(), strict=False))
+    assert vae.encoder is made(name).encoder and made(name).decoder is not vae.decoder
     decoded(vae, name, samples)  # caches of a decode leave nothing behind for the next one
     with Collectives() as watch:
         found = decoded(vae, name, samples)
@@ -117,24 +121,54 @@ def test_the_memory_of_activations_is_divided():
     assert [found * 14 for found in ranks.run(_largest, 2, 2)] == [whole * 9, whole * 7]
 
 
+NORM = nn.GroupNorm(2, 4, eps=0.5)  # a large constant, which shows
+
+
+def _normed(x: torch.Tensor) -> torch.Tensor:
+    along = axis(make_mesh(Sizes(ulysses=2)), "ulysses")
+    return RowGroupNorm(NORM, along)(x.split([4, 1], dim=-2)[along.index])
+
+
+def test_a_group_norm_of_uneven_rows_is_that_of_all():
+    x = toys.normal(2, 4, 5, 3, seed=1) + torch.arange(5.0)[:, None]  # each row has another mean
+    with torch.no_grad():
+        assert difference(torch.cat(ranks.run(_normed, 2, x), dim=-2), NORM(x)) <= 1e-6
+
+
+WRONG = {
+    "up_blocks.0.upsamplers.0.conv": (
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 3, padding=1, stride=2),
+        nn.Conv2d(4, 4, 3, padding=1, dilation=2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+    ),
+    "conv_act": (nn.LayerNorm(4),),
+}
+
+
 def _refusals() -> list[str]:
     mesh, said = make_mesh(Sizes()), []
-    vae = tiny.vae()
-    vae.decoder.set_submodule("up_blocks.0.upsamplers.0.conv", nn.Conv2d(4, 4, 3, stride=2))
-    norm = tiny.vae()
-    norm.decoder.conv_act = nn.LayerNorm(4)  # type: ignore[assignment]
-    for each in (vae, norm, tiny.clip()):
+    assert row_parallel(alone := tiny.vae(), mesh) is alone, "nobody shares its rows"
+    made: list[Any] = [tiny.clip()]
+    for name, modules in WRONG.items():
+        for module in modules:
+            made.append(tiny.vae())
+            made[-1].decoder.set_submodule(name, module)
+    for each in made:
         try:
             row_parallel(each, mesh)
+            said.append("nothing")
         except ValueError as error:
             said.append(str(error))
     return said
 
 
 def test_what_cannot_be_divided_is_named():
-    convolution, norm, other = ranks.run(_refusals, 1)[0]
-    assert (
-        "AutoencoderKL.decoder.up_blocks.0.upsamplers.0.conv is a convolution of 3 rows with padding 0" in convolution
-    )
-    assert "AutoencoderKL.decoder.conv_act is a LayerNorm, whose rows cannot be divided" in norm
+    other, *convolutions, between, norm = ranks.run(_refusals, 1)[0]
     assert "CLIPTextModel: rows are divided after a decoder's mid_block, and it has none" in other
+    name = "AutoencoderKL.decoder.up_blocks.0.upsamplers.0.conv is a"
+    wrong = ((0, 1, 1), (1, 2, 1), (1, 1, 2))
+    for said, (padding, stride, dilation) in zip(convolutions, wrong, strict=True):
+        assert f"{name} convolution of 3 rows with padding {padding}, stride {stride} and dilation {dilation}" in said
+    assert f"{name} Upsample, whose rows cannot be divided" in between
+    assert "AutoencoderKL.decoder.conv_act is a LayerNorm, whose rows cannot be divided" in norm
