@@ -14,12 +14,12 @@ from pure.transforms import compiled, dbcache, dbprune, scm, taylorseer
 SEEDS, COUNT, THRESHOLD, WARMUP = (1, 2, 3), 12, 0.2, 2
 
 
-def blocks_of(case: Situation) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Return what enters and leaves every block at every step where a plain loop prunes by the definition, sample 0."""
-    model, front = case.model, case.single.plan.span.front
+def blocks_of(case: Situation, front: int) -> list[tuple[list[int], torch.Tensor]]:
+    """Return the blocks that run at every step, and its prediction, of a plain loop that prunes by the definition."""
+    model = case.model
     denoiser, bound = model.first, model.first.bind(model.params)
     prepared = denoiser.prepare(bound.all, case.conditioning())
-    last: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    last: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
     steps = []
     for index, entry in enumerate(case.trace()):
         hidden, context = denoiser.embed(bound.all, prepared, entry.latents, entry.step.times(1))
@@ -48,7 +48,7 @@ def blocks_of(case: Situation) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
 def test_every_block_decides_as_defined(front: int) -> None:
     prune = dbprune(front=front, threshold=THRESHOLD, warmup=WARMUP)
     case = Situation(model=RANDOM, transform=prune, seeds=(1,), count=COUNT)
-    expected, entries, partly = blocks_of(case), case.trace(), 0
+    expected, entries, partly = blocks_of(case, front), case.trace(), 0
     size = len(RANDOM.first.blocks)
     for (ran, prediction), entry in zip(expected, entries, strict=True):
         (decision,) = entry.info.decisions

@@ -20,9 +20,15 @@ class Pruned(Case):
 
     def transform(self) -> pure.Transform:
         """Return what a user of puredit composes."""
-        limits = {"max_cached": self.max_cached, "max_continuous": self.max_continuous}
-        spans = {"front": self.front, "back": self.back, "keep": self.keep}
-        return dbprune(threshold=self.threshold, warmup=self.warmup, **spans, **limits)
+        return dbprune(
+            front=self.front,
+            back=self.back,
+            keep=self.keep,
+            threshold=self.threshold,
+            warmup=self.warmup,
+            max_cached=self.max_cached,
+            max_continuous=self.max_continuous,
+        )
 
     def request(self) -> dict[str, Any]:
         """Return what `peer.py` is asked to run."""
