@@ -47,6 +47,15 @@ def _dbcache(model: Model, count: int, **drawn: st.SearchStrategy) -> Strategy:
     return spans.flatmap(lambda span: st.builds(functools.partial(dbcache, front=span[0], back=span[1]), **drawn))
 
 
+def composed(*recipes: Recipe) -> Recipe:
+    """Return the recipe of several ones composed, in their order."""
+
+    def recipe(model: Model, count: int) -> Strategy:
+        return st.builds(pure.compose, *(each(model, count) for each in recipes))
+
+    return recipe
+
+
 def plain(model: Model, count: int) -> Strategy:
     """Nothing."""
     return st.just(pure.identity)
@@ -104,6 +113,11 @@ def static(model: Model, count: int) -> Strategy:
     return st.builds(functools.partial(scm, policy="static"), mask=masks(count))
 
 
+def dynamic(model: Model, count: int) -> Strategy:
+    """A dynamic mask."""
+    return st.builds(scm, mask=masks(count))
+
+
 def every(model: Model, count: int) -> Strategy:
     """FORA."""
     return st.builds(fora, interval=st.integers(2, 4), warmup=st.integers(0, 2))
@@ -121,21 +135,6 @@ def by_sizes(model: Model, count: int) -> Strategy:
     return made | st.builds(pure.compose, made, _dbcache(model, count))
 
 
-def every_over_dbcache(model: Model, count: int) -> Strategy:
-    """FORA with the span of DBCache and TaylorSeer."""
-    return st.builds(pure.compose, every(model, count), _dbcache(model, count), taylor_only())
-
-
-def static_over_dbcache(model: Model, count: int) -> Strategy:
-    """A static mask with the span of DBCache."""
-    return st.builds(pure.compose, _dbcache(model, count), static(model, count))
-
-
-def dynamic(model: Model, count: int) -> Strategy:
-    """A dynamic mask over DBCache."""
-    return st.builds(pure.compose, st.builds(scm, mask=masks(count)), _dbcache(model, count))
-
-
 def preset(model: Model, count: int) -> Strategy:
     """A preset mask over DBCache."""
     names = st.sampled_from(("slow", "medium", "fast", "ultra"))
@@ -150,33 +149,18 @@ def bins(model: Model, count: int) -> Strategy:
     return st.builds(pure.compose, _dbcache(model, count), made)
 
 
-def taylor(on: str, least: int = 0) -> Recipe:
-    """Return the recipe of TaylorSeer over a cache, for what `on` names."""
+ON, ALL_OR_SOME = st.sampled_from(("residual", "hidden")), st.sampled_from((None, "all", ("image",)))
+
+
+def predicted(kind: Callable[..., Transform], **drawn: st.SearchStrategy) -> Recipe:
+    """Return the recipe of a predictor of any order over a cache or a mask."""
 
     def recipe(model: Model, count: int) -> Strategy:
-        made = st.builds(
-            functools.partial(taylorseer, on=on),
-            order=st.integers(least, 3),
-            streams=st.sampled_from((None, "all", ("image",))),
-        )
-        skipping = _dbcache(model, count, threshold=st.sampled_from((0.3, 0.9, 1.0)))
-        return st.builds(pure.compose, skipping | static(model, count), made)
+        skipping = _dbcache(model, count, threshold=st.sampled_from((0.9, 0.3, 1.0))) | static(model, count)
+        made = st.builds(kind, **{"order": st.integers(0, 3), "on": ON, "streams": ALL_OR_SOME, **drawn})
+        return st.builds(pure.compose, skipping, made)
 
     return recipe
-
-
-def polynomial(model: Model, count: int) -> Strategy:
-    """Newton's polynomial over a cache."""
-    streams = st.sampled_from((None, "all"))
-    made = st.builds(newton, order=st.integers(0, 3), on=st.sampled_from(("residual", "hidden")), streams=streams)
-    return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
-
-
-def scaled(model: Model, count: int) -> Strategy:
-    """Hermite polynomials over a cache."""
-    choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
-    made = st.builds(hermite, order=st.integers(0, 3), scale=st.sampled_from((0.5, 0.75, 1.0)), **choices)
-    return st.builds(pure.compose, _dbcache(model, count, threshold=st.just(0.9)) | static(model, count), made)
 
 
 def several_slopes(model: Model, count: int) -> Strategy:
@@ -214,37 +198,36 @@ def from_table(model: Model, count: int) -> Strategy:
     """A mask with weights of its own; or a cache that meets some of their histories."""
 
     def of(mask: tuple[int, ...]) -> Strategy:
-        choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
-        made = st.builds(calibrated, table=tables(mask), order=st.integers(0, 2), **choices)
+        made = st.builds(calibrated, table=tables(mask), order=st.integers(0, 2), on=ON, streams=ALL_OR_SOME)
         skipping = st.just(scm(mask=mask, policy="static")) | _dbcache(model, count, threshold=st.just(0.9))
         return st.builds(pure.compose, skipping, made)
 
     return masks(count).flatmap(of)
 
 
-def guide(interval: bool) -> Strategy:
-    """Guidance, of all steps or of some."""
-    scales = st.sampled_from((0.0, 1.0, 2.5))
-    if not interval:
-        return st.builds(guided, scale=scales)
+SCALES = st.sampled_from((0.0, 1.0, 2.5))
+
+
+def guide(model: Model, count: int) -> Strategy:
+    """Guidance of all steps."""
+    return st.builds(guided, scale=SCALES)
+
+
+def guide_some(model: Model, count: int) -> Strategy:
+    """Guidance of some steps."""
     ends = st.sampled_from(((0.0, 0.5), (0.3, 0.8), (0.5, 1.0)))
-    return st.builds(lambda scale, ends: guided(scale=scale, start=ends[0], stop=ends[1]), scales, ends)
+    return st.builds(lambda scale, ends: guided(scale=scale, start=ends[0], stop=ends[1]), SCALES, ends)
 
 
 def guided_plain(model: Model, count: int) -> Strategy:
     """Guidance alone."""
-    return guide(interval=True) | guide(interval=False)
+    return guide_some(model, count) | guide(model, count)
 
 
 def guided_dbcache(model: Model, count: int) -> Strategy:
     """Guidance of all steps over DBCache."""
     follow = st.sampled_from(("own", "conditional"))
-    return st.builds(pure.compose, guide(interval=False), _dbcache(model, count, follow=follow))
-
-
-def guided_interval(model: Model, count: int) -> Strategy:
-    """Guidance of some steps over DBCache and TaylorSeer."""
-    return st.builds(pure.compose, _dbcache(model, count), guide(interval=True), taylor_only())
+    return st.builds(pure.compose, guide(model, count), _dbcache(model, count, follow=follow))
 
 
 def guided_options(model: Model, count: int) -> Strategy:
@@ -261,22 +244,22 @@ def guided_options(model: Model, count: int) -> Strategy:
 
 def modulated_input(model: Model, count: int) -> Strategy:
     """TeaCache, for families that say what their first block reads."""
-    thresholds, masked = st.sampled_from((0.2, 0.05, 0.5)), st.builds(scm, mask=masks(count))
+    thresholds = st.sampled_from((0.2, 0.05, 0.5))
     made = st.builds(functools.partial(teacache, polynomial=POLYNOMIAL), threshold=thresholds)
-    return made | st.builds(pure.compose, made, taylor_only(), masked)
+    return made | st.builds(pure.compose, made, taylor(model, count), dynamic(model, count))
 
 
 def foreseen(model: Model, count: int) -> Strategy:
     """EasyCache, alone and with a predictor."""
     made = st.builds(easycache, threshold=st.sampled_from((0.5, 0.2, 1.0)), warmup=st.integers(0, 3))
-    return made | st.builds(pure.compose, made, taylor_only())
+    return made | st.builds(pure.compose, made, taylor(model, count))
 
 
 def spent(model: Model, count: int) -> Strategy:
     """A budget, alone and with a mask."""
     limits = st.sampled_from((0.5, 0.1, 0.0, 0.9))
     made = st.builds(budget, early=limits, late=st.sampled_from((0.4, 0.9)), warmup=st.integers(0, 2))
-    return made | st.builds(pure.compose, made, dynamic_mask(count))
+    return made | st.builds(pure.compose, made, dynamic(model, count))
 
 
 def verified(model: Model, count: int) -> Strategy:
@@ -284,7 +267,7 @@ def verified(model: Model, count: int) -> Strategy:
     limits = {"threshold": st.sampled_from((0.05, 0.5, 0.0)), "decay": st.sampled_from((0.3, 1.0))}
     drafts = {"least": st.integers(0, 2), "most": st.integers(1, 4), "floor": st.sampled_from((0.0, 0.1))}
     made = st.builds(speca, warmup=st.integers(0, 3), **limits, **drafts)
-    return made | st.builds(pure.compose, made, taylor_only(), dynamic_mask(count))
+    return made | st.builds(pure.compose, made, taylor(model, count), dynamic(model, count))
 
 
 def pruned(model: Model, count: int) -> Strategy:
@@ -296,7 +279,8 @@ def pruned(model: Model, count: int) -> Strategy:
     made = st.builds(
         dbprune, front=st.integers(0, size - 2), keep=kept, downsample=st.integers(1, 2), **numbers, **limits
     )
-    return made | st.builds(pure.compose, made, taylor_only()) | st.builds(pure.compose, made, guide(interval=True))
+    beside = taylor(model, count) | guide_some(model, count)
+    return made | st.builds(pure.compose, made, beside)
 
 
 def filtered(model: Model, count: int) -> Strategy:
@@ -308,18 +292,16 @@ def filtered(model: Model, count: int) -> Strategy:
 
 def compiled_steps(model: Model, count: int) -> Strategy:
     """Pieces that dynamo traced; what a backend makes of them is its own affair."""
-    regional = st.booleans()
-    made = st.builds(functools.partial(compiled, backend="eager"), regional=regional)
-    return st.builds(pure.compose, _dbcache(model, count), taylor_only(), made)
+    return st.builds(functools.partial(compiled, backend="eager"), regional=st.booleans())
 
 
-def taylor_only() -> Strategy:
+def taylor(model: Model, count: int) -> Strategy:
     """TaylorSeer of any order."""
-    return st.builds(taylorseer, order=st.integers(0, 3), on=st.sampled_from(("residual", "hidden")))
+    return st.builds(taylorseer, order=st.integers(0, 3), on=ON)
 
 
-def everything(model: Model, count: int) -> Strategy:
-    """Guidance, DBCache with all its settings, a mask and TaylorSeer."""
+def every_setting(model: Model, count: int) -> Strategy:
+    """DBCache with all its settings."""
     numbers = {
         "warmup_interval": st.integers(1, 2),
         "max_cached": st.none() | st.integers(2, 5),
@@ -327,24 +309,15 @@ def everything(model: Model, count: int) -> Strategy:
         "downsample": st.integers(1, 2),
         "follow": st.sampled_from(("own", "conditional")),
     }
-    skipping = _dbcache(model, count, **numbers)
-    return st.builds(pure.compose, guide(interval=True), skipping, dynamic_mask(count), taylor_only())
+    return _dbcache(model, count, **numbers)
 
 
 def attending(name: str) -> Recipe:
-    """Everything, and a kernel of attention."""
-
-    def recipe(model: Model, count: int) -> Strategy:
-        return st.builds(pure.compose, everything(model, count), st.just(attention(name)))
-
-    return recipe
+    """Return the recipe of a kernel of attention."""
+    return lambda model, count: st.just(attention(name))
 
 
-def dynamic_mask(count: int) -> Strategy:
-    """A dynamic mask."""
-    return st.builds(scm, mask=masks(count))
-
-
+EVERYTHING = (guide_some, every_setting, dynamic, taylor)
 RECIPES: dict[str, Recipe] = {
     "plain": plain,
     "dbcache": basic,
@@ -355,22 +328,22 @@ RECIPES: dict[str, Recipe] = {
     "dbcache-always": always,
     "scm-static": static,
     "fora": every,
-    "fora-dbcache": every_over_dbcache,
+    "fora-dbcache": composed(every, basic, taylor),
     "magcache": by_sizes,
-    "scm-static-dbcache": static_over_dbcache,
-    "scm-dynamic": dynamic,
+    "scm-static-dbcache": composed(basic, static),
+    "scm-dynamic": composed(dynamic, basic),
     "scm-preset": preset,
     "scm-bins": bins,
-    "taylorseer-residual": taylor("residual"),
-    "taylorseer-hidden": taylor("hidden"),
-    "newton": polynomial,
-    "hermite": scaled,
+    "taylorseer-residual": predicted(taylorseer, on=st.just("residual")),
+    "taylorseer-hidden": predicted(taylorseer, on=st.just("hidden")),
+    "newton": predicted(newton),
+    "hermite": predicted(hermite, scale=st.sampled_from((0.5, 0.75, 1.0))),
     "adams-foca": several_slopes,
     "dmd": modes,
     "calibrated": from_table,
     "guided": guided_plain,
     "guided-dbcache": guided_dbcache,
-    "guided-interval": guided_interval,
+    "guided-interval": composed(basic, guide_some, taylor),
     "guided-options": guided_options,
     "teacache": modulated_input,
     "seacache": filtered,
@@ -378,7 +351,7 @@ RECIPES: dict[str, Recipe] = {
     "budget": spent,
     "speca": verified,
     "dbprune": pruned,
-    "compiled": compiled_steps,
-    "everything": everything,
-    **{f"attention-{name}": attending(name) for name in KERNELS},
+    "compiled": composed(basic, taylor, compiled_steps),
+    "everything": composed(*EVERYTHING),
+    **{f"attention-{name}": composed(*EVERYTHING, attending(name)) for name in KERNELS},
 }

@@ -5,6 +5,7 @@ Shapes: B samples, N image tokens, T text tokens, D width.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import torch
@@ -49,6 +50,18 @@ def rows(shape: tuple[int, ...], offset: int) -> Callable[[tuple[int, ...]], tor
     return lambda seeds: torch.stack([normal(*shape, seed=offset + seed) for seed in seeds])
 
 
+def image_of(hidden):
+    """Return the stream whose change is measured."""
+    return hidden.image
+
+
+def _denoiser(prepare: Callable, embed: Callable, block: Callable, count: int, **fields: Any) -> Denoiser:
+    """Return a denoiser of `count` equal blocks; by default of two streams that `random_head` reads."""
+    own: dict[str, Any] = {"head": random_head, "streams": ("image", "text"), **fields}
+    blocks = tuple(Block(block, f"blocks.{i}.") for i in range(count))
+    return Denoiser(prepare=prepare, embed=embed, blocks=blocks, attend=attend, probe=image_of, **own)
+
+
 # Closed form: block i adds 10^i x time to the image and twice that to the text, in float64.
 
 
@@ -75,16 +88,7 @@ def closed_head(params, hidden, context):
 
 def closed_denoiser() -> Denoiser:
     """Return the denoiser of closed form."""
-    blocks = tuple(Block(closed_block, f"blocks.{i}.") for i in range(len(AMOUNTS)))
-    return Denoiser(
-        prepare=closed_prepare,
-        embed=closed_embed,
-        blocks=blocks,
-        head=closed_head,
-        attend=attend,
-        probe=image_of,
-        streams=("image", "text"),
-    )
+    return _denoiser(closed_prepare, closed_embed, closed_block, len(AMOUNTS), head=closed_head)
 
 
 def closed_params():
@@ -119,15 +123,7 @@ def random_head(params, hidden, context):
 
 def random_denoiser(blocks: int = 4) -> Denoiser:
     """Return the denoiser of one stream."""
-    return Denoiser(
-        prepare=random_prepare,
-        embed=random_embed,
-        blocks=tuple(Block(random_block, f"blocks.{i}.") for i in range(blocks)),
-        head=random_head,
-        attend=attend,
-        probe=image_of,
-        streams=("image",),
-    )
+    return _denoiser(random_prepare, random_embed, random_block, blocks, streams=("image",))
 
 
 def random_params(seed: int, blocks: int = 4) -> dict[str, torch.Tensor]:
@@ -160,16 +156,7 @@ def streams_block(params, hidden, context, attend):
 
 def streams_denoiser(blocks: int = 4) -> Denoiser:
     """Return the denoiser of two streams."""
-    return Denoiser(
-        prepare=streams_prepare,
-        embed=streams_embed,
-        blocks=tuple(Block(streams_block, f"blocks.{i}.") for i in range(blocks)),
-        head=random_head,
-        attend=attend,
-        probe=image_of,
-        streams=("image", "text"),
-        reads=("image",),
-    )
+    return _denoiser(streams_prepare, streams_embed, streams_block, blocks, reads=("image",))
 
 
 def streams_params(seed: int = 100, blocks: int = 4) -> dict[str, torch.Tensor]:
@@ -177,58 +164,40 @@ def streams_params(seed: int = 100, blocks: int = 4) -> dict[str, torch.Tensor]:
     return random_params(seed, blocks) | {"places": 0.1 * normal(TEXT + TOKENS, WIDTH, seed=99)}
 
 
-def image_of(hidden):
-    """Return the stream whose change is measured."""
-    return hidden.image
-
-
 image_latents = rows((TOKENS, WIDTH), 0)
 TEXTS = rows((TEXT, WIDTH), 10)
+_model = functools.partial(Model, differences=FLOAT64, latents=image_latents)
 
 
 @functools.cache
 def random_model(blocks: int = 4, seed: int = 0) -> Model:
     """Return the model of one stream, with parameters of a seed; conditioning is a label (B, D)."""
-    return Model(
-        name=f"random-{blocks}-{seed}",
-        differences=FLOAT64,
-        denoiser=random_denoiser(blocks),
-        params=random_params(seed, blocks),
-        conditioning=rows((WIDTH,), 10),
-        latents=image_latents,
-    )
+    denoiser, params = random_denoiser(blocks), random_params(seed, blocks)
+    return _model(name=f"random-{blocks}-{seed}", denoiser=denoiser, params=params, conditioning=rows((WIDTH,), 10))
 
 
 @functools.cache
 def streams_model(blocks: int = 4, seed: int = 100) -> Model:
     """Return the model of two streams, with parameters of a seed; conditioning is {"text": (B, T, D)}."""
-    return Model(
+    return _model(
         name=f"streams-{blocks}-{seed}",
-        differences=FLOAT64,
         denoiser=streams_denoiser(blocks),
         params=streams_params(seed, blocks),
         conditioning=lambda seeds: {"text": TEXTS(seeds)},
-        latents=image_latents,
     )
 
 
 @functools.cache
 def experts_model(blocks: int = 4, seed: int = 0) -> Model:
     """Return two experts of one stream each, with parameters of their own."""
-    return Model(
-        name=f"experts-{blocks}-{seed}",
-        differences=FLOAT64,
-        denoiser=Experts({"high": random_denoiser(blocks), "low": random_denoiser(blocks)}),
-        params={"high": random_params(seed, blocks), "low": random_params(seed + 50, blocks)},
-        conditioning=rows((WIDTH,), 10),
-        latents=image_latents,
-    )
+    denoiser = Experts({"high": random_denoiser(blocks), "low": random_denoiser(blocks)})
+    params = {"high": random_params(seed, blocks), "low": random_params(seed + 50, blocks)}
+    return _model(name=f"experts-{blocks}-{seed}", denoiser=denoiser, params=params, conditioning=rows((WIDTH,), 10))
 
 
 # Those that every law is tried on. CLOSED has its arithmetic in `oracle`.
-CLOSED = Model(
+CLOSED = _model(
     name="closed",
-    differences=FLOAT64,
     denoiser=closed_denoiser(),
     params=closed_params(),
     conditioning=lambda seeds: {"text": TEXTS(seeds).double()},
