@@ -31,11 +31,12 @@ from pure.engine.hosts import agreeing, hosts_of
 from pure.engine.ranks import check_shares, count_processes, notes_on
 from pure.engine.sample import Sample
 from pure.engine.writing import check_files, check_folder
+from pure.noise import consecutive_seeds
 from pure.notes import Note
 
 __all__ = ["Command", "checkpoint_of", "facts_of", "make_command", "order_of", "plot_path", "read_size", "warmup_mode"]
 
-SEED, LARGEST_SEED = 42, 2**63 - 1
+SEED = 42
 MOST_OUTPUTS = 100_000
 
 
@@ -237,15 +238,15 @@ def _samples(
     values: Mapping[str, Any], prompts: Sequence[str], when: datetime, identity: str, video: bool
 ) -> tuple[Sample, ...]:
     seeds = values["seed"] or (SEED,)
-    for seed in seeds:
-        if seed + values["num_outputs_per_prompt"] - 1 > LARGEST_SEED:
-            count = values["num_outputs_per_prompt"]
-            several = f" with --num-outputs-per-prompt {count}" if count > 1 else ""
-            raise Misuse(f"--seed {seed}{several}: seeds go up to {LARGEST_SEED} (2**63 - 1)")
-    total = len(prompts) * len(seeds) * values["num_outputs_per_prompt"]
+    count = values["num_outputs_per_prompt"]
+    total = len(prompts) * len(seeds) * count
     if total > MOST_OUTPUTS:
         raise Misuse(f"--num-outputs-per-prompt: {total} results; at most {MOST_OUTPUTS}")
-    pairs = [(text, seed + i) for text in prompts for seed in seeds for i in range(values["num_outputs_per_prompt"])]
+    try:
+        runs = [consecutive_seeds(seed, count) for seed in seeds]
+    except ValueError as error:
+        raise Misuse(f"--seed, --num-outputs-per-prompt: {error}") from error
+    pairs = [(text, each) for text in prompts for run in runs for each in run]
     folder, fixed = _place(values, video)
     if not folder or not values["save_output"] or values["no_save_output"]:
         return tuple(Sample(prompt=text, seed=seed) for text, seed in pairs)

@@ -1,5 +1,6 @@
 """The flags of `puredit export`: those of the run that it shares with `puredit generate`, and its own."""
 
+from pure.checks import LARGEST_SEED
 from pure.cli.options import FLAGS, flag, group
 from pure.cli.parsing import Flag
 from pure.cli.values import whole
@@ -17,7 +18,7 @@ RUN = group(
     "Run",
     flag("--num-inference-steps --steps num_inference_steps", whole(1, 10_000), "Denoising steps. [the checkpoint's]"),
     flag("--prompt", "TEXT", "Prompt of the start that is written. [an empty one]", default=""),
-    flag("--seed", whole(0, 2**63 - 1), "Seed of its noise.", shown=42),
+    flag("--seed", whole(0, LARGEST_SEED), "Seed of its noise.", shown=42),
 )
 OUTPUT = group(
     "Output",

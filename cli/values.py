@@ -7,11 +7,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from pure.checks import LARGEST_SEED
 from pure.configs.kinds import Bool, Real, ValueKind, Whole, Wrong, show
 
 __all__ = ["Json", "Value", "boolean", "count", "number", "whole"]
-
-LARGEST = 2**63 - 1
 
 
 class Value(click.ParamType):
@@ -54,7 +53,7 @@ def boolean() -> Value:
 
 def whole(least: int = 1, most: int | None = None) -> Value:
     """Return the type of a whole number from `least` to `most`."""
-    return Value(Whole(least, most, bound=LARGEST), "number")
+    return Value(Whole(least, most, bound=LARGEST_SEED), "number")
 
 
 def count() -> Value:

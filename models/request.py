@@ -10,6 +10,7 @@ from PIL import Image
 
 from pure.checks import nearest
 from pure.guidance import LARGEST_SCALE
+from pure.noise import check_seed
 from pure.notes import Note
 from pure.step import MOST_STEPS, Step
 
@@ -17,7 +18,6 @@ M = TypeVar("M")
 MOST_SAMPLES = 1024  # of one prompt
 LARGEST = 2**24
 """Numbers of the latents of one sample: a picture of 8192 x 8192 pixels in FLUX.1."""
-LARGEST_SEED = 2**63 - 1
 # Options that are whole numbers, and the largest one of each; None where the size of the latents limits it.
 WHOLE = {
     "steps": MOST_STEPS,
@@ -273,8 +273,7 @@ def seeds(seed: int | Sequence[int]) -> int | list[int]:
 
 def _seed(value: Any) -> int:
     seed = _whole("seed", value)
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"seed={seed} should be in 0 to {LARGEST_SEED} (2**63 - 1)")
+    check_seed(seed)
     return seed
 
 

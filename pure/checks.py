@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import attrs
 
 __all__ = [
+    "LARGEST_SEED",
     "Check",
     "check_argument",
     "check_streams",
@@ -36,6 +37,9 @@ Check = Callable[[Any, attrs.Attribute, Any], None]
 """An attrs validator."""
 optional = attrs.validators.optional
 """Allow None, too."""
+
+LARGEST_SEED = 2**63 - 1
+"""The largest seed: what a signed 64-bit integer of a file or a request can hold."""
 
 LARGEST = 1e30
 """Largest number, unless another is given: products of two such overflow in no type that rules compute in."""

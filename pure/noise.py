@@ -4,10 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pure.checks import shown
-
-LARGEST_SEED = 2**63 - 1
-"""The largest seed: what a signed 64-bit integer of a file or a request can hold."""
+from pure.checks import LARGEST_SEED, shown
 
 
 def check_seed(seed: object) -> None:
@@ -18,10 +15,10 @@ def check_seed(seed: object) -> None:
         ValueError: it is not in 0 to `LARGEST_SEED`.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"a seed is a whole number of 0 to 2**63 - 1, got {shown(seed)}")
+        raise TypeError(f"a seed is a whole number from 0 to 2**63 - 1, got {shown(seed)}")
     if not 0 <= seed <= LARGEST_SEED:
         given = seed if seed.bit_length() < 200 else f"one of {seed.bit_length()} bits"
-        raise ValueError(f"a seed is a whole number of 0 to 2**63 - 1, got {given}")
+        raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1, got {given}")
 
 
 def consecutive_seeds(seed: int, count: int) -> tuple[int, ...]:

@@ -13,14 +13,14 @@ import torch
 
 from pure import Guidance, Shared
 from pure.models.common.chat import ChatReader, depth, width
-from pure.models.common.image_pipeline import ImagePipeline, check_packed
+from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
 from pure.models.common.sizes import Sizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import Conditioning, flux2
-from pure.models.flux2.vae import ImageCodec, pack, unpack
+from pure.models.flux2.vae import ImageCodec
 from pure.models.guidance import embedded_scales
 from pure.models.pipeline import Model, Pipeline
 from pure.models.request import Defaults, Request
@@ -32,7 +32,7 @@ APART = 10  # in time, between the picture that is made and each reference
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Flux2Pipeline(ImagePipeline):
+class Flux2Pipeline(PackedPipeline):
     """FLUX.2-dev: guidance is an input of the transformer. Pictures to edit are optional."""
 
     reader: ChatReader = attrs.field(repr=False)
@@ -61,19 +61,19 @@ class Flux2Pipeline(ImagePipeline):
         return [attrs.evolve(branch, reference=tokens.expand(request.batch, -1, -1)) for branch in branches]
 
     def _reference(self, request: Request) -> torch.Tensor:
-        return torch.cat([pack(self.codec.encode(picture)) for picture in request.images], dim=1)
+        return torch.cat([self.codec.encode(picture) for picture in request.images], dim=1)
 
     def shape(self, request: Request) -> tuple[int, ...]:
-        """Return the shape of unpacked latents, tokens being channels already."""
+        """Return the shape of the noise, which is drawn as channels of tokens."""
         return self.params["x_embedder.weight"].shape[1], *self.grid(request)
 
     def pack(self, noise: torch.Tensor) -> torch.Tensor:
         """Turn latents (B, C, h, w) into tokens (B, N, C)."""
-        return pack(noise)
+        return noise.flatten(2).transpose(1, 2).contiguous()
 
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode tokens (B, N, C) to pixels (B, 3, H, W) in 0 to 1."""
-        return self.codec.decode(unpack(latents, *self.grid(request)))
+        return super().decoded(self.codec.denormalised(latents), request)
 
 
 @attrs.frozen(kw_only=True, eq=False)

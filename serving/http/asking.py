@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pure.engine.engine import OPTIONS, Order
 from pure.engine.errors import Misuse
+from pure.noise import consecutive_seeds
 from pure.notes import Note
-from pure.serving.http.fields import QUALITIES, SEEDS
+from pure.serving.http.fields import QUALITIES
 from pure.serving.jobs import Format
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ def seeds(fields: Mapping[str, Any]) -> tuple[int, ...]:
         if count not in (None, len(given)):
             raise Misuse(f"seed: {len(given)} seeds for {count} results; send one, or one each", field="seed")
         return tuple(given)
-    if given[0] + (count or 1) - 1 > SEEDS:
-        raise Misuse(f"seed: {count} results from {given[0]} upwards go beyond the largest seed, {SEEDS}", field="seed")
-    return tuple(given[0] + number for number in range(count or 1))
+    try:
+        return consecutive_seeds(given[0], count or 1)
+    except ValueError as error:
+        raise Misuse(f"seed: {error}", field="seed") from error
 
 
 def image_form(fields: Mapping[str, Any]) -> Format:

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from fastapi import Request
 
+from pure.checks import LARGEST_SEED
 from pure.configs import ConfigError, read_request
 from pure.configs.kinds import Bool, Choice, Real, Text, Unchecked, ValueKind, Whole, Wrong, show
 from pure.configs.report import did_you_mean
@@ -19,18 +20,16 @@ from pure.serving.http.bodies import Body
 from pure.serving.http.forms import Many, Size, read_value
 from pure.serving.http.strict_json import Invalid, parse_json
 
-__all__ = ["EDIT", "IMAGE", "QUALITIES", "SEEDS", "VIDEO", "Fields", "read_fields", "read_query"]
+__all__ = ["EDIT", "IMAGE", "QUALITIES", "VIDEO", "Fields", "read_fields", "read_query"]
 
 QUALITIES = {"maximum": 100, "high": 90, "medium": 55, "low": 35}
 """Words of `output_quality`, as `output_compression`."""
-SEEDS = 2**63 - 1
-"""The largest seed."""
 SIDE = 16_384
-"""Most pixels on a side; `State.recipe` limits their product."""
+"""Most pixels on a side; the recipe of a request limits their product."""
 EXTRAS = ("extra_body", "extra_json", "extra_args", "extra_params")
 """Objects whose fields are used as if they were at the top level."""
 PICTURES = ("image", "images", "image_url", "init_image", "input_image", "input_reference", "picture", "reference_url")
-"""NameList of picture fields in clients' requests."""
+"""Names of picture fields in clients' requests."""
 
 TEXT, SCALE, SIDES, RESULTS = Text(empty=True, most=32_000), Real(0, most=1000), Whole(1, SIDE), Whole(1, 10)
 COMMON: Mapping[str, ValueKind] = {
@@ -41,7 +40,7 @@ COMMON: Mapping[str, ValueKind] = {
     "width": SIDES,
     "height": SIDES,
     "n": RESULTS,
-    "seed": Many(Whole(0, SEEDS), 10),
+    "seed": Many(Whole(0, LARGEST_SEED), 10),
     "num_inference_steps": Whole(1, 10_000),
     "guidance_scale": SCALE,
     "guidance_scale_2": SCALE,

@@ -16,7 +16,7 @@ from pure.engine.errors import Misuse
 from pure.serving.http.asking import image_form, seeds
 from pure.serving.http.bodies import Upload, read_body
 from pure.serving.http.errors import HttpError
-from pure.serving.http.fields import EDIT, IMAGE, SEEDS, read_fields, read_query
+from pure.serving.http.fields import EDIT, IMAGE, read_fields, read_query
 from pure.serving.http.pictures import urls
 from pure.serving.http.service import Service, memory, service_of
 from pure.serving.jobs import Entry, Job
@@ -142,5 +142,5 @@ def variant(request: Request) -> int:
     Raises:
         Misuse: it is not a number, or another parameter is there.
     """
-    number = read_query(request, {"variant": Whole(0, SEEDS, words=("video",))}, variant=0)["variant"]
+    number = read_query(request, {"variant": Whole(0, words=("video",))}, variant=0)["variant"]
     return 0 if number == "video" else number  # what OpenAI's client calls the whole of it

@@ -156,7 +156,7 @@ def test_a_picture_that_is_not_finite_fails_and_the_others_are_saved(puredit, tm
         (("--seed", 2**63), f"'{2**63}' is not a whole number of at least 0; at most {2**63 - 1}"),
         (
             ("--seed", 2**63 - 1, "--num-outputs", 2),
-            f"--seed {2**63 - 1} with --num-outputs-per-prompt 2: seeds go up to",
+            f"--num-outputs-per-prompt: 2 seeds from {2**63 - 1} on go beyond 2**63 - 1; begin at {2**63 - 2} or below",
         ),
         (("--height", 100_000, "--width", 100_000), "'100000' is not a whole number from 1 to 16384"),
         (("--num-inference-steps", 10**9), "10000"),

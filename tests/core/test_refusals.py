@@ -181,13 +181,13 @@ def test_a_prediction_shares_no_memory_with_the_state(mask: str, on: str) -> Non
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 2**64 - 1])
 def test_seeds_out_of_range_are_refused(seed: int) -> None:
     for given in (seed, [0, seed]):
-        with pytest.raises(ValueError, match=re.escape(f"a seed is a whole number of 0 to 2**63 - 1, got {seed}")):
+        with pytest.raises(ValueError, match=re.escape(f"a seed is a whole number from 0 to 2**63 - 1, got {seed}")):
             pure.gaussian((2, 3), given)
 
 
 @pytest.mark.parametrize("seed", [True, 1.0, "7", None, [0, 1.5], [0, False]])
 def test_what_is_no_seed_is_refused(seed: Any) -> None:
-    with pytest.raises(TypeError, match=r"a seed is a whole number of 0 to 2\*\*63 - 1, got"):
+    with pytest.raises(TypeError, match=r"a seed is a whole number from 0 to 2\*\*63 - 1, got"):
         pure.gaussian((2, 3), seed)
 
 

@@ -231,8 +231,8 @@ def test_nothing_global_is_touched(saved):
         ({"xyz": None}, TypeError, "there is no option 'xyz'; there are images, steps, height"),
         ({"images": "a.png"}, TypeError, "images should be a sequence of Pillow's pictures, got 'a.png'"),
         ({"images": [None]}, TypeError, "images should be a sequence of Pillow's pictures"),
-        ({"seed": 2**63}, ValueError, r"seed=9223372036854775808 should be in 0 to 9223372036854775807"),
-        ({"seed": -1}, ValueError, "seed=-1 should be in 0 to"),
+        ({"seed": 2**63}, ValueError, r"from 0 to 2\*\*63 - 1, got 9223372036854775808"),
+        ({"seed": -1}, ValueError, "a seed is a whole number from 0 to .* got -1"),
         ({"seed": [1.5]}, TypeError, "seed should be a whole number, got 1.5"),
         ({"seed": None}, TypeError, "seed should be a whole number, got None"),
         (

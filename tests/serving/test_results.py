@@ -9,11 +9,11 @@ import attrs
 import pytest
 import uvicorn
 
+from pure.checks import LARGEST_SEED
 from pure.engine import maker
 from pure.engine.engine import alike
 from pure.engine.errors import Misuse
 from pure.serving.http.asking import seeds
-from pure.serving.http.fields import SEEDS
 from pure.serving.http.server import Server
 from pure.serving.http.strict_json import DEEPEST, Invalid, parse_json
 from pure.serving.jobs import Store
@@ -151,9 +151,9 @@ def test_the_first_result_of_a_job_does_not_complete_it_whatever_its_number(job)
 
 
 def test_the_last_of_several_seeds_may_be_the_largest():
-    assert seeds({"n": 2, "seed": (SEEDS - 1,)}) == (SEEDS - 1, SEEDS)
-    with pytest.raises(Misuse, match="go beyond the largest seed"):
-        seeds({"n": 3, "seed": (SEEDS - 1,)})
+    assert seeds({"n": 2, "seed": (LARGEST_SEED - 1,)}) == (LARGEST_SEED - 1, LARGEST_SEED)
+    with pytest.raises(Misuse, match=r"seed: 3 seeds from \d+ on go beyond 2\*\*63 - 1; begin at \d+ or below"):
+        seeds({"n": 3, "seed": (LARGEST_SEED - 1,)})
 
 
 def test_depth_is_bounded_exactly():
