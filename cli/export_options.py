@@ -1,18 +1,13 @@
 """The flags of `puredit export`: those of the run that it shares with `puredit generate`, and its own."""
 
 from pure.checks import LARGEST_SEED
-from pure.cli.options import FLAGS, flag, group
+from pure.cli.options import flag, group, of_run
 from pure.cli.parsing import Flag
 from pure.cli.values import whole
 
 __all__ = ["EXPORT_FLAGS"]
 
-SHARED = (
-    *("--model-path", "--variant", "--dit-precision", "--attention-backend", "--height", "--width", "--num-frames"),
-    *("--image-path", "--negative-prompt", "--guidance-scale", "--guidance-scale-2", "--true-cfg-scale"),
-    *("--max-sequence-length", "--cache-dit-config", "--plan", "--enable-cache-dit", "--cache-dit-params"),
-    *("--lenient-config", "--config", "--log-level", "--debug"),
-)
+CACHE = ("--cache-dit-config", "--plan", "--enable-cache-dit", "--cache-dit-params", "--lenient-config")
 
 RUN = group(
     "Run",
@@ -33,5 +28,5 @@ OUTPUT = group(
     flag("--decoder", None, "Also compile the decoder of latents, into a package beside the other."),
     flag("--only-start", None, "Only write a start, for a package that is there; nothing is compiled."),
 )
-EXPORT_FLAGS: tuple[Flag, ...] = (*RUN, *OUTPUT, *(each for each in FLAGS if set(each.opts) & set(SHARED)))
+EXPORT_FLAGS: tuple[Flag, ...] = (*RUN, *OUTPUT, *of_run("--attention-backend", *CACHE))
 """All of them, in the order of the help text."""

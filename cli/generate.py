@@ -31,7 +31,8 @@ from pure.engine.maker import Hand, make_hands, take_orders
 from pure.engine.ranks import spread
 from pure.engine.result import Result
 from pure.engine.sample import Sample
-from pure.engine.saving import save, save_frames
+from pure.engine.saving import eight_bits, save
+from pure.engine.video import write_frames
 from pure.engine.weights import Weights
 from pure.models import NotFiniteError
 from pure.models.progress import Progress
@@ -248,7 +249,7 @@ def _run(
             if path is not None:
                 save(path, found.frames, recipe.fps)
             if frames is not None:
-                save_frames(frames, found.frames)
+                write_frames(frames, eight_bits(found.frames))
             yield found
 
 

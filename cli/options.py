@@ -8,7 +8,7 @@ from pure.cli.parsing import Flag
 from pure.cli.values import Json, Value, boolean, count, number, whole
 from pure.configs.kinds import Unchecked
 
-__all__ = ["FLAGS", "LARGEST_SIDE", "flag", "group"]
+__all__ = ["FLAGS", "LARGEST_SIDE", "flag", "group", "of_run"]
 
 LARGEST_SIDE = 16384
 """Of a picture, in pixels."""
@@ -230,3 +230,14 @@ UNSUPPORTED = group(
 )
 FLAGS: tuple[Flag, ...] = (*IMAGE, *CACHE, *OUTPUT, *MODEL, *PROCESSES, *RUNNING, *UNSUPPORTED)
 """All of them, in the order of the help text."""
+
+RUN = (
+    *("--model-path", "--variant", "--dit-precision", "--height", "--width", "--num-frames", "--image-path"),
+    *("--negative-prompt", "--guidance-scale", "--guidance-scale-2", "--true-cfg-scale", "--max-sequence-length"),
+    *("--config", "--log-level", "--debug"),
+)
+
+
+def of_run(*more: str) -> tuple[Flag, ...]:
+    """Return the flags of one run, which other commands share with `puredit generate`, and those named besides."""
+    return tuple(each for each in FLAGS if set(each.opts) & {*RUN, *more})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +28,9 @@ def write_plot(path: Path, made: Made, threshold: float | None, recipe: str) -> 
     """
     result, plain, found = made.result, made.plain, made.comparison
     assert plain is not None and found is not None
-    psnr = "images equal" if math.isinf(found.psnr) else f"PSNR {found.psnr:.1f} dB"
     numbers = (
         f"{plain.seconds:.2f} s without cache, {result.seconds:.2f} s with: {found.ratio:.2f}x   |   "
-        f"{psnr}   |   SSIM {found.ssim:.3f}   |   seed {result.sample.seed}"
+        f"{found.line}   |   seed {result.sample.seed}"
     )
     heading = Heading(title=f"“{result.sample.prompt}”", numbers=numbers, small=recipe)
     pictures = panels(plain.frames, result.frames, found.frame)
@@ -47,11 +45,9 @@ def write_curve(path: Path, plans: Sequence[TunedPlan], others: Sequence[TunedPl
         plans: refined, drawn large.
         others: of the same recording, not refined; drawn as a line.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.2, 4.8), dpi=130, facecolor="white")
-    FigureCanvasAgg(figure)
     ax = figure.add_subplot()
     made = [plan.made_for for plan in sorted(others, key=lambda plan: plan.made_for.computed or 0)]
     best = [plan.made_for for plan in plans]

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from pure.engine.errors import Misuse
-from pure.engine.unsupported import FLAGS, Refusal
+from pure.engine.unsupported import FLAGS
 
 __all__ = ["refuse"]
 
 
-def refuse(values: Mapping[str, Any], flags: Mapping[str, Refusal] = FLAGS) -> None:
+def refuse(values: Mapping[str, Any]) -> None:
     """Check the flags that are not supported.
 
     Raises:
         Misuse: lists every flag whose value would have no effect.
     """
-    wrong = {name: found for name, found in flags.items() if found.refuses(values.get(name))}
+    wrong = {name: found for name, found in FLAGS.items() if found.refuses(values.get(name))}
     if wrong:
         raise Misuse("\n".join(f"{_typed(name, values[name])} {found}" for name, found in wrong.items()))
 

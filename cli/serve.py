@@ -16,9 +16,9 @@ import attrs
 
 from pure.cli.cache_flags import default_sources, planned
 from pure.cli.command import checkpoint_of, facts_of, read_size, warmup_mode
+from pure.cli.refusals import refuse
 from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
-from pure.cli.serve_options import refuse_for_server
 from pure.configs import Facts, parallel
 from pure.distributed.hosts import Hosts
 from pure.distributed.mesh import Sizes
@@ -77,7 +77,7 @@ def execute(values: Mapping[str, Any]) -> None:
     require("serve", "puredit serve")
     from pure.serving.http.server import bind
 
-    refuse_for_server(values)
+    refuse({**values, "warmup_mode": None})  # "server" is one of its modes
     checkpoint = checkpoint_of(values)
     hosts = hosts_of(values, os.environ)
     facts = facts_of(values, checkpoint, os.environ)

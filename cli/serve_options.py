@@ -1,18 +1,13 @@
 """The flags of `puredit serve`: those it shares with `puredit generate`, and its own."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from pure.cli.options import FLAGS, flag, group
 from pure.cli.parsing import Flag, FlagCommand
-from pure.cli.refusals import refuse
 from pure.cli.values import boolean, number, whole
 from pure.engine.errors import Misuse
-from pure.engine.unsupported import FLAGS as UNSUPPORTED
 
-__all__ = ["SERVE_FLAGS", "ServeCommand", "refuse_for_server"]
+__all__ = ["SERVE_FLAGS", "ServeCommand"]
 
 NOT_SHARED = ("Image", "Output")
 """Groups of `puredit generate` that are set by requests, not by the server."""
@@ -78,12 +73,3 @@ class ServeCommand(FlagCommand):
                 raise Misuse(f"{args[0]} and --model-path both name the model; give one of them")
             args = ["--model-path", *args]
         return super().parse_args(ctx, args)
-
-
-def refuse_for_server(values: Mapping[str, Any]) -> None:
-    """Check the flags that a server does not support.
-
-    Raises:
-        Misuse: lists every flag whose value would have no effect.
-    """
-    refuse(values, {name: option for name, option in UNSUPPORTED.items() if name != "warmup_mode"})

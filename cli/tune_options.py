@@ -1,16 +1,10 @@
 """The flags of `puredit tune`: those of the run that it shares with `puredit generate`, and its own."""
 
-from pure.cli.options import FLAGS, flag, group
+from pure.cli.options import flag, group, of_run
 from pure.cli.parsing import Flag
 from pure.cli.values import whole
 
 __all__ = ["TUNE_FLAGS"]
-
-SHARED = (
-    *("--model-path", "--variant", "--dit-precision", "--num-inference-steps", "--height", "--width", "--num-frames"),
-    *("--image-path", "--negative-prompt", "--guidance-scale", "--guidance-scale-2", "--true-cfg-scale"),
-    *("--max-sequence-length", "--config", "--log-level", "--debug"),
-)
 
 PLAN = group(
     "Plan",
@@ -61,5 +55,5 @@ OUTPUT = group(
     ),
     flag("--plot", "FILE", "Draw PSNR against computed steps into a PNG."),
 )
-TUNE_FLAGS: tuple[Flag, ...] = (*PLAN, *OUTPUT, *(each for each in FLAGS if set(each.opts) & set(SHARED)))
+TUNE_FLAGS: tuple[Flag, ...] = (*PLAN, *OUTPUT, *of_run("--num-inference-steps"))
 """All of them, in the order of the help text."""

@@ -25,6 +25,12 @@ class Comparison:
     ratio: float
     frame: int = 0
 
+    @property
+    def line(self) -> str:
+        """PSNR and SSIM, as they stand above a drawing."""
+        psnr = "images equal" if math.isinf(self.psnr) else f"PSNR {self.psnr:.1f} dB"
+        return f"{psnr}   |   SSIM {self.ssim:.3f}"
+
 
 def compare(plain: np.ndarray, cached: np.ndarray, plain_seconds: float, cached_seconds: float) -> Comparison:
     """Compare frames (F, H, W, 3) in [0, 1] and the times they took; SSIM is the mean over the frames.

@@ -58,7 +58,6 @@ def draw(infos: Sequence[Info], threshold: float | None, pictures: Sequence[Pane
         pictures: none, or three with their titles.
         heading: above all.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measured = bool(_finite_changes(infos)) or (threshold is not None and threshold < 1)
@@ -66,7 +65,6 @@ def draw(infos: Sequence[Info], threshold: float | None, pictures: Sequence[Pane
     above, below = 1.35 if heading != Heading() else 0.3, 1.17
     tall = above + below + 1.1 * sum(heights)
     figure = Figure(figsize=(11.5, tall), dpi=130, facecolor="white")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         len(heights), 3, height_ratios=heights, left=0.09, right=0.97, top=1 - above / tall, bottom=below / tall,
         hspace=0.22, wspace=0.08,

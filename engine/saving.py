@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pure.engine.video import write_video
 from pure.engine.writing import write_whole
 
-__all__ = ["IMAGE_FORMATS", "encode_image", "save", "save_frames"]
+__all__ = ["IMAGE_FORMATS", "eight_bits", "encode_image", "save"]
 
 OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 
@@ -29,9 +30,7 @@ def save(path: Path, frames: np.ndarray, fps: int | None = None, quality: int | 
         # Encoded in memory first: Pillow's own writing hides why the disk refused.
         write_whole(path, encode_image(frames[0], IMAGE_FORMATS[path.suffix.lower()], quality))
         return
-    from pure.engine.video import write_video
-
-    write_video(path, _bytes(frames), fps)
+    write_video(path, eight_bits(frames), fps)
 
 
 def encode_image(pixels: np.ndarray, kind: str, quality: int | None = None) -> bytes:
@@ -44,18 +43,12 @@ def encode_image(pixels: np.ndarray, kind: str, quality: int | None = None) -> b
     """
     options = OPTIONS[kind] if quality is None or kind == "PNG" else {**OPTIONS[kind], "quality": quality}
     encoded = io.BytesIO()
-    Image.fromarray(_bytes(pixels)).save(encoded, format=kind, **options)
+    Image.fromarray(eight_bits(pixels)).save(encoded, format=kind, **options)
     return encoded.getvalue()
 
 
-def save_frames(folder: Path, frames: np.ndarray) -> None:
-    """Write frames (F, H, W, 3) in [0, 1] as one PNG each."""
-    from pure.engine.video import write_frames
-
-    write_frames(folder, _bytes(frames))
-
-
-def _bytes(pixels: np.ndarray) -> np.ndarray:
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels in [0, 1] as uint8."""
     return (pixels * 255).round().astype(np.uint8)
 
 
