@@ -149,13 +149,13 @@ class Checkpoint:
         """
         quiet_libraries()
         from pure.models import CheckpointError, embedded
-        from pure.models.checkpoint.loading import load
+        from pure.models.checkpoint.loading import LoadOptions, load
 
+        place = {"device": device(), "part": part, "encoder_part": encoder_part}
         try:
             with waiting("loading the checkpoint ..."):
                 source = embedded() if self.path is None else self.path
-                options: Any = {"variant": self.variant, "dtype": self.dtype, "device": device()}
-                return load(self.found, source, part=part, encoder_part=encoder_part, **options)
+                return load(self.found, source, LoadOptions(variant=self.variant, dtype=self.dtype, **place))
         except CheckpointError as error:
             raise Misuse(str(error)) from error
 

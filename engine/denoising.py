@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 import torch
@@ -17,7 +17,7 @@ from pure.loop import Observer
 from pure.models import NotFiniteError, Pipeline, Request
 from pure.models import batch as batches
 
-__all__ = ["Denoising", "batch_size", "begin", "denoise", "join", "keep", "result", "results", "step", "warm_up"]
+__all__ = ["Denoising", "batch_size", "begin", "denoise", "join", "keep", "result", "step", "warm_up"]
 
 POSITIONS = 128 * 128
 """Latents of a picture of 1024 x 1024 pixels."""
@@ -141,15 +141,6 @@ def denoise(engine: Engine, recipe: Recipe, samples: Sequence[Sample], observe: 
         if observe is not None:
             observe(frame)
     return attrs.evolve(run, batch=attrs.evolve(run.batch, state={}))  # decoding needs no state
-
-
-def results(engine: Engine, run: Denoising) -> Iterator[Result | NotFiniteError]:
-    """Yield the result of each sample as it is decoded, in their order; or what is wrong with it."""
-    for row in range(len(run.samples)):
-        try:
-            yield result(engine, run, row, share=len(run.samples))
-        except NotFiniteError as error:
-            yield error
 
 
 def batch_size(pipeline: Pipeline, request: Request) -> int:

@@ -3,9 +3,9 @@
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from pure import Denoiser
@@ -30,6 +30,24 @@ TOKENIZER_OF = {"PixtralProcessor": "AutoTokenizer"}
 WHOLE = (0, 1)  # the only rank of one
 ENCODERS = "text_encoder"  # what the names of components begin with that ranks share
 LINES = 6  # of an error of a library that are repeated
+
+
+@attrs.frozen(kw_only=True)
+class LoadOptions:
+    """What `load_pipeline` takes besides the source, checked; its attributes are described there."""
+
+    variant: str | None = None
+    dtype: torch.dtype | None = torch.float32
+    device: str | torch.device = "cpu"
+    part: tuple[int, int] = WHOLE
+    encoder_part: tuple[int, int] = WHOLE
+
+    def __attrs_post_init__(self) -> None:
+        check_argument(self.dtype, (torch.dtype, type(None)), "dtype is a torch.dtype such as torch.bfloat16, or None")
+        check_argument(self.variant, (str, type(None)), "variant is the name of one, such as 'fp16', or None")
+        check_device(self.device)
+        _check_part(self.part, "part")
+        _check_part(self.encoder_part, "encoder_part")
 
 
 def load_pipeline(
@@ -67,42 +85,21 @@ def load_pipeline(
     >>> pipeline.generate("a red apple", steps=2, max_sequence_length=16).pixels.shape
     torch.Size([1, 3, 64, 64])
     """
-    _check_arguments(source, dtype, device, variant)
-    _check_part(part, "part")
-    _check_part(encoder_part, "encoder_part")
-    found = describe(locate(source, DESCRIPTION))
-    options: Any = {"variant": variant, "dtype": dtype, "device": device, "part": part, "encoder_part": encoder_part}
-    return load(found, source, **options)
+    check_argument(source, (str, os.PathLike), "source is a folder or a hub id")
+    options = LoadOptions(variant=variant, dtype=dtype, device=device, part=part, encoder_part=encoder_part)
+    return load(describe(locate(source, DESCRIPTION)), source, options)
 
 
-def load(
-    found: Description,
-    source: str | os.PathLike[str],
-    *,
-    variant: str | None,
-    dtype: torch.dtype | None,
-    device: str | torch.device,
-    part: tuple[int, int] = WHOLE,
-    encoder_part: tuple[int, int] = WHOLE,
-) -> Pipeline:
+def load(found: Description, source: str | os.PathLike[str], options: LoadOptions) -> Pipeline:
     """Load a checkpoint that was described, which it is before gigabytes are downloaded; see `load_pipeline`."""
     folder = locate(source, EVERYTHING)
     with quietly():
-        return _load(found, folder, variant, dtype, device, part, encoder_part)
+        return _load(found if folder == found.folder else describe(folder), options)
 
 
-def _load(
-    found: Description,
-    folder: Path,
-    variant: str | None,
-    dtype: torch.dtype | None,
-    device: str | torch.device,
-    part: tuple[int, int],
-    encoder_part: tuple[int, int],
-) -> Pipeline:
-    found = found if folder == found.folder else describe(folder)
-    family = found.family
-    cuts = {name: _cuts(denoiser, part) for name, denoiser in found.denoisers.items()}
+def _load(found: Description, options: LoadOptions) -> Pipeline:
+    folder, family, variant = found.folder, found.family, options.variant
+    cuts = {name: _cuts(denoiser, options.part) for name, denoiser in found.denoisers.items()}
     present = [name for name in found.kind.components if found.classes[name] != "None"]
     _check_variant(found, variant, [*found.transformers, *(name for name in present if not _reads(name))])
     weights = {name: _read(survey(folder / name, variant), family.unread) for name in found.transformers}
@@ -113,42 +110,17 @@ def _load(
     for name, stored in contents.items():
         check_numbers(folder / name, stored)
     components = {
-        name: _reader(found, name)
-        if _reads(name)
-        else _model(
-            found,
-            name,
-            contents[name],
-            variant,
-            dtype or _dtype(contents[name]),
-            device,
-            encoder_part if name.startswith(ENCODERS) else WHOLE,
-        )
-        for name in present
+        name: _reader(found, name) if _reads(name) else _model(found, name, contents[name], options) for name in present
     }
-    return found.kind.build(
-        Parts(
-            found=found,
-            params={
-                name: read_weights(stored, dtype=dtype, device=device, keep_fp32=family.keep_fp32, cuts=cuts[name])
-                for name, stored in weights.items()
-            },
-            components={**dict.fromkeys(found.kind.components), **components},
-        )
-    )
+    kept: Any = {"dtype": options.dtype, "device": options.device, "keep_fp32": family.keep_fp32}
+    params = {name: read_weights(stored, **kept, cuts=cuts[name]) for name, stored in weights.items()}
+    absent = dict.fromkeys(found.kind.components)
+    return found.kind.build(Parts(found=found, params=params, components={**absent, **components}))
 
 
 def _read(stored: dict[str, Stored], unread: tuple[str, ...]) -> dict[str, Stored]:
     """Leave out what no model reads."""
     return {name: tensor for name, tensor in stored.items() if not any(part in name for part in unread)}
-
-
-def _check_arguments(source: object, dtype: object, device: object, variant: object) -> None:
-    """Refuse arguments that are no path, torch.dtype or device."""
-    check_argument(source, (str, os.PathLike), "source is a folder or a hub id")
-    check_argument(dtype, (torch.dtype, type(None)), "dtype is a torch.dtype such as torch.bfloat16, or None")
-    check_argument(variant, (str, type(None)), "variant is the name of one, such as 'fp16', or None")
-    check_device(device)
 
 
 def _check_part(part: object, name: str) -> None:
@@ -177,7 +149,7 @@ def _reads(component: str) -> bool:
     return component.startswith(READERS)
 
 
-def _dtype(stored: dict[str, Stored]) -> torch.dtype:
+def _dtype(stored: Mapping[str, Stored]) -> torch.dtype:
     names = [tensor.dtype for tensor in stored.values()]
     return DTYPES[max(names, key=names.count)]
 
@@ -189,18 +161,11 @@ def _check_variant(found: Description, variant: str | None, components: Sequence
         raise CheckpointError(f"{found.folder} has no weights of the variant {variant!r}; it has {shown(there)}")
 
 
-def _model(
-    found: Description,
-    component: str,
-    stored: Mapping[str, Stored],
-    variant: str | None,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    share: tuple[int, int],
-) -> Any:
+def _model(found: Description, component: str, stored: Mapping[str, Stored], options: LoadOptions) -> Any:
     """Load a model of a library, and refuse one that is not whole: it would be filled up with random numbers."""
     folder, name = found.folder / component, found.classes[component]
-    cls = _class(found, component, name)
+    cls, dtype, device = _class(found, component, name), options.dtype or _dtype(stored), options.device
+    share = options.encoder_part if component.startswith(ENCODERS) else WHOLE
     try:
         part = read_part(cls, folder, stored, dtype=dtype, device=device, share=share)
         if part is not None:
@@ -212,7 +177,7 @@ def _model(
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
-                variant=weight_files(folder, variant).variant,
+                variant=weight_files(folder, options.variant).variant,
                 dtype=dtype,
             )
     except Exception as error:

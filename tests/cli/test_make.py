@@ -9,7 +9,7 @@ import torch
 from pure.configs import configure
 from pure.engine.caching import Caching
 from pure.engine.checkpoint import look
-from pure.engine.denoising import batch_size, denoise, results
+from pure.engine.denoising import Denoising, batch_size, denoise, result
 from pure.engine.engine import Engine, Order
 from pure.engine.result import Result
 from pure.engine.sample import Sample
@@ -24,7 +24,15 @@ def made(count: int, seeds: tuple[int, ...] = SEEDS) -> list[Result | NotFiniteE
     engine = Engine(checkpoint=look(None), pipeline=pipeline, base=pipeline.denoiser)
     recipe = engine.recipe(Order(options={"steps": count, "max_sequence_length": 8}), Caching.of(configure()))
     assert batch_size(engine.pipeline, recipe.request) == 4
-    return list(results(engine, denoise(engine, recipe, [Sample(prompt="a pear", seed=seed) for seed in seeds])))
+    run = denoise(engine, recipe, [Sample(prompt="a pear", seed=seed) for seed in seeds])
+    return [finished(engine, run, row) for row in range(len(seeds))]
+
+
+def finished(engine: Engine, run: Denoising, row: int) -> Result | NotFiniteError:
+    try:
+        return result(engine, run, row, share=len(run.samples))
+    except NotFiniteError as error:
+        return error
 
 
 def test_a_sample_that_is_not_finite_is_named_by_its_row_and_the_others_are_made(
