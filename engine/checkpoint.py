@@ -151,7 +151,7 @@ class Checkpoint:
         from pure.models import CheckpointError, embedded
         from pure.models.checkpoint.loading import LoadOptions, load
 
-        place = {"device": device(), "part": part, "encoder_part": encoder_part}
+        place: Any = {"device": device(), "part": part, "encoder_part": encoder_part}
         try:
             with waiting("loading the checkpoint ..."):
                 source = embedded() if self.path is None else self.path

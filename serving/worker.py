@@ -13,7 +13,7 @@ import attrs
 
 from pure.engine.engine import Engine, Recipe
 from pure.engine.errors import EngineError, Failure, Misuse, Stopping
-from pure.engine.maker import Hand, Maker
+from pure.engine.maker import Hand
 from pure.engine.report import finite, run_report
 from pure.engine.sample import Sample
 from pure.models import NotFiniteError
@@ -54,7 +54,7 @@ class Worker:
         files: where results go.
         options: how it works.
         log: writes a line, a "note" or a "warning".
-        hand: on the processes that make the samples; None: this one.
+        hand: on the processes that make the samples.
         beside: a worker with other processes, whose jobs and counters it shares.
     """
 
@@ -62,16 +62,16 @@ class Worker:
         self,
         engine: Engine,
         files: Storage,
-        options: WorkerOptions = WorkerOptions(),
-        log: Callable[[str, str], None] = lambda text, kind: None,
-        hand: Hand | None = None,
+        options: WorkerOptions,
+        log: Callable[[str, str], None],
+        hand: Hand,
         beside: Worker | None = None,
     ) -> None:
-        self.engine, self.options, self.hand = engine, options, hand or Hand(Maker(engine))
+        self.engine, self.options, self.hand = engine, options, hand
         self.metrics = Metrics() if beside is None else beside.metrics
         self.jobs = Store(self._over) if beside is None else beside.jobs
         self.queue = Queue(options.queued)
-        self.ready = threading.Event()
+        self.ready = threading.Event()  # set once the warm-up is done
         self.running = 0  # samples under way
         self.lost: Exception | None = None  # why nothing can be made any more
         self._files, self._log = files, log
@@ -89,16 +89,6 @@ class Worker:
     def alive(self) -> bool:
         """Whether the thread runs and takes requests."""
         return self._thread.is_alive() and not self._stopping.is_set()
-
-    @property
-    def warm(self) -> bool:
-        """Whether the warm-up is done."""
-        return self.ready.is_set()
-
-    @property
-    def groups(self) -> tuple[Worker, ...]:
-        """The workers of all groups of processes: this one."""
-        return (self,)
 
     def submit(self, job: Job) -> Future[Entry]:
         """Queue a job; the future has its entry once it is over.

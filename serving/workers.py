@@ -17,7 +17,7 @@ __all__ = ["Workers"]
 
 
 class Workers:
-    """The workers of all groups, with what handlers call of one; groups never wait for each other.
+    """The workers of all groups, which never wait for each other.
 
     Args:
         engine: of this process.
@@ -49,7 +49,7 @@ class Workers:
     @property
     def warm(self) -> bool:
         """Whether all of them are warmed up."""
-        return all(one.warm for one in self.groups)
+        return all(one.ready.is_set() for one in self.groups)
 
     @property
     def lost(self) -> Exception | None:

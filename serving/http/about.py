@@ -12,7 +12,6 @@ from pure.checks import cut
 from pure.links import document
 from pure.serving.http.errors import HttpError
 from pure.serving.http.service import Service, service_of
-from pure.serving.worker import Worker
 from pure.serving.workers import Workers
 
 __all__ = ["HEALTH", "absent", "router"]
@@ -48,12 +47,12 @@ async def liveness() -> dict[str, str]:
 @router.get("/health")
 async def health(request: Request) -> Any:
     """Return 200 if requests are taken, 503 until the warm-up is done and after the end."""
-    worker = service_of(request).worker
-    if not worker.alive:
+    workers = service_of(request).workers
+    if not workers.alive:
         return JSONResponse({"status": "unhealthy", "error": "the engine has stopped"}, 503)
-    if not worker.warm:
+    if not workers.warm:
         return JSONResponse({"status": "warming up"}, 503)
-    return {"status": "ok", **_groups(worker)}
+    return {"status": "ok", **_groups(workers)}
 
 
 @router.get("/models")
@@ -118,14 +117,14 @@ async def model_info(request: Request) -> dict[str, Any]:
 async def server_info(request: Request) -> dict[str, Any]:
     """Return the flags that the server was started with."""
     service = service_of(request)
-    return {"version": pure.__version__, **service.about, "ready": service.worker.warm}
+    return {"version": pure.__version__, **service.about, "ready": service.workers.warm}
 
 
 @router.get("/stats")
 async def stats(request: Request) -> dict[str, Any]:
     """Return the counters as JSON."""
-    worker = service_of(request).worker
-    return {**worker.metrics.stats(**_gauges(worker)), **_groups(worker)}
+    workers = service_of(request).workers
+    return {**workers.metrics.stats(**_gauges(workers)), **_groups(workers)}
 
 
 @router.get("/metrics")
@@ -134,20 +133,20 @@ async def metrics(request: Request) -> PlainTextResponse:
     service = service_of(request)
     if not service.metrics:
         raise HttpError("there are no metrics: start the server with --enable-metrics, or see /stats", 404)
-    groups = [(len(one.queue), one.running) for one in service.worker.groups]
-    text = service.worker.metrics.text(groups if len(groups) > 1 else (), **_gauges(service.worker))
+    groups = [(len(one.queue), one.running) for one in service.workers.groups]
+    text = service.workers.metrics.text(groups if len(groups) > 1 else (), **_gauges(service.workers))
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-def _gauges(worker: Worker | Workers) -> dict[str, float]:
+def _gauges(workers: Workers) -> dict[str, float]:
     """Return what waits and what is under way, in all groups."""
-    groups = worker.groups
+    groups = workers.groups
     return {"queue_length": sum(len(one.queue) for one in groups), "running": sum(one.running for one in groups)}
 
 
-def _groups(worker: Worker | Workers) -> dict[str, Any]:
+def _groups(workers: Workers) -> dict[str, Any]:
     """Return the same of every group, where there are several."""
-    found = [{"queue_length": len(one.queue), "running": one.running} for one in worker.groups]
+    found = [{"queue_length": len(one.queue), "running": one.running} for one in workers.groups]
     return {"groups": found} if len(found) > 1 else {}
 
 

@@ -27,7 +27,7 @@ PATIENCE = 0.02
 
 
 def make_app(service: Service) -> FastAPI:
-    """Return the application in front of a worker, which the caller starts and stops."""
+    """Return the application in front of workers, which the caller starts and stops."""
     app = FastAPI(title="puredit", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.puredit = service
     for part in (about, images, videos):
@@ -90,12 +90,12 @@ class Checks:
 
     async def _ready(self, scope: Scope) -> None:
         """Wait for the warm-up, which health checks do not."""
-        worker = self.service.worker
+        workers = self.service.workers
         if scope["path"] in about.HEALTH:
             return
-        while worker.alive and not worker.warm:
+        while workers.alive and not workers.warm:
             await asyncio.sleep(PATIENCE)
-        if not worker.alive:
+        if not workers.alive:
             raise Stopping
 
 

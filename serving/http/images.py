@@ -121,7 +121,7 @@ def statistics(service: Service, entry: Entry) -> dict[str, Any]:
 async def content(request: Request, id: str) -> Response:
     """Send an image that was made."""
     service, number = service_of(request), variant(request)
-    entry = service.worker.jobs.get(id, "image")
+    entry = service.workers.jobs.get(id, "image")
     if entry is None or (entry.over and entry.status != "completed"):
         raise HttpError("Image not found", 404, code="image_not_found")
     if not entry.over:

@@ -1,4 +1,4 @@
-"""The process: a port, an event loop in front of the worker, and an orderly end."""
+"""The process: a port, an event loop in front of the workers, and an orderly end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from pure.engine.errors import Failure, Interrupted, Misuse
-from pure.serving.worker import Worker
 from pure.serving.workers import Workers
 
 __all__ = ["bind", "run"]
@@ -47,19 +46,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which stops the worker first when it shuts down, and shuts down where the worker is lost."""
+    """Uvicorn's server, which stops the workers first when it shuts down, and shuts down where one of them is lost."""
 
-    def __init__(self, config: uvicorn.Config, worker: Worker | Workers, patience: float) -> None:
+    def __init__(self, config: uvicorn.Config, workers: Workers, patience: float) -> None:
         super().__init__(config)
-        self.worker, self.patience = worker, patience
+        self.workers, self.patience = workers, patience
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to shut down, several times a second."""
-        return await super().on_tick(counter) or self.worker.lost is not None
+        return await super().on_tick(counter) or self.workers.lost is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse what waits, let what runs finish for a while, then break it off."""
-        self.worker.drain()
+        self.workers.drain()
         ending = asyncio.create_task(self._end())
         try:
             await super().shutdown(sockets)
@@ -68,15 +67,15 @@ class Server(uvicorn.Server):
 
     async def _end(self) -> None:
         await asyncio.sleep(self.patience)
-        self.worker.halt()
+        self.workers.halt()
 
 
-def run(app: FastAPI, worker: Worker | Workers, taken: socket.socket, patience: float) -> None:
+def run(app: FastAPI, workers: Workers, taken: socket.socket, patience: float) -> None:
     """Serve until a signal comes: SIGTERM ends the server orderly, Ctrl-C is an interruption.
 
     Args:
         app: from `make_app`.
-        worker: not started yet.
+        workers: not started yet.
         taken: from `bind`.
         patience: seconds that running requests have to finish.
 
@@ -93,15 +92,15 @@ def run(app: FastAPI, worker: Worker | Workers, taken: socket.socket, patience: 
         server_header=False,
         timeout_graceful_shutdown=int(patience) + 5,
     )
-    server = Server(config, worker, patience)
+    server = Server(config, workers, patience)
     with _signals(server) as caught:
-        worker.start()
+        workers.start()
         try:
             server.run(sockets=[taken])
         finally:
-            worker.stop()
-    if worker.lost is not None:
-        raise Failure(f"the server has stopped: {worker.lost}") from worker.lost
+            workers.stop()
+    if workers.lost is not None:
+        raise Failure(f"the server has stopped: {workers.lost}") from workers.lost
     if signal.SIGINT in caught:
         raise Interrupted("interrupted; the server has stopped")
 

@@ -24,7 +24,6 @@ from pure.serving.http.errors import HttpError
 from pure.serving.http.pictures import SUFFIXES, opened
 from pure.serving.jobs import Entry, Job
 from pure.serving.storage import Storage
-from pure.serving.worker import Worker
 from pure.serving.workers import Workers
 
 __all__ = ["Service", "memory", "service_of"]
@@ -39,7 +38,7 @@ class Service:
 
     Attributes:
         engine: the loaded model.
-        worker: does the work.
+        workers: do the work.
         files: where files are.
         sources: what the server's flags and file set of the cache.
         names: of the model; responses show the first, requests may give any.
@@ -55,7 +54,7 @@ class Service:
     """
 
     engine: Engine
-    worker: Worker | Workers
+    workers: Workers
     files: Storage
     sources: Sources = attrs.field(factory=Sources)
     names: tuple[str, ...]
@@ -132,7 +131,7 @@ class Service:
         Raises:
             EngineError: it is not taken, or a file cannot be written; nothing of it is left.
         """
-        future = self.worker.submit(job)
+        future = self.workers.submit(job)
         names = [f"{job.id}-{number}{SUFFIXES[picture.format]}" for number, picture in enumerate(pictures)]
         try:
             for name, upload in zip(names, sent, strict=True):
@@ -145,8 +144,8 @@ class Service:
 
     def discard(self, id: str) -> None:
         """Stop work for a job, and delete its files and its entry."""
-        self.worker.cancel(id)
-        entry = self.worker.jobs.forget(id)
+        self.workers.cancel(id)
+        entry = self.workers.jobs.forget(id)
         if entry is not None:
             self.files.remove(entry.artifacts.values())
 
@@ -163,7 +162,7 @@ class Service:
         finally:
             leaving.cancel()
             if not future.done():
-                self.worker.cancel(job.id)
+                self.workers.cancel(job.id)
         if not future.done():
             raise HttpError("the client closed the connection", 499, code="client_closed_request")
         entry = future.result()

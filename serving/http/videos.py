@@ -55,7 +55,7 @@ PAGE = {"limit": Whole(1, 100), "order": Choice(("asc", "desc")), "after": Text(
 async def listed(request: Request) -> dict[str, Any]:
     """List videos, newest first; `after` an id, `limit` 1 to 100, `order` asc or desc."""
     service, page = service_of(request), read_query(request, PAGE, limit=20, order="desc", after=None)
-    entries = service.worker.jobs.all("video")[:: 1 if page["order"] == "asc" else -1]
+    entries = service.workers.jobs.all("video")[:: 1 if page["order"] == "asc" else -1]
     if page["after"] is not None:
         ids = [entry.job.id for entry in entries]
         if page["after"] not in ids:
@@ -104,7 +104,7 @@ async def content(request: Request, id: str) -> FileResponse:
 
 
 def _entry(service: Service, id: str) -> Entry:
-    entry = service.worker.jobs.get(id, "video")
+    entry = service.workers.jobs.get(id, "video")
     if entry is None:
         raise HttpError("Video not found", 404, code="video_not_found")
     return entry

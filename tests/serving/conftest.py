@@ -12,12 +12,14 @@ from starlette.testclient import TestClient
 from pure.engine.caching import Sources
 from pure.engine.checkpoint import Checkpoint
 from pure.engine.engine import Engine, Order
+from pure.engine.maker import Hand, Maker
 from pure.models import embedded, load_pipeline
 from pure.models.checkpoint.description import describe
 from pure.serving.http.app import make_app
 from pure.serving.http.service import Service
 from pure.serving.storage import Storage
 from pure.serving.worker import Worker, WorkerOptions
+from pure.serving.workers import Workers
 from tests.serving.processes import Server, Threaded
 from tests.serving.stand_ins import sites
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
@@ -109,9 +111,10 @@ def opening(loaded, folder):
         pipeline, found = loaded(name)
         engine = Engine(checkpoint=Checkpoint(path=None, found=found), pipeline=pipeline, base=pipeline.denoiser)
         files = files or Storage(folder if keep else None)
-        worker = Worker(engine, files, WorkerOptions(**settings), log)
+        group = Workers(engine, files, WorkerOptions(**settings), log, [Hand(Maker(engine))])
+        (worker,) = group.groups
         about = {"names": ("tiny", name), "path": name, "precision": "float32", **(service or {})}
-        made = Service(engine=engine, worker=worker, files=files, sources=sources, **about)
+        made = Service(engine=engine, workers=group, files=files, sources=sources, **about)
         workers.append(worker)
         if start:
             worker.start()

@@ -74,10 +74,10 @@ def waited(monkeypatch, outcome: Any, gone: bool) -> tuple[Any, list[str]]:
             await asyncio.sleep(60)
 
     monkeypatch.setattr(service, "_gone", leave)
-    worker = SimpleNamespace(cancel=cancelled.append)
+    workers = SimpleNamespace(cancel=cancelled.append)
     job: Any = SimpleNamespace(id="a job")
     try:
-        return asyncio.run(service.Service.done(Mock(worker=worker), Mock(), job, future)), cancelled
+        return asyncio.run(service.Service.done(Mock(workers=workers), Mock(), job, future)), cancelled
     except EngineError as error:
         return error, cancelled
 

@@ -50,7 +50,7 @@ def groups(here, monkeypatch):
         engine, Storage(None), WorkerOptions(batch=2, queued=4), print, [Gated(engine, go) for _ in range(2)]
     )
     facts = Facts(processes=1, groups=2)
-    service = attrs.evolve(opened.service, worker=workers, files=Storage(None), metrics=True, facts=facts)
+    service = attrs.evolve(opened.service, workers=workers, files=Storage(None), metrics=True, facts=facts)
     yield opened, workers, TestClient(make_app(service)), go
     go.set()
     workers.stop()
