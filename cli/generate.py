@@ -44,7 +44,6 @@ __all__ = ["execute"]
 
 PLAIN = "without-cache"
 T = TypeVar("T")
-Group = tuple[Sample, ...]
 
 
 def execute(command: Command) -> None:
@@ -126,13 +125,13 @@ def _compared(command: Command, recipe: Recipe) -> tuple[Recipe, ...]:
     return (recipe, recipe.uncached) if command.compare else (recipe,)
 
 
-def _groups(command: Command, engine: Engine, recipe: Recipe) -> list[Group]:
+def _groups(command: Command, engine: Engine, recipe: Recipe) -> list[tuple[Sample, ...]]:
     """Return the samples in batches, in order."""
     size = command.batch or batch_size(engine.pipeline, recipe.request)
     return [command.samples[start : start + size] for start in range(0, len(command.samples), size)]
 
 
-def _fitting(group: Group, act: Callable[[Group], T]) -> Iterator[T]:
+def _fitting(group: tuple[Sample, ...], act: Callable[[tuple[Sample, ...]], T]) -> Iterator[T]:
     """Do something with a batch; where its prompts do not fit into one, with each sample alone.
 
     Raises:
@@ -167,7 +166,7 @@ def _warming(command: Command, engine: Engine, recipe: Recipe) -> Callable[[Hand
     return warm
 
 
-def _title(command: Command, group: Group) -> str:
+def _title(command: Command, group: tuple[Sample, ...]) -> str:
     word, count = "video" if command.checkpoint.video else "image", len(command.samples)
     if count == 1:
         return word
@@ -184,7 +183,7 @@ def _produced(
     """
     remarks = {None: recipe, **({PLAIN: recipe.uncached} if command.compare else {})}
 
-    def runs(hand: Hand, group: Group) -> Iterator[Iterator[Result | NotFiniteError]]:
+    def runs(hand: Hand, group: tuple[Sample, ...]) -> Iterator[Iterator[Result | NotFiniteError]]:
         quiet = blank() if hand.remote else screen
         return (_run(command, hand, one, group, remark, quiet) for remark, one in remarks.items())
 
@@ -228,11 +227,11 @@ def _make(
 
 
 def _run(
-    command: Command, hand: Hand, recipe: Recipe, group: Group, remark: str | None, screen: Screen
+    command: Command, hand: Hand, recipe: Recipe, group: tuple[Sample, ...], remark: str | None, screen: Screen
 ) -> Iterator[Result | NotFiniteError]:
     """Make a batch and write the files of each result as it comes; `remark` is added to their names."""
 
-    def run(some: Group) -> Group:
+    def run(some: tuple[Sample, ...]) -> tuple[Sample, ...]:
         shown = "without cache" if remark and some == group else _title(command, some)
         with Progress(screen.notes, shown, command.steps, screen.quiet) as progress:
             hand.denoise("", recipe, some, lambda frame: progress.update(frame.info))

@@ -26,7 +26,6 @@ from pure.sharding import shares, start
 __all__ = ["context_parallel"]
 
 Tree = Any
-Sizes = tuple[tuple[str, int], ...]  # tokens of every stream, on all ranks together
 
 
 CHOSEN: Any = choice("p2p", "allgather")
@@ -147,7 +146,7 @@ class ShardedContext:
     # the middle runs on some, they need not be selected.
     whole: Shared
     counts: tuple[tuple[str, int | None], ...] = static()  # likewise, static fields
-    sizes: Sizes = static()
+    sizes: tuple[tuple[str, int], ...] = static()
     lengths: tuple[int, ...] = static()  # tokens of each rank
 
 

@@ -88,7 +88,7 @@ class Other:
         return RankResult(error=error)
 
 
-Worker = Rank | Other
+Child = Rank | Other
 
 
 def run(
@@ -203,7 +203,7 @@ def _watched(ranks: Sequence[Rank], patience: float = STOP, others: Sequence[Oth
         leading: whether this is the first host.
     """
     answers: dict[int, RankResult] = {}
-    workers: list[Worker] = [*ranks, *others]
+    workers: list[Child] = [*ranks, *others]
     done = leading
     try:
         while len(answers) < len(workers):
@@ -242,7 +242,7 @@ def _tell(others: Sequence[Other], error: BaseException | None = None) -> None:
             other.host.send(failed=text, death=death, notes=[*getattr(error, "__notes__", ())])
 
 
-def _collect(workers: Sequence[Worker], answers: dict[int, RankResult], seconds: float | None) -> dict[int, RankResult]:
+def _collect(workers: Sequence[Child], answers: dict[int, RankResult], seconds: float | None) -> dict[int, RankResult]:
     """Return the next answers of those that have given none; who died answers with that."""
     silent = {number: worker for number, worker in enumerate(workers) if number not in answers}
     ready = multiprocessing.connection.wait([line for one in silent.values() for line in one.lines], seconds)
@@ -261,7 +261,7 @@ class _Death(RuntimeError):
     """A rank died; what the others saw then is a consequence."""
 
 
-def _blamed(workers: Sequence[Worker], answers: dict[int, RankResult], first: int) -> BaseException:
+def _blamed(workers: Sequence[Child], answers: dict[int, RankResult], first: int) -> BaseException:
     """Return the error to raise: a rank's death, whenever it is noticed, else the first; rank 0's if it is the same."""
     until = time.monotonic() + AGREE
     while (left := until - time.monotonic()) > 0 and len(answers) < len(workers) and not _deaths(answers):

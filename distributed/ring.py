@@ -21,7 +21,7 @@ import torch
 from pure.attention import parts_of
 from pure.distributed.collectives import exchange, gather, wait
 from pure.distributed.mesh import Axis
-from pure.partial import Part, merge
+from pure.partial import PartialAttention, merge
 from pure.sharding import start
 
 Rotate = Literal["p2p", "allgather"]
@@ -98,7 +98,7 @@ class Ring:
         self, q: torch.Tensor, both: torch.Tensor, mask: torch.Tensor | None, lengths: tuple[int, ...]
     ) -> torch.Tensor:
         size, index = self.axis.size, self.axis.index
-        found: Part | None = None
+        found: PartialAttention | None = None
         for hop in range(size):
             source = (index - hop) % size
             # On its way while this rank attends to what it has.
@@ -117,7 +117,7 @@ class Ring:
         received = [coming if rank == before else 0 for rank in range(size)]
         return exchange(both, received, sent, self.axis.group)
 
-    def _part(self, q: torch.Tensor, both: torch.Tensor, mask: torch.Tensor | None, begin: int) -> Part:
+    def _part(self, q: torch.Tensor, both: torch.Tensor, mask: torch.Tensor | None, begin: int) -> PartialAttention:
         here = None if mask is None else mask[..., begin : begin + both.shape[0]]
         attend = parts_of(self.attend)
         assert attend is not None  # refused when this was made

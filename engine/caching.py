@@ -16,7 +16,7 @@ from pure.rules import Threshold, find
 
 if TYPE_CHECKING:
     from pure.experts import Transforms
-    from pure.models.pipeline import Model
+    from pure.models.pipeline import AnyDenoiser
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +143,7 @@ def _short(name: str, value: object) -> str:
     return text if len(text) <= LONGEST or not isinstance(value, tuple) else f"<{len(value)} rows>"
 
 
-def transforms_of(caching: Caching, denoiser: Model) -> Transforms:
+def transforms_of(caching: Caching, denoiser: AnyDenoiser) -> Transforms:
     """Return the cache of the denoiser, or of every expert."""
     if not isinstance(denoiser, pure.Experts):
         return caching.transform

@@ -18,7 +18,7 @@ from pure.engine.sample import Sample
 from pure.engine.tuned import differences
 from pure.engine.weights import Weights, share_modules, weigh, weigh_whole
 from pure.experts import transformed
-from pure.models.pipeline import Model, Pipeline
+from pure.models.pipeline import AnyDenoiser, Pipeline
 from pure.models.request import Request
 from pure.notes import Note
 from pure.transforms import compiled
@@ -77,8 +77,8 @@ class Recipe:
 
     order: Order
     request: Request
-    denoiser: Model
-    plain: Model
+    denoiser: AnyDenoiser
+    plain: AnyDenoiser
     caching: Caching
     fps: int | None
     notes: tuple[Note, ...]
@@ -123,7 +123,7 @@ class Engine:
 
     checkpoint: Checkpoint
     pipeline: Pipeline
-    base: Model
+    base: AnyDenoiser
     weights: tuple[Weights, ...] = ()
     together: bool = False
 

@@ -22,7 +22,7 @@ from pure.engine.sample import Sample
 from pure.loop import Observer
 from pure.models import NotFiniteError
 from pure.models import batch as batches
-from pure.models.pipeline import Model
+from pure.models.pipeline import AnyDenoiser
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -58,7 +58,7 @@ class Maker:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.run: Denoising | None = None
-        self.denoisers: list[Model] = []
+        self.denoisers: list[AnyDenoiser] = []
         self._recipes: dict[tuple[str, bool], Recipe] = {}
 
     def known(self, recipe: Recipe) -> Recipe:

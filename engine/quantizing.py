@@ -13,7 +13,7 @@ from pure.configs import Effective, quantizations
 from pure.engine.errors import Misuse
 
 if TYPE_CHECKING:
-    from pure.models.pipeline import Model
+    from pure.models.pipeline import AnyDenoiser
     from pure.transforms import Quantization, QuantizedLayer
 
 Say = Callable[[str, str], None]
@@ -33,7 +33,7 @@ class Quantizer:
         say: prints a note.
     """
 
-    denoiser: Model
+    denoiser: AnyDenoiser
     settings: Quantization | Mapping[str, Quantization]
     verbose: bool
     say: Say
@@ -57,7 +57,7 @@ class Quantizer:
         return quantised
 
 
-def quantizer(effective: Effective, denoiser: Model, say: Say) -> Quantizer | None:
+def quantizer(effective: Effective, denoiser: AnyDenoiser, say: Say) -> Quantizer | None:
     """Return what quantises a denoiser's parameters as a configuration says; None where it says nothing.
 
     Raises:

@@ -15,7 +15,7 @@ from pure.origin import fingerprint as of_params
 
 if TYPE_CHECKING:
     from pure.models import Pipeline, Request
-    from pure.models.pipeline import Model
+    from pure.models.pipeline import AnyDenoiser
 
 __all__ = ["differences", "differs", "fingerprint", "made_for", "misfits"]
 
@@ -30,7 +30,7 @@ def fingerprint(pipeline: Pipeline) -> str | None:
     return _KNOWN[pipeline]
 
 
-def made_for(pipeline: Pipeline, denoiser: Model, request: Request) -> TunedFor:
+def made_for(pipeline: Pipeline, denoiser: AnyDenoiser, request: Request) -> TunedFor:
     """Return what a run is, for the file of a plan and to compare with one.
 
     Args:
@@ -60,7 +60,7 @@ WORDS = {
 }
 
 
-def differences(plan: TunedFor | None, pipeline: Pipeline, denoiser: Model, request: Request) -> tuple[Note, ...]:
+def differences(plan: TunedFor | None, pipeline: Pipeline, denoiser: AnyDenoiser, request: Request) -> tuple[Note, ...]:
     """Say in what a run differs from what its plan was tuned for; nothing without a tuned plan."""
     return () if plan is None else misfits(plan, made_for(pipeline, denoiser, request))
 

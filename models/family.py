@@ -10,7 +10,7 @@ import torch
 
 from pure import Denoiser, Solver
 from pure.models.common.config import TransformerConfig
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 from pure.models.request import Defaults
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class PipelineKind:
     transformers: tuple[str, ...] = ("transformer",)
     solver: Callable[["Description"], Solver[Any]]
     defaults: Defaults | Callable[["Description"], Defaults]
-    sizes: Callable[["Description"], Sizes]
+    sizes: Callable[["Description"], AllowedSizes]
     build: Callable[["Parts"], "Pipeline"]
     check: Callable[["Description"], None] = attrs.field(default=_accept, eq=False)
     options: Callable[["Description"], Mapping[str, Any]] = attrs.field(default=_nothing, eq=False)
@@ -145,7 +145,7 @@ class Description:
         return found if isinstance(found, tuple) else found(self)
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> AllowedSizes:
         """The sizes of images and videos that are possible."""
         return self.kind.sizes(self)
 

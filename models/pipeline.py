@@ -28,7 +28,7 @@ from pure.models.request import Defaults, Options, Request, check_size, checked,
 from pure.notes import Note, warn
 from pure.tree import map_samples
 
-Model = Denoiser | Experts
+AnyDenoiser = Denoiser | Experts
 
 K = TypeVar("K")
 
@@ -50,7 +50,7 @@ class Pipeline(abc.ABC):
         fp32: whether latents and timesteps are fp32 for models of every type.
     """
 
-    denoiser: Model
+    denoiser: AnyDenoiser
     params: Mapping[str, Any] = attrs.field(repr=False)
     solver: Solver[Any]
     defaults: Defaults
@@ -192,7 +192,7 @@ class Pipeline(abc.ABC):
         given = getattr(request, name)
         return getattr(self.defaults, name) if given is None else given
 
-    def guide(self, denoiser: Model, request: Request) -> tuple[Model, Request]:
+    def guide(self, denoiser: AnyDenoiser, request: Request) -> tuple[AnyDenoiser, Request]:
         """Return the denoiser with the guidance of the request, and the request with the negative prompts it reads.
 
         A denoiser that a transform has guided already stays as it is. Where of guidance and negative prompt
@@ -299,7 +299,7 @@ class Pipeline(abc.ABC):
         return torch.float32 if self.fp32 else self.dtype
 
     def begin(
-        self, denoiser: Model, request: Request, seed: int | Sequence[int], keys: Sequence[K]
+        self, denoiser: AnyDenoiser, request: Request, seed: int | Sequence[int], keys: Sequence[K]
     ) -> batches.Batch[K]:
         """Return a batch of the request's samples before its first step; see `pure.models.batch`.
 

@@ -15,7 +15,7 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure.partial import Part, attend_in_part, same_heads
+from pure.partial import PartialAttention, attend_in_part, same_heads
 
 __all__ = ["Attend", "attend", "innermost", "parts_of", "replaced"]
 
@@ -44,7 +44,7 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def parts_of(attention: Attend) -> Callable[..., Part] | None:
+def parts_of(attention: Attend) -> Callable[..., PartialAttention] | None:
     """Return the function that attends to some of the keys, `in_part`; None where there is none."""
     return attend_in_part if attention is attend else getattr(attention, "in_part", None)
 

@@ -14,14 +14,14 @@ Shapes: B samples, S queries, K keys, H heads, C width of a head.
 import torch
 import torch.nn.functional as F
 
-Part = tuple[torch.Tensor, torch.Tensor]
+PartialAttention = tuple[torch.Tensor, torch.Tensor]
 
 ALIGNED = 16  # the kernel for masks on GPUs reads this many at once
 
 
 def attend_in_part(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, kernel: str | None = None
-) -> Part:
+) -> PartialAttention:
     """Return attention (B, H, S, C) to some of the keys, and l (B, H, S, 1), fp32 or wider.
 
     Args:
@@ -44,7 +44,7 @@ def attend_in_part(
     return out.masked_fill(none, 0.0), total.masked_fill(none, -torch.inf)
 
 
-def merge(a: Part, b: Part) -> Part:
+def merge(a: PartialAttention, b: PartialAttention) -> PartialAttention:
     """Return the attention to the keys of both parts, in the type of `a`."""
     (x, first), (y, second) = a, b
     total = torch.logaddexp(first, second)
@@ -76,12 +76,12 @@ def _fastest(q: torch.Tensor):
     return _on_gpu if q.device.type == "cuda" and q.dtype != torch.float64 else _math
 
 
-def _on_gpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> Part:
+def _on_gpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> PartialAttention:
     flash = bias is None and q.dtype != torch.float32 and q.shape[-1] % 8 == 0
     return _flash(q, k, v, bias) if flash else _efficient(q, k, v, bias)
 
 
-def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> Part:
+def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> PartialAttention:
     if q.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias)
     if bias is not None:
@@ -89,7 +89,7 @@ def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
 
 
-def _efficient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> Part:
+def _efficient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> PartialAttention:
     if bias is not None:
         keys = bias.shape[-1]
         bias = F.pad(bias, (0, -keys % ALIGNED))[..., :keys].expand(*q.shape[:3], keys)
@@ -97,7 +97,7 @@ def _efficient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Te
     return out, total[..., : q.shape[2]]
 
 
-def _math(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> Part:
+def _math(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> PartialAttention:
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(wide) @ k.to(wide).transpose(2, 3) / q.shape[-1] ** 0.5
     scores = scores if bias is None else scores + bias

@@ -19,7 +19,7 @@ from pure.gram import error_vector, fitted_weights
 __all__ = ["BestMask", "best_masks", "gap_cost"]
 
 History = tuple[int, ...]
-Layer = dict[History, tuple[float, History | None]]
+Frontier = dict[History, tuple[float, History | None]]
 
 
 @attrs.frozen
@@ -74,7 +74,7 @@ def best_masks(
     (2.0, (1, 0, 0, 0, 0))
     """
     reach = count if longest is None else longest + 1
-    layers: list[Layer] = [{(0,): (0.0, None)}]
+    layers: list[Frontier] = [{(0,): (0.0, None)}]
     found: dict[int, BestMask] = {}
     for computed in range(1, count + 1):
         ends = {
@@ -89,9 +89,9 @@ def best_masks(
     return found
 
 
-def _next(layer: Layer, count: int, depth: int, cost: Callable[[History, int], float], reach: int) -> Layer:
+def _next(layer: Frontier, count: int, depth: int, cost: Callable[[History, int], float], reach: int) -> Frontier:
     """Return the cheapest ways to compute one step more."""
-    found: Layer = {}
+    found: Frontier = {}
     for history, (price, _) in layer.items():
         for following in range(history[0] + 1, min(count, history[0] + reach + 1)):
             total, longer = price + cost(history, following), (following, *history)[:depth]
@@ -100,7 +100,7 @@ def _next(layer: Layer, count: int, depth: int, cost: Callable[[History, int], f
     return found
 
 
-def _trace(layers: list[Layer], last: History, count: int) -> tuple[int, ...]:
+def _trace(layers: list[Frontier], last: History, count: int) -> tuple[int, ...]:
     """Return the mask of the path that ends with a history."""
     entries, history = [0] * count, last
     for layer in reversed(layers):

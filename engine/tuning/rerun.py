@@ -21,7 +21,7 @@ from pure.transforms import dbcache, scm
 
 if TYPE_CHECKING:
     from pure.models import Pipeline, Request
-    from pure.models.pipeline import Model
+    from pure.models.pipeline import AnyDenoiser
 
 __all__ = ["Case", "Place", "TunedSpan", "Weights", "begin", "bound_of", "end", "histories", "run"]
 
@@ -55,7 +55,7 @@ class Case:
 
     pipeline: Pipeline
     request: Request
-    plain: Model
+    plain: AnyDenoiser
     conditioning: Any
     noise: torch.Tensor
     steps: tuple[Step, ...]
@@ -92,7 +92,7 @@ def experts_of(steps: Sequence[Step]) -> tuple[str, ...]:
     return tuple(step.rows(1)[0].expert for step in steps)
 
 
-def masked(plain: Model, steps: Sequence[Step], entries: Entries, span: TunedSpan) -> Model:
+def masked(plain: AnyDenoiser, steps: Sequence[Step], entries: Entries, span: TunedSpan) -> AnyDenoiser:
     """Return the denoiser that follows a mask over the whole schedule, every expert its part of it."""
 
     def transform(own: Entries) -> pure.Transform:

@@ -22,7 +22,7 @@ from pure.models.adapt.cut import STREAMS, BlockRun, Hidden, alike, hidden_of, s
 from pure.models.adapt.forward import Forward, ForwardCall, Prediction, forward_of, prediction_of
 from pure.models.adapt.pieces import Embed, Head, Samples
 from pure.models.adapt.samples import find_samples
-from pure.models.adapt.search import Cut, discover, search
+from pure.models.adapt.search import BlockCut, discover, search
 from pure.models.adapt.structure import ModuleFunction, check_unpatched, parameters
 from pure.models.adapt.tape import Untraceable
 from pure.models.adapt.walk import outline
@@ -45,7 +45,7 @@ class Adapted:
     denoiser: Denoiser
     params: Params
     forward: Forward
-    cut: Cut
+    cut: BlockCut
 
     @property
     def shared(self) -> frozenset[str]:
@@ -119,7 +119,7 @@ def adapt(
     raise first if isinstance(first, CheckpointError) else CheckpointError(str(first)) from first
 
 
-def _adapted(module: torch.nn.Module, forward: Forward, cut: Cut, example: Mapping[str, Any]) -> Adapted:
+def _adapted(module: torch.nn.Module, forward: Forward, cut: BlockCut, example: Mapping[str, Any]) -> Adapted:
     """Return the model with one choice of blocks.
 
     Raises:
@@ -158,7 +158,7 @@ def _values(module: torch.nn.Module) -> Params:
     return {name: leaf.detach() if leaf.requires_grad else leaf for name, leaf in parameters(module).items()}
 
 
-def _denoiser(module: torch.nn.Module, forward: Forward, cut: Cut, request: ForwardCall) -> Denoiser:
+def _denoiser(module: torch.nn.Module, forward: Forward, cut: BlockCut, request: ForwardCall) -> Denoiser:
     model = outline(module, cut.blocks, list(parameters(module)))
     blocks = tuple(
         Block(BlockRun(ModuleFunction(module.get_submodule(name)), alike(wiring)), f"{name}.")

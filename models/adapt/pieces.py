@@ -17,7 +17,7 @@ from pure.models.adapt.arguments import Arguments, outline_of
 from pure.models.adapt.cut import Context, Form, Hidden, Moved, Registry, entry_link, hidden_of, link, streams_of
 from pure.models.adapt.dispatch import check_dispatched, dispatching
 from pure.models.adapt.forward import Forward, Prediction, prediction_of
-from pure.models.adapt.search import Cut
+from pure.models.adapt.search import BlockCut
 from pure.models.adapt.tape import Tape
 from pure.models.adapt.walk import Outline, Walk, read_or_run, symbolic
 from pure.models.errors import CheckpointError
@@ -28,7 +28,7 @@ from pure.tree import Shared
 class _Symbols:
     """What blocks answer in a walk: symbols of the shapes that the streams have."""
 
-    cut: Cut
+    cut: BlockCut
     streams: list[torch.Tensor]
     twins: dict[Form, torch.Tensor] = attrs.field(factory=dict)
 
@@ -99,7 +99,7 @@ class Embed:
     stays_eager: ClassVar[bool] = True  # it stops the model's forward half-way
     model: Outline
     forward: Forward
-    cut: Cut
+    cut: BlockCut
     samples: Samples
     shape: tuple
     times: tuple[int, ...] = ()  # sizes of the timestep after the sample, where it has several dimensions
@@ -149,7 +149,7 @@ class Head:
     stays_eager: ClassVar[bool] = True
     model: Outline
     forward: Forward
-    cut: Cut
+    cut: BlockCut
     attend: Callable = attend
 
     def __call__(self, params: Params, hidden: Hidden, context: Context) -> Prediction:

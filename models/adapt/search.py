@@ -25,7 +25,7 @@ class Call:
 
 
 @attrs.frozen(eq=False)
-class Cut:
+class BlockCut:
     """The blocks, what they are given, and how the streams pass through them.
 
     Attributes:
@@ -84,7 +84,7 @@ def _on_meta(leaf: Any) -> Any:
 
 def search(
     module: torch.nn.Module, kwargs: Mapping[str, Any], calls: Sequence[Call], device: torch.device
-) -> list[Cut]:
+) -> list[BlockCut]:
     """Return the runs of two or more blocks between which only streams pass, the longest first.
 
     Raises:
@@ -120,7 +120,7 @@ def _starts(calls: Sequence[Call]) -> list[int]:
 
 def _cut(
     module: torch.nn.Module, kwargs: Mapping[str, Any], calls: Sequence[Call], start: int, device: torch.device
-) -> Cut:
+) -> BlockCut:
     every, calls = [call.name for call in calls], calls[start:]
     names = every[start:]
     if any(every.count(name) > 1 for name in names):
@@ -156,7 +156,7 @@ class _Chain:
         return self.visits[number].leaves[self.keys[number].index(key)]
 
 
-def chain(module: torch.nn.Module, walk: Walk, calls: Sequence[Call], why: str) -> Cut:
+def chain(module: torch.nn.Module, walk: Walk, calls: Sequence[Call], why: str) -> BlockCut:
     """Follow the streams from block to block as far as they can be followed.
 
     Raises:
@@ -188,7 +188,7 @@ def chain(module: torch.nn.Module, walk: Walk, calls: Sequence[Call], why: str) 
     enters = [tuple(Form((number,)) for number in range(len(places))), *leaving[:-1]]
     leaving = leaving[: len(links)]
     kept = calls[: len(links)]
-    return Cut(
+    return BlockCut(
         blocks=tuple(call.name for call in kept),
         wirings=tuple(Wiring(*parts) for parts in zip(links, enters[: len(links)], leaving, strict=True)),
         last=last,

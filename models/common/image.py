@@ -13,7 +13,7 @@ import attrs
 import torch
 
 from pure.models.common.autoencoder import Autoencoder
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 
 if TYPE_CHECKING:
     from diffusers.image_processor import VaeImageProcessor
@@ -63,10 +63,10 @@ class ImageAutoencoder(Autoencoder, abc.ABC):
         """Return how often an autoencoder of this config halves the sides of an image."""
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Sizes:
+    def sizes(cls, config: Mapping[str, Any]) -> AllowedSizes:
         """Return the sizes that an autoencoder of this config allows."""
         side, (name, channels) = PATCH * 2 ** cls.halvings(config), cls.latents
-        return Sizes(height=side, width=side, numbers=config.get(name, channels) * PATCH**2)
+        return AllowedSizes(height=side, width=side, numbers=config.get(name, channels) * PATCH**2)
 
     @property
     def patch(self) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from pure.models.common import image
 from pure.models.common.config import HeadsConfig
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
 from pure.models.pipeline import Pipeline
@@ -76,7 +76,7 @@ class PackedPipeline(ImagePipeline):
         return self.codec.decode(image.unpack(latents, *self.grid(request)))
 
 
-def decoder_sizes(found: Description) -> Sizes:
+def decoder_sizes(found: Description) -> AllowedSizes:
     """Return the sizes that a checkpoint with the decoder of FLUX.1 can make."""
     return image.ImageDecoder.sizes(found.configs["vae"])
 

@@ -7,7 +7,7 @@ POSITIVE = (validators.instance_of(int), validators.ge(1))
 
 
 @attrs.frozen(kw_only=True)
-class Sizes:
+class AllowedSizes:
     """Heights and widths of whole tokens, and numbers of frames.
 
     Attributes:
@@ -27,9 +27,9 @@ class Sizes:
     def wrong(self, name: str, value: int) -> str | None:
         """Return what is wrong with a "height", a "width" or a number of "frames", and the nearest that is possible.
 
-        >>> Sizes(height=16, width=16, frames=4).wrong("frames", 6)
+        >>> AllowedSizes(height=16, width=16, frames=4).wrong("frames", 6)
         'is not 1 plus a multiple of 4; the nearest number is 5'
-        >>> Sizes(height=16, width=16).wrong("height", 7)
+        >>> AllowedSizes(height=16, width=16).wrong("height", 7)
         'is not a positive multiple of 16 pixels; the nearest size is 16'
         """
         step = getattr(self, name)

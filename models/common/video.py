@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pure.models.common.autoencoder import Autoencoder
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 
 if TYPE_CHECKING:
     from diffusers.video_processor import VideoProcessor
@@ -59,10 +59,10 @@ class VideoAutoencoder(Autoencoder, abc.ABC):
         return VideoProcessor(vae_scale_factor=self.factor)
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any], patch: tuple[int, int, int]) -> Sizes:
+    def sizes(cls, config: Mapping[str, Any], patch: tuple[int, int, int]) -> AllowedSizes:
         """Return the sizes that an autoencoder of this config and such patches allow."""
         factor, period, channels = (config.get(name, each) for name, each in zip(cls.names, FACTORS, strict=True))
-        return Sizes(
+        return AllowedSizes(
             height=factor * patch[1],
             width=factor * patch[2],
             frames=period * patch[0],

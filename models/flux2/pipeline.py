@@ -15,14 +15,14 @@ from pure import Guidance, Shared
 from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
 from pure.models.flux2.denoiser import Conditioning, flux2
 from pure.models.flux2.vae import ImageCodec
 from pure.models.guidance import embedded_scales
-from pure.models.pipeline import Model, Pipeline
+from pure.models.pipeline import AnyDenoiser, Pipeline
 from pure.models.request import Defaults, Request
 from pure.notes import Note
 
@@ -93,7 +93,7 @@ class Flux2KleinPipeline(Flux2Pipeline):
         found = super().guidance(request)
         return found if isinstance(found, Guidance) and not self.distilled else None
 
-    def guide(self, denoiser: Model, request: Request) -> tuple[Model, Request]:
+    def guide(self, denoiser: AnyDenoiser, request: Request) -> tuple[AnyDenoiser, Request]:
         """Return the denoiser with the guidance of the request.
 
         A distilled checkpoint whose transform does not guide runs without; the request's notes say so.
@@ -178,7 +178,7 @@ def _build_klein(parts: Parts) -> Pipeline:
     return Flux2KleinPipeline(**parts.common, reader=reader, codec=codec, distilled=distilled)
 
 
-def _sizes(found: Description) -> Sizes:
+def _sizes(found: Description) -> AllowedSizes:
     return ImageCodec.sizes(found.configs["vae"])
 
 

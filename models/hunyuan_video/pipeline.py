@@ -13,7 +13,7 @@ from PIL import Image
 
 from pure import Solver
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -197,7 +197,7 @@ def _build(parts: Parts) -> Pipeline:
     return HunyuanVideoImageToVideoPipeline(**fields, reader=reader, kind=kind)
 
 
-def _sizes(found: Description) -> Sizes:
+def _sizes(found: Description) -> AllowedSizes:
     return VideoCodec.sizes(found.configs["vae"], HunyuanVideoConfig.read(found.transformer).patch)
 
 

@@ -16,7 +16,7 @@ from pure import Guidance, Shared
 from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
@@ -206,7 +206,7 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 EDIT = Defaults(steps=50, true_cfg_scale=4.0, negative_prompt=" ", longest=LONGEST)
 
 
-def _sizes(found: Description) -> Sizes:
+def _sizes(found: Description) -> AllowedSizes:
     return ImageCodec.sizes(found.configs["vae"])
 
 

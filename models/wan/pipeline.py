@@ -11,7 +11,7 @@ import torch
 
 from pure import Experts, Guidance, Solver, Step
 from pure.models.common.schedulers import FLOW_MATCH, UNIPC, flow_match, scheduler, unipc
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 from pure.models.common.video_pipeline import VideoPipeline, with_first
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -263,7 +263,7 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _sizes(found: Description) -> Sizes:
+def _sizes(found: Description) -> AllowedSizes:
     return VideoCodec.sizes(found.configs["vae"], WanConfig.read(found.transformer).patch)
 
 

@@ -9,7 +9,7 @@ import pure
 from pure import Experts
 from pure.experts import first_of
 from pure.testing.memory import with_blocks
-from pure.testing.oracle import NEAR, Row, _leading_ones, _mask, guide
+from pure.testing.oracle import NEAR, Expected, _leading_ones, _mask, guide
 from pure.testing.situation import Entry, Situation, close
 
 
@@ -35,7 +35,7 @@ def closed_form_holds(situation: Situation) -> None:
     texts: Any = situation.conditioning()
     branches = [texts] if situation.guidance is None else [texts.conditional, texts.unconditional]
     means = torch.stack([branch["text"].mean((1, 2)) for branch in branches], dim=1).flatten().tolist()
-    rows = [Row(situation, mean) for mean in means]
+    rows = [Expected(situation, mean) for mean in means]
     for entry in situation.trace():
         guided = len(entry.info.decisions) > len(situation.seeds)
         stride = 1 if guided or situation.guidance is None else 2
@@ -53,7 +53,7 @@ def closed_form_holds(situation: Situation) -> None:
         assert close(entry.prediction, expected, 1e-9), entry.info.reasons
 
 
-def _check_decision(row: Row, decision, entry: Entry, time: float) -> None:
+def _check_decision(row: Expected, decision, entry: Entry, time: float) -> None:
     db, count = row.situation.dbcache, entry.step.count
     assert isinstance(count, int)
     change = row.change(time) if row.computed and db else 0.0

@@ -141,10 +141,10 @@ def check_law(
         raise LawBroken(name, situation, error, subject) from error
 
 
-Failure = tuple[Situation, Exception]
+Counterexample = tuple[Situation, Exception]
 
 
-def _failure(law: Law, situation: Situation) -> Failure | None:
+def _failure(law: Law, situation: Situation) -> Counterexample | None:
     try:
         if applies(law, situation):
             law(situation)
@@ -155,9 +155,9 @@ def _failure(law: Law, situation: Situation) -> Failure | None:
 
 def _search(
     law: Law, drawn: st.SearchStrategy[Situation], settings: hypothesis.settings, seed: int | None
-) -> Failure | None:
+) -> Counterexample | None:
     """Return a drawn situation in which a law does not hold."""
-    found: list[Failure] = []
+    found: list[Counterexample] = []
 
     # A function of its own for every search: the settings of one that runs a thousand times grow into a chain that
     # hypothesis follows to the recursion limit.
@@ -176,7 +176,7 @@ def _search(
     return found[0] if found else None
 
 
-def _smallest(law: Law, situation: Situation, error: Exception, keep: Sequence[Transform]) -> Failure:
+def _smallest(law: Law, situation: Situation, error: Exception, keep: Sequence[Transform]) -> Counterexample:
     """Make a situation smaller as long as the law fails in the same way."""
     smaller, tries = True, 0
     while smaller:

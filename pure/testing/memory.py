@@ -170,7 +170,7 @@ def saving_changes_nothing(situation: Situation) -> None:
             assert same(frames[-1].carry, situation.solver.step(last.carry, last.prediction, last.step))
 
 
-class Interrupted(Exception):
+class Sabotage(Exception):
     """What the saboteur raises."""
 
 
@@ -182,7 +182,7 @@ def failure_leaves_nothing(situation: Situation) -> None:
     before = _witness(situation.model.params)
     try:
         situation.trace(denoiser)
-    except Interrupted:
+    except Sabotage:
         armed.clear()
     armed.clear()
     _assert_untouched(before)
@@ -211,7 +211,7 @@ def sabotaged(denoiser: Any, calls: int) -> tuple[Any, list[int]]:
             if armed:
                 armed[0] -= 1
                 if not armed[0]:
-                    raise Interrupted
+                    raise Sabotage
             return run(params, hidden, context, attend)
 
         return block

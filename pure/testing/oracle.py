@@ -130,7 +130,7 @@ class Hermitian(Recursion):
 
 
 @attrs.define
-class Row:
+class Expected:
     """One sample (or branch of one) under a plan."""
 
     situation: Situation

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from pure.attention import attend
-from pure.partial import Part, attend_in_part, same_heads
+from pure.partial import PartialAttention, attend_in_part, same_heads
 from pure.transforms.attention.names import BACKENDS
 
 __all__ = ["Dispatched", "Flex", "Native", "kernel_of"]
@@ -61,7 +61,7 @@ class Native:
             return attend(q, k, v, mask)
 
     @property
-    def in_part(self) -> Callable[..., Part] | None:
+    def in_part(self) -> Callable[..., PartialAttention] | None:
         """The same for some of the keys, with their log-sum-exp; None of cuDNN's kernel."""
         if self.name == "native":
             return attend_in_part
@@ -84,7 +84,7 @@ class Flex:
         q, k, v = (x.transpose(1, 2) for x in same_heads(q, k, v))
         return _flex(q)(q, k, v, score_mod=_scores(q, k, mask)).transpose(1, 2)
 
-    def in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> Part:
+    def in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> PartialAttention:
         """Return attention (B, H, S, C) to some of the keys and its log-sum-exp (B, H, S, 1); see `pure.partial`."""
         q, k, v = (x.transpose(1, 2) for x in same_heads(q, k, v))
         out, more = _flex(q)(q, k, v, score_mod=_scores(q, k, mask), return_aux=AuxRequest(lse=True))
@@ -150,11 +150,11 @@ class Dispatched:
         )
 
     @property
-    def in_part(self) -> Callable[..., Part] | None:
+    def in_part(self) -> Callable[..., PartialAttention] | None:
         """The same for some of the keys, with their log-sum-exp; None where the kernel does not give that."""
         return self._in_part if BACKENDS[self.name].parts else None
 
-    def _in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> Part:
+    def _in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> PartialAttention:
         if mask is not None:
             raise ValueError(f"the attention {self.name} takes no mask; choose native or flex")
         out, total = self._call(*same_heads(q, k, v), return_lse=True)
