@@ -18,6 +18,8 @@ from pure.models.common.sizes import AllowedSizes
 if TYPE_CHECKING:
     from diffusers.image_processor import VaeImageProcessor
 
+    from pure.models.family import Description
+
 PATCH = 2  # latents on a side of a token
 SIDE = 128  # latents on a side of an image by default
 
@@ -67,6 +69,11 @@ class ImageAutoencoder(Autoencoder, abc.ABC):
         """Return the sizes that an autoencoder of this config allows."""
         side, (name, channels) = PATCH * 2 ** cls.halvings(config), cls.latents
         return AllowedSizes(height=side, width=side, numbers=config.get(name, channels) * PATCH**2)
+
+    @classmethod
+    def sizes_of(cls, found: Description) -> AllowedSizes:
+        """Return the sizes that a checkpoint with such an autoencoder can make."""
+        return cls.sizes(found.configs["vae"])
 
     @property
     def patch(self) -> int:

@@ -10,7 +10,6 @@ import torch
 
 from pure.models.common import image
 from pure.models.common.config import HeadsConfig
-from pure.models.common.sizes import AllowedSizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description
 from pure.models.pipeline import Pipeline
@@ -74,11 +73,6 @@ class PackedPipeline(ImagePipeline):
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode tokens (B, N, C) to pixels (B, 3, H, W) in 0 to 1."""
         return self.codec.decode(image.unpack(latents, *self.grid(request)))
-
-
-def decoder_sizes(found: Description) -> AllowedSizes:
-    """Return the sizes that a checkpoint with the decoder of FLUX.1 can make."""
-    return image.ImageDecoder.sizes(found.configs["vae"])
 
 
 def check_packed(found: Description, config: HeadsConfig, patch: int = 1) -> None:

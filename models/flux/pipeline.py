@@ -9,7 +9,7 @@ import attrs
 
 from pure import Shared
 from pure.models.common import image
-from pure.models.common.image_pipeline import PackedPipeline, check_packed, decoder_sizes
+from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -87,7 +87,7 @@ FAMILY = Family(
             components=COMPONENTS,
             solver=flow_match,
             defaults=_defaults,
-            sizes=decoder_sizes,
+            sizes=image.ImageDecoder.sizes_of,
             build=_build,
             check=_check,
             checkpoints=("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"),

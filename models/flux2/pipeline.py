@@ -15,7 +15,6 @@ from pure import Guidance, Shared
 from pure.models.common.chat import ChatReader, depth, width
 from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import AllowedSizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.flux2.config import Flux2Config
@@ -178,10 +177,6 @@ def _build_klein(parts: Parts) -> Pipeline:
     return Flux2KleinPipeline(**parts.common, reader=reader, codec=codec, distilled=distilled)
 
 
-def _sizes(found: Description) -> AllowedSizes:
-    return ImageCodec.sizes(found.configs["vae"])
-
-
 DEV = PipelineKind(
     pipeline="Flux2Pipeline",
     task="text-to-image",
@@ -194,7 +189,7 @@ DEV = PipelineKind(
     },
     solver=functools.partial(flow_match, empirical=True),
     defaults=Defaults(steps=50, guidance_scale=4.0),
-    sizes=_sizes,
+    sizes=ImageCodec.sizes_of,
     build=_build_dev,
     check=functools.partial(_check, layers=DEV_LAYERS),
     checkpoints=("black-forest-labs/FLUX.2-dev",),

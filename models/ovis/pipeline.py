@@ -12,7 +12,7 @@ import torch
 from pure import Shared
 from pure.models.common import image
 from pure.models.common.chat import ChatReader, check_width
-from pure.models.common.image_pipeline import PackedPipeline, check_packed, decoder_sizes
+from pure.models.common.image_pipeline import PackedPipeline, check_packed
 from pure.models.common.schedulers import flow_match
 from pure.models.common.streams import Conditioning
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -93,7 +93,7 @@ FAMILY = Family(
             defaults=Defaults(
                 steps=50, guidance_scale=5.0, negative_prompt="", max_sequence_length=LONGEST, longest=LONGEST
             ),
-            sizes=decoder_sizes,
+            sizes=image.ImageDecoder.sizes_of,
             build=_build,
             check=_check,
             checkpoints=("AIDC-AI/Ovis-Image-7B",),

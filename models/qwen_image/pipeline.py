@@ -16,7 +16,6 @@ from pure import Guidance, Shared
 from pure.models.common import image
 from pure.models.common.image_pipeline import PackedPipeline
 from pure.models.common.schedulers import flow_match
-from pure.models.common.sizes import AllowedSizes
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
 from pure.models.pipeline import Pipeline
@@ -206,10 +205,6 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 EDIT = Defaults(steps=50, true_cfg_scale=4.0, negative_prompt=" ", longest=LONGEST)
 
 
-def _sizes(found: Description) -> AllowedSizes:
-    return ImageCodec.sizes(found.configs["vae"])
-
-
 TEXT_TO_IMAGE = PipelineKind(
     pipeline="QwenImagePipeline",
     task="text-to-image",
@@ -217,7 +212,7 @@ TEXT_TO_IMAGE = PipelineKind(
     components=COMPONENTS,
     solver=flow_match,
     defaults=_text_to_image,
-    sizes=_sizes,
+    sizes=ImageCodec.sizes_of,
     build=_build,
     check=_check,
     checkpoints=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),

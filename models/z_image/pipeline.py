@@ -12,7 +12,7 @@ import torch
 from pure import Guidance
 from pure.models.common import image
 from pure.models.common.chat import ChatReader, check_width
-from pure.models.common.image_pipeline import ImagePipeline, decoder_sizes
+from pure.models.common.image_pipeline import ImagePipeline
 from pure.models.common.schedulers import flow_match
 from pure.models.errors import CheckpointError
 from pure.models.family import Description, Family, Parts, PipelineKind
@@ -116,7 +116,7 @@ FAMILY = Family(
             },
             solver=flow_match,
             defaults=_defaults,
-            sizes=decoder_sizes,
+            sizes=image.ImageDecoder.sizes_of,
             build=_build,
             check=_check,
             checkpoints=("Tongyi-MAI/Z-Image-Turbo", "Tongyi-MAI/Z-Image"),
