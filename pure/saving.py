@@ -1,8 +1,9 @@
 """State on disk: stop at any step, go on in another process to the same bits."""
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,21 +69,14 @@ def load_state(path: str | os.PathLike[str], like: T, origin: Origin | None = No
         TypeError: `path` is no path, or `like` holds no tensor.
         ValueError: the file does not fit; the message lists every difference.
     """
-    path = _path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no saved state at {path}")
     wanted = list(leaves_with_paths(like))
     tensors = {name or ROOT: leaf for name, leaf in wanted if isinstance(leaf, torch.Tensor)}
     if not tensors:
         raise TypeError(f"like is a tree as init returned it, with the tensors to be read; got {shown(like)}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            fixed: dict = json.loads(metadata.get("static", "{}"))
-            stored = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    here, saved = dict(_statics(like)), _origin(metadata)
+    with _opened(path) as file:
+        saved, fixed = _origin(file), json.loads((file.metadata() or {}).get("static", "{}"))
+        stored = {name: file.get_tensor(name) for name in file.keys()}
+    here = dict(_statics(like))
     problems = saved.differences(origin) if saved is not None and origin is not None else []
     problems += _differences(stored, tensors) + [
         f"{name} is {fixed[name]}, expected {value}" for name, value in here.items() if fixed.get(name, value) != value
@@ -104,17 +98,25 @@ def read_origin(path: str | os.PathLike[str]) -> Origin | None:
         TypeError: `path` is no path.
         ValueError: the file is no saved state.
     """
+    with _opened(path) as file:
+        return _origin(file)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[safe_open]:
+    """Open a saved state; see `read_origin` for what is raised where that cannot be read."""
     path = _path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no saved state at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            return _origin(file.metadata() or {})
+            yield file
     except (SafetensorError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a saved state: {error}") from error
 
 
-def _origin(metadata: Mapping[str, str]) -> Origin | None:
+def _origin(file: safe_open) -> Origin | None:
+    metadata = file.metadata() or {}
     return Origin(**json.loads(metadata["origin"])) if "origin" in metadata else None
 
 

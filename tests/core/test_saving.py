@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import pure
 from pure import Shared, saving
@@ -93,8 +94,11 @@ def test_no_file_and_no_safetensors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no saved state at .*nowhere"):
         pure.load_state(tmp_path / "nowhere", like=state())
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(ValueError, match="text is not a safetensors file: "):
+    with pytest.raises(ValueError, match="text is not a saved state: "):
         pure.load_state(tmp_path / "text", like=state())
+    save_file({"x": torch.zeros(1)}, tmp_path / "other", metadata={"origin": '{"made": "elsewhere"}'})
+    with pytest.raises(ValueError, match="other is not a saved state: "):
+        pure.load_state(tmp_path / "other", like=state())
 
 
 def test_another_type_is_refused(tmp_path: Path) -> None:
