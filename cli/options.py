@@ -69,8 +69,8 @@ MODEL = group(
     flag(
         "--attention-backend --diffusers-attention-backend attention_backend",
         "NAME",
-        "Kernel of attention: native (torch's choice), flex, flash, _flash_3, sage, xformers and others; one "
-        "that does not run here is refused, with those that do.",
+        "Attention kernel: native (torch's choice), flex, flash, _flash_3, sage, xformers and others; if it does "
+        "not run here, the error lists those that do.",
     ),
     flag("--enable-torch-compile", boolean(), "Compile the denoiser; the first image takes longer.", default=False),
 )
@@ -102,13 +102,13 @@ IMAGE = group(
     flag(
         "--num-outputs-per-prompt --num-outputs num_outputs_per_prompt",
         whole(1),
-        "Images per prompt and seed, from seed, seed + 1, ...",
+        "Images per prompt and seed, with the seeds seed, seed + 1, ...",
         default=1,
     ),
     flag(
         "--batch-size",
         whole(1, 1024),
-        "Images in one batch; each is the same as alone. [as many as fit into the memory of one large image]",
+        "Images in one batch; each is as if made alone. [as many as fit into the memory of one large image]",
     ),
     flag("--max-sequence-length", whole(1), "Largest number of prompt tokens. [the checkpoint's]"),
 )
@@ -167,7 +167,7 @@ RUNNING = group(
     flag(
         "--warmup-mode",
         ("off", "request", "server"),
-        "request: a run that is not timed comes first.  [default: off]",
+        "request: first run a few steps that are not timed.  [default: off]",
     ),
     flag("--warmup-steps", whole(1, 10_000), "Steps of the warm-up.", shown=1),
     flag("--warmup-resolutions", "WxH ...", "Image sizes to warm up with."),

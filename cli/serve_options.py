@@ -31,7 +31,7 @@ SERVER = group(
     flag(
         "--batching-delay-ms",
         number(0),
-        "How long the first result waits for others with equal settings; option ones join between steps.  [default: 0]",
+        "How long the first result waits for others with equal settings; later ones join between steps.  [default: 0]",
         default=0.0,
     ),
     flag(

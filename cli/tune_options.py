@@ -11,32 +11,32 @@ PLAN = group(
     flag(
         "--budget",
         "BUDGET ...",
-        "Computed steps (11), time ratio (2.5x) or least PSNR (50dB); several give several plans. Needed.",
+        "Computed steps (11), time ratio (2.5x) or least PSNR (50dB); several give several plans. Required.",
     ),
     flag(
         "--refine",
         ("none", "swaps", "gradient"),
-        "What is refined on real runs: nothing, which steps compute, or the weights, too (fp32 only).",
+        "What is refined on real runs: nothing, which steps compute (swaps), or the weights, too (fp32 only).",
         shown="gradient",
     ),
     flag(
         "--prompts",
         "FILE",
-        "File with one prompt a line, or a built-in list: images, videos, edits, emoji. [by the model]",
+        "File with one prompt a line, or a built-in list: images, videos, edits, emoji. [the one for the model]",
     ),
-    flag("--fit", whole(1, 1000), "Prompts to fit.", shown=12),
-    flag("--held-out", whole(1, 1000), "Other prompts, on which the plan is checked.", shown=12),
+    flag("--fit", whole(1, 1000), "Number of prompts that the plan is fitted to.", shown=12),
+    flag("--held-out", whole(1, 1000), "Number of other prompts, on which it is checked.", shown=12),
     flag(
         "--front",
         whole(0),
-        "First blocks that always run; of several numbers the best is kept.  [default: 0]",
+        "Number of first blocks that always run; of several numbers the best is kept.  [default: 0]",
         many=True,
     ),
-    flag("--back", whole(0), "Last blocks that always run, likewise.  [default: 0]", many=True),
+    flag("--back", whole(0), "Number of last blocks that always run, likewise.  [default: 0]", many=True),
     flag(
         "--depth",
         whole(1, 8),
-        "Computed steps that a skipped one looks back to; each is a residual in memory.",
+        "Computed steps that a skipped one is predicted from; each keeps a residual in memory.",
         shown=3,
     ),
 )
@@ -45,7 +45,7 @@ OUTPUT = group(
     flag(
         "--output",
         "FILE",
-        "File of the plan; of several budgets each has a file with its number of computed steps.",
+        "File of the plan; with several budgets, the number of computed steps is added to each name.",
         shown="plan.yaml",
     ),
     flag(
