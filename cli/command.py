@@ -315,7 +315,7 @@ def warmup_mode(values: Mapping[str, Any]) -> str | None:
 def _warmup(values: Mapping[str, Any]) -> int:
     mode = warmup_mode(values)
     if values["warmup_resolutions"] and mode != "request":
-        raise Misuse("--warmup-resolutions says how to warm up, and nothing does; add --warmup-mode request")
+        raise Misuse("--warmup-resolutions sets the sizes of a warm-up, and there is none; add --warmup-mode request")
     return values["warmup_steps"] if mode == "request" else 0
 
 

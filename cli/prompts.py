@@ -23,7 +23,7 @@ def read_prompts(values: Mapping[str, Any]) -> tuple[str, ...]:
             raise Misuse(f"--prompt-file-path {file} holds no prompt; write one per line (a line with # is a comment)")
         prompts += found
     if not prompts:
-        raise Misuse('there is nothing to draw; give --prompt "a red apple" or --prompt-file-path FILE')
+        raise Misuse('there is no prompt; give --prompt "a red apple" or --prompt-file-path FILE')
     for text in (*prompts, values.get("negative_prompt") or ""):
         check_text(text)
     return tuple(prompts)

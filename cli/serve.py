@@ -201,7 +201,7 @@ def _options(values: Mapping[str, Any], engine: Engine, caching: Caching) -> Wor
     mode = warmup_mode(values) or "server"
     sizes = [read_size(text) for text in values["warmup_resolutions"]]
     if sizes and mode != "server":
-        raise Misuse("--warmup-resolutions says how to warm up, and nothing does; leave out --warmup-mode")
+        raise Misuse("--warmup-resolutions sets the sizes of a warm-up, and there is none; leave out --warmup-mode")
     recipes = [_warm(engine, caching, one) for one in sizes or [None]] if mode == "server" else []
     return WorkerOptions(
         batch=values["batching_max_size"],

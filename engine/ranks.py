@@ -72,7 +72,9 @@ def _count(wanted: int | None, environ: Mapping[str, str], hosts: int) -> int:
     count = wanted or hosts
     if count % hosts:
         least = hosts * -(-count // hosts)
-        raise Misuse(f"--num-gpus {count} is that of all {hosts} hosts (--nnodes), and they share alike; write {least}")
+        raise Misuse(
+            f"--num-gpus {count} is for all {hosts} hosts (--nnodes), which have equal numbers of them; write {least}"
+        )
     if torch.cuda.is_available() and count // hosts > (there := torch.cuda.device_count()):
         gpus = "1 GPU" if there == 1 else f"{there} GPUs"
         cure = f"write --num-gpus {there * hosts} or leave it out"

@@ -90,7 +90,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     def read(self, request: Request, texts: Sequence[str], negative: bool) -> Reading:
         """Return embeddings of the picture and P texts, of both branches as long as the longer one."""
-        picture, length = self._picture(request), request.max_sequence_length
+        picture, length = request.images[0], request.max_sequence_length
         if negative:
             picture = Image.new("RGB", (request.width, request.height))
         strides = {False: STRIDES[self.kind], True: NEGATIVE_STRIDE}
@@ -100,13 +100,9 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     def first(self, request: Request) -> torch.Tensor:
         """Return latents (1, C, 1, h, w) of the picture."""
-        picture, size = self._picture(request), (request.height, request.width)
+        self.check_pictures(request)
+        picture, size = request.images[0], (request.height, request.width)
         return request.once(("first", *size), lambda: self.codec.encode(picture, *size))
-
-    def _picture(self, request: Request) -> Image.Image:
-        if len(request.images) != 1:
-            raise ValueError(f"this model takes 1 input pictures, got {len(request.images)}; see images=")
-        return request.images[0]
 
     def noise(self, request: Request, seed: int | Sequence[int] = 42) -> torch.Tensor:
         """Return starting latents: noise with a little of the picture.

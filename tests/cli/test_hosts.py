@@ -140,7 +140,7 @@ def test_a_server_on_two_hosts(hosts, tmp_path):
         (("--nnodes", "2", "--dist-init-addr", "fd00::1:20000"), "or [fd00::1]:20000"),
         (("--nnodes", "2", "--dist-init-addr", "a:99999"), "--dist-init-addr 'a:99999': write HOST:PORT"),
         (("--nnodes", "2", "--num-gpus", "3", "--dist-init-addr", "a:1"),
-         "--num-gpus 3 is that of all 2 hosts (--nnodes), and they share alike; write 4"),
+         "--num-gpus 3 is for all 2 hosts (--nnodes), which have equal numbers of them; write 4"),
         (("--nnodes", "2", "--node-rank", "1", "--dist-init-addr", "127.0.0.1:9", "--dist-timeout", "1"),
          "host 0 cannot be reached at 127.0.0.1:9 within 1 seconds: Connection refused; is it started with"),
     ],

@@ -19,7 +19,7 @@ FEW = ("--num-inference-steps", "3", "--max-sequence-length", "8")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "there is nothing to draw; give --prompt"),
+        ((), "there is no prompt; give --prompt"),
         (("--promt", "a"), "did you mean --prompt?"),
         (("--prompt", "a", "--num_inference_steps", "3"), "--num-inference-steps"),
         (

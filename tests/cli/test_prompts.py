@@ -48,5 +48,5 @@ def test_half_a_character_is_refused_in_both_prompts(prompt, negative):
 
 
 def test_no_prompt_at_all():
-    with pytest.raises(Misuse, match="there is nothing to draw; give --prompt"):
+    with pytest.raises(Misuse, match="there is no prompt; give --prompt"):
         read_prompts(values())

@@ -76,5 +76,5 @@ def test_warm_ups_are_requests_of_their_sizes(count, pictures):
     assert [[image.size for image in each.options["images"]] for each in orders] == [
         [(64, 32)] * pictures, [(96, 48)] * pictures
     ]  # fmt: skip
-    with pytest.raises(Misuse, match="--warmup-resolutions says how to warm up, and nothing does"):
+    with pytest.raises(Misuse, match="--warmup-resolutions sets the sizes of a warm-up, and there is none"):
         serve._options(values("--warmup-resolutions", "64x32", "--warmup-mode", "request"), engine, caching)

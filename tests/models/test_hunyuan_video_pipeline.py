@@ -300,9 +300,9 @@ def test_checkpoints_that_are_refused(saved, tmp_path, kind, changes, message):
         ("text", {"height": 40}, "height=40 is not a positive multiple of 16 pixels; the nearest size is 32"),
         ("text", {"width": 8}, "width=8 is not a positive multiple of 16 pixels; the nearest size is 16"),
         ("text", {"frames": 10}, "frames=10 is not 1 plus a multiple of 4; the nearest number is 9"),
-        ("text", {"images": [Image.new("RGB", (8, 8))]}, "takes 0 input pictures, got 1"),
-        ("replace", {}, "takes 1 input pictures, got 0"),
-        ("concat", {"images": [Image.new("RGB", (8, 8))] * 2}, "takes 1 input pictures, got 2"),
+        ("text", {"images": [Image.new("RGB", (8, 8))]}, "takes no input pictures, got 1"),
+        ("replace", {}, "takes 1 input picture, got 0"),
+        ("concat", {"images": [Image.new("RGB", (8, 8))] * 2}, "takes 1 input picture, got 2"),
     ],
 )
 def test_requests_that_are_refused(saved, kind, options, message):
@@ -319,7 +319,7 @@ def test_a_prompt_with_the_token_of_the_picture_is_refused(saved):
 
 def test_noise_needs_the_picture(saved):
     ours, _ = loaded(saved["concat"])
-    with pytest.raises(ValueError, match="takes 1 input pictures, got 0; see images="):
+    with pytest.raises(ValueError, match="takes 1 input picture, got 0; see images="):
         ours.noise(ours.request("", **SIZE), 0)
 
 

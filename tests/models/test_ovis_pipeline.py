@@ -106,7 +106,7 @@ def test_steps_are_skipped(saved):
     ("options", "message"),
     [
         ({"height": 18}, "height=18 is not a positive multiple of 4 pixels; the nearest size is 16"),
-        ({"images": [tiny.picture(64, 64)]}, "takes 0 input pictures, got 1"),
+        ({"images": [tiny.picture(64, 64)]}, "takes no input pictures, got 1"),
         ({"max_sequence_length": 257}, "max_sequence_length=257 should be in 1 to 256"),
     ],
 )

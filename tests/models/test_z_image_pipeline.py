@@ -180,7 +180,7 @@ def test_steps_are_skipped(saved):
     [
         ({"height": 18}, "height=18 is not a positive multiple of 4 pixels; the nearest size is 16"),
         ({"width": 260}, "columns would need 65 positions and the checkpoint has 64; make a smaller image"),
-        ({"images": [tiny.picture(64, 64)]}, "takes 0 input pictures, got 1"),
+        ({"images": [tiny.picture(64, 64)]}, "takes no input pictures, got 1"),
         ({"max_sequence_length": 1505}, "max_sequence_length=1505 should be in 1 to 1504"),
     ],
 )

@@ -144,9 +144,9 @@ class Dispatched:
         if takes == "keys" and mask.dtype == torch.bool and mask.shape[1] == mask.shape[2] == 1:
             return self._of_some_keys(q, k, v, mask.expand(q.shape[0], 1, 1, -1)[:, 0, 0])
         raise ValueError(
-            f"the attention {self.name} takes no {'such ' if takes == 'keys' else ''}mask, and here some keys, such as "
-            "the padding of a prompt, take no part; choose native or flex, or flash_varlen where flash-attn is there; "
-            "Z-Image and Qwen-Image mask only batches of prompts of different lengths"
+            f"the attention {self.name} takes no {'such ' if takes == 'keys' else ''}mask, and here some keys must be "
+            "left out, such as the padding of a prompt; choose native or flex, or flash_varlen where flash-attn is "
+            "there; Z-Image and Qwen-Image mask only batches of prompts of different lengths"
         )
 
     @property
