@@ -5,6 +5,7 @@ at the process's own environment.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -55,10 +56,7 @@ VARIABLES = {
 class BooleanVariable(Bool):
     """A boolean variable."""
 
-    @property
-    def allowed(self) -> str:
-        """The grammar."""
-        return f"{', '.join(TRUE)} for true; {', '.join(word or 'nothing' for word in FALSE)} for false"
+    wording: ClassVar[str] = f"{', '.join(TRUE)} for true; {', '.join(word or 'nothing' for word in FALSE)} for false"
 
 
 def read_environment(environ: Mapping[str, str]) -> Layer:

@@ -6,7 +6,7 @@
 
 import abc
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -65,12 +65,14 @@ def _written(value: object) -> str:
 
 @attrs.frozen
 class ValueKind(abc.ABC):
-    """Base of the kinds."""
+    """Base of the kinds; one that allows always the same sets `wording`, any other overrides `allowed`."""
+
+    wording: ClassVar[str] = ""
 
     @property
-    @abc.abstractmethod
     def allowed(self) -> str:
         """What may be written."""
+        return self.wording
 
     @abc.abstractmethod
     def parse(self, value: Any) -> Any:
@@ -173,10 +175,7 @@ class Real(ValueKind):
 class Bool(ValueKind):
     """True or false."""
 
-    @property
-    def allowed(self) -> str:
-        """The two words."""
-        return "true or false"
+    wording: ClassVar[str] = "true or false"
 
     def parse(self, value: Any) -> bool:
         """Check the type."""
@@ -249,7 +248,7 @@ class Words(ValueKind):
 
     @property
     def allowed(self) -> str:
-        """Say so."""
+        """What may be written."""
         return "a list of " + (" and ".join(map(repr, self.names)) or "names")
 
     def parse(self, value: Any) -> tuple[str, ...]:
@@ -273,7 +272,7 @@ class Counts(ValueKind):
 
     @property
     def allowed(self) -> str:
-        """Say so."""
+        """What may be written."""
         first = f", the first of at least {self.first}" if self.first > self.least else ""
         return f"a list of whole numbers of at least {self.least}{first}, such as [8, 3, 3, 2, 2]"
 
@@ -333,7 +332,7 @@ class Nested(ValueKind):
 
     @property
     def allowed(self) -> str:
-        """Say so."""
+        """What may be written."""
         return "a mapping" + (" or a list of names" if self.lists else "")
 
     def parse(self, value: Any) -> Any:
@@ -348,10 +347,7 @@ class Nested(ValueKind):
 class Callback(ValueKind):
     """A Python function: it cannot be written in a configuration."""
 
-    @property
-    def allowed(self) -> str:
-        """Nothing."""
-        return "null: a Python function cannot be written in a configuration"
+    wording: ClassVar[str] = "null: a Python function cannot be written in a configuration"
 
     def parse(self, value: Any) -> Any:
         """Refuse."""
@@ -362,10 +358,7 @@ class Callback(ValueKind):
 class Unchecked(ValueKind):
     """A value that is checked elsewhere, such as a whole `cache_dit_params`."""
 
-    @property
-    def allowed(self) -> str:
-        """The two forms."""
-        return "an object, or one as JSON text"
+    wording: ClassVar[str] = "an object, or one as JSON text"
 
     def parse(self, value: Any) -> Any:
         """Let it pass."""

@@ -1,7 +1,7 @@
 """What files of tuned plans hold: a table of weights, and what the plan was made for; the kinds that read them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -53,10 +53,7 @@ class TunedFor:
 class Rows(ValueKind):
     """A table of weights: rows of history, target and weights, as `pure.transforms.calibrated` takes them."""
 
-    @property
-    def allowed(self) -> str:
-        """Say so."""
-        return "a list of [history, target, weights], such as [[[6, 4], 7, [1.4, -0.4]]]"
+    wording: ClassVar[str] = "a list of [history, target, weights], such as [[[6, 4], 7, [1.4, -0.4]]]"
 
     def parse(self, value: Any) -> tuple:
         """Check every row."""
@@ -74,10 +71,7 @@ class Rows(ValueKind):
 class Tuned(ValueKind):
     """A `TunedFor` as a mapping."""
 
-    @property
-    def allowed(self) -> str:
-        """The keys."""
-        return f"a mapping with some of {', '.join(attrs.fields_dict(TunedFor))}"
+    wording: ClassVar[str] = f"a mapping with some of {', '.join(attrs.fields_dict(TunedFor))}"
 
     def parse(self, value: Any) -> TunedFor:
         """Check every key and its value."""
