@@ -95,12 +95,12 @@ def begin(work: Path, *, seconds: float, lr: float) -> Run:
 def train(training: Run, emoji: Tensor, *, batch: int) -> None:
     """Train until the budget is spent."""
     seen = data.pairs(held_out=False)
-    while training.budget.fraction < 1:
+    while training.fraction < 1:
         generator = torch.Generator().manual_seed(training.step)
         chosen = random.Random(training.step).choices(seen, k=batch)
         pictures = data.images(emoji, chosen, generator=generator)
         training.update(loss(cast(AutoencoderKL, training.module), pictures, generator=generator))
-        if training.budget.spent - training.saved > SAVE_EVERY_S or training.budget.fraction >= 1:
+        if training.spent - training.saved > SAVE_EVERY_S or training.fraction >= 1:
             training.save()
             decibels = measure(cast(AutoencoderKL, training.module), emoji)
             print(f"step {training.step} {training.saved:.0f}s psnr {decibels:.2f} dB", flush=True)

@@ -17,30 +17,6 @@ from torch import Tensor
 from training import workers
 
 
-class Budget:
-    """Seconds of training, spent and in all; survives interruption.
-
-    Args:
-        total: seconds after which training ends.
-        spent: seconds already spent by earlier sittings.
-    """
-
-    def __init__(self, total: float, *, spent: float = 0.0) -> None:
-        self.total = total
-        self._before = spent
-        self._start = time.monotonic()
-
-    @property
-    def spent(self) -> float:
-        """Seconds trained so far, all sittings together."""
-        return self._before + time.monotonic() - self._start
-
-    @property
-    def fraction(self) -> float:
-        """Share of the budget that is spent, at most one."""
-        return min(self.spent / self.total, 1.0)
-
-
 def cosine(fraction: float, *, peak: float, floor: float = 0.01) -> float:
     """Learning rate at a fraction of the budget: half a cosine from peak to floor."""
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fraction)))
@@ -75,7 +51,7 @@ class Run:
         path: of the checkpoint.
         module: what is trained.
         optimizers: of its parameters; their learning rates are the peaks.
-        seconds: in all.
+        seconds: of all sittings together, after which training ends.
         warm_up: steps in which the learning rate rises.
     """
 
@@ -90,12 +66,21 @@ class Run:
             for optimizer, kept in zip(optimizers, self.begun["optimizers"], strict=True):
                 optimizer.load_state_dict(kept)
         self.step, self.saved = self.begun.get("step", 0), self.begun.get("spent", 0.0)
-        self.budget = Budget(seconds, spent=self.saved)
-        self.fraction = self.budget.fraction
+        self.seconds, self._began = seconds, time.monotonic() - self.saved
+        self.fraction = self._fraction()
+
+    @property
+    def spent(self) -> float:
+        """Seconds trained so far, all sittings together."""
+        return time.monotonic() - self._began
+
+    def _fraction(self) -> float:
+        """Share of the seconds that is spent, at most one."""
+        return min(self.spent / self.seconds, 1.0)
 
     def save(self, **more: Any) -> None:
         """Write everything that going on needs; one process does."""
-        self.saved = self.budget.spent
+        self.saved = self.spent
         if workers.rank() == 0:
             optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
             state = {"model": self.module.state_dict(), "optimizers": optimizers, "step": self.step}
@@ -107,7 +92,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         value.backward()
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        shown, self.fraction = workers.mean(gradients, [value.item(), self.budget.fraction])
+        shown, self.fraction = workers.mean(gradients, [value.item(), self._fraction()])
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         warm = min(1.0, (self.step + 1) / self.warm_up)
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):

@@ -106,7 +106,7 @@ class Training(Run):
 
     def log(self, value: float) -> None:
         """Print a point of the loss curve and keep it."""
-        self.curve.append([self.step, self.budget.spent, value])
+        self.curve.append([self.step, self.spent, value])
         if not workers.rank():
             print("step {} {:.0f}s loss {:.4f}".format(*self.curve[-1]), flush=True)
 
@@ -135,7 +135,7 @@ def train(options: argparse.Namespace) -> None:
         if training.step % LOG_EVERY == 0:
             training.log(sum(losses) / len(losses))
             losses.clear()
-        if training.budget.spent - training.saved > SAVE_EVERY_S:
+        if training.spent - training.saved > SAVE_EVERY_S:
             training.save()
     training.save()
 

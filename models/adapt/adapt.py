@@ -47,11 +47,6 @@ class Adapted:
     forward: Forward
     cut: BlockCut
 
-    @property
-    def shared(self) -> frozenset[str]:
-        """Names of arguments that all samples share, whatever their shapes."""
-        return self.forward.shared
-
     def request(self, kwargs: Mapping[str, Any]) -> ForwardCall:
         """Sort the keyword arguments of one call of the model's forward.
 

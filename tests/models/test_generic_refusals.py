@@ -183,8 +183,8 @@ def test_an_argument_that_happens_to_have_as_many_rows_as_samples():
     family = NAMED["flux"]
     model, call = family.build(), family.example(16)  # as many samples as image tokens
     adapted = adapt(model, example=call)
-    assert adapted.shared == {"img_ids"} and len(adapted.cut.blocks) == family.blocks
-    assert adapt(model, example=call, shared=("img_ids",)).shared == {"img_ids"}
+    assert adapted.forward.shared == {"img_ids"} and len(adapted.cut.blocks) == family.blocks
+    assert adapt(model, example=call, shared=("img_ids",)).forward.shared == {"img_ids"}
 
 
 def test_samples_that_cannot_be_told_apart_run_one_by_one():
