@@ -149,11 +149,8 @@ class Denoiser:
             ValueError: the state is of another batch or another plan; a rule or predictor gives a wrong answer.
             TypeError: an argument is of another kind.
         """
-        return (
-            _eager(self, params, state, inputs)
-            if torch.compiler.is_compiling()
-            else _apply(self, params, state, inputs)
-        )
+        take_step = _eager if torch.compiler.is_compiling() else apply
+        return take_step(self, params, state, inputs)
 
     def notes(self, steps: Sequence[Step] | int, conditioning: Tree = None) -> tuple[Note, ...]:
         """Return what a run of these steps was set to do and will not do.
@@ -207,13 +204,9 @@ def init(
     return State(prepared=prepared, cache=cache, branches=2 if guided else 1)
 
 
-def _apply(denoiser: Denoiser, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
-    return apply(denoiser, bind(denoiser.blocks, params), state, inputs)
-
-
 def _eager(denoiser: Denoiser, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
     """Run as it is within what somebody compiles."""
-    run: Any = torch.compiler.disable(_apply, reason=COMPILING)
+    run: Any = torch.compiler.disable(apply, reason=COMPILING)
     return run(denoiser, params, state, inputs)
 
 
@@ -221,8 +214,9 @@ _eager._torchdynamo_disable = True  # type: ignore[attr-defined]  # torch.compil
 _eager._torchdynamo_disable_msg = COMPILING  # type: ignore[attr-defined]
 
 
-def apply(denoiser: Denoiser, params: Bound, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
+def apply(denoiser: Denoiser, params: Weights, state: States, inputs: Inputs) -> tuple[torch.Tensor, State, Info]:
     """Take one step (see `Denoiser.apply`)."""
+    params = bind(denoiser.blocks, params)
     if not isinstance(inputs, Inputs) or not isinstance(state, State):
         raise TypeError(_wrong_arguments(state, inputs))
     latents, step, guidance, pieces = inputs.latents, inputs.step, denoiser.guidance, denoiser.pieces
