@@ -84,7 +84,7 @@ class Transform:
 
 @attrs.frozen
 class Composed(Transform):
-    """What `compose` returns."""
+    """Transforms that are applied in turn, the first one first: what `compose` returns."""
 
     transforms: tuple[Transform, ...] = ()
 

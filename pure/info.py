@@ -34,7 +34,7 @@ class Decision:
 
 @attrs.frozen
 class Info:
-    """What a person wants to know about one step; `apply` never reads it back."""
+    """What was decided and measured in one step, for reports; `apply` never reads it."""
 
     decisions: tuple[Decision, ...]
 

@@ -20,7 +20,7 @@ from pure.tree import describe, leaves_with_paths, signature
 
 @attrs.frozen(eq=False)
 class Frame:
-    """One step of a run: the step, what came before it is gone.
+    """One step of a run that was taken: the step and what it led to.
 
     Attributes:
         step: the step just taken.

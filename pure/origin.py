@@ -20,7 +20,7 @@ SOME = 8
 
 @attrs.frozen(kw_only=True)
 class Origin:
-    """What a state is of.
+    """What a saved state belongs to; it is loaded into nothing else.
 
     Attributes:
         model: fingerprint of the parameters; None of those that are quantised or divided among ranks.

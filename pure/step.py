@@ -72,7 +72,7 @@ def count_of(steps: Sequence[Step] | int) -> int:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Step:
-    """Identity of one call: where in which trajectory every sample stands.
+    """Where every sample of a call stands in its schedule.
 
     Attributes:
         index: step index within the expert's own schedule, from 0; one for all samples or

@@ -122,7 +122,7 @@ def _register(cls: type, dynamic: tuple[str, ...], fixed: tuple[str, ...]) -> No
 
 @state
 class Shared:
-    """A value every sample of the batch has in common; batch surgery leaves it alone."""
+    """A value that all samples of a batch share; `take`, `put` and `join` leave it as it is."""
 
     value: Any
 

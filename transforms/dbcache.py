@@ -19,7 +19,7 @@ __all__ = ["dbcache"]
 
 @attrs.frozen(kw_only=True)
 class dbcache(Transform):
-    """Dual-block cache.
+    """Dual-block cache: run the middle blocks only where the front residual has changed enough.
 
     Args:
         front: blocks at the start that always run, 0 up to the size of the stack. The threshold

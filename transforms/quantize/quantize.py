@@ -49,7 +49,7 @@ def _names(settings: Any, field: attrs.Attribute, value: Any) -> None:
 
 @attrs.frozen(kw_only=True)
 class Quantization:
-    """Which weights become what.
+    """Which weights are quantised, and to which kind.
 
     Attributes:
         kind: what weights become; the names are those of `KINDS`.
