@@ -17,7 +17,6 @@ import torch
 
 import pure
 from pure import Denoiser, Experts, Frame, Info, Solver, State, States, Step, Weights
-from pure.guidance import Guidance
 from pure.models.guidance import guidance_of
 
 __all__ = ["Batch", "Member", "advance", "begin", "faults", "join", "keep", "latents", "mixes", "not_finite_from"]
@@ -109,11 +108,7 @@ def mixes(denoiser: Denoiser | Experts) -> bool:
     """Whether samples of this denoiser can stand at different steps: one expert, and guidance all the way or none."""
     if isinstance(denoiser, Experts):
         return False
-    return denoiser.guidance is None or _everywhere(denoiser.guidance)
-
-
-def _everywhere(guidance: Guidance) -> bool:
-    return guidance.start <= 0 and guidance.stop >= 1 and guidance.lowest_sigma <= 0
+    return denoiser.guidance is None or denoiser.guidance.always
 
 
 def advance(batch: Batch[K], checkpoint: bool = False) -> tuple[Batch[K], Frame]:

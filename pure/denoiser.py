@@ -248,7 +248,7 @@ def _check_interval(guidance: Guidance | None) -> None:
     Raises:
         ValueError: it is.
     """
-    if guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0):
+    if guidance is not None and not guidance.always:
         raise ValueError(
             f"{guidance} guides some steps only, and outside of them a rank of the unconditional branch has nothing to "
             "run; leave guidance_parallel(...) out, or guide all steps"

@@ -57,6 +57,11 @@ class Guidance:
             interval = f"{type(self).__name__}(start={self.start}, stop={self.stop})"
             raise ValueError(f"{interval}: the interval must start before it ends")
 
+    @property
+    def always(self) -> bool:
+        """Whether every step is guided."""
+        return self.start <= 0 and self.stop >= 1 and self.lowest_sigma <= 0
+
     def active(self, step: Step) -> bool:
         """Whether this step is guided.
 

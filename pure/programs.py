@@ -196,7 +196,7 @@ def _check(denoiser: Denoiser, rules: Rules, static: bool) -> None:
         raise ValueError(f"{plan.span} decides block by block, and a program once a step; use dbcache(...)")
     probe = plan.probe or EVERYTHING
     measured = not static and denoiser.pieces.probing  # a mask for all steps leaves nothing to the threshold
-    if guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0):
+    if guidance is not None and not guidance.always:
         raise ValueError(f"{guidance} guides a part of the run, and a program is one for all steps; guide all of them")
     if guidance is not None and measured and probe.follow != "conditional":
         raise ValueError(

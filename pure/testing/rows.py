@@ -65,7 +65,7 @@ def _rows(situation: Situation, samples: list[int]) -> torch.Tensor:
 
 def _interval(situation: Situation) -> bool:
     guidance = situation.guidance
-    return guidance is not None and (guidance.start > 0 or guidance.stop < 1 or guidance.lowest_sigma > 0)
+    return guidance is not None and not guidance.always
 
 
 def _agree(situation: Situation, decisions: tuple, expected: Entry) -> bool:
