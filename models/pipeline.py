@@ -217,25 +217,13 @@ class Pipeline(abc.ABC):
         notes = (*request.notes, *([] if text is None else [Note(text)]))
         return denoiser, attrs.evolve(request, negative_prompts=None, notes=notes)
 
-    def check_pictures(self, request: Request) -> None:
-        """Refuse another number of input pictures than the model takes.
-
-        Raises:
-            ValueError: there are more or fewer.
-        """
-        least, most = self.image_count
-        if not least <= len(request.images) <= most:
-            wanted = f"{least} to {most}" if least < most else most or "no"
-            pictures = "picture" if most == 1 else "pictures"
-            raise ValueError(f"this model takes {wanted} input {pictures}, got {len(request.images)}; see images=")
-
     def conditioning(self, request: Request) -> object:
         """Return the conditioning of a request; with negative prompts `Branches` of two.
 
         Raises:
             ValueError: the model takes another number of pictures.
         """
-        self.check_pictures(request)
+        request.check_pictures(*self.image_count)
 
         def branch(texts: Sequence[str], negative: bool) -> object:
             sizes = request.height, request.width, request.frames, request.max_sequence_length

@@ -115,6 +115,17 @@ class Request:
         """Number of samples."""
         return len(self.prompts) * self.images_per_prompt
 
+    def check_pictures(self, least: int, most: int) -> None:
+        """Refuse fewer or more input pictures than a model takes.
+
+        Raises:
+            ValueError: there are.
+        """
+        if not least <= len(self.images) <= most:
+            wanted = f"{least} to {most}" if least < most else most or "no"
+            pictures = "picture" if least == most == 1 else "pictures"
+            raise ValueError(f"this model takes {wanted} input {pictures}, got {len(self.images)}; see images=")
+
 
 @attrs.frozen(kw_only=True)
 class Defaults:

@@ -100,7 +100,7 @@ class HunyuanVideoImageToVideoPipeline(HunyuanVideoPipeline):
 
     def first(self, request: Request) -> torch.Tensor:
         """Return latents (1, C, 1, h, w) of the picture."""
-        self.check_pictures(request)
+        request.check_pictures(*self.image_count)
         picture, size = request.images[0], (request.height, request.width)
         return request.once(("first", *size), lambda: self.codec.encode(picture, *size))
 
