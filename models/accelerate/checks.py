@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import torch
 
+from pure.checks import shown
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.models.accelerate.components import in_one_piece, in_whole, one_piece
@@ -45,8 +46,8 @@ def check_pipe(pipe: Any) -> None:
     # Calls end where the class of the pipeline says, so the object must have fields and a class that can be called.
     if not hasattr(pipe, "__dict__") or not callable(pipe) or not hasattr(pipe, "scheduler"):
         raise TypeError(
-            f"accelerate takes a diffusers pipeline with a scheduler, got {_shown(pipe)}; {HOW}, with "
-            "pipe = diffusers.DiffusionPipeline.from_pretrained(...)"
+            f"accelerate takes a diffusers pipeline with a scheduler, got {shown(pipe, 60)} ({type(pipe).__name__}); "
+            f"{HOW}, with pipe = diffusers.DiffusionPipeline.from_pretrained(...)"
         )
 
 
@@ -67,7 +68,8 @@ def check_transform(transform: Any, where: str = "") -> None:
     if callable(transform):
         name = getattr(transform, "__name__", repr(transform))
         raise TypeError(f"{name} makes a transform and is none itself; call it: {name}(...)")
-    raise TypeError(f"accelerate takes a transform{place} such as dbcache(), got {_shown(transform)}; {HOW}")
+    got = f"{shown(transform, 60)} ({type(transform).__name__})"
+    raise TypeError(f"accelerate takes a transform{place} such as dbcache(), got {got}; {HOW}")
 
 
 def chosen(pipe: Any, transform: Any) -> dict[str, Transform]:
@@ -143,11 +145,6 @@ def _missing(pipe: Any, names: list[str]) -> str:
     if there:
         return f"{kind} has {', '.join(there)}, and no transform was given for any of them"
     return f"{kind} has none of {', '.join(COMPONENTS)}; nothing can be accelerated"
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(value).__name__})"
 
 
 _ONE = whole(lambda latents, timestep, conditioning: latents)
