@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from pure.engine.quantizing import Say
-from pure.experts import Experts, experts_of
+from pure.experts import Experts, denoisers_of
 from pure.models.components import text_encoders, with_autoencoder, with_text_encoders
 from pure.sharding import Sharding, group_size
 
@@ -54,7 +54,7 @@ def weigh_whole(pipeline: Pipeline) -> dict[str, int]:
     of = params if isinstance(denoiser, Experts) else {"": params}
     return {
         **weigh(pipeline),
-        "transformer": sum(_whole(of[name], each.sharding) for name, each in experts_of(denoiser).items()),
+        "transformer": sum(_whole(of[name], each.sharding) for name, each in denoisers_of(denoiser).items()),
         **{name: _whole(dict(each.named_parameters()), encoder_sharding(each)) for name, each in encoders.items()},
     }
 

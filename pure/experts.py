@@ -121,14 +121,14 @@ def _own(params: Weights, name: str) -> Params | Bound:
     return own
 
 
-def experts_of(denoiser: Denoiser | Experts) -> Mapping[str, Denoiser]:
+def denoisers_of(denoiser: Denoiser | Experts) -> Mapping[str, Denoiser]:
     """Return every expert by its name; a denoiser alone has an empty one."""
     return denoiser.denoisers if isinstance(denoiser, Experts) else {"": denoiser}
 
 
 def first_of(denoiser: Denoiser | Experts) -> Denoiser:
     """Return the denoiser, or the first of the experts."""
-    return next(iter(experts_of(denoiser).values()))
+    return next(iter(denoisers_of(denoiser).values()))
 
 
 def transformed(denoiser: Denoiser | Experts, transform: Transforms) -> Denoiser | Experts:

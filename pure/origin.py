@@ -9,7 +9,7 @@ import torch
 
 from pure.block import Bound, Weights
 from pure.denoiser import Denoiser
-from pure.experts import Experts, experts_of
+from pure.experts import Experts, denoisers_of
 from pure.step import Step, check_steps
 
 __all__ = ["Origin", "fingerprint", "origin_of"]
@@ -60,7 +60,7 @@ def origin_of(denoiser: Denoiser | Experts, params: Weights, steps: Sequence[Ste
     check_steps(steps)
     if step is not None and not 0 <= step <= len(steps):
         raise ValueError(f"step is {step} of a run of {len(steps)}; give how many of its steps were taken")
-    named = experts_of(denoiser).items()
+    named = denoisers_of(denoiser).items()
     plans = [f"{name}{': ' * bool(name)}{one.plan}, guidance {one.guidance}" for name, one in named]
     # Functions are shown with their addresses, which are others in another process.
     plan = re.sub(r" at 0x[0-9a-f]+", "", "; ".join(plans))

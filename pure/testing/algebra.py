@@ -8,7 +8,7 @@ import attrs
 
 import pure
 from pure.decide import can_skip
-from pure.experts import experts_of
+from pure.experts import denoisers_of
 from pure.testing.situation import KNOWN, Situation, caches, same
 from pure.transforms import dbcache, fora, magcache, scm
 
@@ -79,7 +79,7 @@ def never_skip_is_plain(situation: Situation) -> None:
         for ours, theirs in zip(never.trace(), plain, strict=True):
             assert all(ours.info.computed), f"skipped for {ours.info.reasons}"
             assert same(ours.prediction, theirs.prediction), f"step {ours.step.index}, computed, is not the plain one"
-    assert not any(can_skip(each.plan.rules) for each in experts_of(situation.plain).values())
+    assert not any(can_skip(each.plan.rules) for each in denoisers_of(situation.plain).values())
 
 
 def composition_is_an_algebra(situation: Situation) -> None:
@@ -113,5 +113,5 @@ def _edits_plans_only(situation: Situation) -> bool:
     """Whether what the laws do not know edits nothing but the plan: only then is the order of no importance."""
     others = [part for part in situation.parts if type(part) not in KNOWN]
     edited = pure.compose(*others)(situation.model.denoiser)
-    pairs = zip(experts_of(edited).values(), experts_of(situation.model.denoiser).values(), strict=True)
+    pairs = zip(denoisers_of(edited).values(), denoisers_of(situation.model.denoiser).values(), strict=True)
     return all(attrs.evolve(one, plan=plain.plan) == plain for one, plain in pairs)

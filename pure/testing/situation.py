@@ -12,7 +12,7 @@ import torch
 import pure
 from pure import Branches, Denoiser, Experts, Inputs, Transform
 from pure.composition import single_transforms
-from pure.experts import experts_of, first_of, transformed
+from pure.experts import denoisers_of, first_of, transformed
 from pure.transforms import (
     attention,
     calibrated,
@@ -72,7 +72,7 @@ class Model:
     @property
     def experts(self) -> int:
         """Number of experts; 1 where there are none."""
-        return len(experts_of(self.denoiser))
+        return len(denoisers_of(self.denoiser))
 
     @property
     def first(self) -> Denoiser:
