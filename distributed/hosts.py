@@ -182,7 +182,7 @@ def _admit(
         )
     if listening not in ready:  # a host has nothing to say yet: it ended
         gone = next(host for host in there.values() if host.report in ready)
-        raise HostsError(f"host {gone.index} has left before all were there")
+        raise HostsError(f"host {gone.index} ended before all hosts were there")
     connected, _ = listening.accept()
     host = Host(-1, _connection(connected))
     message = host.receive()
@@ -220,7 +220,7 @@ def _check(hosts: Hosts, processes: int, message: Mapping[str, Any], there: Mapp
     if names:
         both = [(name, *(cut(str(each.get(name, "not given"))) for each in (mine, theirs))) for name in names]
         told = "; ".join(f"{name}: {here} on host 0, {there} on host {index}" for name, here, there in both)
-        raise HostsDiffer(f"host {index} was started otherwise than host 0; {told}")
+        raise HostsDiffer(f"host {index} has other settings than host 0; {told}")
 
 
 def _free_port(address: str) -> int:
@@ -243,7 +243,7 @@ def _join(hosts: Hosts, processes: int) -> Meeting:
         return Meeting(hosts=(first,), ranks=message["ranks"], interface=_interface(_local_address(first.report)))
     first.report.close()
     if message is None:
-        raise HostsError(f"host 0 at {hosts.place} has left before all hosts were there")
+        raise HostsError(f"host 0 at {hosts.place} ended before all hosts were there")
     if "refused" in message:
         raise (HostsDiffer if message.get("differ") else HostsError)(str(message["refused"]))
     raise HostsError(f"the hosts were not all there within {hosts.patience:g} seconds")

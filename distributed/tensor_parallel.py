@@ -6,7 +6,7 @@
 `params` and the result are dicts of tensors under the same names; for `Experts` they are dicts
 of such dicts. The denoiser is not changed: a part of a projection has fewer heads, a part of a
 feed-forward network is narrower, and where a product needs the other ranks its weight does what
-is needed (`tensor_weight.ShardedWeight`). Latents, streams, caches and predictions are whole and
+is needed (`sharded_weight.ShardedWeight`). Latents, streams, caches and predictions are whole and
 the same on every rank, to the last bit if all ranks run the same kernels; if they may not, as
 compilers choose for themselves, `tensor_agreement(mesh)` makes them decide alike.
 

@@ -1,6 +1,6 @@
 """Errors that command line, server and library report, each in its own form.
 
-Nothing here knows exit codes or HTTP statuses; `cli.main` and `serving.http.refusal` map them.
+Nothing here knows exit codes or HTTP statuses; `cli.main` and `serving.http.errors` map them.
 """
 
 __all__ = ["Busy", "EngineError", "Failure", "Interrupted", "Misuse", "Stopping"]

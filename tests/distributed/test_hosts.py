@@ -177,7 +177,7 @@ FIRST = Hosts(count=2, index=0, address=("127.0.0.1", 1), patience=10.0, agreed=
         ({"count": 3}, 4, "host 1 was started for 3 hosts, host 0 for 2; give all the same"),
         ({"index": 2}, 4, r"two hosts have number 2 \(--node-rank\); give each of 2 its own, from 0"),
         ({}, 2, "host 1 was started for 2 processes in all, host 0 for 4"),
-        ({"agreed": {"--seed": "1", "torch": "3"}}, 4, "host 1 was started otherwise than host 0; torch: 2 on host 0"),
+        ({"agreed": {"--seed": "1", "torch": "3"}}, 4, "host 1 has other settings than host 0; torch: 2 on host 0"),
         ({"agreed": {"torch": "2", "--tp-size": "2"}}, 4,
          "--seed: 1 on host 0, not given on host 1; --tp-size: not given on host 0, 2 on host 1"),
     ],
