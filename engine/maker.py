@@ -19,9 +19,9 @@ from pure.engine.errors import EngineError
 from pure.engine.lines import Line, make_lines
 from pure.engine.result import Result
 from pure.engine.sample import Sample
+from pure.experts import mixes
 from pure.loop import Observer
 from pure.models import NotFiniteError
-from pure.models import batch as batches
 from pure.models.pipeline import AnyDenoiser
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Maker:
         """
         self.run = None
         self.run = denoising.begin(self.engine, self.read(recipe), samples)
-        return batches.mixes(self.run.batch.denoiser)
+        return mixes(self.run.batch.denoiser)
 
     def admit(self, samples: Sequence[Sample]) -> None:
         """Let samples of the same recipe join.

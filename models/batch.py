@@ -19,7 +19,7 @@ import pure
 from pure import Denoiser, Experts, Frame, Info, Solver, State, States, Step, Weights
 from pure.models.guidance import guidance_of
 
-__all__ = ["Batch", "Member", "advance", "begin", "faults", "join", "keep", "latents", "mixes", "not_finite_from"]
+__all__ = ["Batch", "Member", "advance", "begin", "faults", "join", "keep", "latents", "not_finite_from"]
 
 HIGH_SCALE = 30.0
 """Guidance above it is a likely cause of numbers that overflow."""
@@ -102,13 +102,6 @@ def begin(
         carry=solver.init(noise),
         finite=torch.zeros(len(members), dtype=torch.int64, device=noise.device),
     )
-
-
-def mixes(denoiser: Denoiser | Experts) -> bool:
-    """Whether samples of this denoiser can stand at different steps: one expert, and guidance all the way or none."""
-    if isinstance(denoiser, Experts):
-        return False
-    return denoiser.guidance is None or denoiser.guidance.always
 
 
 def advance(batch: Batch[K], checkpoint: bool = False) -> tuple[Batch[K], Frame]:

@@ -131,6 +131,13 @@ def first_of(denoiser: Denoiser | Experts) -> Denoiser:
     return next(iter(denoisers_of(denoiser).values()))
 
 
+def mixes(denoiser: Denoiser | Experts) -> bool:
+    """Whether samples of this denoiser can stand at different steps: one expert, and guidance all the way or none."""
+    if isinstance(denoiser, Experts):
+        return False
+    return denoiser.guidance is None or denoiser.guidance.always
+
+
 def transformed(denoiser: Denoiser | Experts, transform: Transforms) -> Denoiser | Experts:
     """Apply a transform to a denoiser or to every expert; a mapping has one for each expert, by name.
 

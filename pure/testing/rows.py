@@ -7,6 +7,7 @@ import torch
 
 import pure
 from pure import Branches, Experts, Inputs
+from pure.experts import mixes
 from pure.memory import read
 from pure.testing.oracle import NEAR, guide, is_guided
 from pure.testing.situation import Entry, Situation, caches, close, same, tensors
@@ -20,8 +21,7 @@ def batches_are_independent(situation: Situation) -> None:
     alone = [situation.trace(seeds=(seed,)) for seed in situation.seeds]
     if situation.part(compiled) is None:  # which would be compiled for one more size of a batch
         _begin_alike(situation, alone)
-    apart = not isinstance(situation.denoiser, Experts) and not _interval(situation)
-    starts = [random.randrange(situation.count) if apart else 0 for _ in alone]
+    starts = [random.randrange(situation.count) if mixes(situation.denoiser) else 0 for _ in alone]
     states = [run[start].before for run, start in zip(alone, starts, strict=True)]
     carry = pure.join(*(run[start].carry for run, start in zip(alone, starts, strict=True)))
     state, trusted, present = pure.join(*states), [True] * len(alone), list(range(len(alone)))
@@ -61,11 +61,6 @@ def _rows(situation: Situation, samples: list[int]) -> torch.Tensor:
     if not situation.guidance:
         return torch.tensor(samples)
     return torch.tensor([row for sample in samples for row in (2 * sample, 2 * sample + 1)])
-
-
-def _interval(situation: Situation) -> bool:
-    guidance = situation.guidance
-    return guidance is not None and not guidance.always
 
 
 def _agree(situation: Situation, decisions: tuple, expected: Entry) -> bool:

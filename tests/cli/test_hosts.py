@@ -90,9 +90,7 @@ def test_hosts_that_were_started_otherwise_end_at_once(hosts, tmp_path):
     found = hosts("generate", *MAKE, own=(("--seed", "1"), ("--seed", "2")))
     for code, out, err in found:
         assert (code, out) == (2, "") and err.count("error:") == 1 and "Traceback" not in err
-        assert (
-            "error: host 1 has other settings than host 0; --seed: [1] on host 0, [2] on host 1; the prompts" in err
-        )
+        assert "error: host 1 has other settings than host 0; --seed: [1] on host 0, [2] on host 1; the prompts" in err
     assert not list((tmp_path / "host0").iterdir())
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import pure
+from pure.experts import mixes
 from pure.models import batch as batches
 from pure.testing import toys
 from pure.transforms import dbcache, guided, taylorseer
@@ -103,10 +104,10 @@ def test_the_first_step_that_is_not_finite_is_named_of_the_right_sample(after):
 def test_which_samples_can_stand_at_different_steps():
     """Guidance on a part of the steps has two rows for some samples and one for others; experts change by step."""
     plain = toys.random_denoiser()
-    assert batches.mixes(plain) and batches.mixes(guided(scale=3.0)(plain))
+    assert mixes(plain) and mixes(guided(scale=3.0)(plain))
     for part in (guided(scale=3.0, start=0.25), guided(scale=3.0, stop=0.75), guided(scale=3.0, lowest_sigma=0.5)):
-        assert not batches.mixes(part(plain))
-    assert not batches.mixes(pure.Experts({"high": plain, "low": plain}))
+        assert not mixes(part(plain))
+    assert not mixes(pure.Experts({"high": plain, "low": plain}))
 
 
 def test_one_number_of_a_sample_is_enough():
