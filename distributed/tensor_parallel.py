@@ -25,6 +25,7 @@ from pure import Denoiser, Experts, Params
 from pure.checks import check_argument, shown
 from pure.distributed.mesh import Axis, axis
 from pure.distributed.sharded_weight import ShardedWeight
+from pure.experts import denoisers_of
 from pure.sharding import Cut, Kind, Sharding, divisible
 
 AXIS = "tp"
@@ -110,7 +111,7 @@ def check_tensor_parallel(denoiser: Denoiser | Experts, ranks: int) -> None:
     check_argument(denoiser, (Denoiser, Experts), "what is split is a Denoiser or Experts")
     if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
         raise ValueError(f"ranks={shown(ranks)}: give a number of ranks from 1 on")
-    for each in denoiser.denoisers.values() if isinstance(denoiser, Experts) else (denoiser,):
+    for each in denoisers_of(denoiser).values():
         if ranks > 1:
             divisible(each.sharding, ranks)
 

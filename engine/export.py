@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from pure.engine.writing import write_whole
 from pure.experts import Experts
 from pure.models import Pipeline, Request
 from pure.programs import ProgramState
-from pure.tree import leaves_with_paths
+from pure.tree import tensors_of
 
 __all__ = ["Export", "ExportFiles", "FlatStep", "check_start", "prepare", "start", "traced", "write", "write_start"]
 
@@ -306,12 +306,8 @@ def _named(tree: Any, device: torch.device | None = None) -> Tensors:
     """Return the tensors of a tree by name, each in memory of its own."""
     return {
         name: leaf.detach().to(device or leaf.device).clone(memory_format=torch.contiguous_format)
-        for name, leaf in _tensors(tree)
+        for name, leaf in tensors_of(tree).items()
     }
-
-
-def _tensors(tree: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name, leaf) for name, leaf in leaves_with_paths(tree) if isinstance(leaf, torch.Tensor))
 
 
 def _fixed(state: ProgramState) -> Tensors:

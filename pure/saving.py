@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from pure.checks import shown
 from pure.origin import Origin
-from pure.tree import leaves_with_paths
+from pure.tree import leaves_with_paths, tensors_of
 
 T = TypeVar("T")
 ROOT = "(root)"
@@ -36,8 +36,7 @@ def save_state(state: Any, path: str | os.PathLike[str], origin: Origin | None =
     """
     tensors = {
         name or ROOT: leaf.detach().clone(memory_format=torch.contiguous_format)
-        for name, leaf in leaves_with_paths(state)
-        if isinstance(leaf, torch.Tensor)
+        for name, leaf in tensors_of(state).items()
     }
     if not tensors:
         raise TypeError(f"there is no tensor to save in {type(state).__name__}; pass a State, or a tuple of trees")
@@ -69,8 +68,7 @@ def load_state(path: str | os.PathLike[str], like: T, origin: Origin | None = No
         TypeError: `path` is no path, or `like` holds no tensor.
         ValueError: the file does not fit; the message lists every difference.
     """
-    wanted = list(leaves_with_paths(like))
-    tensors = {name or ROOT: leaf for name, leaf in wanted if isinstance(leaf, torch.Tensor)}
+    tensors = {name or ROOT: leaf for name, leaf in tensors_of(like).items()}
     if not tensors:
         raise TypeError(f"like is a tree as init returned it, with the tensors to be read; got {shown(like)}")
     with _opened(path) as file:
@@ -85,7 +83,8 @@ def load_state(path: str | os.PathLike[str], like: T, origin: Origin | None = No
         raise ValueError(f"{path} does not fit the state it is loaded into:\n  " + "\n  ".join(problems))
     # Copied: in a file tensors begin at any address, and matrix products round by how they are aligned.
     leaves = [
-        stored[n or ROOT].to(leaf.device, copy=True) if isinstance(leaf, torch.Tensor) else leaf for n, leaf in wanted
+        stored[name or ROOT].to(leaf.device, copy=True) if isinstance(leaf, torch.Tensor) else leaf
+        for name, leaf in leaves_with_paths(like)
     ]
     return pytree.tree_unflatten(leaves, pytree.tree_structure(like))
 

@@ -273,6 +273,11 @@ def leaves_with_paths(tree: Tree) -> Iterator[tuple[str, Any]]:
         yield pytree.keystr(path), leaf
 
 
+def tensors_of(tree: Tree) -> dict[str, torch.Tensor]:
+    """Return the tensors of a tree by their paths; see `leaves_with_paths`."""
+    return {path: leaf for path, leaf in leaves_with_paths(tree) if isinstance(leaf, torch.Tensor)}
+
+
 def signature(tree: Tree) -> tuple:
     """Structure and metadata of a tree: what the carry check of the loop compares, without any copy."""
     leaves, spec = pytree.tree_flatten(tree)

@@ -18,6 +18,7 @@ from pure.engine.tuning.prompts import Prompts, read
 from pure.engine.tuning.reaching import checked, curve, reached
 from pure.engine.tuning.recording import Observe
 from pure.engine.tuning.rerun import TunedSpan
+from pure.experts import denoisers_of
 
 if TYPE_CHECKING:
     from pure.models import Pipeline
@@ -131,8 +132,7 @@ def _usual(pipeline: Pipeline) -> str:
 
 def _spans(pipeline: Pipeline, front: int | Sequence[int], back: int | Sequence[int], depth: int) -> list[TunedSpan]:
     """Return every span to try."""
-    first = getattr(pipeline.denoiser, "denoisers", {"": pipeline.denoiser})
-    size = min(len(one.blocks) for one in first.values())
+    size = min(len(one.blocks) for one in denoisers_of(pipeline.denoiser).values())
     if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 8:
         raise Misuse(f"depth={depth!r:.80}: a whole number of 1 to 8 computed steps")
     lists = {"front": [front] if isinstance(front, int) else front, "back": [back] if isinstance(back, int) else back}

@@ -26,7 +26,7 @@ from pure.transforms import (
     scm,
     taylorseer,
 )
-from pure.tree import leaves_with_paths
+from pure.tree import tensors_of
 
 SOLVER = pure.FlowMatchEuler()
 P = TypeVar("P")
@@ -259,8 +259,7 @@ class Situation:
 
 def tensors(tree: Any) -> dict[str, torch.Tensor]:
     """The tensors of a tree by their paths; of quantised ones the parts."""
-    found = {path: leaf for path, leaf in leaves_with_paths(tree) if isinstance(leaf, torch.Tensor)}
-    return {name: part for path, leaf in found.items() for name, part in _parts(path, leaf)}
+    return {name: part for path, leaf in tensors_of(tree).items() for name, part in _parts(path, leaf)}
 
 
 def _parts(path: str, leaf: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
