@@ -79,13 +79,13 @@ def resolve(
         check_argument(layer, Layer, "a source is a layer, as load_config, read_environment and their like return it")
     check_argument(facts, Facts, "facts are those of Facts(...)")
     primary = merge([layer.settings for layer in layers])
-    secondary = merge([settings for layer in layers for settings in (_second(layer), layer.settings)])
+    secondary = merge([settings for layer in layers for settings in (_second(layer.settings), layer.settings)])
     given = primary | {SECOND + path: setting for path, setting in secondary.items() if path.startswith("cache_")}
     said = {name for name in ("parallelism_config", "quantize_config") if _says(name, given)}
     said |= {"parallelism_config"} if facts.processes > 1 else set()
     settings = _with_defaults(given, said, peer="cache-dit" if "enabled" in file.settings else "SGLang")
     first = {path: s for path, s in settings.items() if s.value is not None and not path.startswith(SECOND)}
-    second = first | {path.removeprefix(SECOND): s for path, s in settings.items() if path.startswith(SECOND)}
+    second = first | _second(settings)
     second = {path: setting for path, setting in second.items() if setting.value is not None}
     problems = contradictions(first) + contradictions(second)
     if problems:
@@ -119,8 +119,9 @@ def merge(sources: list[Mapping[str, Setting]]) -> dict[str, Setting]:
     return merged
 
 
-def _second(layer: Layer) -> dict[str, Setting]:
-    return {path.removeprefix(SECOND): s for path, s in layer.settings.items() if path.startswith(SECOND)}
+def _second(settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return those of the second expert, by their paths in its own configuration."""
+    return {path.removeprefix(SECOND): s for path, s in settings.items() if path.startswith(SECOND)}
 
 
 def _says(section: str, settings: Mapping[str, Setting]) -> bool:

@@ -83,7 +83,8 @@ def observations(
         own = [s.place for path, s in secondary.items() if s.given and primary.get(path) is not s]
         notes += [f"{place}: no effect, as the model has one expert" for place in own]
     sizes, size_notes, size_refusals = _sizes(primary, facts)
-    refusals += size_refusals + _others({**primary, **sizes}, facts)
+    sized = {**primary, **sizes}
+    refusals += size_refusals + _refused(sized, PARALLEL) + _attention(sized, facts) + unquantizable(sized, facts)
     return sizes, notes + size_notes, list(dict.fromkeys(refusals))
 
 
@@ -280,10 +281,6 @@ def _sizes(settings: Settings, facts: Facts) -> tuple[dict[str, Setting], list[s
         if _set(settings, PARALLEL + key)
     ]
     return filled, notes, misfits
-
-
-def _others(settings: Settings, facts: Facts) -> list[Problem]:
-    return _refused(settings, PARALLEL) + _attention(settings, facts) + unquantizable(settings, facts)
 
 
 def _attention(settings: Settings, facts: Facts) -> list[Problem]:
