@@ -22,10 +22,9 @@ from pure.distributed.mesh import Axis, DeviceMesh, axis
 from pure.distributed.ring import Ring, Rotate
 from pure.distributed.ulysses import Ulysses
 from pure.sharding import shares, start
+from pure.tree import Tree
 
 __all__ = ["context_parallel"]
-
-Tree = Any
 
 
 CHOSEN: Any = choice("p2p", "allgather")

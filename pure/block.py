@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 import torch
 
 from pure.checks import check_argument, function, kind, optional, whole
+from pure.tree import Tree
 
 Params = Mapping[str, torch.Tensor]
 """Parameters of a denoiser, under the names of its checkpoint."""
-Tree = Any
 T = TypeVar("T")
 RUN = function("a block runs a function (params, hidden, context, attend) -> hidden")
 

@@ -40,9 +40,7 @@ from pure.probing import check_probe, named
 from pure.sharding import Sharding
 from pure.step import Inputs, Step, check_count, check_latents, count_of
 from pure.tokens import PerToken
-from pure.tree import map_samples, put, take
-
-Tree = Any
+from pure.tree import Tree, map_samples, put, take
 
 COMPILING = (
     "a step decides in Python: compose compiled() with the other transforms, which compiles all that a step computes, "

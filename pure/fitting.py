@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pure.tree import Tree
+
 __all__ = ["embed", "prepare"]
 
 T = TypeVar("T")
-Tree = Any
 
 
 def prepare(function: Callable[..., Tree], params: Mapping[str, torch.Tensor], conditioning: Tree) -> Tree:

@@ -30,9 +30,8 @@ from pure.checks import flag, refuse
 from pure.plan import Probe
 from pure.predictors import Hold, Predictor
 from pure.rules import Rules
-from pure.tree import map_samples, numbers
+from pure.tree import Tree, map_samples, numbers
 
-Tree = Any
 Streams = tuple[torch.Tensor, ...]
 FP16_MAX = torch.finfo(torch.float16).max
 

@@ -29,11 +29,10 @@ from pure.pieces import Pieces
 from pure.rules import Accumulated, Continuous, Entries, Rules, Threshold, Total, Warmup, find
 from pure.solver import Solver
 from pure.step import Step, check_count
-from pure.tree import map_samples, state, static
+from pure.tree import Tree, map_samples, state, static
 
 COMPUTE, SKIP, DEFER = range(3)
 KNOWN = (Warmup, Entries, Total, Continuous, Accumulated, Threshold)
-Tree = Any
 
 
 @state

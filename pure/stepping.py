@@ -23,9 +23,7 @@ from pure.memory import Cache, Memory, State, read, write
 from pure.pieces import Branching, Kept, Pieces, difference_dtype, mark_batch
 from pure.rules import Rules
 from pure.step import Step, Where
-from pure.tree import map_samples, put, send, take
-
-Tree = Any
+from pure.tree import Tree, map_samples, put, send, take
 
 
 def empty(pieces: Pieces, probed: torch.Tensor, hidden: Tree, batch: int, latents: torch.Tensor) -> Cache:

@@ -13,8 +13,6 @@ import attrs
 import torch
 import torch.utils._pytree as pytree
 
-Tree = Any
-
 
 class Untraceable(Exception):
     """The model asks for numbers between two blocks, or does there what a tape cannot hold."""

@@ -17,8 +17,7 @@ from pure.block import Params
 from pure.models.adapt.structure import copied, units
 from pure.models.adapt.tape import Symbol, Tape
 from pure.models.errors import CheckpointError
-
-Tree = Any
+from pure.tree import Tree
 
 
 class Stop(BaseException):

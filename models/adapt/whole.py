@@ -9,7 +9,6 @@ Shapes: B samples.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 import attrs
 import torch
@@ -19,11 +18,10 @@ from pure.block import Block, Params
 from pure.denoiser import Denoiser
 from pure.models.adapt.dispatch import check_dispatched, dispatching
 from pure.models.common.streams import image_stream
-from pure.tree import state
+from pure.tree import Tree, state
 
 __all__ = ["whole"]
 
-Tree = Any
 Function = Callable[[torch.Tensor, torch.Tensor, Tree], torch.Tensor]
 
 

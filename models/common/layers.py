@@ -14,8 +14,6 @@ import torch.nn.functional as F
 
 from pure.block import Params
 
-Attend = Callable[..., torch.Tensor]
-
 THETA = 10000.0
 FP16_MAX = 65504.0
 

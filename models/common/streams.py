@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from pure import Block, Denoiser, Ending, PerToken, Shared, state, static
-from pure.attention import attend
+from pure.attention import Attend, attend
 from pure.models.common.layers import (
     THETA,
-    Attend,
     Params,
     after,
     clip,

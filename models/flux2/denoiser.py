@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from pure import Denoiser
-from pure.models.common.layers import Attend, Params, clip, head_norm, linear, modulate, rotate
+from pure.attention import Attend
+from pure.models.common.layers import Params, clip, head_norm, linear, modulate, rotate
 from pure.models.common.streams import (
     Conditioning,
     Context,

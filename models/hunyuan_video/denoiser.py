@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from pure import Denoiser, PerToken, Shared, state, static
-from pure.attention import attend
+from pure.attention import Attend, attend
 from pure.models.common.layers import (
-    Attend,
     Params,
     feed,
     gelu,

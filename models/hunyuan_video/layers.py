@@ -9,7 +9,8 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure.models.common.layers import Attend, Params, linear, perceptron, sinusoids
+from pure.attention import Attend
+from pure.models.common.layers import Params, linear, perceptron, sinusoids
 
 FREQUENCIES = 128  # sines and cosines each that stand for a timestep
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from pure import Block, Denoiser, PerToken, Shared, state, static
-from pure.attention import attend
-from pure.models.common.layers import Attend, Params, gelu, linear, perceptron, rotary_tables, sinusoids
+from pure.attention import Attend, attend
+from pure.models.common.layers import Params, gelu, linear, perceptron, rotary_tables, sinusoids
 from pure.models.common.streams import image_stream
 from pure.models.wan.config import WanConfig, sharding
 from pure.plan import Published

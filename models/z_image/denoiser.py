@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 
 from pure import Block, Denoiser, PerToken, state
-from pure.attention import attend
-from pure.models.common.layers import Attend, Params, linear, polar, rms_norm, rotary_tables, rotate, sinusoids
+from pure.attention import Attend, attend
+from pure.models.common.layers import Params, linear, polar, rms_norm, rotary_tables, rotate, sinusoids
 from pure.models.common.streams import Hidden, Tables, two_streams
 from pure.models.z_image.config import PATCH, ZImageConfig, sharding
 from pure.tree import static
