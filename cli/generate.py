@@ -33,7 +33,7 @@ from pure.engine.result import Result
 from pure.engine.sample import Sample
 from pure.engine.saving import eight_bits, save
 from pure.engine.video import write_frames
-from pure.engine.weights import Weights
+from pure.engine.weights import ComponentWeights
 from pure.models import NotFiniteError
 from pure.models.progress import Progress
 
@@ -307,7 +307,7 @@ def _tell(
     files: Sequence[str],
     screen: Screen,
     advise: bool,
-    weights: Sequence[Weights] = (),
+    weights: Sequence[ComponentWeights] = (),
 ) -> None:
     """Print the table of what was finished, and warn of a cache that never skipped, if `advise`."""
     if not made:

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pure.cli.made import Made
-from pure.engine.weights import Weights, described
+from pure.engine.weights import ComponentWeights, described
 from pure.statistics import Tally, quantiles
 
 __all__ = ["never_skipped", "summary"]
 
 
 def summary(
-    made: Sequence[Made], threshold: float | None = None, weights: Sequence[Weights] = ()
+    made: Sequence[Made], threshold: float | None = None, weights: Sequence[ComponentWeights] = ()
 ) -> list[tuple[str, str]]:
     """Return the rows of the table, added up over all images; of several processes also who holds what."""
     rows = []

@@ -16,7 +16,7 @@ from pure.engine.quantizing import Say, quantizer
 from pure.engine.ranks import place, share
 from pure.engine.sample import Sample
 from pure.engine.tuned import differences
-from pure.engine.weights import Weights, share_modules, weigh, weigh_whole
+from pure.engine.weights import ComponentWeights, share_modules, weigh, weigh_whole
 from pure.experts import transformed
 from pure.models.pipeline import AnyDenoiser, Pipeline
 from pure.models.request import Request
@@ -124,7 +124,7 @@ class Engine:
     checkpoint: Checkpoint
     pipeline: Pipeline
     base: AnyDenoiser
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[ComponentWeights, ...] = ()
     together: bool = False
 
     def recipe(self, order: Order, caching: Caching) -> Recipe:
@@ -208,12 +208,12 @@ def open_engine(
     extra = () if mesh is None or shares is None else shares.extra
     pipeline = checkpoint.load(waiting, part, place(mesh) if mesh is not None and "text_encoder" in extra else (0, 1))
     quantize = quantizer(effective, pipeline.denoiser, say)
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[ComponentWeights, ...] = ()
     try:
         if mesh is not None and shares is not None:
             loaded = weigh_whole(pipeline)
             pipeline = share_modules(share(pipeline, shares, mesh, quantize), extra, mesh, say)
-            weights = tuple(Weights(name, size, loaded[name]) for name, size in weigh(pipeline).items())
+            weights = tuple(ComponentWeights(name, size, loaded[name]) for name, size in weigh(pipeline).items())
         elif quantize is not None:
             pipeline = attrs.evolve(pipeline, params=quantize(pipeline.params))
         base = transformed(pipeline.denoiser, compiled()) if checkpoint.compiled else pipeline.denoiser

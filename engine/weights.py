@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from pure.models import Pipeline
 
-__all__ = ["Weights", "described", "share_modules", "weigh", "weigh_whole"]
+__all__ = ["ComponentWeights", "described", "share_modules", "weigh", "weigh_whole"]
 
 
 @attrs.frozen
-class Weights:
+class ComponentWeights:
     """Bytes of the weights of a component.
 
     Attributes:
@@ -68,17 +68,17 @@ def _whole(params: Mapping[str, torch.Tensor], sharding: Sharding | None) -> int
     )
 
 
-def described(weights: Sequence[Weights]) -> str:
+def described(weights: Sequence[ComponentWeights]) -> str:
     """Return what a process holds of each component, and of all.
 
-    >>> described([Weights("transformer", 6_000_000, 12_000_000), Weights("vae", 500_000, 500_000)])
+    >>> described([ComponentWeights("transformer", 6_000_000, 12_000_000), ComponentWeights("vae", 500_000, 500_000)])
     'transformer 6.0 of 12.0 MB, vae 0.5 MB; 6.5 of 12.5 MB'
     """
-    whole = Weights("", sum(each.held for each in weights), sum(each.loaded for each in weights))
+    whole = ComponentWeights("", sum(each.held for each in weights), sum(each.loaded for each in weights))
     return f"{', '.join(map(_one, weights))}; {_one(whole).strip()}"
 
 
-def _one(weights: Weights) -> str:
+def _one(weights: ComponentWeights) -> str:
     held, loaded = (f"{size / 1e6:.1f}" for size in (weights.held, weights.loaded))
     return f"{weights.name} {held} MB" if held == loaded else f"{weights.name} {held} of {loaded} MB"
 

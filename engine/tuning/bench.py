@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "make_bench"]
 
 FIRST_SEED = 1000
-Group = tuple[Case, tuple[Recorded, ...]]
+RecordedCase = tuple[Case, tuple[Recorded, ...]]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -83,7 +83,7 @@ def make_bench(
     """
     size = batch_size(pipeline, pipeline.request("", **options))
     cuts = [*range(0, fit, size), *range(fit, len(texts), size), len(texts)]
-    groups: list[Group] = []
+    groups: list[RecordedCase] = []
     for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
         seeds = list(range(FIRST_SEED + start, FIRST_SEED + stop))
         case = make_case(pipeline, texts[start:stop], seeds, options)
@@ -102,7 +102,7 @@ def make_bench(
     )
 
 
-def _trial(groups: Sequence[Group], span: TunedSpan) -> Trial:
+def _trial(groups: Sequence[RecordedCase], span: TunedSpan) -> Trial:
     latents = [torch.cat([one.latents for one in some]) for _, some in groups]
     return Trial.of([case for case, _ in groups], latents, span)
 

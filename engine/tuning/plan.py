@@ -14,7 +14,7 @@ import attrs
 import pure
 from pure.configs.tuned import TunedFor
 from pure.engine.tuned import differs
-from pure.engine.tuning.rerun import Entries, TunedSpan, Weights, experts_of, histories
+from pure.engine.tuning.rerun import MaskEntries, TunedSpan, StepWeights, experts_of, histories
 from pure.engine.writing import write_whole
 from pure.notes import Note
 from pure.transforms import calibrated, dbcache, scm
@@ -34,7 +34,7 @@ class ExpertPlan:
         table: rows of history, target and weights.
     """
 
-    mask: Entries
+    mask: MaskEntries
     table: tuple[TableRow, ...]
 
 
@@ -114,7 +114,7 @@ def _written(value: object) -> str:
 
 
 def plan_of(
-    steps: Sequence[pure.Step], entries: Entries, weights: Weights, span: TunedSpan, made: TunedFor
+    steps: Sequence[pure.Step], entries: MaskEntries, weights: StepWeights, span: TunedSpan, made: TunedFor
 ) -> TunedPlan:
     """Return the plan of a mask over the whole schedule and the weights of its skipped steps."""
     names, past = experts_of(steps), histories(steps, entries, span.depth)

@@ -15,7 +15,7 @@ from pure.engine.tuning.budget import Budget
 from pure.engine.tuning.plan import TunedPlan, plan_of
 from pure.engine.tuning.recording import Observe
 from pure.engine.tuning.refining import Trial, improve, quality, swaps
-from pure.engine.tuning.rerun import Entries, Weights, end
+from pure.engine.tuning.rerun import MaskEntries, StepWeights, end
 from pure.engine.tuning.searching import KINDS, start_weights
 
 __all__ = ["Found", "begun", "checked", "curve", "psnr", "reached"]
@@ -40,8 +40,8 @@ class Found:
     """
 
     bench: Bench
-    entries: Entries
-    weights: Weights
+    entries: MaskEntries
+    weights: StepWeights
     kind: str
     quality: float
 
@@ -141,7 +141,7 @@ def _near(found: Found) -> float:
 
 
 @torch.no_grad()
-def psnr(trial: Trial, entries: Entries, weights: Weights) -> torch.Tensor:
+def psnr(trial: Trial, entries: MaskEntries, weights: StepWeights) -> torch.Tensor:
     """Return of every sample (B,) the PSNR of its pixels against those of the run without a cache, in dB."""
     found = []
     for case, star in zip(trial.cases, trial.references, strict=True):

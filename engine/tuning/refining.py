@@ -19,7 +19,18 @@ import attrs
 import torch
 
 from pure.engine.tuning.recording import Observe
-from pure.engine.tuning.rerun import Case, Entries, Place, TunedSpan, Weights, begin, bound_of, end, histories, run
+from pure.engine.tuning.rerun import (
+    Case,
+    MaskEntries,
+    Place,
+    StepWeights,
+    TunedSpan,
+    begin,
+    bound_of,
+    end,
+    histories,
+    run,
+)
 from pure.engine.tuning.searching import Errors, changed
 
 __all__ = ["Trial", "decibels", "improve", "swaps"]
@@ -62,7 +73,9 @@ def decibels(latents: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def quality(trial: Trial, entries: Entries, weights: Weights, places: Sequence[Place | None] | None = None) -> float:
+def quality(
+    trial: Trial, entries: MaskEntries, weights: StepWeights, places: Sequence[Place | None] | None = None
+) -> float:
     """Return the mean over all samples of `decibels`; every case goes on from its place, or begins."""
     found = [
         decibels(end(case, trial.bound, entries, weights, trial.span, place), star)
@@ -75,7 +88,7 @@ def _on(trial: Trial) -> list[torch.Tensor]:
     return [star.to(case.noise.device) for case, star in zip(trial.cases, trial.references, strict=True)]
 
 
-def _places(trial: Trial, case: Case, entries: Entries, weights: Weights) -> list[Place]:
+def _places(trial: Trial, case: Case, entries: MaskEntries, weights: StepWeights) -> list[Place]:
     """Return the places before every step, and the one after the last."""
     first = begin(case, trial.bound, entries, trial.span)
     return [first, *(after for _, after in run(case, trial.bound, first, entries, weights, trial.span))]
@@ -86,8 +99,8 @@ def _places(trial: Trial, case: Case, entries: Entries, weights: Weights) -> lis
 
 @torch.no_grad()
 def swaps(
-    trial: Trial, errors: Errors, entries: Entries, kind: str, observe: Observe | None = None, rounds: int = 2
-) -> tuple[Entries, Weights]:
+    trial: Trial, errors: Errors, entries: MaskEntries, kind: str, observe: Observe | None = None, rounds: int = 2
+) -> tuple[MaskEntries, StepWeights]:
     """Move computed steps to neighbouring ones while that makes the real run better.
 
     Args:
@@ -123,7 +136,7 @@ def swaps(
     return entries, weights
 
 
-def _moves(errors: Errors, entries: Entries) -> list[tuple[int, int]]:
+def _moves(errors: Errors, entries: MaskEntries) -> list[tuple[int, int]]:
     """Return which computed steps may go where: one or two steps away, the nearest first."""
     count = len(entries)
     return [
@@ -132,7 +145,7 @@ def _moves(errors: Errors, entries: Entries) -> list[tuple[int, int]]:
     ]  # fmt: skip
 
 
-def _begins(errors: Errors, entries: Entries) -> bool:
+def _begins(errors: Errors, entries: MaskEntries) -> bool:
     """Whether the first step of every expert is computed."""
     return all(entries[errors.own(expert)[0]] for expert in errors.grams)
 
@@ -142,8 +155,8 @@ def _begins(errors: Errors, entries: Entries) -> bool:
 
 @torch.no_grad()
 def improve(
-    trial: Trial, entries: Entries, weights: Weights, rounds: int = 6, observe: Observe | None = None
-) -> Weights:
+    trial: Trial, entries: MaskEntries, weights: StepWeights, rounds: int = 6, observe: Observe | None = None
+) -> StepWeights:
     """Return weights with which the last latents come nearer to those of the run without a cache.
 
     Args:
@@ -173,13 +186,13 @@ def improve(
     return weights
 
 
-def _names(trial: Trial, entries: Entries, weights: Weights) -> list[tuple[int, int]]:
+def _names(trial: Trial, entries: MaskEntries, weights: StepWeights) -> list[tuple[int, int]]:
     """Return the numbers that are improved: of every skipped step the weights behind the newest one's."""
     past = histories(trial.cases[0].steps, entries, trial.span.depth)
     return [(at, j) for at in sorted(weights) for j in range(1, len(past[at]))]
 
 
-def _moved(weights: Weights, names: Sequence[tuple[int, int]], step: torch.Tensor) -> Weights:
+def _moved(weights: StepWeights, names: Sequence[tuple[int, int]], step: torch.Tensor) -> StepWeights:
     """Return weights moved by a step (P,); the newest one's makes up for the others."""
     found = {at: row.clone() for at, row in weights.items()}
     for (at, j), by in zip(names, step, strict=True):
@@ -189,7 +202,7 @@ def _moved(weights: Weights, names: Sequence[tuple[int, int]], step: torch.Tenso
 
 
 def _equations(
-    trial: Trial, entries: Entries, weights: Weights, names: Sequence[tuple[int, int]], observe: Observe | None
+    trial: Trial, entries: MaskEntries, weights: StepWeights, names: Sequence[tuple[int, int]], observe: Observe | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the matrix (P, P) and the right side (P,) of the normal equations."""
     size = len(names)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pure.models import Pipeline, Request
     from pure.models.pipeline import AnyDenoiser
 
-__all__ = ["Case", "Place", "TunedSpan", "Weights", "begin", "bound_of", "end", "histories", "run"]
+__all__ = ["Case", "Place", "StepWeights", "TunedSpan", "begin", "bound_of", "end", "histories", "run"]
 
-Entries = tuple[int, ...]
-History = tuple[tuple[torch.Tensor, ...], ...]
-Weights = Mapping[int, torch.Tensor]
+MaskEntries = tuple[int, ...]
+Residuals = tuple[tuple[torch.Tensor, ...], ...]
+StepWeights = Mapping[int, torch.Tensor]
 """Of every skipped step, by its place in the schedule, the weights (K,) of the last computed ones."""
 
 
@@ -92,10 +92,10 @@ def experts_of(steps: Sequence[Step]) -> tuple[str, ...]:
     return tuple(step.rows(1)[0].expert for step in steps)
 
 
-def masked(plain: AnyDenoiser, steps: Sequence[Step], entries: Entries, span: TunedSpan) -> AnyDenoiser:
+def masked(plain: AnyDenoiser, steps: Sequence[Step], entries: MaskEntries, span: TunedSpan) -> AnyDenoiser:
     """Return the denoiser that follows a mask over the whole schedule, every expert its part of it."""
 
-    def transform(own: Entries) -> pure.Transform:
+    def transform(own: MaskEntries) -> pure.Transform:
         always = dbcache(front=span.front, back=span.back, threshold=1.0, warmup=0, max_continuous=None)
         return pure.compose(always, scm(mask=own, policy="static"), _remembering(span.depth))
 
@@ -106,7 +106,7 @@ def masked(plain: AnyDenoiser, steps: Sequence[Step], entries: Entries, span: Tu
     return Experts({name: transform(own[name])(one) if own[name] else one for name, one in plain.denoisers.items()})
 
 
-def histories(steps: Sequence[Step], entries: Entries, depth: int) -> dict[int, tuple[int, ...]]:
+def histories(steps: Sequence[Step], entries: MaskEntries, depth: int) -> dict[int, tuple[int, ...]]:
     """Return of every skipped step the last computed ones of its expert, newest first; places in the schedule."""
     past: dict[str, tuple[int, ...]] = {}
     found = {}
@@ -123,7 +123,7 @@ def bound_of(case: Case) -> Any:
     return case.plain.bind(case.pipeline.params)
 
 
-def begin(case: Case, bound: Any, entries: Entries, span: TunedSpan) -> Place:
+def begin(case: Case, bound: Any, entries: MaskEntries, span: TunedSpan) -> Place:
     """Return the place before the first step."""
     denoiser = masked(case.plain, case.steps, entries, span)
     state = denoiser.init(bound, case.conditioning, case.noise, case.steps)
@@ -131,7 +131,7 @@ def begin(case: Case, bound: Any, entries: Entries, span: TunedSpan) -> Place:
 
 
 def run(
-    case: Case, bound: Any, place: Place, entries: Entries, weights: Weights, span: TunedSpan
+    case: Case, bound: Any, place: Place, entries: MaskEntries, weights: StepWeights, span: TunedSpan
 ) -> Iterator[tuple[Place, Place]]:
     """Yield the places before and after every step from a place on."""
     denoiser, solver = masked(case.plain, case.steps, entries, span), case.pipeline.solver
@@ -167,7 +167,7 @@ def cache_of(state: States, expert: str) -> Cache:
     return one.cache
 
 
-def _with_history(state: States, expert: str, history: History) -> States:
+def _with_history(state: States, expert: str, history: Residuals) -> States:
     """Return the state with another history."""
     one = state if isinstance(state, State) else state[expert]
     other = attrs.evolve(one, cache=attrs.evolve(one.cache, history=history))
@@ -175,7 +175,7 @@ def _with_history(state: States, expert: str, history: History) -> States:
 
 
 def end(
-    case: Case, bound: Any, entries: Entries, weights: Weights, span: TunedSpan, place: Place | None = None
+    case: Case, bound: Any, entries: MaskEntries, weights: StepWeights, span: TunedSpan, place: Place | None = None
 ) -> torch.Tensor:
     """Return the latents (B, ...) after the last step, from a place on or from the start."""
     place = begin(case, bound, entries, span) if place is None else place

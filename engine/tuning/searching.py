@@ -13,7 +13,7 @@ import torch
 
 from pure import Step
 from pure.engine.tuning.recording import Recorded
-from pure.engine.tuning.rerun import Entries, Weights, experts_of, histories
+from pure.engine.tuning.rerun import MaskEntries, StepWeights, experts_of, histories
 from pure.gram import fitted_weights
 from pure.shortest import BestMask, best_masks, gap_cost
 from pure.solver import levels_of
@@ -72,12 +72,12 @@ def masks(errors: Errors, depth: int) -> dict[int, BestMask]:
     return found
 
 
-def _laid(entries: Entries, places: Sequence[int], own: Entries, count: int) -> Entries:
+def _laid(entries: MaskEntries, places: Sequence[int], own: MaskEntries, count: int) -> MaskEntries:
     laid = dict(zip(places, own, strict=True))
     return tuple(laid.get(at, entries[at]) for at in range(count))
 
 
-def start_weights(errors: Errors, entries: Entries, depth: int, kind: str) -> dict[int, torch.Tensor]:
+def start_weights(errors: Errors, entries: MaskEntries, depth: int, kind: str) -> dict[int, torch.Tensor]:
     """Return weights (K,) of every skipped step.
 
     Args:
@@ -101,7 +101,9 @@ def start_weights(errors: Errors, entries: Entries, depth: int, kind: str) -> di
     return found
 
 
-def changed(weights: Weights, errors: Errors, entries: Entries, depth: int, kind: str, since: int) -> Weights:
+def changed(
+    weights: StepWeights, errors: Errors, entries: MaskEntries, depth: int, kind: str, since: int
+) -> StepWeights:
     """Return weights for a mask that differs from another at a step and after it only."""
     new = start_weights(errors, entries, depth, kind)
     return {at: weights[at] if at < since and at in weights else w for at, w in new.items()}

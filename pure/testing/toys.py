@@ -21,14 +21,14 @@ TEXT_SHARE = 2.0  # what a block adds to the text, relative to the image
 
 
 @pure.state
-class Single:
+class OneStream:
     """One stream."""
 
     image: torch.Tensor  # (B, N, D)
 
 
 @pure.state
-class Pair:
+class TwoStreams:
     """Two streams."""
 
     image: torch.Tensor  # (B, N, D)
@@ -72,13 +72,13 @@ def closed_prepare(params, conditioning):
 
 def closed_embed(params, prepared, latents, timestep):
     """Pass on latents and text."""
-    return Pair(image=latents, text=prepared["text"]), {"time": timestep.to(latents.dtype)}
+    return TwoStreams(image=latents, text=prepared["text"]), {"time": timestep.to(latents.dtype)}
 
 
 def closed_block(params, hidden, context, attend):
     """Add an amount times the time."""
     added = params["amount"] * context["time"].view(-1, 1, 1)
-    return Pair(image=hidden.image + added, text=hidden.text + TEXT_SHARE * added)
+    return TwoStreams(image=hidden.image + added, text=hidden.text + TEXT_SHARE * added)
 
 
 def closed_head(params, hidden, context):
@@ -107,13 +107,13 @@ def random_prepare(params, conditioning):
 
 def random_embed(params, prepared, latents, timestep):
     """Project the latents (B, N, D)."""
-    return Single(image=latents @ params["in"]), (prepared[:, None] + timestep.view(-1, 1, 1), Shared(value=()))
+    return OneStream(image=latents @ params["in"]), (prepared[:, None] + timestep.view(-1, 1, 1), Shared(value=()))
 
 
 def random_block(params, hidden, context, attend):
     """Attend, and add."""
     x = hidden.image
-    return Single(image=x + (attend(x, x, x) @ params["weight"] + context[0]).tanh())
+    return OneStream(image=x + (attend(x, x, x) @ params["weight"] + context[0]).tanh())
 
 
 def random_head(params, hidden, context):
@@ -143,7 +143,7 @@ def streams_prepare(params, conditioning):
 def streams_embed(params, prepared, latents, timestep):
     """Project the latents (B, N, D)."""
     context = {"time": timestep[:, None].to(latents.dtype), "places": prepared["places"]}
-    return Pair(image=latents @ params["in"], text=prepared["text"]), context
+    return TwoStreams(image=latents @ params["in"], text=prepared["text"]), context
 
 
 def streams_block(params, hidden, context, attend):
@@ -151,7 +151,7 @@ def streams_block(params, hidden, context, attend):
     both = torch.cat([hidden.text, hidden.image], dim=1)
     x = both + context["places"].value
     both = both + (attend(x, x, x) @ params["weight"] + context["time"][:, None]).tanh()
-    return Pair(text=both[:, :TEXT], image=both[:, TEXT:])
+    return TwoStreams(text=both[:, :TEXT], image=both[:, TEXT:])
 
 
 def streams_denoiser(blocks: int = 4) -> Denoiser:

@@ -6,7 +6,7 @@ import torch
 
 from pure import Block, Denoiser
 from pure.models.common.config import TransformerConfig, parameter_shapes
-from pure.testing.toys import Pair, attend, image_of, normal
+from pure.testing.toys import TwoStreams, attend, image_of, normal
 
 
 def drawn(config: TransformerConfig, scale: float) -> dict[str, torch.Tensor]:
@@ -24,12 +24,12 @@ def adder_prepare(params, conditioning):
 
 
 def adder_embed(params, prepared, latents, timestep):
-    return Pair(image=latents, text=prepared["text"]), {"time": timestep}
+    return TwoStreams(image=latents, text=prepared["text"]), {"time": timestep}
 
 
 def adder_block(params, hidden, context, attend):
     added = params["amount"] + params["drift"] * context["time"][:, None, None]
-    return Pair(image=hidden.image + added, text=hidden.text + added / 10)
+    return TwoStreams(image=hidden.image + added, text=hidden.text + added / 10)
 
 
 def adder_head(params, hidden, context):

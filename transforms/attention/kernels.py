@@ -29,7 +29,7 @@ SDP = {
     "_native_cudnn": (SDPBackend.CUDNN_ATTENTION, None),
 }
 ALIGNED = 8  # xformers reads this many numbers of a mask at once
-Mask = torch.Tensor | None
+AnyMask = torch.Tensor | None
 
 
 def kernel_of(name: str) -> "Native | Flex | Dispatched":
@@ -48,7 +48,7 @@ class Native:
     name: str = "native"
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask = None, whole: bool = False
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AnyMask = None, whole: bool = False
     ) -> torch.Tensor:
         """Return attention (B, S, H, C); see `pure.attention.attend`.
 
@@ -76,7 +76,7 @@ class Flex:
     name: str = "flex"
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask = None, whole: bool = False
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AnyMask = None, whole: bool = False
     ) -> torch.Tensor:
         """Return attention (B, S, H, C); see `pure.attention.attend`."""
         if q.is_meta:  # where only shapes are asked for; flex attention has no such kernel
@@ -84,14 +84,14 @@ class Flex:
         q, k, v = (x.transpose(1, 2) for x in same_heads(q, k, v))
         return _flex(q)(q, k, v, score_mod=_scores(q, k, mask)).transpose(1, 2)
 
-    def in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> PartialAttention:
+    def in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AnyMask) -> PartialAttention:
         """Return attention (B, H, S, C) to some of the keys and its log-sum-exp (B, H, S, 1); see `pure.partial`."""
         q, k, v = (x.transpose(1, 2) for x in same_heads(q, k, v))
         out, more = _flex(q)(q, k, v, score_mod=_scores(q, k, mask), return_aux=AuxRequest(lse=True))
         return out, more.lse.unsqueeze(-1)
 
 
-def _scores(q: torch.Tensor, k: torch.Tensor, mask: Mask) -> Callable | None:
+def _scores(q: torch.Tensor, k: torch.Tensor, mask: AnyMask) -> Callable | None:
     """Return the function that applies a mask to one score, given its sample, head, query and key."""
     if mask is None:
         return None
@@ -127,7 +127,7 @@ class Dispatched:
     name: str
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask = None, whole: bool = False
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AnyMask = None, whole: bool = False
     ) -> torch.Tensor:
         """Return attention (B, S, H, C); see `pure.attention.attend`.
 
@@ -154,7 +154,7 @@ class Dispatched:
         """The same for some of the keys, with their log-sum-exp; None where the kernel does not give that."""
         return self._in_part if BACKENDS[self.name].parts else None
 
-    def _in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> PartialAttention:
+    def _in_part(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AnyMask) -> PartialAttention:
         if mask is not None:
             raise ValueError(f"the attention {self.name} takes no mask; choose native or flex")
         out, total = self._call(*same_heads(q, k, v), return_lse=True)
@@ -171,7 +171,12 @@ class Dispatched:
         return self._call(q, k, v, attn_mask=first).masked_fill(none[..., None, None], 0.0)
 
     def _call(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Mask = None, return_lse: bool = False
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        attn_mask: AnyMask = None,
+        return_lse: bool = False,
     ):
         from diffusers.models.attention_dispatch import dispatch_attention_fn
 

@@ -19,7 +19,7 @@ from pure.transforms.quantize.kinds import KINDS, require_torchao, unfit, unsupp
 SUFFIX = ".weight"
 FALLBACK = "float8_per_tensor"
 FALLS = ("float8_per_row", "float8_per_block")  # may become the above where a shape does not allow them
-Params = Mapping[str, Any]
+NamedTensors = Mapping[str, Any]
 
 
 def _tuple(value: Any) -> Any:
@@ -98,7 +98,7 @@ class QuantizedLayer:
 
 
 def quantize(
-    params: Params, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()
+    params: NamedTensors, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()
 ) -> dict[str, Any]:
     """Return the parameters with the weights of linear layers quantised; all others are shared with `params`.
 
@@ -133,7 +133,7 @@ def _made(tensor: torch.Tensor, kind: str | None) -> torch.Tensor:
 
 
 def survey(
-    params: Params, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()
+    params: NamedTensors, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()
 ) -> tuple[QuantizedLayer, ...]:
     """Say for every linear layer what `quantize` makes of it, and why some stay as they are.
 
@@ -166,7 +166,7 @@ def _check_arguments(params: object, denoiser: object, settings: object) -> None
             check_argument(tensor, torch.Tensor, "params is a dict of tensors by name")
 
 
-def _layers(expert: str, params: Params, denoiser: Denoiser, settings: Quantization) -> Iterator[QuantizedLayer]:
+def _layers(expert: str, params: NamedTensors, denoiser: Denoiser, settings: Quantization) -> Iterator[QuantizedLayer]:
     prefixes = tuple({block.prefix for block in denoiser.blocks if block.prefix})
     for name, weight in params.items():
         if name.endswith(SUFFIX) and weight.ndim == 2:
