@@ -18,7 +18,7 @@ from pure.engine.engine import Recipe
 from pure.engine.errors import EngineError
 from pure.engine.sample import Sample
 
-__all__ = ["Artifact", "Entry", "Format", "Job", "Store"]
+__all__ = ["Artifact", "Format", "Job", "JobEntry", "Store"]
 
 KEPT = 1000
 """Most finished jobs with an entry; the files of older ones stay."""
@@ -76,7 +76,7 @@ class Artifact:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Entry:
+class JobEntry:
     """How far a job is.
 
     Attributes:
@@ -121,16 +121,16 @@ class Entry:
 class Store:
     """The entries of all jobs, by id; safe to use from several threads."""
 
-    def __init__(self, watch: Callable[[Entry], None] = lambda entry: None, kept: int = KEPT) -> None:
+    def __init__(self, watch: Callable[[JobEntry], None] = lambda entry: None, kept: int = KEPT) -> None:
         self._lock = threading.Lock()
-        self._entries: dict[str, Entry] = {}
-        self._futures: dict[str, Future[Entry]] = {}
+        self._entries: dict[str, JobEntry] = {}
+        self._futures: dict[str, Future[JobEntry]] = {}
         self._watch, self._kept = watch, kept
 
-    def add(self, job: Job) -> Future[Entry]:
+    def add(self, job: Job) -> Future[JobEntry]:
         """Add a job; the future has its entry once it is over."""
         with self._lock:
-            self._entries[job.id] = Entry(job=job)
+            self._entries[job.id] = JobEntry(job=job)
             future = self._futures[job.id] = Future()
             future.set_running_or_notify_cancel()  # a waiter that gives up does not cancel it; see `cancel`
             over = [id for id, entry in self._entries.items() if entry.over]
@@ -138,13 +138,13 @@ class Store:
                 del self._entries[old]
         return future
 
-    def get(self, id: str, kind: str) -> Entry | None:
+    def get(self, id: str, kind: str) -> JobEntry | None:
         """Return an entry, None if there is no such job of this kind."""
         with self._lock:
             entry = self._entries.get(id)
         return entry if entry is not None and entry.job.form.kind == kind else None
 
-    def all(self, kind: str) -> list[Entry]:
+    def all(self, kind: str) -> list[JobEntry]:
         """Return all entries of a kind, oldest first."""
         with self._lock:
             return [entry for entry in self._entries.values() if entry.job.form.kind == kind]
@@ -158,7 +158,7 @@ class Store:
     def begin(self, id: str, notes: Iterable[str] = ()) -> None:
         """Mark a job as in progress, if it is not yet, and add notes."""
 
-        def begun(entry: Entry) -> Entry:
+        def begun(entry: JobEntry) -> JobEntry:
             all_notes = tuple(dict.fromkeys((*entry.notes, *notes)))
             return attrs.evolve(entry, status="in_progress", started=entry.started or time.time(), notes=all_notes)
 
@@ -171,7 +171,7 @@ class Store:
     def finish(self, sample: Sample, artifact: Artifact) -> bool:
         """Add a finished result; the last one completes the job. Return False if the job was over already."""
 
-        def done(entry: Entry) -> Entry:
+        def done(entry: JobEntry) -> JobEntry:
             artifacts = {**entry.artifacts, sample.number: artifact}
             complete = len(artifacts) == len(sample.job.seeds)
             over: Any = {"status": "completed", "ended": time.time()} if complete else {}
@@ -187,13 +187,13 @@ class Store:
         """End a job as cancelled, if it is not over."""
         self._change(id, lambda e: attrs.evolve(e, status="cancelled", ended=time.time()))
 
-    def forget(self, id: str) -> Entry | None:
+    def forget(self, id: str) -> JobEntry | None:
         """Cancel a job and drop its entry; return what it was."""
         self.cancel(id)
         with self._lock:
             return self._entries.pop(id, None)
 
-    def _change(self, id: str, change: Callable[[Entry], Entry]) -> bool:
+    def _change(self, id: str, change: Callable[[JobEntry], JobEntry]) -> bool:
         with self._lock:
             entry = self._entries.get(id)
             if entry is None or entry.over:

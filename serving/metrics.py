@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pure.serving.jobs import Entry
+from pure.serving.jobs import JobEntry
 
 __all__ = ["Metrics"]
 
@@ -38,7 +38,7 @@ class Metrics:
             key = name, tuple(sorted(labels.items()))
             self._counts[key] = self._counts.get(key, 0) + value
 
-    def over(self, entry: Entry) -> None:
+    def over(self, entry: JobEntry) -> None:
         """Count a job that is over."""
         kind = entry.job.form.kind
         self.add("puredit_requests_total", kind=kind, outcome=entry.status)

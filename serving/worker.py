@@ -17,7 +17,7 @@ from pure.engine.maker import Hand
 from pure.engine.report import finite, run_report
 from pure.engine.sample import Sample
 from pure.models import NotFiniteError
-from pure.serving.jobs import Entry, Job, Store
+from pure.serving.jobs import Job, JobEntry, Store
 from pure.serving.metrics import Metrics
 from pure.serving.queue import Queue
 from pure.serving.storage import Storage
@@ -90,7 +90,7 @@ class Worker:
         """Whether the thread runs and takes requests."""
         return self._thread.is_alive() and not self._stopping.is_set()
 
-    def submit(self, job: Job) -> Future[Entry]:
+    def submit(self, job: Job) -> Future[JobEntry]:
         """Queue a job; the future has its entry once it is over.
 
         Raises:
@@ -131,7 +131,7 @@ class Worker:
         if self.lost is None and not self._thread.is_alive():
             self.hand.dismiss()
 
-    def _over(self, entry: Entry) -> None:
+    def _over(self, entry: JobEntry) -> None:
         """Count a job that is over; of one that was not completed no file stays."""
         self.metrics.over(entry)
         if entry.status != "completed":

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pure.engine.engine import Engine
 from pure.engine.errors import Busy
 from pure.engine.maker import Hand
-from pure.serving.jobs import Entry, Job
+from pure.serving.jobs import Job, JobEntry
 from pure.serving.storage import Storage
 from pure.serving.worker import Worker, WorkerOptions
 
@@ -61,7 +61,7 @@ class Workers:
         for one in self.groups:
             one.start()
 
-    def submit(self, job: Job) -> Future[Entry]:
+    def submit(self, job: Job) -> Future[JobEntry]:
         """Give a job to the one that has the fewest samples to make, the first of several; see `Worker.submit`."""
         with self._choosing:
             if sum(one.queue.jobs for one in self.groups) >= self._most:

@@ -19,7 +19,7 @@ from pure.serving.http.errors import HttpError
 from pure.serving.http.fields import EDIT, IMAGE, read_fields, read_query
 from pure.serving.http.pictures import urls
 from pure.serving.http.service import Service, memory, service_of
-from pure.serving.jobs import Entry, Job
+from pure.serving.jobs import Job, JobEntry
 
 __all__ = ["router", "statistics", "variant"]
 
@@ -78,7 +78,7 @@ async def _made(request: Request, fields: Mapping[str, Any], sent: Sequence[Uplo
     return await _response(service, await service.done(request, job, accepted), response)
 
 
-async def _response(service: Service, entry: Entry, response: str) -> dict[str, Any]:
+async def _response(service: Service, entry: JobEntry, response: str) -> dict[str, Any]:
     job, several = entry.job, len(entry.artifacts) > 1
     data: list[dict[str, Any]] = []
     for number, artifact in sorted(entry.artifacts.items()):
@@ -102,7 +102,7 @@ async def _response(service: Service, entry: Entry, response: str) -> dict[str, 
     }
 
 
-def statistics(service: Service, entry: Entry) -> dict[str, Any]:
+def statistics(service: Service, entry: JobEntry) -> dict[str, Any]:
     """Return what the cache did: the lists at the top are those of the first result."""
     reports = [artifact.report for _, artifact in sorted(entry.artifacts.items())]
     caching = entry.job.recipe.caching

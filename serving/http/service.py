@@ -22,7 +22,7 @@ from pure.serving.http.asking import field_of, order_of
 from pure.serving.http.bodies import Upload
 from pure.serving.http.errors import HttpError
 from pure.serving.http.pictures import SUFFIXES, opened
-from pure.serving.jobs import Entry, Job
+from pure.serving.jobs import Job, JobEntry
 from pure.serving.storage import Storage
 from pure.serving.workers import Workers
 
@@ -125,7 +125,7 @@ class Service:
         self.engine.checkpoint.check_pictures(len(sent))
         return await asyncio.to_thread(lambda: [opened(one) for one in sent])
 
-    async def submit(self, job: Job, pictures: Sequence[Picture], sent: Sequence[Upload]) -> Future[Entry]:
+    async def submit(self, job: Job, pictures: Sequence[Picture], sent: Sequence[Upload]) -> Future[JobEntry]:
         """Queue a job, and write the files of its input pictures if the server keeps them.
 
         Raises:
@@ -149,7 +149,7 @@ class Service:
         if entry is not None:
             self.files.remove(entry.artifacts.values())
 
-    async def done(self, request: Request, job: Job, accepted: Future[Entry]) -> Entry:
+    async def done(self, request: Request, job: Job, accepted: Future[JobEntry]) -> JobEntry:
         """Wait for a job that was accepted; cancel it if the client goes away.
 
         Raises:

@@ -18,7 +18,7 @@ from pure.serving.http.fields import VIDEO, read_fields, read_query
 from pure.serving.http.images import statistics, variant
 from pure.serving.http.pictures import urls
 from pure.serving.http.service import Service, memory, service_of
-from pure.serving.jobs import Entry, Format, Job
+from pure.serving.jobs import Format, Job, JobEntry
 
 __all__ = ["router"]
 
@@ -103,14 +103,14 @@ async def content(request: Request, id: str) -> FileResponse:
     return FileResponse(artifact.path, media_type="video/mp4", filename=Path(artifact.path).name)
 
 
-def _entry(service: Service, id: str) -> Entry:
+def _entry(service: Service, id: str) -> JobEntry:
     entry = service.workers.jobs.get(id, "video")
     if entry is None:
         raise HttpError("Video not found", 404, code="video_not_found")
     return entry
 
 
-def _shown(service: Service, entry: Entry) -> dict[str, Any]:
+def _shown(service: Service, entry: JobEntry) -> dict[str, Any]:
     """Return a video as clients see it."""
     job, request = entry.job, entry.job.recipe.request
     artifacts = [artifact for _, artifact in sorted(entry.artifacts.items())]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pure.engine.errors import Stopping
-from pure.serving.jobs import Artifact, Entry, Format, Job, Store
+from pure.serving.jobs import Artifact, Format, Job, JobEntry, Store
 from pure.serving.metrics import Metrics
 from pure.serving.storage import Storage
 from tests.serving.test_batching import CASES, jobs, studio  # noqa: F401  (a fixture)
@@ -53,7 +53,7 @@ class Held:
 # ---------------------------------------------------------------------- entries
 
 
-def kept(store: Store, id: str) -> Entry:
+def kept(store: Store, id: str) -> JobEntry:
     """The entry of a video that must be there."""
     found = store.get(id, "video")
     assert found is not None

@@ -19,7 +19,7 @@ from pure.serving.http.fields import EDIT, IMAGE, VIDEO, read_fields, read_query
 from pure.serving.http.forms import Many, Size, read_value
 from pure.serving.http.pictures import urls
 from pure.serving.http.strict_json import LONGEST, Invalid, parse_json
-from pure.serving.jobs import Artifact, Entry, Format
+from pure.serving.jobs import Artifact, Format, JobEntry
 from pure.serving.metrics import Metrics
 from pure.serving.queue import Queue
 from pure.serving.storage import Storage
@@ -224,11 +224,11 @@ def test_names_of_json_are_bounded_and_there_once():
 # ------------------------------------------------------------------------------ entries, counters, files
 
 
-def entry(**fields: Any) -> Entry:
+def entry(**fields: Any) -> JobEntry:
     request: Any = SimpleNamespace(steps=4)
     form = Format(kind="image", encoding="JPEG", quality=90, suffix=".jpg")
     job: Any = SimpleNamespace(id="i", form=form, seeds=(1, 2), recipe=SimpleNamespace(request=request))
-    return Entry(job=job, **fields)
+    return JobEntry(job=job, **fields)
 
 
 def test_progress_and_seconds_of_an_entry():
