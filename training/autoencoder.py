@@ -5,7 +5,6 @@ Run ``python -m training.autoencoder --emoji DIR --work DIR --minutes 7``.
 Run again after an interruption and it goes on where the last checkpoint was.
 """
 
-import argparse
 import random
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from training import data
+from training import command, data
 from training.budget import Run
 from training.muon import Muon
 
@@ -108,13 +107,7 @@ def train(training: Run, emoji: Tensor, *, batch: int) -> None:
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--emoji", type=Path, required=True, help="unpacked package")
-    parser.add_argument("--work", type=Path, required=True, help="checkpoint folder")
-    parser.add_argument("--minutes", type=float, default=7)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    options = parser.parse_args()
+    options = command.read(__doc__, "emoji", "work", minutes=7.0, batch=8, lr=2e-3)
     training = begin(options.work, seconds=60 * options.minutes, lr=options.lr)
     train(training, data.load_emoji(options.emoji), batch=options.batch)
 

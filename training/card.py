@@ -3,12 +3,11 @@
 Run ``python -m training.card --work DIR --pipeline models/emoji``.
 """
 
-import argparse
 import json
 from pathlib import Path
 from string import Template
 
-from training import autoencoder, data, denoiser, evaluate
+from training import autoencoder, command, data, denoiser, evaluate
 from training.budget import checkpoint
 
 CARD = Template((Path(__file__).parent / "card.md").read_text())
@@ -92,11 +91,7 @@ def render(work: Path, pipeline: Path, *, note: str) -> str:
 
 def main() -> None:
     """Read the command line and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="checkpoint folder")
-    parser.add_argument("--pipeline", type=Path, required=True)
-    parser.add_argument("--note", default="It ended with its schedule complete.")
-    options = parser.parse_args()
+    options = command.read(__doc__, "work", "pipeline", note="It ended with its schedule complete.")
     text = render(options.work, options.pipeline, note=options.note)
     (options.pipeline / "README.md").write_text(text)
 

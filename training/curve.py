@@ -3,21 +3,15 @@
 Run ``python -m training.curve --work DIR --out docs/emoji-loss.png``.
 """
 
-import argparse
-from pathlib import Path
-
 from matplotlib.figure import Figure
 
-from training import denoiser
+from training import command, denoiser
 from training.budget import checkpoint
 
 
 def main() -> None:
     """Read the command line and draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="checkpoint folder")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = command.read(__doc__, "work", "out")
     steps, seconds, losses = zip(*checkpoint(options.work / denoiser.CHECKPOINT)["curve"], strict=True)
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import autoencoder, data, latents, model, text, workers
+from training import autoencoder, command, data, latents, model, text, workers
 from training.budget import Run, checkpoint
 from training.muon import Muon
 
@@ -142,16 +142,8 @@ def train(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Read the command line, encode the pictures if need be, and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--emoji", type=Path, required=True, help="unpacked package")
-    parser.add_argument("--work", type=Path, required=True, help="checkpoint folder")
-    parser.add_argument("--minutes", type=float, default=100)
-    parser.add_argument("--batch", type=int, default=32, help="of each process")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--matrix-lr", type=float, default=2.5e-3)
-    parser.add_argument("--variants", type=int, default=20)
-    options = parser.parse_args()
+    rates = {"lr": 1e-3, "matrix_lr": 2.5e-3}
+    options = command.read(__doc__, "emoji", "work", minutes=100.0, batch=32, processes=2, variants=20, **rates)
     vae = autoencoder.build().eval()
     vae.load_state_dict(checkpoint(options.work / autoencoder.CHECKPOINT)["model"])
     emoji = data.load_emoji(options.emoji)

@@ -5,16 +5,14 @@ prompts without article, T5 padded to 16 tokens. Every third prompt of the conta
 sheet is sampled once more as ``FluxPipeline`` does by default, padded to 512 tokens.
 """
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from training import autoencoder, data, recognise, sheet
+from training import autoencoder, command, data, recognise, sheet
 
 STEPS = 28
 SEEDS = (0, 1)
@@ -94,13 +92,7 @@ def controls(pipeline: FluxPipeline, sprites: Tensor) -> dict:
 
 def main() -> None:
     """Read the command line, sample, judge and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--emoji", type=Path, required=True, help="unpacked package")
-    parser.add_argument("--pipeline", type=Path, required=True)
-    parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--sheet", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=1, help="only each n-th pair")
-    options = parser.parse_args()
+    options = command.read(__doc__, "emoji", "pipeline", "metrics", "sheet", every=1)  # only each n-th pair
     sprites = data.load_emoji(options.emoji)
     pipeline = FluxPipeline.from_pretrained(options.pipeline)
     pipeline.set_progress_bar_config(disable=True)

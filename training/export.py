@@ -3,13 +3,12 @@
 Run ``python -m training.export --work DIR --out models/emoji``.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from training import autoencoder, denoiser, latents, model, text
+from training import autoencoder, command, denoiser, latents, model, text
 from training.budget import checkpoint
 
 
@@ -50,10 +49,7 @@ def main() -> None:
     The transformer and the autoencoder are stored in half precision, which diffusers
     loads as single. The text encoders keep theirs: transformers loads what is stored.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="checkpoint folder")
-    parser.add_argument("--out", type=Path, required=True, help="pipeline folder")
-    options = parser.parse_args()
+    options = command.read(__doc__, "work", "out")
     exported = pipeline(options.work)
     exported.transformer.to(torch.float16)
     exported.vae.to(torch.float16)
