@@ -14,7 +14,7 @@ import attrs
 import pure
 from pure.configs.tuned import TunedFor
 from pure.engine.tuned import differs
-from pure.engine.tuning.rerun import MaskEntries, TunedSpan, StepWeights, experts_of, histories
+from pure.engine.tuning.rerun import MaskEntries, StepWeights, TunedSpan, experts_of, histories
 from pure.engine.writing import write_whole
 from pure.notes import Note
 from pure.transforms import calibrated, dbcache, scm

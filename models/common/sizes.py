@@ -45,7 +45,7 @@ class AllowedSizes:
     def latents(self, height: int, width: int, frames: int = 1) -> int:
         """Return how many numbers the latents of one sample have, whose sizes are possible.
 
-        >>> Sizes(height=16, width=16, frames=4, numbers=64).latents(32, 48, 9)
+        >>> AllowedSizes(height=16, width=16, frames=4, numbers=64).latents(32, 48, 9)
         1152
         """
         tokens = (height // self.height) * (width // self.width) * ((frames - self.first) // self.frames + 1)
