@@ -19,7 +19,7 @@ from pure.cli.screen import Screen
 from pure.distributed import Sizes
 from pure.engine.errors import Failure, Misuse
 from pure.engine.sample import Sample
-from pure.engine.weights import Weights
+from pure.engine.weights import ComponentWeights
 from pure.models import NotFiniteError
 from pure.notes import Note
 
@@ -57,7 +57,8 @@ def test_a_batch_is_called_by_its_numbers(group, title):
 def test_every_result_of_a_batch_has_its_share_and_its_file(monkeypatch):
     saved: list[Any] = []
     monkeypatch.setattr(generate, "save", lambda path, frames, fps: saved.append((str(path), frames, fps)))
-    monkeypatch.setattr(generate, "save_frames", lambda folder, frames: saved.append((str(folder), frames)))
+    monkeypatch.setattr(generate, "write_frames", lambda folder, frames: saved.append((str(folder), frames)))
+    monkeypatch.setattr(generate, "eight_bits", lambda frames: frames)
     asked: list[Any] = []
 
     def finish(sample: Sample, row: int, share: int) -> Any:
@@ -172,7 +173,7 @@ def test_the_settings_of_a_report_are_those_of_the_run(monkeypatch):
     caching = SimpleNamespace(transform=None, settings={"Fn": 1}, effective=SimpleNamespace(attention_backend=None))
     one = given(flags={"seed": (1,), "plot": None, "height": 64, "image_path": ()}, parallel=parallel, caching=caching,
                 checkpoint=SimpleNamespace(found=found, path=None))  # fmt: skip
-    weights = (Weights("transformer", 4, 8), Weights("vae", 2, 2))
+    weights = (ComponentWeights("transformer", 4, 8), ComponentWeights("vae", 2, 2))
     engine: Any = SimpleNamespace(pipeline=SimpleNamespace(device="cuda:0", dtype="torch.bfloat16"), weights=weights)
     recipe: Any = SimpleNamespace(request=asked)
     assert generate.settings(one, engine, recipe) == {

@@ -27,7 +27,7 @@ from pure.distributed.hosts import Hosts
 from pure.engine.comparing import Comparison
 from pure.engine.result import Result
 from pure.engine.sample import Sample
-from pure.engine.weights import Weights
+from pure.engine.weights import ComponentWeights
 from pure.models.flux import flux
 from tests.cli.test_cli_making import NOWHERE, SAMPLES, given
 
@@ -48,12 +48,18 @@ def made(psnr: float) -> Made:
 
 
 def test_a_comparison_is_of_all_images():
-    rows = dict(summary([made(50.0), made(40.0)], None, [Weights("a", 1_000_000, 1_000_000), Weights("b", 0, 500_000)]))
+    rows = dict(
+        summary(
+            [made(50.0), made(40.0)],
+            None,
+            [ComponentWeights("a", 1_000_000, 1_000_000), ComponentWeights("b", 0, 500_000)],
+        )
+    )
     assert (rows["PSNR"], rows["SSIM"]) == ("50.00 dB, 40.00 dB", "0.5000, 0.4000")
     assert (rows["seconds without cache"], rows["time ratio"]) == ("6.00 denoising", "3.00x")
     assert (rows["steps computed"], rows["steps skipped"]) == ("2 of 4 (first step 2)", "2 of 4 (threshold 2)")
     assert rows["weights of process 0"] == "a 1.0 MB, b 0.0 of 0.5 MB; 1.0 of 1.5 MB"
-    assert "weights of process 0" not in dict(summary([made(50.0)], None, [Weights("a", 1, 1)]))
+    assert "weights of process 0" not in dict(summary([made(50.0)], None, [ComponentWeights("a", 1, 1)]))
     assert "threshold" not in rows["measured change"]
 
 
@@ -109,7 +115,7 @@ def test_what_is_told_at_the_end(monkeypatch, quiet, advise, enabled, skipped):
     recipe: Any = SimpleNamespace(denoiser=None)
     generate._tell(one, recipe, [], ["plot: a.png"], screen, advise)
     assert out.getvalue() == notes.getvalue() == "", "there is nothing to tell"
-    weights = [Weights("transformer", 1_000_000, 2_000_000)]
+    weights = [ComponentWeights("transformer", 1_000_000, 2_000_000)]
     generate._tell(one, recipe, [Made(result=result(1.0))], ["plot: a.png"], screen, advise, weights)
     table = out.getvalue()
     assert ("threshold 0.25" in table, "transformer 1.0 of 2.0 MB" in table) == (not quiet, not quiet)

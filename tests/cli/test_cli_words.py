@@ -15,7 +15,6 @@ from pure.cli.naming import automatic, beside, plan, suffix_of
 from pure.cli.options import FLAGS
 from pure.cli.parsing import Formatter, read_defaults, rewrite
 from pure.cli.refusals import refuse
-from pure.cli.serve_options import refuse_for_server
 from pure.cli.spelling import unknown
 from pure.cli.values import Json, whole
 from pure.engine.engine import Order
@@ -129,17 +128,17 @@ def test_values_that_python_cannot_nest():
         Json().convert("[]", None, None)
 
 
-def test_refused_flags_are_told_as_they_were_typed():
+def test_refused_flags_are_told_as_they_were_typed(monkeypatch):
     said = {name: Refusal("not here") for name in ("one_more", "two", "three", "four")}
     given = {"one_more": ("a", "b"), "two": True, "three": False, "four": 0.5}
-    with pytest.raises(Misuse) as error:
-        refuse(given, said)
+    with monkeypatch.context() as patch, pytest.raises(Misuse) as error:
+        patch.setattr("pure.cli.refusals.FLAGS", said)
+        refuse(given)
     assert [line.partition(" is not")[0] for line in error.value.message.splitlines()] == [
         "--one-more a b",
         "--two",
         "--four 0.5",
     ]
-    refuse_for_server(values("--warmup-mode", "server", name="serve"))
     with pytest.raises(Misuse, match="--warmup-mode server is not available: server is a mode of puredit serve"):
         refuse(values("--warmup-mode", "server"))
 
@@ -166,7 +165,7 @@ def test_two_flags_of_one_warm_up_agree(old, mode, legacy):
         command_of.warmup_mode(values("--warmup", old, "--warmup-mode", mode))
     assert command_of.warmup_mode(values("--warmup", old, "--warmup-mode", legacy)) == legacy
     assert command_of.warmup_mode(values("--warmup", old)) == legacy and command_of.warmup_mode(values()) is None
-    with pytest.raises(Misuse, match="--warmup-resolutions says how to warm up, and nothing does"):
+    with pytest.raises(Misuse, match="--warmup-resolutions sets the sizes of a warm-up, and there is none"):
         command_of._warmup(values("--warmup-mode", "off", "--warmup-resolutions", "64x64"))
 
 
@@ -221,7 +220,7 @@ def test_where_files_go_is_named_by_its_flag(tmp_path):
 def test_seeds_up_to_the_largest(seed, count, fine):
     given = values("--seed", "1", str(seed), "--num-outputs", str(count), "--no-save-output")
     if not fine:
-        with pytest.raises(Misuse, match=f"--seed {seed} with --num-outputs-per-prompt {count}: seeds go up to"):
+        with pytest.raises(Misuse, match=f"{count} seeds from {seed} on go beyond"):
             command_of._samples(given, ["a"], WHEN, "", False)
         return
     found = command_of._samples(given, ["a", "b"], WHEN, "", False)

@@ -15,7 +15,7 @@ from pure.engine.checkpoint import Checkpoint
 from pure.engine.denoising import Denoising, batch_size, join, keep, step, warm_up
 from pure.engine.engine import Engine, Order, Recipe, alike, open_engine
 from pure.engine.errors import Misuse
-from pure.engine.weights import Weights
+from pure.engine.weights import ComponentWeights
 from pure.experts import Experts
 from pure.testing import toys
 
@@ -173,7 +173,7 @@ def test_a_process_reads_its_part_and_shares_the_modules_that_are_set(monkeypatc
     found = open_engine(checkpoint, effective, Mock(), shares=shares, mesh=mesh)
     assert checkpoint.asked == [(1, 2), encoders] and found.together is together
     assert shared == [(shares, mesh, "quantize"), extra]
-    assert found.weights == (Weights("transformer", 4, 8), Weights("vae", 2, 2))
+    assert found.weights == (ComponentWeights("transformer", 4, 8), ComponentWeights("vae", 2, 2))
 
 
 def test_one_process_quantises_all_and_weighs_nothing(monkeypatch):

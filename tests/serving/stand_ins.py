@@ -17,6 +17,7 @@ from pure.serving.http.app import make_app
 from pure.serving.http.service import Service
 from pure.serving.storage import Storage
 from pure.serving.worker import Worker, WorkerOptions
+from pure.serving.workers import Workers
 
 INFO = Info((Decision(0, True, "first step", None, 6),))
 
@@ -148,7 +149,8 @@ def sites(tmp_path, monkeypatch):
         hand = hand or Hand()
         if held:
             hand.acts["start"] = iter([lambda: gate.wait(20)])
-        worker = Worker(engine, files, WorkerOptions(), hand=hand)
+        group = Workers(engine, files, WorkerOptions(), lambda text, kind: None, [hand])
+        (worker,) = group.groups
         about: dict[str, Any] = {
             "names": ("one", "two"),
             "path": "a/model",
@@ -156,7 +158,7 @@ def sites(tmp_path, monkeypatch):
             "environ": {},
             **more,
         }
-        made = Service(engine=engine, worker=worker, files=files, log=lambda *line: logged.append(line), **about)
+        made = Service(engine=engine, workers=group, files=files, log=lambda *line: logged.append(line), **about)
         opened.append(worker)
         if run:
             worker.start()

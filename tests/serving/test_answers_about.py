@@ -74,12 +74,14 @@ def test_health_before_while_and_after_requests_are_taken(site):
 def test_groups_are_counted_together_and_apart(site):
     at = site(metrics=True)
     queue = lambda count: [None] * count  # noqa: E731
-    groups = tuple(SimpleNamespace(queue=queue(waiting), running=running) for waiting, running in ((1, 2), (3, 4)))
+    well: Any = {"alive": True, "ready": Mock()}
+    loads = ((1, 2), (3, 4))
+    groups = tuple(SimpleNamespace(queue=queue(waiting), running=running, **well) for waiting, running in loads)
     with pytest.MonkeyPatch.context() as patch:
         found = at.client.get("/stats").json()
         assert (found["queue_length"], found["running"]) == (0, 0) and "groups" not in found
         assert "group=" not in at.client.get("/metrics").text
-        patch.setattr("pure.serving.worker.Worker.groups", groups)
+        patch.setattr(at.service.workers, "groups", groups)
         found = at.client.get("/stats").json()
         apart = [{"queue_length": 1, "running": 2}, {"queue_length": 3, "running": 4}]
         assert (found["queue_length"], found["running"], found["groups"]) == (4, 6, apart)

@@ -9,7 +9,7 @@ import pytest
 from pure.engine.errors import Busy, Failure, Misuse, Stopping
 from pure.models import NotFiniteError
 from pure.notes import Note
-from pure.serving.jobs import Entry, Format, Job
+from pure.serving.jobs import Format, Job, JobEntry
 from pure.serving.storage import Storage
 from pure.serving.worker import Worker, WorkerOptions
 from pure.serving.workers import Workers
@@ -189,10 +189,10 @@ def test_processes_that_are_lost_stop_the_worker(work):
 def test_warm_ups_come_before_the_first_request(work):
     made = work(Hand(warm_up=[None, ValueError("too large")]), warm_up=(ONE, ONE), warm_steps=3)
     future = made.worker.submit(job())
-    assert not made.worker.warm
+    assert not made.worker.ready.is_set()
     made.run()
     assert made.hand.did[:3] == [("warm_up", "a warm-up", 3), ("warm_up", "a warm-up", 3), ("start", ["a"])]
-    assert made.worker.warm and future.result().status == "completed"
+    assert made.worker.ready.is_set() and future.result().status == "completed"
     (first, kind), failed = made.logged
     assert first.startswith("warmed up in ") and kind == "note"
     assert failed == ("the warm-up failed: too large", "warning")
@@ -322,4 +322,4 @@ def test_all_groups_are_halted_before_any_is_waited_for(groups, monkeypatch):
 
 
 def test_an_entry_is_of_its_job_until_it_is_over():
-    assert not Entry(job=job()).over and Entry(job=job(), ended=1.0).over
+    assert not JobEntry(job=job()).over and JobEntry(job=job(), ended=1.0).over
