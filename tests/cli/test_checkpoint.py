@@ -17,6 +17,7 @@ from pure.engine.extras import require
 from pure.engine.plans import find_plan
 from pure.engine.saving import save_frames
 from pure.models import CheckpointError, PictureError
+from pure.models.checkpoint.loading import LoadOptions
 from pure.notes import Note
 
 
@@ -128,11 +129,11 @@ def test_how_a_checkpoint_is_loaded(monkeypatch, path):
     calls: list[Any] = []
     monkeypatch.setattr(module, "quiet_libraries", lambda: calls.append("quiet"))
     monkeypatch.setattr("pure.models.embedded", lambda: "embedded")
-    monkeypatch.setattr("pure.models.checkpoint.loading.load", lambda *each, **options: calls.append((each, options)))
+    monkeypatch.setattr("pure.models.checkpoint.loading.load", lambda *each: calls.append(each))
     found = Checkpoint(path=path, found=described(), precision="bf16", variant="v")
     found.load(part=(1, 2), encoder_part=(3, 4))
-    options = {"variant": "v", "dtype": torch.bfloat16, "device": "cpu", "part": (1, 2), "encoder_part": (3, 4)}
-    assert calls == ["quiet", ((found.found, path or "embedded"), options)]
+    options = LoadOptions(variant="v", dtype=torch.bfloat16, device="cpu", part=(1, 2), encoder_part=(3, 4))
+    assert calls == ["quiet", (found.found, path or "embedded", options)]
 
     def fail(*_: Any, **__: Any) -> None:
         raise CheckpointError("damaged")
