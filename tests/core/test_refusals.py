@@ -13,7 +13,7 @@ from pure import Inputs, Step, fitting
 from pure.noise import consecutive_seeds
 from pure.pieces import Fill, Kept, Middle, Stack
 from pure.testing.situation import Situation, same
-from pure.testing.toys import EXPERTS, RANDOM, STREAMS, Single
+from pure.testing.toys import EXPERTS, RANDOM, STREAMS, OneStream
 from pure.transforms import dbcache, scm, taylorseer
 from pure.tree import leaves_with_paths
 from tests.support.flux import FLUX_DEV
@@ -157,7 +157,7 @@ def test_a_fill_in_half_precision_is_the_sum_in_fp32(dtype: torch.dtype, on: str
     stream = Kept("image", cast(Any, Weighing(None, history=3, on=on)))
     now, *past = (pure.gaussian((2, 5, 4), seed).to(dtype) for seed in range(4))
     weights = torch.tensor([[2.5, -2.0, 0.5], [1.75, -1.0, 0.25]])
-    found = Fill((stream,))(Single(image=now), (tuple(past),), (weights,)).image
+    found = Fill((stream,))(OneStream(image=now), (tuple(past),), (weights,)).image
     total = torch.zeros(2, 5, 4) if on == "hidden" else now.float()
     for k, residual in enumerate(past):
         total = total + weights[:, k].view(2, 1, 1) * residual.float()
@@ -280,13 +280,13 @@ def test_differences_beyond_fp16_are_kept(on: str) -> None:
     """Two streams of fp16 may be 131008 apart; the sum is clipped where diffusers clips the blocks of such a model."""
     stream = Kept("image", cast(Any, Weighing(None, history=1, on=on)))
 
-    def turned(params: Any, hidden: Single, context: Any, attend: Any) -> Single:
-        return Single(image=-hidden.image)
+    def turned(params: Any, hidden: OneStream, context: Any, attend: Any) -> OneStream:
+        return OneStream(image=-hidden.image)
 
-    before = Single(image=torch.tensor([[[-60000.0, 2.0]]]).half())
+    before = OneStream(image=torch.tensor([[[-60000.0, 2.0]]]).half())
     after, (left,) = Middle(Stack((turned,), len), (stream,))([{}], before, None)
     assert left.dtype == torch.float32
     for now in (before.image, before.image + 10000):
-        found = Fill((stream,))(Single(image=now), ((left,),), (torch.ones(1, 1),)).image
+        found = Fill((stream,))(OneStream(image=now), ((left,),), (torch.ones(1, 1),)).image
         exact = after.image.float() if on == "hidden" else now.float() + left
         assert found.dtype == torch.float16 and torch.equal(found, exact.clamp(-65504, 65504).half())
