@@ -28,7 +28,7 @@ from pure.engine.sample import Sample
 from pure.engine.saving import encode_image
 from pure.engine.unsupported import Refusal
 from pure.experts import Experts
-from pure.models.common.sizes import Sizes
+from pure.models.common.sizes import AllowedSizes
 from pure.notes import Note
 from pure.statistics import quantiles, tally
 from pure.testing import toys
@@ -59,7 +59,7 @@ def engine(**defaults: Any) -> Engine:
         defaults=SimpleNamespace(fps=8, steps=4, **defaults),
         kind=SimpleNamespace(pipeline="WanPipeline", task="text-to-video"),
         transformers=("transformer",),
-        sizes=Sizes(height=8, width=8, frames=4, numbers=64),
+        sizes=AllowedSizes(height=8, width=8, frames=4, numbers=64),
         image_count=(0, 1),
     )
     pipeline: Any = Pipeline()

@@ -42,7 +42,7 @@ def test_what_is_served_by_default(served):
     service, wait, line = served()
     assert service.names == ("embedded",) and (service.path, service.precision) == ("embedded", "bfloat16")
     assert (service.metrics, service.requests, service.origins, wait) == (False, False, (), 10.0)
-    options = service.worker.groups[0].options
+    options = service.workers.groups[0].options
     assert (options.batch, options.delay, options.queued, options.first) == (1, 0.0, 1000, False)
     assert (len(options.warm_up), options.warm_steps) == (1, 1)
     assert line == "puredit serves embedded on http://127.0.0.1:8000\n"
@@ -58,7 +58,7 @@ def test_every_flag_of_the_server_arrives(served):
     service, wait, line = served(*words, address=("::1", 8000, 0, 0))
     assert service.names == ("one", "two", "embedded")
     assert (service.metrics, service.requests, service.origins, wait) == (True, True, ("http://a",), 2.0)
-    options = service.worker.groups[0].options
+    options = service.workers.groups[0].options
     assert (options.batch, options.delay, options.queued, options.first) == (4, 0.25, 7, True)
     assert (options.warm_up, options.warm_steps) == ((), 3)
     assert service.about["batching_max_size"] == 4 and "model_path" not in service.about and service.about["started"]
