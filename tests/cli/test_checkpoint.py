@@ -15,7 +15,8 @@ from pure.engine.checkpoint import Checkpoint, look, pictures
 from pure.engine.errors import Misuse
 from pure.engine.extras import require
 from pure.engine.plans import find_plan
-from pure.engine.saving import save_frames
+from pure.engine.saving import eight_bits
+from pure.engine.video import write_frames
 from pure.models import CheckpointError, PictureError
 from pure.models.checkpoint.loading import LoadOptions
 from pure.notes import Note
@@ -232,7 +233,7 @@ def test_pictures_that_cannot_be_read(monkeypatch, tmp_path):
 
 def test_frames_become_pictures_of_their_own(tmp_path):
     frames = np.stack([np.full((2, 4, 3), shade, np.float32) for shade in (0.0, 0.999)])
-    save_frames(tmp_path / "a-frames", frames)
+    write_frames(tmp_path / "a-frames", eight_bits(frames))
     found = sorted((tmp_path / "a-frames").iterdir())
     assert [path.name for path in found] == ["frame-0000.png", "frame-0001.png"]
     shown = []
