@@ -277,7 +277,7 @@ def pruned(model: Model, count: int) -> Strategy:
     limits = {"max_cached": st.none() | st.integers(1, 4), "max_continuous": st.none() | st.integers(1, 3)}
     kept = st.sampled_from(((), (size - 1,)))
     made = st.builds(
-        dbprune, front=st.integers(0, size - 2), keep=kept, downsample=st.integers(1, 2), **numbers, **limits
+        dbprune, front=st.integers(0, max(size - 2, 0)), keep=kept, downsample=st.integers(1, 2), **numbers, **limits
     )
     beside = taylor(model, count) | guide_some(model, count)
     return made | st.builds(pure.compose, made, beside)

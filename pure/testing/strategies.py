@@ -21,7 +21,7 @@ from pure.testing.toys import CLOSED, experts_model, random_model, streams_model
 
 __all__ = ["batches", "denoisers", "plans", "situations", "states", "steps", "transforms"]
 
-UNDRAWN = ("compiled", "attention", "teacache")  # recipes that cost seconds, or fit few models
+UNDRAWN = ("compiled", "attention", "teacache", "seacache")  # recipes that cost seconds, or fit few models
 MOST_STEPS, MOST_SAMPLES = 6, 3
 
 
