@@ -66,10 +66,7 @@ def test_misuse_is_found_before_loading(puredit, unloaded, words, message):
         (("--dit-layerwise-offload", "true"), "stays on its device"),
         (("--vae-tiling",), "one piece"),
         (("--cache-dit-params", '{"cache_type": "SeaCache"}'), "this model packs them into tokens; write cache_type"),
-        (
-            ("--cache-dit-params", '{"cache_type": "DBPrune", "Fn_compute_blocks": 12}'),
-            "leave none to prune; make them",
-        ),
+        (("--cache-dit-params", '{"cache_type": "FORA", "cache_options": {"interval": 0}}'), "the interval must be a"),
         (("--enable-teacache", "--plan", "fast"), "--plan both say which steps to compute"),
         (("--enable-teacache", "--enable-cache-dit", "false"), "contradicts --enable-cache-dit false"),
         (("--trust-remote-code",), "never run"),
