@@ -149,17 +149,20 @@ def alone(words: list[str], folder: Path | None = None) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def gather(dtype: str, rounds: int, threads: int) -> dict:
-    """Measure everything in one dtype; return plain numbers."""
-    words = ["--dtype", dtype, "--rounds", str(rounds), "--threads", str(threads)]
+def runs(words: list[str]) -> dict:
+    """Return what a process finds out that lets all contestants run side by side."""
     with tempfile.TemporaryDirectory() as folder:
         found = alone([*words, "--alone"], Path(folder))
-    found["seconds"] = {name: typical(laps) for name, laps in found["seconds"].items()}
-    found["start"] = {}
+    return {**found, "seconds": {name: typical(laps) for name, laps in found["seconds"].items()}}
+
+
+def starts(words: list[str]) -> dict:
+    """Return what compiling costs each contestant, with an empty cache on disk and with a filled one."""
+    found = {}
     for name in STARTED:
         with tempfile.TemporaryDirectory() as folder:
-            found["start"][name] = [alone([*words, "--start", name], Path(folder)) for _ in range(2)]
-    return {"rounds": rounds, "threads": threads, "torch": torch.__version__, **found}
+            found[name] = [alone([*words, "--start", name], Path(folder)) for _ in range(2)]
+    return {"start": found}
 
 
 def tables(result: dict) -> str:
@@ -199,6 +202,7 @@ def main() -> None:
     found.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     found.add_argument("--seed", type=int, default=0, help="seed of the shuffling")
     found.add_argument("--dtype", choices=DTYPES, help="measure in one of them alone (default both)")
+    found.add_argument("--part", choices=("runs", "start"), help="measure this part again, and keep what is recorded")
     found.add_argument("--alone", action="store_true", help="be the process that compares: print its numbers as JSON")
     found.add_argument("--start", choices=STARTED, help="be a process that compiles one contestant: print its seconds")
     options = found.parse_args()
@@ -211,7 +215,11 @@ def main() -> None:
     kept = FOLDER / "compile.json"
     result: dict = json.loads(kept.read_text()) if kept.exists() else {}
     for dtype in (options.dtype,) if options.dtype else DTYPES:
-        result[dtype] = gather(dtype, options.rounds, options.threads)
+        words = ["--dtype", dtype, "--rounds", str(options.rounds), "--threads", str(options.threads)]
+        again: dict = {"rounds": options.rounds, "threads": options.threads, "torch": torch.__version__}
+        again = {} if options.part == "start" else {**again, **runs(words)}
+        again |= {} if options.part == "runs" else starts(words)
+        result[dtype] = {**result.get(dtype, {}), **again}
         publish(options.write, "performance.md", "compile", tables(result), result)
 
 

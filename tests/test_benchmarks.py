@@ -90,6 +90,7 @@ def test_a_run_of_recorded_steps_is_the_loop() -> None:
     assert replayed.computed == loop.computed and sum(loop.computed) == 8
 
 
+@pytest.mark.slow
 def test_everything_of_the_benchmark_of_compilation_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile, "BACKEND", "eager")
     made = gpu.build("cpu", side=4, text=5, **TINY)
