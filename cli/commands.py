@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pure.cli.export_options import EXPORT_FLAGS
+from pure.cli.interruption import raise_from_now_on
 from pure.cli.options import FLAGS, flag, group
 from pure.cli.parsing import Flag, FlagCommand
 from pure.cli.serve_options import SERVE_FLAGS, ServeCommand
@@ -25,21 +26,23 @@ def _command(
     help: str,
     *examples: str,
     cls: type[FlagCommand] = FlagCommand,
-    run: Callable[[dict[str, Any]], None] | None = None,
+    load: Callable[[], Callable[[dict[str, Any]], None]] | None = None,
 ) -> click.Command:
-    """Return a command that calls `run`, or `execute` of the module of its name, with the values of its flags."""
+    """Return a command that calls what `load` returns, or `execute` of the module of its name, with all its values."""
 
     def callback(**values: Any) -> None:
-        (run or importlib.import_module(f"pure.cli.{name}").execute)(values)
+        execute = load() if load else importlib.import_module(f"pure.cli.{name}").execute
+        raise_from_now_on()
+        execute(values)
 
     return cls(name, callback=callback, params=[*flags], short_help=short_help, help=help, examples=examples)
 
 
-def _generate(values: dict[str, Any]) -> None:
+def _generate() -> Callable[[dict[str, Any]], None]:
     from pure.cli import generate
     from pure.cli.command import make_command
 
-    generate.execute(make_command(values))
+    return lambda values: generate.execute(make_command(values))
 
 
 generate = _command(
@@ -49,7 +52,7 @@ generate = _command(
     "Make images or videos from prompts.",
     'puredit generate --prompt "a red apple on a blue background"',
     'puredit generate --prompt "a cat" "a dog" --seed 1 2 --cache-dit-config cache.yaml',
-    run=_generate,
+    load=_generate,
 )
 serve = _command(
     "serve",

@@ -3,7 +3,6 @@
 import errno
 import itertools
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import click
 import pure
 from pure.checks import nearest
 from pure.cli.commands import COMMANDS
+from pure.cli.interruption import INTERRUPTED, leave_at_once, was_asked
 from pure.cli.memory import keep_memory
 from pure.cli.parsing import WIDEST, CommandContext
 from pure.configs import ConfigError
@@ -22,8 +22,8 @@ from pure.engine.libraries import quiet_imports
 
 __all__ = ["main", "run"]
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes; 130 is what shells report after Ctrl-C."""
+FAILED, MISUSED = 1, 2
+"""Exit codes; see also `INTERRUPTED`."""
 
 
 class Commands(click.Group):
@@ -48,26 +48,15 @@ def puredit() -> None:
 
 for command in COMMANDS:
     puredit.add_command(command)
-interrupted = False
-"""Whether this process was asked to stop."""
 
 
 def main() -> None:
     """Run the command line and leave with its exit code; a request to terminate is an interruption."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    leave_at_once()
     _open_streams()
     quiet_imports()
     keep_memory(os.environ)
     sys.exit(run(sys.argv[1:]))
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Raise KeyboardInterrupt, and remember it: what is being imported may turn it into another error."""
-    global interrupted
-    interrupted = True
-    raise KeyboardInterrupt
 
 
 def _open_streams() -> None:
@@ -89,7 +78,7 @@ def run(words: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", INTERRUPTED, False)
     except Exception as error:
-        return _complain("interrupted", INTERRUPTED, debug) if interrupted else _failed(error, debug)
+        return _complain("interrupted", INTERRUPTED, debug) if was_asked() else _failed(error, debug)
 
 
 def _failed(error: Exception, debug: bool) -> int:

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from pure.cli import command as command_of
-from pure.cli import generate, main
+from pure.cli import generate, interruption, main
 from pure.engine.errors import Failure, Interrupted, Misuse
 from pure.models import NotFiniteError
 from tests.structure.source import ROOT
@@ -188,8 +188,9 @@ def test_what_an_interruption_became_of_is_an_interruption(monkeypatch, capsys, 
         except KeyboardInterrupt:
             raise error from None
 
-    monkeypatch.setattr(main, "interrupted", False)
-    before = signal.signal(signal.SIGINT, main._interrupt)
+    monkeypatch.setattr(interruption, "asked", [])
+    before = signal.signal(signal.SIGINT, interruption._leave)
+    interruption.raise_from_now_on()
     monkeypatch.setattr(main.puredit, "main", interrupted)
     try:
         assert main.run(["models"]) == 130
