@@ -112,6 +112,7 @@ def test_what_is_allowed(kind: ValueKind, value: Any, parsed: Any) -> None:
         (Nested(), ["a"], ""),
         (Nested(), {"a": math.inf}, ""),
         (Nested(), {1: "a"}, ""),
+        (Nested(), {"a": [1, math.inf]}, ""),
         (Nested(lists=True), ["a", 1], ""),
         (Callback(), "print", "leave the key out"),
     ],

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import pure
-from pure.configs import build, load_text, read_environment, read_request, resolve
+from pure.configs import Facts, build, load_text, read_environment, read_request, resolve
 from pure.configs.environment import PREFIX
 from pure.transforms import scm
 from tests.support.masks import COUNTS, MASKS
@@ -54,6 +54,23 @@ def test_the_other_short_runs_have_no_mask_and_say_so(steps):
     (rule,) = [part for part in getattr(transform, "transforms", ()) if isinstance(part, scm)]
     assert rule.source.mask(steps) is None
     assert rule.source.notes(steps)[0].text.startswith(f"there is no mask 'fast' for {steps} steps")
+
+
+@pytest.mark.parametrize("experts", [None, 1, 2])
+@pytest.mark.parametrize(
+    ("keys", "made"),
+    [
+        ("steps_computation_mask: fast", {"preset": "fast"}),
+        ("scm_compute_bins: [2], scm_cache_bins: [4]", {"compute_bins": (2,), "cache_bins": (4,)}),
+        ("steps_computation_mask: '110010'", {"mask": "110010"}),
+    ],
+)
+def test_a_mask_takes_steps_and_policy_of_its_expert(keys, made, experts):
+    """Two experts share the steps, so that a mask is not held against the number of all."""
+    text = f"cache_config: {{{keys}, num_inference_steps: 6, steps_computation_policy: static}}"
+    transform: Any = build(resolve(file=load_text(text), facts=Facts(experts=experts)))
+    (found,) = (part for part in transform.transforms if isinstance(part, scm))
+    assert found == scm(**made, policy="static", steps=None if experts == 2 else 6)
 
 
 def test_the_bins_of_the_page():

@@ -186,6 +186,12 @@ def test_contradictions_between_sources_name_both():
     assert "found 3 entries for num_inference_steps: 4 (c.yaml:1:62)" in text and "; give 4 entries" in text
 
 
+def test_contradictions_of_the_second_expert_are_found_too():
+    request = {"enable_taylorseer": True, "secondary": {"enable_dmd": True}}
+    with pytest.raises(ConfigError, match=r"enable_dmd: found a second calibrator besides .*enable_taylorseer"):
+        resolve(request=read_request(request))
+
+
 def test_flags_are_checked_and_named():
     with pytest.raises(ConfigError) as caught:
         read_flags(

@@ -104,6 +104,12 @@ def test_one_process_is_told_to_start_more_and_several_to_leave_a_size_open():
     assert "this run has 1 in each of 2 groups (dp); start with --num-gpus 6, or" in str(grouped)
 
 
+def test_one_size_is_open_and_the_others_are_numbers():
+    sizes = "{ulysses_size: auto, ring_size: 2, tp_size: auto}"
+    with pytest.raises(ConfigError, match=r"tp_size: found a second auto besides ulysses_size \(p\.yaml:1:\d+\)"):
+        load_text(f"parallelism_config: {sizes}", "p.yaml")
+
+
 def test_groups_share_nothing():
     assert parallel(settled(groups=2)).sizes == Sizes(dp=2)
     assert parallel(settled({"tp_size": 2}, 2, groups=3)).sizes == Sizes(tp=2, dp=3)

@@ -47,9 +47,12 @@ def test_front_and_back_may_be_all_blocks_and_no_more(blocks, count):
     assert len(found) == count and all("8 first and 1 last blocks, but the denoiser has 8" in text for text in found)
 
 
-@pytest.mark.parametrize(("steps", "count"), [(1, 1), (2, 0), (3, 1), (None, 0)])
-def test_a_mask_has_an_entry_for_every_step(steps, count):
-    found = refused("{steps_computation_mask: '10'}", steps=steps)
+@pytest.mark.parametrize(
+    ("steps", "experts", "count"), [(1, None, 1), (2, None, 0), (3, None, 1), (None, None, 0), (3, 1, 1), (3, 2, 0)]
+)
+def test_a_mask_has_an_entry_for_every_step(steps, experts, count):
+    """Of two experts each has steps of its own, which are not known yet."""
+    found = refused("{steps_computation_mask: '10'}", steps=steps, experts=experts)
     assert len(found) == count and all(f"2 entries, but the run has {steps} steps" in text for text in found)
 
 

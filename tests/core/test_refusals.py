@@ -10,11 +10,12 @@ import torch
 
 import pure
 from pure import Inputs, Step, fitting
+from pure.html import table
 from pure.noise import consecutive_seeds
 from pure.pieces import Fill, Kept, Middle, Stack
 from pure.testing.situation import Situation, same
 from pure.testing.toys import EXPERTS, RANDOM, STREAMS, OneStream
-from pure.transforms import dbcache, scm, taylorseer
+from pure.transforms import dbcache, guided, scm, taylorseer
 from pure.tree import leaves_with_paths
 from tests.support.flux import FLUX_DEV
 
@@ -290,3 +291,17 @@ def test_differences_beyond_fp16_are_kept(on: str) -> None:
         found = Fill((stream,))(OneStream(image=now), ((left,),), (torch.ones(1, 1),)).image
         exact = after.image.float() if on == "hidden" else now.float() + left
         assert found.dtype == torch.float16 and torch.equal(found, exact.clamp(-65504, 65504).half())
+
+
+def test_ranks_for_branches_of_guidance_have_no_effect_where_nothing_is_guided() -> None:
+    shared = attrs.evolve(RANDOM.first, branching=cast(Any, len))
+    (note,) = shared.notes(4)
+    assert note.text.startswith("processes for each branch of guidance have no effect, as nothing is guided")
+    assert guided(scale=2.0)(shared).notes(4) == ()
+
+
+def test_a_table_of_a_notebook_is_text() -> None:
+    assert table(("a<b",), [("<i>&",)], "<c>") == (
+        "<table><caption>&lt;c&gt;</caption><thead><tr><th>a&lt;b</th></tr></thead>"
+        "<tbody><tr><td>&lt;i&gt;&amp;</td></tr></tbody></table>"
+    )

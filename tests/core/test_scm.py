@@ -89,6 +89,7 @@ def test_bins() -> None:
     assert source.notes(4) == (Note("the bins cover 6 steps and are cut to the run's 4"),)
     assert source.notes(6) == ()
     assert scm(compute_bins=[1, 1, 1], cache_bins=[1]).source.mask(4) == (1, 0, 1, 1)
+    assert scm(compute_bins=[1], cache_bins=[1, 2]).source.mask(5) == (1, 0, 0, 0, 1)
 
 
 @pytest.mark.parametrize("huge", [10**9, 10**18, 10**40])
@@ -160,6 +161,8 @@ def test_masks_that_do_not_fit_are_refused_by_init() -> None:
     situation = Situation(model=RANDOM, transform=scm(mask="1101", policy="static"), seeds=(1,), count=5)
     with pytest.raises(ValueError, match="the mask 1101 has 4 entries, but the run has 5 steps"):
         situation.start()
+    with pytest.raises(ValueError, match=r"the mask 1{80}\.\.\. has 81 entries, but the run has 5"):
+        scm(mask="1" * 81).source.mask(5)
     late = Situation(model=RANDOM, transform=scm(mask="0101", policy="static"), seeds=(1,), count=4)
     with pytest.raises(
         ValueError, match=r"the static mask 0101 starts with 0, .*; start it with 1 or use policy='dynamic'"

@@ -269,6 +269,8 @@ def test_options_of_the_core_have_the_fields_of_their_transforms() -> None:
         ),
         (dbcache(max_cached=None), dbcache(max_cached=5), r"a limit is set twice, to none and to Total\(limit=5\)"),
         (dbcache(max_cached=5), dbcache(max_cached=None), r"a limit is set twice, to Total\(limit=5\) and to none"),
+        (dbcache(max_continuous=3), dbcache(max_continuous=None), r"to Continuous\(limit=3\) and to none"),
+        (dbcache(max_accumulated=None), dbcache(max_accumulated=2.0), r"to none and to Accumulated\(limit=2.0\)"),
         (dbcache(downsample=1), dbcache(downsample=2), "probe is set twice, to Probe.* and to Probe"),
         (
             taylorseer(order=1),
@@ -309,7 +311,7 @@ def test_compose_flattens_and_prints_as_typed() -> None:
     assert hash(nested) == hash(pure.compose(one, two, three))
     assert pure.compose(one) is one and pure.compose() == pure.identity
     assert eval(repr(nested), {**vars(pure), **vars(transforms)}) == nested
-    assert repr(pure.identity) == "identity"
+    assert repr(pure.identity) == "identity" and repr(dbcache(threshold=float("0.24"))) == "dbcache()"
     assert pure.compose(one, two) != pure.compose(two, one), "recipes differ; plans do not"
     assert pure.compose(one, two)(DENOISER) == pure.compose(two, one)(DENOISER)
 

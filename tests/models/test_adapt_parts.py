@@ -11,7 +11,7 @@ from pure.models import CheckpointError
 from pure.models.adapt.adapt import adapt
 from pure.models.adapt.arguments import has_samples, pack, padded, unpack
 from pure.models.adapt.search import discover, search
-from pure.models.adapt.structure import copied, lists
+from pure.models.adapt.structure import copied, described, lists
 from tests.support.generic import Draw
 
 DRAW = Draw(0)
@@ -122,6 +122,16 @@ def test_a_copy_that_calls_something_else_runs_no_hooks_of_the_original() -> Non
     assert len(seen) == 2
 
 
+def test_modules_of_other_settings_or_types_are_other_functions() -> None:
+    plain = described(torch.nn.LayerNorm(4, eps=1e-5))
+    assert plain == described(torch.nn.LayerNorm(4, eps=1e-5))
+    others = [torch.nn.LayerNorm(4, eps=1e-6), torch.nn.LayerNorm(4).to(torch.bfloat16), torch.nn.LayerNorm(5)]
+    others += [torch.nn.LayerNorm(4, bias=False), torch.nn.RMSNorm(4, eps=1e-5)]
+    assert plain not in [described(other) for other in others]
+    pair = [described(torch.nn.Sequential(torch.nn.LayerNorm(4), one)) for one in others]
+    assert len(set(map(repr, pair))) == len(others)
+
+
 class Block(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +149,7 @@ class Double(torch.nn.Module):
         self.block = Block()
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
-        return self.block(x) + y.mean(1, keepdim=True), self.block(y)
+        return self.block(x) + y.mean(1, keepdim=True), self.block(y), None
 
 
 class Joins(torch.nn.Module):
@@ -159,7 +169,7 @@ class Joins(torch.nn.Module):
     def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> tuple:
         x, y = hidden_states * timestep.view(-1, 1, 1), text * 2
         for block in self.inner.body.pairs:
-            x, y = block(x, y)
+            x, y, _ = block(x, y)
         x = torch.cat([y, x], 1) if self.positional else torch.cat([y, x], dim=1)
         for block in self.inner.body.singles:
             x = block(x)

@@ -13,6 +13,7 @@ from pure.models.checkpoint.weights import Stored
 from pure.models.hunyuan_video.pipeline import HunyuanVideoPipeline
 from pure.models.qwen_image.text import DESCRIBE, DROPPED, LONGEST, TextReader
 from pure.models.request import MOST_PROMPTS, prompts
+from pure.models.wan.pipeline import _images
 from pure.models.z_image.pipeline import ZImagePipeline
 from pure.testing.situation import Model
 from tests.support import hunyuan_video, wan
@@ -73,6 +74,26 @@ def test_z_image_is_guided_above_zero(given: float | None, scale: float | None) 
     pipe: Any = SimpleNamespace(cfg="guidance_scale", scale=lambda request, name: 5.0 if given is None else given)
     found = ZImagePipeline.guidance(pipe, SimpleNamespace())  # type: ignore[arg-type]
     assert (found and found.scale) == scale
+
+
+FROM_TEXT, FROM_PICTURE, OWN_TIMES = "text-to-video", "image-to-video", {"expand_timesteps": True}
+EMBEDDED = {"image_dim": 24, "added_kv_proj_dim": 40 * 128}
+
+
+@pytest.mark.parametrize(
+    ("task", "index", "config", "count"),
+    [
+        (FROM_TEXT, {}, {}, (0, 0)),
+        (FROM_TEXT, OWN_TIMES, {}, (0, 1)),
+        (FROM_PICTURE, OWN_TIMES, {}, (1, 1)),
+        (FROM_PICTURE, {}, {}, (1, 2)),
+        (FROM_PICTURE, {}, EMBEDDED, (1, 1)),
+        (FROM_PICTURE, {}, {**EMBEDDED, "pos_embed_seq_len": 10}, (2, 2)),
+    ],
+)
+def test_the_pictures_that_wan_takes(task: str, index: Any, config: Any, count: tuple[int, int]) -> None:
+    found: Any = SimpleNamespace(kind=SimpleNamespace(task=task), index=index, transformer=config)
+    assert _images(found) == count
 
 
 FAMILIES = (FLUX_DEV, FLUX2_DEV, OVIS, QWEN_IMAGE, Z_IMAGE, *wan.MODELS, *hunyuan_video.MODELS)

@@ -1,6 +1,7 @@
 """The loop of the README, word for word, on every kind of pipeline: to the bits of `Pipeline.generate`."""
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 import pure
 from pure.models import NotFiniteError, load_pipeline
+from pure.models.checkpoint.description import describe
 from pure.transforms import dbcache, scm, taylorseer
 from tests.structure.source import ROOT
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, tiny, wan_pipelines
@@ -87,6 +89,8 @@ def test_the_loop_of_the_readme(kind: str, tmp_path: Path, monkeypatch: pytest.M
     assert torch.equal(pipeline.finished(latents, request), made.latents)
     assert torch.equal(pipeline.pixels(latents, request), made.pixels)
     assert (request.negative_prompts is not None) == (pipeline.guidance(request) is not None)
+    sizes = describe(tmp_path / "checkpoint").sizes
+    assert sizes.latents(request.height, request.width, request.frames) == math.prod(pipeline.shape(request))
     skipped = [not flag for info in made.infos for flag in info.computed]
     assert any(skipped) and not all(skipped)
     with Image.open(tmp_path / "apple.png") as picture:

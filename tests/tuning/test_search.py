@@ -73,9 +73,9 @@ def test_the_shortest_path_is_the_best_of_all_masks(seed: int, depth: int) -> No
 
 
 def test_the_cost_of_a_gap_is_how_far_its_steps_push_together() -> None:
-    vectors, moves = residuals(1), [-0.1] * 8
+    vectors, moves = residuals(1), [-0.1 * (1 + step) for step in range(8)]
     gram, scale = gram_matrix(vectors), float(np.square(vectors).sum(1).mean())
-    off = sum(-0.1 * (vectors[t] - vectors[2]) for t in (3, 4))
+    off = sum(moves[t] * (vectors[t] - vectors[2]) for t in (3, 4))
     assert gap_cost(gram, moves)((2,), 5) * scale == pytest.approx(float(np.square(off).sum()), rel=1e-9)
     assert gap_cost(gram, moves)((2, 1), 3) == 0.0
 
