@@ -159,7 +159,7 @@ def test_calibrators_of_every_name(values, predictor):
         (
             {"cache_type": "TeaCache"},
             Facts(denoiser=adder([1.0])[0]),
-            "which only FLUX.1, HunyuanVideo and Wan say wha",
+            "teacache measures the modulated input of the",
         ),
         (
             {"cache_type": "Budget", "cache_options": {"back": 2}},
