@@ -98,9 +98,9 @@ def test_a_norm_of_parts_is_that_of_fp64(dtype, size):
     assert [part.shape[-1] for part in parts] == [6, 4], "whole heads of two features, the first rank one more"
     found = torch.cat(parts, dim=-1)
     assert found.dtype == dtype
-    # Rounded once at the end; in fp32 and wider a few times on the way.
+    # Rounded once at the end, by half a step at most; in fp32 and wider a few times on the way.
     error = (found.double() - exact).abs() / exact.abs().clamp(min=1e-3)
-    assert float(error.max()) <= torch.finfo(dtype).eps * (1 if dtype.itemsize == 2 else 8)
+    assert float(error.max()) <= torch.finfo(dtype).eps * (0.51 if dtype.itemsize == 2 else 8)
 
 
 def test_a_part_knows_the_width_of_the_whole_and_its_own_type():
