@@ -79,7 +79,7 @@ def test_tensors_leave_a_step_and_go_into_a_file_contiguous(tmp_path):
     turned = torch.arange(6.0).reshape(2, 3).T
     export._save(tmp_path / "a.safetensors", {"a": turned}, {"of": "me"})
     assert torch.equal(load_file(tmp_path / "a.safetensors")["a"], turned)
-    state = Moved(prepared={"text": torch.ones(1)}, carry=(turned,), counts=torch.zeros(1))
+    state: Any = Moved(prepared={"text": torch.ones(1)}, carry=(turned,), counts=torch.zeros(1))
     seen: list[Any] = []
 
     def step(bound: Any, before: Any, inputs: Any) -> Any:

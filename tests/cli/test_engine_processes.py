@@ -30,7 +30,8 @@ from pure.testing import toys
 
 def recipe(number: int = 0, plain: Any = "plain", denoiser: Any = None) -> Recipe:
     rest: dict[str, Any] = {"request": None, "caching": number, "fps": None, "notes": (), "idle": ()}
-    return Recipe(order=Order(fps=number), denoiser=denoiser or ("cached", number), plain=plain, **rest)
+    rest["denoiser"] = denoiser or ("cached", number)
+    return Recipe(order=Order(fps=number), plain=plain, **rest)
 
 
 def made(asked: list[Any]) -> Maker:

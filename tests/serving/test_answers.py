@@ -132,6 +132,7 @@ def test_files_of_an_edit_come_before_its_urls_and_are_kept(site, tmp_path):
 
 
 def until(at: Any, id: str, status: str) -> Any:
+    found = None
     for _ in range(2000):
         found = at.client.get(f"/v1/videos/{id}").json()
         if found["status"] == status:
