@@ -39,7 +39,7 @@ def test_numbers_are_finite_and_written_in_digits(puredit, unloaded, typed):
             ("--warmup-mode", "request", "--warmup-resolutions", "32x31"),
             "--warmup-resolutions: height 31 is not a positive multiple of 4 pixels; the nearest size is 32",
         ),
-        (("--height", "16000", "--width", "16000"), "16000 x 16000 pixels, at most 67108864"),
+        (("--height", "16000", "--width", "16000"), "16000 x 16000 pixels are latents of 64,000,000 numbers"),
         (("--batch-size", "1000000000"), "is not a whole number from 1 to 1024"),
         (("--num-inference-steps", "1000000000"), "is not a whole number from 1 to 10000"),
         (("--num-frames", "1000000000"), "is not a whole number from 1 to 10000"),
