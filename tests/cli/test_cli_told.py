@@ -138,14 +138,10 @@ def test_files_are_listed_where_there_are_some(capsys):
 # ------------------------------------------------------------------------------ the process
 
 
-@pytest.mark.parametrize("ignored", [False, True])
-def test_a_program_ends_with_the_code_of_its_command(monkeypatch, ignored):
-    """An interruption that is ignored, as in the background of a shell, stays so."""
+def test_a_program_ends_with_the_code_of_its_command(monkeypatch):
     set_up: list[Any] = []
-    handler = signal.SIG_IGN if ignored else signal.default_int_handler
-    monkeypatch.setattr(main.signal, "getsignal", lambda number: handler)
     monkeypatch.setattr(main, "run", lambda words: set_up.append(words) or 3)
-    monkeypatch.setattr(main.signal, "signal", lambda *each: set_up.append(each))
+    monkeypatch.setattr(main, "leave_at_once", lambda: set_up.append("interrupted"))
     monkeypatch.setattr(main, "quiet_imports", lambda: set_up.append("quiet"))
     monkeypatch.setattr(main, "keep_memory", lambda environ: set_up.append(environ is os.environ))
     monkeypatch.setattr(sys, "argv", ["puredit", "models", "--json"])
@@ -153,16 +149,11 @@ def test_a_program_ends_with_the_code_of_its_command(monkeypatch, ignored):
         monkeypatch.setattr(sys, name, None)
     with pytest.raises(SystemExit) as ended:
         main.main()
-    monkeypatch.setattr(main, "interrupted", False)
-    with pytest.raises(KeyboardInterrupt):
-        main._interrupt(signal.SIGTERM, None)
-    assert main.interrupted
     opened = (sys.stdout, sys.stderr)
     assert ended.value.code == 3 and [stream.write("x") for stream in opened] == [1, 1]
     for stream in opened:
         stream.close()
-    heard = [signal.SIGTERM] if ignored else [signal.SIGINT, signal.SIGTERM]
-    assert set_up == [*((number, main._interrupt) for number in heard), "quiet", True, ["models", "--json"]]
+    assert set_up == ["interrupted", "quiet", True, ["models", "--json"]]
 
 
 def test_a_full_disk_is_that_of_a_file_where_one_is_named(monkeypatch, capsys):

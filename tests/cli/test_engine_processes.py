@@ -237,7 +237,7 @@ def test_processes_are_divided_among_groups_and_hosts(wanted, groups, hosts, cou
     ("wanted", "groups", "hosts", "message"),
     [
         (2, 4, 1, "--dp-size 4: 2 processes cannot be divided into 4 equal groups; write --num-gpus 4, or leave"),
-        (3, 1, 2, "--num-gpus 3 is that of all 2 hosts .--nnodes., and they share alike; write 4"),
+        (3, 1, 2, "--num-gpus 3 is for all 2 hosts .--nnodes., which have equal numbers of them; write 4"),
         (6, 1, 2, "--num-gpus 6, 3 on each of 2 hosts: this machine shows 2 GPUs; write --num-gpus 4 or leave it out"),
         (3, 1, 1, "--num-gpus 3: this machine shows 2 GPUs; write --num-gpus 2 or leave it out"),
     ],

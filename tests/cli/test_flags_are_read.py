@@ -12,6 +12,7 @@ from pure.cli import command as command_of
 from pure.cli import export, generate, serve, tune
 from pure.distributed import Sizes
 from pure.engine.checkpoint import Checkpoint
+from pure.engine.unsupported import FLAGS as UNSUPPORTED
 from tests.cli.test_cli_words import values
 
 ELSEWHERE = {"config", "debug"}
@@ -74,10 +75,14 @@ def test_serve_reads_its_flags(read, monkeypatch):
     monkeypatch.setattr("pure.serving.http.server.run", Mock())
     monkeypatch.setattr(serve, "open_engine", lambda *_: engine)
     monkeypatch.setattr(serve, "spread", Mock())
+    refused: list[Any] = []
+    monkeypatch.setattr(serve, "refuse", refused.append)
     given, unread = read("serve", "--nnodes", "1")
     serve.execute(given)
     serve._spread(SimpleNamespace(values=given, checkpoint=Mock(), taken=None), Sizes(tp=2), None)  # type: ignore[arg-type]
-    assert unread() == ELSEWHERE | NOTHING
+    (copied,) = refused
+    assert set(copied) == set(given), "what is not supported is read, and refused, from a copy"
+    assert unread() - set(UNSUPPORTED) == ELSEWHERE | NOTHING
 
 
 def test_tune_reads_its_flags(read, monkeypatch):
