@@ -83,10 +83,11 @@ class HeadsConfig(TransformerConfig):
     """A config with the fields that most diffusers transformers share.
 
     Attributes:
-        rotary: name of the field with the widths of the rotary embedding, one for each axis.
+        rotary: name of the field with the widths of the rotary embedding, one for each of `axes`.
     """
 
     rotary: ClassVar[str] = "axes_dims_rope"
+    axes: ClassVar[int] = 3
 
     in_channels: int
     out_channels: int | None
@@ -106,11 +107,15 @@ class HeadsConfig(TransformerConfig):
 
     def check(self) -> None:
         """Refuse a rotary embedding that is not as wide as a head; see the base."""
-        axes = getattr(self, self.rotary)
-        if sum(axes) != self.attention_head_dim:
-            raise CheckpointError(
-                f"{self.rotary} {axes} sums to {sum(axes)}; it must sum to attention_head_dim {self.attention_head_dim}"
-            )
+        check_axes(self.rotary, getattr(self, self.rotary), self.axes, "attention_head_dim", self.attention_head_dim)
+
+
+def check_axes(name: str, widths: tuple[int, ...], axes: int, whole: str, width: int) -> None:
+    """Refuse widths of a rotary embedding that are not pairs of features of every axis, or not a head together."""
+    if len(widths) != axes or any(each % 2 for each in widths) or sum(widths) != width:
+        raise CheckpointError(
+            f"{name} {widths} must be {axes} even numbers, one for each axis, that sum to {whole} {width}"
+        )
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:

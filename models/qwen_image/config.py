@@ -46,12 +46,7 @@ class QwenImageConfig(HeadsConfig):
         for option, reason in REFUSED.items():
             if getattr(self, option):
                 raise CheckpointError(f"{option} is set, which is not implemented: {reason}")
-        axes, width = self.axes_dims_rope, self.attention_head_dim
-        if len(axes) != 3 or sum(axes) != width or any(axis % 2 for axis in axes):
-            raise CheckpointError(
-                f"axes_dims_rope {axes} should be three even numbers (frame, row, column) that sum to "
-                f"attention_head_dim {width}"
-            )
+        super().check()
 
 
 def sharding(config: QwenImageConfig) -> Sharding:

@@ -2,7 +2,7 @@
 
 import attrs
 
-from pure.models.common.config import TransformerConfig
+from pure.models.common.config import TransformerConfig, check_axes
 from pure.models.common.placements import placements
 from pure.models.errors import CheckpointError
 from pure.sharding import Part, Sharding
@@ -47,13 +47,9 @@ class ZImageConfig(TransformerConfig):
             )
         if not self.n_heads or self.dim % self.n_heads:
             raise CheckpointError(f"dim {self.dim} must be a multiple of n_heads {self.n_heads}")
-        axes, width = self.axes_dims, self.heads.width
-        if sum(axes) != width:
-            raise CheckpointError(f"axes_dims {axes} sums to {sum(axes)}; it must sum to dim / n_heads = {width}")
-        if any(axis % 2 for axis in axes):
-            raise CheckpointError(f"axes_dims {axes} must be even: features are rotated in pairs")
-        if len(axes) != 3 or len(self.axes_lens) != 3:
-            raise CheckpointError(f"axes_dims {axes} and axes_lens {self.axes_lens} must have 3 entries each")
+        check_axes("axes_dims", self.axes_dims, 3, "dim / n_heads =", self.heads.width)
+        if len(self.axes_lens) != 3:
+            raise CheckpointError(f"axes_lens {self.axes_lens} must have 3 entries, as axes_dims has")
         sizes = self.all_patch_size, self.all_f_patch_size
         if len(sizes[0]) != len(sizes[1]) or (PATCH, 1) not in zip(*sizes, strict=False):
             raise CheckpointError(

@@ -147,7 +147,7 @@ def test_a_damaged_file_is_named(folder, file, damage):
         ("model_index.json", changed(transformer=3), "transformer is a None; supported: FluxTransformer2DModel"),
         ("transformer/config.json", changed(num_layers="2"), "num_layers is '2'; it must be"),
         ("transformer/config.json", changed(num_layers=-1), "num_layers is -1; it must be"),
-        ("transformer/config.json", changed(axes_dims_rope=[4, 4]), "it must sum to attention_head_dim 16"),
+        ("transformer/config.json", changed(axes_dims_rope=[4, 4]), "that sum to attention_head_dim 16"),
         ("transformer/config.json", changed(attention_head_dim=[16]), r"attention_head_dim is \[16\]; it must be"),
         ("transformer/config.json", changed(num_layers=3), "do not fit its config.json"),
         ("scheduler/scheduler_config.json", changed(shift="x"), r"Schedule\(shift='x'\): the shift must be a finite"),

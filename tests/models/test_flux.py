@@ -124,7 +124,12 @@ def test_attention_is_an_argument():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"axes_dims_rope": (4, 4, 4)}, r"axes_dims_rope \(4, 4, 4\) sums to 12; it must sum to attention_head_dim 16"),
+        (
+            {"axes_dims_rope": (4, 4, 4)},
+            r"axes_dims_rope \(4, 4, 4\) must be 3 even .* that sum to attention_head_dim 16",
+        ),
+        ({"axes_dims_rope": (5, 5, 6)}, r"axes_dims_rope \(5, 5, 6\) must be 3 even numbers, one for each axis"),
+        ({"axes_dims_rope": (8, 8)}, r"axes_dims_rope \(8, 8\) must be 3 even numbers"),
         ({"_class_name": "Flux2Transformer2DModel"}, "the transformer is a Flux2Transformer2DModel; supported is Flux"),
         ({"qk_clip": 3}, "sets qk_clip, which is not implemented; known are patch_size, in_channels"),
     ],

@@ -182,7 +182,7 @@ def test_attention_is_an_argument():
     [
         (
             {"axes_dims_rope": (4, 4, 4, 2)},
-            r"axes_dims_rope \(4, 4, 4, 2\) sums to 14; it must sum to attention_head_dim 16",
+            r"axes_dims_rope \(4, 4, 4, 2\) must be 4 even numbers, .* that sum to attention_head_dim 16",
         ),
         ({"_class_name": "FluxTransformer2DModel"}, "the transformer is a FluxTransformer2DModel; supported is Flux2"),
         ({"eps": 1e-5}, "eps is 1e-05, which is not implemented; it must be 1e-06"),

@@ -240,7 +240,10 @@ def test_equal_configs_give_equal_denoisers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_axes_dim": (4, 4, 4)}, r"rope_axes_dim \(4, 4, 4\) sums to 12; it must sum to attention_head_dim 16"),
+        (
+            {"rope_axes_dim": (4, 4, 4)},
+            r"rope_axes_dim \(4, 4, 4\) must be 3 even .* that sum to attention_head_dim 16",
+        ),
         ({"_class_name": "HunyuanVideo15Transformer3DModel"}, "is a HunyuanVideo15Transformer3DModel; supported is Hu"),
         ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'; implemented is 'rms_norm'"),
         ({"image_condition_type": "crossfade"}, "'crossfade'; implemented are None .*'latent_concat' and 'token_repl"),

@@ -211,10 +211,10 @@ def test_attention_is_an_argument():
     [
         (
             {"axes_dims_rope": (4, 4, 4)},
-            r"axes_dims_rope \(4, 4, 4\) should be three even numbers .* that sum to .* 32",
+            r"axes_dims_rope \(4, 4, 4\) must be 3 even numbers, .* that sum to .* 32",
         ),
-        ({"axes_dims_rope": (8, 11, 13)}, r"axes_dims_rope \(8, 11, 13\) should be three even numbers"),
-        ({"axes_dims_rope": (16, 16)}, r"axes_dims_rope \(16, 16\) should be three even numbers"),
+        ({"axes_dims_rope": (8, 11, 13)}, r"axes_dims_rope \(8, 11, 13\) must be 3 even numbers"),
+        ({"axes_dims_rope": (16, 16)}, r"axes_dims_rope \(16, 16\) must be 3 even numbers"),
         (
             {"guidance_embeds": True},
             "guidance_embeds is set, .*no parameters to embed a guidance scale with; set it to",

@@ -209,9 +209,10 @@ def test_attention_is_an_argument():
     ("changes", "message"),
     [
         ({"siglip_feat_dim": 1152}, "siglip_feat_dim is 1152: the omni variant, .* is not implemented; use a text-to"),
-        ({"axes_dims": [4, 4, 4]}, r"axes_dims \(4, 4, 4\) sums to 12; it must sum to dim / n_heads = 16"),
-        ({"axes_dims": [5, 5, 6]}, r"axes_dims \(5, 5, 6\) must be even"),
-        ({"axes_dims": [8, 8]}, r"axes_dims \(8, 8\) and axes_lens .* must have 3 entries each"),
+        ({"axes_dims": [4, 4, 4]}, r"axes_dims \(4, 4, 4\) must be 3 even numbers, .* that sum to dim / n_heads = 16"),
+        ({"axes_dims": [5, 5, 6]}, r"axes_dims \(5, 5, 6\) must be 3 even"),
+        ({"axes_dims": [8, 8]}, r"axes_dims \(8, 8\) must be 3 even numbers, one for each axis"),
+        ({"axes_lens": [8, 8]}, r"axes_lens \(8, 8\) must have 3 entries, as axes_dims has"),
         ({"n_heads": 5}, "dim 64 must be a multiple of n_heads 5"),
         (
             {"all_patch_size": (4,)},
