@@ -10,14 +10,17 @@ from typing import Any
 from unittest.mock import Mock
 
 import attrs
+import numpy as np
 import pytest
 import rich.console
 
 from pure.cli import generate
 from pure.cli.dealing import Dealer
+from pure.cli.made import Made
 from pure.cli.screen import Screen
 from pure.distributed import Sizes
 from pure.engine.errors import Failure, Misuse
+from pure.engine.result import Result
 from pure.engine.sample import Sample
 from pure.engine.weights import ComponentWeights
 from pure.models import NotFiniteError
@@ -75,6 +78,22 @@ def test_every_result_of_a_batch_has_its_share_and_its_file(monkeypatch):
                      ("2-plain.png", "frames 2", 8), ("2-plain-frames", "frames 2")]  # fmt: skip
     hand.denoise.assert_called_once()
     assert hand.denoise.call_args.args[:3] == ("", recipe, SAMPLES[:3])
+
+
+def test_a_comparison_lists_both_files_and_compares_only_what_both_made():
+    out = io.StringIO()
+    screen = Screen(rich.console.Console(file=out, width=100), NOWHERE, quiet=True)
+    frames = np.zeros((1, 8, 8, 3), np.float32)
+    wrong = NotFiniteError({0: "not finite"})
+    cached, plain = (
+        [Result(sample=each, frames=frames, infos=(), step_seconds=(seconds,)) for each in SAMPLES[:3]]
+        for seconds in (1.0, 2.0)
+    )
+    found = list(generate._make(given(compare=True), iter([[*cached[:2], wrong], [plain[0], wrong, plain[2]]]), screen))
+    assert out.getvalue().split() == ["0.png", "1.png", "0-without-cache.png", "2-without-cache.png"]
+    assert found[1:] == [wrong, wrong] and isinstance(found[0], Made)
+    assert (found[0].result, found[0].plain) == (cached[0], plain[0])
+    assert found[0].comparison is not None and found[0].comparison.ratio == 2.0
 
 
 def test_results_of_others_are_finished_when_something_stops(monkeypatch):

@@ -96,6 +96,16 @@ def test_help_is_readable_at_any_width(shown, name, columns):
     assert examples.splitlines() == [f"  {example}" for example in found.examples]  # pyright: ignore
 
 
+def test_a_wide_help_says_beside_a_name_what_a_narrow_one_says_below_it(shown):
+    """Beside it in one column; names that reach into that have it below, in the same column."""
+    said = "Denoising steps."
+    (wide,) = [line for line in shown("generate", "--help").splitlines() if said in line]
+    (narrow,) = [line for line in shown("generate", "--help", columns=60).splitlines() if said in line]
+    assert 30 < wide.index(said) < 40 and narrow.index(said) < 8 and narrow.strip().startswith(said)
+    columns = {len(line) - len(line.lstrip()) for line in shown("generate", "--help").splitlines()}
+    assert max(columns) == wide.index(said), "what goes on in a second line stands below the first"
+
+
 def test_version(shown):
     assert shown("-V") == shown("--version") == f"puredit, version {pure.__version__}\n"
 

@@ -37,7 +37,9 @@ def test_a_wide_screen_has_columns_and_a_narrow_one_paragraphs():
 
 def test_a_table_without_a_head():
     rows = [("seconds", "2.51 denoising, 2.96 with text and decoding"), ("steps computed", "5 of 6")]
-    assert "steps computed   5 of 6" in printed(80, ("", ""), rows)
+    text = printed(80, ("", ""), rows)
+    assert "steps computed   5 of 6" in text and "─" not in text, "no line below a head that is not there"
+    assert "─" in printed(80)
     assert "steps computed\n  5 of 6" in "\n".join(line.rstrip() for line in printed(28, ("", ""), rows).splitlines())
 
 

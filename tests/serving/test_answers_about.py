@@ -52,6 +52,12 @@ def test_everything_that_is_said_of_the_server(site, video):
     assert recipe.caching.effective.facts == attrs.evolve(facts, steps=9)
 
 
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+def test_there_are_no_pages_that_load_code_from_elsewhere(site, path):
+    answer = site().client.get(path)
+    assert answer.status_code == 404 and "error" in answer.json()
+
+
 def test_health_before_while_and_after_requests_are_taken(site):
     at = site(run=False)
     alive = "pure.serving.worker.Worker.alive"

@@ -168,6 +168,25 @@ def test_a_result_that_cannot_be_made_fails_alone(work, error, said):
     assert made.worker.running == 0 and len(made.logged) == 1
 
 
+def test_processes_that_are_lost_while_one_sample_is_decoded_stop_the_worker(work):
+    lost = RuntimeError("process 1 was killed")
+    made = work(Hand(finish=[lost]), batch=2)
+    futures = [made.worker.submit(job(prompt)) for prompt in "ab"]
+    made.run()
+    assert made.worker.lost is lost and [each.result().status for each in futures] == ["failed"] * 2
+    assert made.hand.did[-1] == ("finish", 0), "the other sample is not asked for"
+
+
+def test_nothing_is_started_for_a_sample_that_nobody_wants_any_more(work):
+    """Two prompts that fit into no batch are made one after the other; the second is cancelled meanwhile."""
+    one, other = job("a"), job("b")
+    made = work(Hand(start=[ValueError("unlike")], step=[lambda: made.worker.jobs.cancel(other.id)]), batch=2)
+    futures = [made.worker.submit(each) for each in (one, other)]
+    made.run()
+    assert [each.result().status for each in futures] == ["completed", "cancelled"]
+    assert [args for name, *args in made.hand.did if name == "start"] == [[["a", "b"]], [["a"]]]
+
+
 def test_processes_that_are_lost_stop_the_worker(work):
     lost = RuntimeError("process 1 was killed")
     later: list[Any] = []

@@ -182,6 +182,7 @@ def test_wrong_budgets(given: Any, message: str) -> None:
     [
         ({"refine": "all"}, "refine='all': choose one of none, swaps, gradient"),
         ({"fit": 0}, "fit=0: a whole number of 1 to 1000 prompts"),
+        ({"fit": 1001}, "fit=1001: a whole number of 1 to 1000 prompts"),
         ({"held_out": True}, "held_out=True"),
         ({"depth": 9}, "depth=9: a whole number of 1 to 8"),
         ({"front": 12}, r"front=\[12\]: whole numbers of 0 to 11, the denoiser has 12 blocks"),
