@@ -147,7 +147,7 @@ def _in_fp32(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     with graph.inserting_before(node):
         args = [converted(each, torch.float32) for each in node.args]
         kwargs = {name: converted(each, torch.float32) for name, each in node.kwargs.items()}
-        wide = graph.call_function(node.target, tuple(args), kwargs)
+        wide = graph.create_node("call_function", node.target, tuple(args), kwargs)
         wide.meta["example_value"] = value.to(torch.float32)
         made = converted(wide, torch.bfloat16)
     node.replace_all_uses_with(made)

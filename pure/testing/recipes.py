@@ -174,7 +174,7 @@ def modes(model: Model, count: int) -> Strategy:
     """Dynamic mode decomposition over a mask that computes its first steps, or over a cache."""
     choices = {"on": st.sampled_from(("residual", "hidden")), "streams": st.sampled_from((None, "all"))}
     made = st.builds(
-        dmd, history=st.integers(4, 6), rank=st.integers(0, 2), ridge=st.sampled_from((1e-8, 1e-3)), **choices
+        dmd, history=st.integers(4, 6), rank=st.integers(0, 2), ridge=st.sampled_from((1e-8, 1e-6)), **choices
     )
     late = st.just(scm(mask=((1, 1, 1, 1, 0, 0) * count)[:count], policy="static"))
     return st.builds(pure.compose, late | _dbcache(model, count, warmup=st.just(4), threshold=st.just(0.9)), made)

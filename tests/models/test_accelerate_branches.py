@@ -148,7 +148,7 @@ def test_steps_are_those_that_are_left_of_the_schedule():
 def test_a_branch_that_never_ran_has_nothing_to_say_and_models_are_let_go():
     idle: Any = SimpleNamespace(label="/0", infos=[], finite=[], model=SimpleNamespace(note="", denoiser=None))
     component: Any = SimpleNamespace(name="transformer", branches=[idle], count=4, plain=["too short"])
-    report = PipelineCall(session=Session(None, {}), components={"transformer": component}).finished()
+    report = PipelineCall(Session(None, {}), (print, (), {}), {"transformer": component}).finished()
     assert report.branches == {"transformer/0": ()} and report.plain == ("too short",)
     session = Session(pipe(dict()), {}, models={("key",): idle.model})
     session.close()
