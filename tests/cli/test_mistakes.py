@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
@@ -218,19 +219,22 @@ def test_a_mistake_of_ours_says_where_it_is_on_demand(puredit, monkeypatch):
 def test_control_c_in_a_process_of_its_own(checkpoint, tmp_path):
     words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", "--num-outputs", "5000", *FEW]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pure.cli.main", *words],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell that runs the tests in the background has them ignore the signal, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert process.stdout is not None
-    listed = [process.stdout.readline() for _ in range(2)]
+    said = tmp_path / "said"  # a pipe that was read by lines would keep some from who reads the rest
+    with said.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pure.cli.main", *words],
+            cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.PIPE, text=True,
+            # A shell that runs the tests in the background has them ignore the signal, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+    while len(said.read_text().splitlines()) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    err = process.communicate(timeout=120)[1]
     assert process.returncode == 130, err
     assert "error: interrupted after" in err and "Traceback" not in err
-    listed = [line.strip() for line in [*listed, *out.splitlines()] if line.startswith("outputs/")]
+    listed = [line for line in said.read_text().splitlines() if line.startswith("outputs/")]
     assert sorted(listed) == sorted(f"outputs/{name}" for name in os.listdir(tmp_path / "outputs"))
     for name in listed:
         with Image.open(tmp_path / name) as image:

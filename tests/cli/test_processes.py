@@ -220,19 +220,22 @@ def test_under_torchrun_on_two_hosts(checkpoint, tmp_path):
 def test_an_interruption_keeps_what_is_finished(checkpoint, tmp_path, sent, to_all):
     """Ctrl-C reaches every process of a terminal; a request to terminate the one that was started, or all of them."""
     words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", "--num-outputs", "5000", *FEW]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pure.cli.main", *words, "--num-gpus", "2"],
-        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert process.stdout is not None
-    listed = [process.stdout.readline() for _ in range(2)]
+    said = tmp_path / "said"  # a pipe that was read by lines would keep some from who reads the rest
+    with said.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pure.cli.main", *words, "--num-gpus", "2"],
+            cwd=tmp_path, env=environment(), stdout=out, stderr=subprocess.PIPE, text=True,
+            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+    while len(said.read_text().splitlines()) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
     os.killpg(process.pid, sent) if to_all else process.send_signal(sent)
-    out, err = process.communicate(timeout=120)
+    err = process.communicate(timeout=120)[1]
     assert process.returncode == 130, err
     assert err.count("error:") == 1 and re.search(r"error: interrupted after \d+ of 5000 images", err)
     assert "Traceback" not in err
-    listed = [line.strip() for line in [*listed, *out.splitlines()] if line.startswith("outputs/")]
+    listed = [line for line in said.read_text().splitlines() if line.startswith("outputs/")]
     assert sorted(listed) == sorted(f"outputs/{name}" for name in os.listdir(tmp_path / "outputs"))
     for name in listed:
         pixels(tmp_path / name)
