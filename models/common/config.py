@@ -83,11 +83,11 @@ class HeadsConfig(TransformerConfig):
     """A config with the fields that most diffusers transformers share.
 
     Attributes:
-        rotary: name of the field with the widths of the rotary embedding, one for each of `axes`.
+        rotary: name of the field with the widths of the rotary embedding, one for each of `axis_count`.
     """
 
     rotary: ClassVar[str] = "axes_dims_rope"
-    axes: ClassVar[int] = 3
+    axis_count: ClassVar[int] = 3
 
     in_channels: int
     out_channels: int | None
@@ -107,7 +107,8 @@ class HeadsConfig(TransformerConfig):
 
     def check(self) -> None:
         """Refuse a rotary embedding that is not as wide as a head; see the base."""
-        check_axes(self.rotary, getattr(self, self.rotary), self.axes, "attention_head_dim", self.attention_head_dim)
+        widths = getattr(self, self.rotary)
+        check_axes(self.rotary, widths, self.axis_count, "attention_head_dim", self.attention_head_dim)
 
 
 def check_axes(name: str, widths: tuple[int, ...], axes: int, whole: str, width: int) -> None:

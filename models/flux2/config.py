@@ -15,7 +15,7 @@ class Flux2Config(HeadsConfig):
     """The arguments of diffusers' `Flux2Transformer2DModel`."""
 
     transformer = "Flux2Transformer2DModel"
-    axes = 4
+    axis_count = 4
 
     patch_size: int = 1
     in_channels: int = 128
