@@ -15,6 +15,18 @@ from pure.models.flux.denoiser import Conditioning, flux
 from pure.transforms import dbcache, scm
 from pure.transforms.scm import preset_mask
 
+CONFIG = {
+    "patch_size": 1,
+    "in_channels": 16,
+    "num_layers": 6,
+    "num_single_layers": 12,
+    "attention_head_dim": 32,
+    "num_attention_heads": 12,
+    "joint_attention_dim": 64,
+    "pooled_projection_dim": 64,
+    "guidance_embeds": True,
+    "axes_dims_rope": (8, 12, 12),
+}
 STEPS = 28
 FRONT = dbcache(front=1, threshold=1.0, warmup=0, max_continuous=None)
 NEVER = dbcache(front=1, threshold=1e-9)

@@ -25,25 +25,13 @@ from diffusers import FluxTransformer2DModel
 
 import pure
 from benchmarks.command import parser, publish
-from benchmarks.flux import NEVER, STEPS, ULTRA, Bench, Contestant, bench, block_limit
+from benchmarks.flux import CONFIG, NEVER, STEPS, ULTRA, Bench, Contestant, bench, block_limit
 from benchmarks.peer import peer
 from benchmarks.table import markdown
 from pure.cli.memory import keep_memory
 from pure.transforms import dbcache, taylorseer
 from pure.transforms.scm import preset_mask
 
-CONFIG = {
-    "patch_size": 1,
-    "in_channels": 16,
-    "num_layers": 6,
-    "num_single_layers": 12,
-    "attention_head_dim": 32,
-    "num_attention_heads": 12,
-    "joint_attention_dim": 64,
-    "pooled_projection_dim": 64,
-    "guidance_embeds": True,
-    "axes_dims_rope": (8, 12, 12),
-}
 SIDE, TEXT = 16, 32
 MASKED = {"static ultra": ULTRA, "static ultra + TaylorSeer": pure.compose(ULTRA, taylorseer(order=1))}
 

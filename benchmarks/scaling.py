@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import pure
 from benchmarks.command import parser, publish
+from benchmarks.flux import CONFIG as FLUX
 from benchmarks.flux import STEPS, ULTRA, Bench, bench
 from benchmarks.table import markdown
 from benchmarks.traced import fake_ranks, traced
@@ -35,18 +36,7 @@ from pure.guidance import Branches
 from pure.transforms import guided
 from pure.transforms.scm import preset_mask
 
-CONFIG = {
-    "patch_size": 1,
-    "in_channels": 16,
-    "num_layers": 3,
-    "num_single_layers": 6,
-    "attention_head_dim": 32,
-    "num_attention_heads": 12,
-    "joint_attention_dim": 64,
-    "pooled_projection_dim": 64,
-    "guidance_embeds": True,
-    "axes_dims_rope": (8, 12, 12),
-}
+CONFIG = {**FLUX, "num_layers": 3, "num_single_layers": 6}
 SIDE, TEXT = 32, 64
 PLANS = {"": pure.identity, "ultra": ULTRA}
 PROFILED = 4  # steps
