@@ -135,7 +135,7 @@ def gather(processes: int, rounds: int, seed: int) -> dict[str, list[list[float]
         words = ["--alone", "--rounds", str(rounds), "--seed", str(seed + number)]
         command = [sys.executable, "-m", "benchmarks.overhead", *words]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        for name, laps in json.loads(done.stdout).items():
+        for name, laps in json.loads(done.stdout.splitlines()[-1]).items():  # libraries print before it
             found.setdefault(name, []).extend(laps)
     return found
 
