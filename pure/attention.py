@@ -15,7 +15,7 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from pure.partial import PartialAttention, attend_in_part, same_heads
+from pure.partial import PartialAttention, attend_in_part, same_heads, without_keys
 
 __all__ = ["Attend", "attend", "innermost", "parts_of", "replaced"]
 
@@ -38,10 +38,14 @@ def attend(
         whole: the keys are not those of the tokens in the streams; on one rank that makes no difference.
 
     Returns:
-        (B, S, H, C).
+        (B, S, H, C); zeros of a query that sees no key.
     """
     q, k, v = (x.transpose(1, 2) for x in same_heads(q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if mask is not None:
+        # cuDNN's kernel, which torch chooses on recent GPUs, returns the mean of all values there.
+        out = out.masked_fill(without_keys(mask), 0.0)
+    return out.transpose(1, 2)
 
 
 def parts_of(attention: Attend) -> Callable[..., PartialAttention] | None:

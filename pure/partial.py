@@ -40,8 +40,13 @@ def attend_in_part(
     if mask is None:
         return out, total
     # What takes no part in any way has no weight; the kernels return zeros, or NaN, and any l.
-    none = (mask == -torch.inf).all(-1, keepdim=True)
+    none = without_keys(mask)
     return out.masked_fill(none, 0.0), total.masked_fill(none, -torch.inf)
+
+
+def without_keys(mask: torch.Tensor) -> torch.Tensor:
+    """Return which queries (..., 1) see no key, by a mask (..., K) as `pure.attention.attend` takes it."""
+    return ~(mask if mask.dtype == torch.bool else mask > -torch.inf).any(-1, keepdim=True)
 
 
 def merge(a: PartialAttention, b: PartialAttention) -> PartialAttention:

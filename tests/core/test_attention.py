@@ -247,3 +247,34 @@ def test_a_package_gives_parts_with_their_weight_in_fp32(monkeypatch):
     out, total = Dispatched("flash")._in_part(q, q, q, None)
     assert torch.equal(out, (q * 2).transpose(1, 2)) and out.dtype == torch.bfloat16
     assert total.shape == (2, 4, 5, 1) and total.dtype == torch.float32
+
+
+def test_a_query_without_keys_gets_zeros_whatever_the_kernel_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # cuDNN's kernel, which torch chooses on recent GPUs, returns the mean of all values there.
+    torches = torch.nn.functional.scaled_dot_product_attention
+
+    def cudnns(q, k, v, attn_mask):
+        none = ~attn_mask.any(-1, keepdim=True) if attn_mask.dtype == torch.bool else (attn_mask == -torch.inf).all(-1)
+        return torch.where(none.reshape(2, 1, 1, 1), v.mean(2, keepdim=True), torches(q, k, v, attn_mask=attn_mask))
+
+    q, k, v = (toys.normal(2, 5, 3, 8, seed=seed) for seed in range(3))
+    on = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]]).bool()[:, None, None]
+    expected = attend(q, k, v, on)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", cudnns)
+    for mask in (on, torch.zeros(on.shape).masked_fill(~on, -torch.inf)):
+        assert torch.equal(attend(q, k, v, mask), expected)
+    assert expected[0].abs().min() > 0 and not expected[1].any()
+
+
+def test_torchs_flash_kernel_refuses_a_mask_on_a_gpu() -> None:
+    on_gpu = [torch.empty(1, 4, 2, 8, device="meta") for _ in range(3)]
+    for each in on_gpu:
+        each.__class__ = OnGPU
+    with pytest.raises(ValueError, match="_native_flash takes no mask, and here some keys must be left out"):
+        kernel_of("_native_flash")(*on_gpu, torch.ones(1, 1, 1, 4, dtype=torch.bool, device="meta"))
+
+
+class OnGPU(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    device = torch.device("cuda")

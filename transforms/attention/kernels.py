@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from pure.attention import attend
-from pure.partial import PartialAttention, attend_in_part, same_heads
+from pure.partial import PartialAttention, attend_in_part, same_heads, without_keys
 from pure.transforms.attention.names import BACKENDS
 
 __all__ = ["Dispatched", "Flex", "Native", "kernel_of"]
@@ -29,6 +29,11 @@ SDP = {
     "_native_cudnn": (SDPBackend.CUDNN_ATTENTION, None),
 }
 ALIGNED = 8  # xformers reads this many numbers of a mask at once
+UNMASKED = (
+    "the attention {name} takes no {such}mask, and here some keys must be left out, such as the padding of a prompt; "
+    "choose native or flex, or flash_varlen where flash-attn is there; Z-Image and Qwen-Image mask only batches of "
+    "prompts of different lengths"
+)
 AnyMask = torch.Tensor | None
 
 
@@ -53,10 +58,13 @@ class Native:
         """Return attention (B, S, H, C); see `pure.attention.attend`.
 
         Raises:
+            ValueError: it takes no mask: torch's flash kernel on a GPU.
             RuntimeError: torch has no such kernel for these tensors.
         """
         if self.name == "native":
             return attend(q, k, v, mask)
+        if mask is not None and self.name == "_native_flash" and q.device.type == "cuda":
+            raise ValueError(UNMASKED.format(name=self.name, such=""))
         with sdpa_kernel(SDP[self.name][0]):
             return attend(q, k, v, mask)
 
@@ -143,11 +151,7 @@ class Dispatched:
             return self._call(q, k, v, attn_mask=bias).masked_fill(none.transpose(1, 2), 0.0)
         if takes == "keys" and mask.dtype == torch.bool and mask.shape[1] == mask.shape[2] == 1:
             return self._of_some_keys(q, k, v, mask.expand(q.shape[0], 1, 1, -1)[:, 0, 0])
-        raise ValueError(
-            f"the attention {self.name} takes no {'such ' if takes == 'keys' else ''}mask, and here some keys must be "
-            "left out, such as the padding of a prompt; choose native or flex, or flash_varlen where flash-attn is "
-            "there; Z-Image and Qwen-Image mask only batches of prompts of different lengths"
-        )
+        raise ValueError(UNMASKED.format(name=self.name, such="such " if takes == "keys" else ""))
 
     @property
     def in_part(self) -> Callable[..., PartialAttention] | None:
@@ -194,6 +198,6 @@ def _added(mask: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.
     """
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
-    none, keys = (mask == -torch.inf).all(-1, keepdim=True), k.shape[1]
+    none, keys = without_keys(mask), k.shape[1]
     mask = F.pad(mask.to(q.dtype).masked_fill(none, 0.0), (0, -keys % ALIGNED))[..., :keys]
     return mask.expand(q.shape[0], q.shape[2], q.shape[1], keys), none
