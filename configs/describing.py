@@ -1,5 +1,6 @@
 """The table of all keys, and the table of what counts: both generated from the schema."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -90,8 +91,8 @@ def reference_table() -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def describe(effective: Effective) -> list[Row]:

@@ -146,7 +146,7 @@ def _with_defaults(given: Mapping[str, Setting], said: Set[str], peer: str) -> d
 
 
 def _method(given: Mapping[str, Setting], section: str) -> Any:
-    chosen = given.get(f"{section}.cache_type") or given.get("cache_config.cache_type")
+    chosen = given.get(f"{section}.cache_type")
     return None if chosen is None else chosen.value
 
 

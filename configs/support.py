@@ -289,7 +289,7 @@ def _attention(settings: Settings, facts: Facts) -> list[Problem]:
     if path is None:
         return []
     ring, rotate = settings.get(f"{PARALLEL}ring_size"), settings.get(f"{PARALLEL}ring_rotate_method")
-    parts = ring is not None and ring.value != 1 and (rotate is None or rotate.value == "p2p")
+    parts = ring is not None and ring.value != 1 and rotate is not None and rotate.value == "p2p"
     dtype = None if facts.dtype is None else getattr(torch, facts.dtype)
     name = settings[path].value
     if (why := unsupported(name) or obstacle(name, facts.device, dtype, parts)) is None:

@@ -31,6 +31,7 @@ PRESETS = ("none", "fast")
         (COUNT, 1, 1),
         (Whole(0, 10**15), 10**14, 10**14),  # a range of its own may go beyond what is the most without one
         (COUNT, 3, 3),
+        (LIMIT, MOST, MOST),
         (LIMIT, 0, 0),
         (LIMIT, -1, -1),
         (SIZE, "auto", "auto"),
@@ -72,6 +73,7 @@ def test_what_is_allowed(kind: ValueKind, value: Any, parsed: Any) -> None:
         (COUNT, "2", "write 2 without quotes"),
         (COUNT, None, ""),
         (LIMIT, -2, "write -1 for no limit"),
+        (LIMIT, MOST + 1, f"at most {MOST}"),
         (SIZE, "Auto", ""),
         (Real(0, most=2.5), -1e-9, ""),
         (Real(0, most=2.5), 2.500001, ""),
@@ -81,6 +83,7 @@ def test_what_is_allowed(kind: ValueKind, value: Any, parsed: Any) -> None:
         (Real(), 10**400, ""),
         (Real(), True, ""),
         (Real(), "1e-3", "YAML reads 1e-3 as text; write 1.0e-3"),
+        (Real(), "1e+3", "YAML reads 1e+3 as text; write 1.0e+3"),
         (Real(), "1E3", "YAML reads 1E3 as text; write 1.0e+3"),
         (Real(), "1.5e3", "YAML reads 1.5e3 as text; write 1.5e+3"),
         (Bool(), 1, "write true"),

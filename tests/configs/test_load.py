@@ -27,7 +27,7 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         "  enable_taylorseer: true\n"
         "  enable_foca: true\n"
         "  warmup_interval: 2\n"
-        "parallelism_config: {ulysses: auto, ring_size: auto}\n"
+        "parallelism_config: {ulysses: auto, ring_size: auto, tp_size: 0}\n"
         "quantise_config: {quant_type: float8}\n"
     )
     found = [(p.place, p.path, p.hint) for p in error.problems]
@@ -38,9 +38,10 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         ("c.yaml:6:16", "cache_config.enable_foca", "switch all but one off"),
         ("c.yaml:7:3", "cache_config.warmup_interval", "it is at 4:3 already; remove one of the two"),
         ("c.yaml:8:48", "parallelism_config.ring_size", "write a number"),
+        ("c.yaml:8:63", "parallelism_config.tp_size", ""),
         ("c.yaml:9:1", "quantise_config", "did you mean quantize_config?"),
     ]
-    assert str(error).startswith("7 problems in the configuration:\n  c.yaml:2:22: cache_config.Fn_compute_blocks: ")
+    assert str(error).startswith("8 problems in the configuration:\n  c.yaml:2:22: cache_config.Fn_compute_blocks: ")
     assert error.exit_code == 2
 
 
@@ -278,6 +279,8 @@ def test_lenient_turns_unknown_keys_into_notes_and_nothing_else():
     )
     assert "1 problem" in str(report("cache_config: {Fn: 1, Bn_compute_blocks: '1'}", lenient=True))
     assert "sets nothing" in str(report("new: 1", lenient=True))
+    second = load_text("secondary: {cache_config: {enable_sperate_cfg: true, Fn: 1}}", "c.yaml", lenient=True)
+    assert [note.partition(" ")[0] for note in second.notes] == ["c.yaml:1:28:", "c.yaml:1:54:"]
 
 
 def test_json_with_a_byte_order_mark(tmp_path):

@@ -201,6 +201,13 @@ def test_flags_are_checked_and_named():
     assert read_flags({"attention_backend": None}).settings == {}
 
 
+@pytest.mark.parametrize(("first", "second", "fronts"), [("DBCache", "FORA", (8, 0)), ("FORA", "DBCache", (0, 8))])
+def test_a_method_of_one_expert_sets_its_front_blocks_only(first, second, fronts):
+    sections = (f"{expert}cache_config: {{cache_type: {name}}}" for expert, name in (("", first), ("  ", second)))
+    found = resolve(file=load_text("\nsecondary:\n".join(sections)))
+    assert (found.cache.Fn_compute_blocks, found.secondary.Fn_compute_blocks) == fronts
+
+
 def test_show_has_every_value_with_its_origin():
     found = resolve(
         request=read_request({"secondary": {"Fn_compute_blocks": 3}}),

@@ -39,8 +39,9 @@ def test_a_plan_is_read_whole() -> None:
     assert second == compose(ALWAYS, calibrated(table=[[[1, 0], 2, [2, -1]]]), scm(mask="1100", policy="static"))
 
 
-def test_it_is_written_as_it_was_read() -> None:
-    layer = load_text(PLAN)
+@pytest.mark.parametrize("text", [PLAN, PLAN.replace("guidance: 2.5", "guidance: 0")])
+def test_it_is_written_as_it_was_read(text: str) -> None:
+    layer = load_text(text)
     assert load_text(dump(layer)) == layer and load_text(dump(layer, "json"), "plan.json") == layer
 
 
