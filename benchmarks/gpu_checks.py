@@ -180,7 +180,7 @@ def _accelerated(device: str, plan: pure.Transform) -> torch.Tensor:
     """Return the picture (B, 3, H, W) of diffusers' pipeline on the same noise."""
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(embedded()).to(device)
+    pipe: Any = DiffusionPipeline.from_pretrained(embedded()).to(device)
     pipe.set_progress_bar_config(disable=True)
     own = load_pipeline(embedded(), device=device)
     request = own.request(PROMPT, steps=STEPS)
@@ -228,7 +228,8 @@ def ranks(device: str) -> Iterator[Check]:
 
 def on_ranks(device: str) -> dict[str, float]:
     """Return, on every rank, how far its latents are from those of one process, by the mode."""
-    count, group = torch.distributed.get_world_size(), torch.distributed.group.WORLD
+    count = torch.distributed.get_world_size()
+    group: Any = torch.distributed.group.WORLD
     x = torch.ones(2 * count, 3, device=device)
     sent = wait(exchange(x, [2] * count, [2] * count, group))
     summed, whole = wait(add(x, group)), wait(gather(x, group))

@@ -26,23 +26,24 @@ __all__ = ["commands"]
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = ["--prompt", "a red apple on a blue background", "--seed", "1"]
 STEPS = ["--num-inference-steps", "28"]
-FP32 = ["--dit-precision", "fp32"]
+FP32, BF16 = (["--dit-precision", name] for name in ("fp32", "bf16"))
 CACHED = ["--cache-dit-params", '{"scm_preset": "fast", "scm_policy": "static"}']
 LIMIT = 240  # seconds that a command may take
 # Decibels against the processor's picture in fp32 without a cache, or with it where there is one: rounding to 8 bits
 # leaves about 60, bf16 and float8 what they do.
 GENERATE: dict[str, tuple[list[str], float]] = {
     "fp32": (FP32, 50),
-    "bf16": ([], 25),
+    "as stored": ([], 25),
+    "bf16": (BF16, 25),
     "fp16": (["--dit-precision", "fp16"], 30),
     "fp32, cached": ([*FP32, *CACHED], 50),
     "fp32, tuned plan": ([*FP32, "--plan", "fast"], 50),
     "fp32, TaylorSeer": ([*FP32, "--cache-dit-params", '{"enable_taylorseer": true}'], 50),
     "fp32, compiled": ([*FP32, *CACHED, "--enable-torch-compile"], 50),
-    "bf16, cuDNN": (["--attention-backend", "_native_cudnn"], 25),
-    "bf16, flash": (["--attention-backend", "_native_flash"], 25),
-    "bf16, flex": (["--attention-backend", "flex"], 25),
-    "bf16, quantised": (["--cache-dit-config", "configs/quantize.yaml"], 20),
+    "bf16, cuDNN": ([*BF16, "--attention-backend", "_native_cudnn"], 25),
+    "bf16, flash": ([*BF16, "--attention-backend", "_native_flash"], 25),
+    "bf16, flex": ([*BF16, "--attention-backend", "flex"], 25),
+    "bf16, quantised": ([*BF16, "--cache-dit-config", "configs/quantize.yaml"], 20),
 }
 CPU = ("--dit-precision", "fp32", "--attention-backend", "native")
 

@@ -75,7 +75,7 @@ def unfit(kind: str, weight: torch.Tensor) -> str:
     if weight.device.type == "cuda" and dynamic:
         multiple = (16, 16) if dynamic == "float8" else (8, 8)  # what the kernels ask for
         if dynamic == "float8" and weight.dtype is not torch.bfloat16:
-            return f"float8 kernels return bfloat16, and its numbers are {weight.dtype}"
+            return f"float8 kernels return bfloat16, and its numbers are {weight.dtype}: load it in bf16"
     if any(size % unit for size, unit in zip(weight.shape, multiple, strict=True)):
         outputs, inputs = weight.shape
         return f"its shape {outputs} x {inputs} is no multiple of {multiple[0]} x {multiple[1]}"
