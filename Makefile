@@ -9,7 +9,9 @@ EDITABLE := --config-settings editable_mode=compat --editable
 # As many processes as processors, one thread each: half the time of one process with all of them. What
 # is freed stays with them: fetching it anew from the system takes a tenth of the time.
 KEEP := MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_THRESHOLD_=33554432
-PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# The files of the tests that run alone: to collect all files for their sake takes longer than some of them.
+ALONE = $(shell grep --recursive --files-with-matches --include='*.py' 'mark[.]alone' tests)
 LINT := { $(BIN)/ruff check . & $(BIN)/ruff format --check .; formatted=$$?; wait $$! && test $$formatted = 0; }
 # The variable keeps the pinned pyright from asking a registry for a newer one.
 TYPES := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
@@ -36,7 +38,7 @@ test: $(VENV)/.dev ## lint, types, doctests and tests; those that start many pro
 	$(PYTEST) -m "not alone" || failed="$$failed tests"; \
 	wait $$types || failed="$$failed types"; cat $(VENV)/types.log; \
 	test -z "$$failed" || echo "make test: failed so far:$$failed"; \
-	$(PYTEST) --numprocesses 0 -m alone || failed="$$failed alone"; \
+	$(PYTEST) --numprocesses 0 -m alone $(ALONE) || failed="$$failed alone"; \
 	test -z "$$failed"
 
 lint: $(VENV)/.dev ## ruff: rules and format

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from typing import Any
 
 # Before transformers and diffusers are imported: what a test needs, it makes or ships.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,7 @@ os.environ.setdefault(
 )
 
 import hypothesis
+import pytest
 import torch
 
 # One thread: sums are split by thread, so bits would depend on the machine's cores, and
@@ -32,3 +34,22 @@ hypothesis.settings.register_profile(
 # `python -m tests.explore` chooses this one, with a seed.
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=10, derandomize=False, database=None)
 hypothesis.settings.load_profile("puredit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests: what runs last is short, and no process waits long for another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all tests of a file, and all that compare with cache-dit: what they share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "tests/parity" if file.startswith("tests/parity/") else file
+
+    return ByFile(config, log)

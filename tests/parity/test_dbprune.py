@@ -5,7 +5,6 @@ import pytest
 from tests.parity.pruned import PRUNED, Pruned
 
 TOLERANCE = 1e-5
-pytestmark = pytest.mark.xdist_group("cache-dit")  # as in test_same
 
 
 @pytest.mark.parametrize("case", [case for case in PRUNED if case.max_cached is None], ids=lambda case: case.name)

@@ -18,7 +18,6 @@ from tests.parity.cases import HEIGHT, PROMPTS, TEXT, WIDTH, Case
 DOCUMENT = (Path(__file__).parents[2] / "docs/differences.md").read_text()
 # The rows after these are tested beside what they are about, as their sections say.
 ROWS = re.findall(r"^\| \*\*(.+?)\*\* \|", DOCUMENT.partition("## Models and pipelines")[0], re.MULTILINE)
-pytestmark = pytest.mark.xdist_group("cache-dit")  # as in test_same
 FAR = 1e-4  # latents this far apart were computed in another way: rounding is below 1e-6
 
 

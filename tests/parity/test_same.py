@@ -5,7 +5,6 @@ import pytest
 from tests.parity.cases import CASES, Case
 
 TOLERANCE = 1e-5
-pytestmark = pytest.mark.xdist_group("cache-dit")  # which answers all questions at once, in half a minute
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
