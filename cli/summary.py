@@ -1,6 +1,7 @@
 """The table at the end: what was computed and skipped, why, and what it brought."""
 
 import functools
+import math
 import operator
 from collections import Counter
 from collections.abc import Sequence
@@ -41,10 +42,13 @@ def _steps(counts: Tally, remark: str, threshold: float | None) -> list[tuple[st
         (f"steps skipped{remark}", f"{len(counts.skipped)} of {counts.steps}{_because(counts.skipped_because)}"),
         (f"blocks run{remark}", f"{counts.blocks_run} of {counts.blocks}"),
     ]
-    found = quantiles(counts.changes)
+    finite = [change for change in counts.changes if math.isfinite(change)]
+    others = len(counts.changes) - len(finite)  # of residuals that were zero, or of a model that returns NaN
+    found = quantiles(finite)
     if found is not None:
         words = zip(("least", "25 %", "median", "75 %", "most"), found, strict=True)
         text = ", ".join(f"{word} {value:.3f}" for word, value in words)
+        text += f", and {others} not finite" if others else ""
         aim = f"; threshold {threshold:g}" if threshold is not None else ""
         rows.append((f"measured change{remark}", f"{text}{aim}"))
     return rows

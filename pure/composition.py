@@ -9,9 +9,10 @@ from typing import Self, overload
 
 import attrs
 
-from pure.checks import nearest
+from pure.checks import cut, nearest
 from pure.denoiser import Denoiser
 from pure.experts import Experts
+from pure.plan import Conflict
 
 
 def _recipe(self: "Transform") -> str:
@@ -76,10 +77,35 @@ class Transform:
             has = isinstance(getattr(denoiser, "denoiser", None), Denoiser | Experts)
             cure = "pass its .denoiser" if has else "for a diffusers pipeline there is pure.accelerate"
             raise TypeError(f"{self} transforms a Denoiser or Experts, got {type(denoiser).__name__}; {cure}")
-        edited = self.edit(denoiser)
+        for transform in single_transforms(self):
+            denoiser = _edited(transform, denoiser)
+        return denoiser
+
+
+def _edited(transform: Transform, denoiser: Denoiser) -> Denoiser:
+    """Return the edited denoiser, whose plan knows which transform has set what.
+
+    Raises:
+        ValueError: another transform has set the same to another value; the message names both.
+        TypeError: the transform makes something else of it.
+    """
+    before = denoiser.plan
+    try:
+        edited = transform.edit(denoiser)
         if not isinstance(edited, Denoiser):
-            raise TypeError(f"{type(self).__name__}.edit must return a Denoiser, got {type(edited).__name__}")
-        return edited
+            raise TypeError(f"{type(transform).__name__}.edit must return a Denoiser, got {type(edited).__name__}")
+        plan = edited.plan.owned(before, transform)
+    except Conflict as conflict:
+        other = before.owners.get(conflict.key)
+        if other is None:  # set by hand, which has no name
+            raise
+        raise ValueError(both(other, transform, conflict.what)) from conflict
+    return edited if plan is edited.plan else attrs.evolve(edited, plan=plan)
+
+
+def both(one: object, other: object, what: str) -> str:
+    """Say that two transforms cannot be composed, as both set `what`."""
+    return f"{cut(repr(one), 100)} and {cut(repr(other), 100)} both set {what}; compose only one of the two"
 
 
 @attrs.frozen
@@ -90,9 +116,7 @@ class Composed(Transform):
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Apply all transforms, the first one first."""
-        for transform in self.transforms:
-            denoiser = transform.edit(denoiser)
-        return denoiser
+        return self(denoiser)
 
     def __repr__(self) -> str:
         """Show the recipe, as one would type it."""

@@ -8,7 +8,7 @@ import attrs
 from pure.info import Answer
 from pure.memory import Memory
 from pure.notes import Note
-from pure.rules import Accumulated, Entries, Mask, Rule, Rules, Warmup, find, resolve
+from pure.rules import Accumulated, Entries, Mask, Rule, Rules, Threshold, Warmup, find, resolve
 from pure.step import Step, Where
 
 MEASURE = "measure"
@@ -132,20 +132,29 @@ def check(rules: Rules, count: int, steps: Iterable[Step] = ()) -> tuple[Note, .
                 f"the static mask {''.join(map(str, entries))} starts with 0, but there is nothing to reuse "
                 "before the first computed step; start it with 1 or use policy='dynamic'"
             )
+        if entries is not None and mask.policy == "static":
+            found += _unasked(rules)
     reasons = _reasons(rules, count, steps)
     if None in reasons:
         return found
-    return (*found, Note(f"nothing will be skipped: {_computing(tuple(filter(None, reasons)), count)}"))
+    return (*found, Note(f"nothing will be skipped: {_computing(rules, tuple(filter(None, reasons)), count)}"))
 
 
-def _computing(reasons: tuple[str, ...], count: int) -> str:
+def _unasked(rules: Rules) -> tuple[Note, ...]:
+    """Say which rules a static mask leaves nothing to decide; a threshold is there for its blocks, too."""
+    names = [rule.name for rule in rules if rule.may_skip and not isinstance(rule, Mask | Threshold)]
+    cure = "leave one of the two out, or use a mask with policy='dynamic'"
+    return tuple(Note(f"{name} has no effect: the static mask decides about every step; {cure}") for name in names)
+
+
+def _computing(rules: Rules, reasons: tuple[str, ...], count: int) -> str:
     if not reasons:
-        return "a run of 1 step is its first step, which is computed"
-    cure = ""
+        return "a run of 1 step is its first step, which is computed; take more steps"
     if "default" in reasons:
-        cure = "; no rule skips: add dbcache(threshold=...) or a static mask"
-    elif "threshold" in reasons:
-        cure = "; a threshold of 0 never skips: raise it"
-    elif reasons == ("warm-up",):
-        cure = "; use a shorter warm-up or more steps"
-    return f"{' and '.join(reasons)} {'computes' if len(reasons) == 1 else 'compute'} every one of {count} steps{cure}"
+        cures = ["no rule skips: add dbcache(threshold=...) or a static mask"]
+    else:
+        computing = [rule for rule in rules if rule.name in reasons]
+        # One that never lets a step be skipped is what to change; with it no other cure helps.
+        cures = filter(None, [rule.cure(count) for rule in ([r for r in computing if r.forbids] or computing)])
+    why = f"{' and '.join(reasons)} {'computes' if len(reasons) == 1 else 'compute'} every one of {count} steps"
+    return "; ".join([why, *cures])

@@ -153,7 +153,7 @@ class Denoiser:
     def notes(self, steps: Sequence[Step] | int, conditioning: Tree = None) -> tuple[Note, ...]:
         """Return what a run of these steps was set to do and will not do.
 
-        That is a plan that cannot skip, a mask that is off or cut, guidance that has no effect.
+        That is a plan that cannot skip or has no block to skip, a mask that is off or cut, guidance that has no effect.
 
         Args:
             steps: the schedule of the run, or its length.
@@ -165,6 +165,8 @@ class Denoiser:
         count = count_of(steps)
         check_count(count)
         found = check(self.plan.rules, count, () if isinstance(steps, int) else steps)
+        if can_skip(self.plan.rules):
+            found += (self.plan.span or Span()).notes(len(self.blocks))
         if self.plan.predictor is not None and not self.plan.rules:
             text = f"{self.plan.predictor} has no effect: no step can be skipped; add dbcache(...) or a static mask"
             found = (*found, Note(text))

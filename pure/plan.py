@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -10,6 +10,7 @@ import torch
 
 from pure.block import Params, Tree
 from pure.checks import LARGEST, choice, flag, function, kind, number, optional, refuse, whole
+from pure.notes import Note
 from pure.predictors import Predictor
 from pure.rules import Rule, ordered
 from pure.step import MOST_STEPS
@@ -30,6 +31,19 @@ class Span:
     back: int = attrs.field(default=0, validator=whole(0, "the number of back blocks"))
     each: bool = attrs.field(default=False, validator=flag)
     keep: tuple[int, ...] = attrs.field(default=(), validator=kind(tuple, "keep is a tuple of indices"))
+
+    def left(self, size: int) -> tuple[int, ...]:
+        """Return which of `size` blocks may be skipped."""
+        return tuple(index for index in range(self.front, size - self.back) if index not in self.keep)
+
+    def notes(self, size: int) -> tuple[Note, ...]:
+        """Say if none of `size` blocks is left to skip."""
+        if self.left(size):
+            return ()
+        ends = f"the first {self.front} and the last {self.back}"
+        always = f"{ends} of {size} blocks always run" if size > 1 else "this model runs in one piece"
+        cure = "make them fewer" if size > 1 else "choose the steps with scm(mask=..., policy='static') alone"
+        return (Note(f"no block is left to skip: {always}, so that no step takes less time; {cure}"),)
 
 
 def _polynomial(instance: object, attribute: attrs.Attribute, value: object) -> None:
@@ -116,24 +130,49 @@ def _predictor(instance: object, attribute: attrs.Attribute, value: object) -> N
         raise refuse(instance, attribute.name, value, "give a predictor, such as taylorseer(order=1)", TypeError)
 
 
+class Conflict(ValueError):
+    """Two transforms set one thing of a plan: `key`, the name of a field or a kind of rule, says which."""
+
+    def __init__(self, key: str | type[Rule], text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+    @property
+    def what(self) -> str:
+        """What both set, in words."""
+        return WHAT[self.key] if isinstance(self.key, str) else f"the rule {self.key.name!r}"
+
+
+WHAT = {
+    "span": "which blocks may be skipped",
+    "probe": "what is measured of a step",
+    "predictor": "how skipped blocks are filled in",
+}
+
+
 @attrs.frozen(kw_only=True)
 class Plan:
     """What may be skipped (`span`), when (`rules`) and how it is filled in (`predictor`).
 
     Transforms edit a plan through `set` and `add`. Setting something twice to the same value is
-    fine, to different values an error. The default plan computes everything.
+    fine, to different values an error, and so are the spans of two transforms that are not equal: each has rules
+    that go with its own. The default plan computes everything.
+
+    Attributes:
+        owners: which transform has set what: a field, or a kind of rule; None while it edits.
     """
 
     span: Span | None = attrs.field(default=None, validator=optional(kind(Span, "give a pure.Span(...)")))
     rules: tuple[Rule, ...] = attrs.field(default=(), validator=kind(tuple, "rules are added with plan.add(...)"))
     predictor: Predictor | None = attrs.field(default=None, validator=optional(_predictor))
     probe: Probe | None = attrs.field(default=None, validator=optional(kind(Probe, "give a pure.Probe(...)")))
+    owners: Mapping[str | type[Rule], object] = attrs.field(factory=dict, eq=False, repr=False)
 
     def set(self, **fields: Any) -> Plan:
         """Return the plan with `fields` set.
 
         Raises:
-            ValueError: a field already holds another value.
+            Conflict: a field already holds another value.
             TypeError: there is no such field, or the value is of another kind.
         """
         for name, new in fields.items():
@@ -141,15 +180,15 @@ class Plan:
                 raise TypeError(f"a plan has no field {name!r} to set: there are span, predictor and probe; see add")
             old = getattr(self, name)
             if old is not None and old != new:
-                raise ValueError(f"{name} is set twice, to {old} and to {new}; compose only one of the two")
-        return attrs.evolve(self, **fields)
+                raise Conflict(name, f"{name} is set twice, to {old} and to {new}; compose only one of the two")
+        return attrs.evolve(self, **fields, owners={**self.owners, **dict.fromkeys(fields)})
 
     def add(self, *rules: Rule) -> Plan:
         """Return the plan with `rules` added, in their canonical order.
 
         Raises:
-            ValueError: a rule of the same kind with other settings is there already, or a rule of
-                another kind stands at the same place of the order.
+            Conflict: a rule of the same kind with other settings is there already.
+            ValueError: a rule of another kind stands at the same place of the order.
             TypeError: something is no rule, or a rule that is no frozen record with a name and a place.
         """
         by_kind = {type(rule): rule for rule in self.rules}
@@ -157,8 +196,22 @@ class Plan:
             _check_rule(rule)
             old = by_kind.setdefault(type(rule), rule)
             if old != rule:
-                raise ValueError(f"a rule is set twice, as {old} and as {rule}; compose only one of the two")
-        return attrs.evolve(self, rules=ordered(tuple(by_kind.values())))
+                said = f"a rule is set twice, as {old} and as {rule}; compose only one of the two"
+                raise Conflict(type(rule), said)
+        owners = {**self.owners, **dict.fromkeys(map(type, rules))}
+        return attrs.evolve(self, rules=ordered(tuple(by_kind.values())), owners=owners)
+
+    def owned(self, before: Plan, by: object) -> Plan:
+        """Return the plan with a transform as the owner of all that it has set since the plan was as `before`.
+
+        Raises:
+            Conflict: another one has set the span.
+        """
+        # What was set by hand before stays nobody's.
+        new = [key for key, owner in self.owners.items() if owner is None and before.owners.get(key, by) is not None]
+        if "span" in new and before.owners.get("span", by) != by:
+            raise Conflict("span", "the span is set twice; compose only one of the two")
+        return attrs.evolve(self, owners={**self.owners, **dict.fromkeys(new, by)}) if new else self
 
 
 def _check_rule(rule: object) -> None:

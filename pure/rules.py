@@ -20,6 +20,9 @@ from pure.memory import Memory
 from pure.notes import Note
 from pure.step import Where
 
+SHORTER = "use a shorter warm-up or more steps"
+"""The cure where the first steps, which are computed, are all of them."""
+
 
 class Rule:
     """Base of rules, which are frozen records.
@@ -60,6 +63,10 @@ class Rule:
         """Whether it always answers COMPUTE."""
         return False
 
+    def cure(self, count: int) -> str:
+        """Return what to change where it computes every one of `count` steps; empty: not known."""
+        return ""
+
     def answer(self, where: Where, memory: Memory) -> Answer:
         """Answer for one sample; overridden by every rule."""
         raise TypeError(f"{type(self).__name__} gives no answer; override answer()")
@@ -99,6 +106,10 @@ class Limit(Restraint):
         """Whether the limit is reached from the start."""
         return self.limit <= 0
 
+    def cure(self, count: int) -> str:
+        """Return what to change."""
+        return f"the {self.name} is 0, which never skips: raise it" if self.forbids else ""
+
 
 class MaskSource(Protocol):
     """Where a mask comes from: a preset, bins or an explicit list."""
@@ -130,6 +141,10 @@ class Warmup(Restraint):
         warm = where.index < self.steps and where.index % self.interval == 0
         return Answer.COMPUTE if warm else Answer.DEFER
 
+    def cure(self, count: int) -> str:
+        """Return what to change."""
+        return SHORTER
+
 
 @attrs.frozen(cache_hash=True)
 class Mask(Rule):
@@ -149,6 +164,10 @@ class Mask(Rule):
         """Follow the mask of this sample's own step count."""
         mask = resolve(self.source, where.count)
         return Answer.DEFER if mask is None else Entries(mask, self.policy).answer(where, memory)
+
+    def cure(self, count: int) -> str:
+        """Return what to change: the source of the mask knows it, else the mask has no zero."""
+        return getattr(self.source, "cure", "give the mask a 0 where a step may be skipped")
 
 
 @attrs.frozen(cache_hash=True)
@@ -230,11 +249,20 @@ class Threshold(Rule):
         """Whether it can ever answer SKIP."""
         return self.value > 0
 
+    @property
+    def forbids(self) -> bool:
+        """Whether it always answers COMPUTE."""
+        return not self.may_skip
+
     def answer(self, where: Where, memory: Memory) -> Answer:
         """Answer what needs no measurement, else defer."""
         if self.value <= 0:
             return Answer.COMPUTE
         return Answer.SKIP if self.value >= 1 else Answer.DEFER
+
+    def cure(self, count: int) -> str:
+        """Return what to change."""
+        return "" if self.may_skip else "a threshold of 0 never skips: raise it"
 
     def judge(self, change: float, where: Where, memory: Memory) -> Answer:
         """Answer once the change is known."""

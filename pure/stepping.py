@@ -8,6 +8,7 @@ Shapes: B rows, which are samples, or samples times branches under guidance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -204,8 +205,9 @@ def _decide(
         measured, sizes = measure(pieces.probe, cache.probe, residual, paired, agree, sizes)
         for row, (answer, _) in enumerate(answers):
             if answer is Answer.DEFER:
-                changes[row] = measured[row]
                 answers[row] = decide(settled[row], rows[row], memories[row], measured[row])
+                # A gain is not known before two steps are computed: nothing was measured then.
+                changes[row] = None if pieces.gains and measured[row] == math.inf else measured[row]
     front, stop = pieces.span
     total, skipping = pieces.count, front + pieces.count - stop
     decisions = tuple(

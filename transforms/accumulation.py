@@ -6,7 +6,7 @@ import attrs
 
 from pure.info import Answer
 from pure.memory import Memory
-from pure.rules import Rule, Threshold
+from pure.rules import SHORTER, Rule, Threshold
 from pure.step import Where
 
 __all__ = ["Sum"]
@@ -34,11 +34,22 @@ class Sum(Rule):
         """Whether it can ever answer SKIP."""
         return self.threshold > 0 and self.most != 0
 
+    @property
+    def forbids(self) -> bool:
+        """Whether it always answers COMPUTE."""
+        return not self.may_skip
+
     def answer(self, where: Where, memory: Memory) -> Answer:
         """Compute the first steps, the last ones, and after so many skips in a row; else ask for the change."""
         outside = where.index < self.warmup or where.index >= where.count - self.ending
         limited = self.most is not None and memory.streak >= self.most
         return Answer.COMPUTE if self.threshold <= 0 or outside or limited else Answer.DEFER
+
+    def cure(self, count: int) -> str:
+        """Return what to change."""
+        if self.threshold <= 0:
+            return "a threshold of 0 never skips: raise it"
+        return "with 0 skips in a row nothing is skipped: raise max_continuous" if self.most == 0 else SHORTER
 
     def judge(self, change: float, where: Where, memory: Memory) -> Answer:
         """Answer once the change is known."""

@@ -16,7 +16,7 @@ from pure.denoiser import Denoiser
 from pure.info import Answer
 from pure.memory import Memory
 from pure.plan import Probe, Span
-from pure.rules import Rule, Threshold
+from pure.rules import SHORTER, Rule, Threshold
 from pure.step import Where
 
 __all__ = ["budget"]
@@ -37,9 +37,18 @@ class Spent(Rule):
         """Whether it can ever answer SKIP."""
         return max(self.early, self.late) > 0
 
+    @property
+    def forbids(self) -> bool:
+        """Whether it always answers COMPUTE."""
+        return not self.may_skip
+
     def answer(self, where: Where, memory: Memory) -> Answer:
         """Compute the first steps, and where nothing may be spent; else ask for the change."""
         return Answer.COMPUTE if where.index < self.warmup or self._limit(where) <= 0 else Answer.DEFER
+
+    def cure(self, count: int) -> str:
+        """Return what to change."""
+        return SHORTER if self.may_skip else "a budget of 0 never skips: raise early or late"
 
     def judge(self, change: float, where: Where, memory: Memory) -> Answer:
         """Answer once the change is known."""

@@ -3,7 +3,7 @@
 import attrs
 
 from pure.checks import narrowed
-from pure.composition import Transform
+from pure.composition import Transform, both
 from pure.denoiser import Denoiser
 from pure.pieces import CompileOptions
 
@@ -28,7 +28,6 @@ class compiled(CompileOptions, Transform):
         """Set the compile options."""
         options = narrowed(self, CompileOptions)
         if denoiser.compile is not None and denoiser.compile != options:
-            raise ValueError(
-                f"compile is set twice, to {denoiser.compile} and to {options}; compose only one of the two"
-            )
+            old = compiled(**attrs.asdict(denoiser.compile, recurse=False))
+            raise ValueError(both(old, self, "how pieces are compiled"))
         return attrs.evolve(denoiser, compile=options)

@@ -12,7 +12,7 @@ from pure.checks import choice, number, optional, whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.plan import Probe, Span
-from pure.rules import Accumulated, Continuous, Rule, Threshold, Total, Warmup, find
+from pure.rules import Accumulated, Continuous, Rule, Threshold, Total, Warmup
 
 __all__ = ["dbcache"]
 
@@ -22,7 +22,7 @@ class dbcache(Transform):
     """Dual-block cache: run the middle blocks only where the front residual has changed enough.
 
     Args:
-        front: blocks at the start that always run, 0 up to the size of the stack. The threshold
+        front: blocks at the start that always run, fewer than there are, or nothing is left to skip. The threshold
             measures their residual, so 0 needs a threshold of 0, or of 1 and above.
         back: blocks at the end that always run.
         threshold: at least 0: a step is skipped if the relative change of the front residual is
@@ -75,7 +75,7 @@ class dbcache(Transform):
         if self.front + self.back > size:
             raise ValueError(
                 f"dbcache(front={self.front}, back={self.back}) asks for {self.front + self.back} blocks that always "
-                f"run, but the denoiser has {size}; make front + back at most {size}"
+                f"run, but the denoiser has {size}; make front + back fewer than {size}"
             )
         if 0 < self.threshold < 1 and (self.front == 0 or size == 1):
             cure = "use front=1, or threshold=1 to skip without measuring"
@@ -85,21 +85,9 @@ class dbcache(Transform):
                 f"dbcache(front={self.front}, threshold={self.threshold}) has no front block whose change could be "
                 f"compared with the threshold; {cure}"
             )
-        self._check_limits(denoiser)
         probe = Probe(importance=self.importance, downsample=self.downsample, follow=self.follow)
         plan = denoiser.plan.set(span=Span(front=self.front, back=self.back), probe=probe).add(*self._rules())
         return attrs.evolve(denoiser, plan=plan)
-
-    def _check_limits(self, denoiser: Denoiser) -> None:
-        """Refuse limits that differ from those of another dbcache: None is a value, too."""
-        if denoiser.plan.span is None:
-            return
-        for kind in (Total, Continuous, Accumulated):
-            old, new = find(denoiser.plan.rules, kind), find(self._rules(), kind)
-            if old != new:
-                raise ValueError(
-                    f"a limit is set twice, to {old or 'none'} and to {new or 'none'}; compose only one dbcache"
-                )
 
     def _rules(self) -> tuple[Rule, ...]:
         rules: list[Rule] = [Warmup(self.warmup, self.warmup_interval), Threshold(self.threshold)]

@@ -72,11 +72,15 @@ class dbprune(Transform):
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set span and probe, and add the rules."""
         size = len(denoiser.blocks)
-        if self.front + self.back >= size or max(self.keep, default=0) >= size:
-            raise ValueError(f"{self} leaves no block to skip, or keeps one that is not there: the denoiser has {size}")
+        span = Span(front=self.front, back=self.back, each=True, keep=self.keep)
+        if max(self.keep, default=0) >= size:
+            cure = f"give indices of 0 to {size - 1}"
+            raise ValueError(f"{self} keeps a block that is not there: the denoiser has {size}; {cure}")
+        if not span.left(size):
+            cure = "make front and back smaller, or keep fewer"
+            raise ValueError(f"{self} leaves no block to skip: the denoiser has {size}; {cure}")
         rules: list[Rule] = [Warmup(self.warmup), Threshold(self.threshold)]
         rules += [] if self.max_cached is None else [Total(self.max_cached)]
         rules += [] if self.max_continuous is None else [Continuous(self.max_continuous)]
-        span = Span(front=self.front, back=self.back, each=True, keep=self.keep)
         probe = Probe(importance=self.importance, downsample=self.downsample, follow=self.follow)
         return attrs.evolve(denoiser, plan=denoiser.plan.set(span=span, probe=probe).add(*rules))

@@ -11,7 +11,7 @@ from pure.checks import whole
 from pure.composition import Transform
 from pure.denoiser import Denoiser
 from pure.notes import Note
-from pure.rules import Mask
+from pure.rules import SHORTER, Mask
 from pure.step import MOST_STEPS
 
 __all__ = ["fora"]
@@ -44,6 +44,11 @@ class fora(Transform):
     def mask(self, count: int) -> tuple[int, ...]:
         """Return the entries: 1 in the first `warmup` places and at every multiple of `interval`."""
         return tuple(int(index < self.warmup or index % self.interval == 0) for index in range(count))
+
+    @property
+    def cure(self) -> str:
+        """What to change where it computes every step of a run."""
+        return "an interval of 1 computes all: raise it" if self.interval == 1 else SHORTER
 
     def notes(self, count: int) -> tuple[Note, ...]:
         """Return none: the mask fits any number of steps."""

@@ -6,7 +6,7 @@ $$v = v_- + s\,(v_+ - v_-)$$
 import attrs
 
 from pure.checks import narrowed
-from pure.composition import Transform
+from pure.composition import Transform, both
 from pure.denoiser import Denoiser
 from pure.guidance import Guidance
 
@@ -33,5 +33,5 @@ class guided(Guidance, Transform):
         """Set the guidance."""
         new = narrowed(self, Guidance)
         if denoiser.guidance is not None and denoiser.guidance != new:
-            raise ValueError(f"guidance is set twice, to {denoiser.guidance} and to {new}; compose only one of the two")
+            raise ValueError(both(guided(**attrs.asdict(denoiser.guidance, recurse=False)), self, "the guidance"))
         return attrs.evolve(denoiser, guidance=new)

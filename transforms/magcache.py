@@ -75,6 +75,13 @@ class magcache(Transform):
                 ratio, error, streak = 1.0, 0.0, 0
         return tuple(entries)
 
+    @property
+    def cure(self) -> str:
+        """What to change where it computes every step of a run."""
+        if self.max_skip == 0:
+            return "with 0 skips in a row nothing is skipped: raise max_skip"
+        return "lower retention, which is the part of the steps that is computed, or raise the threshold"
+
     def notes(self, count: int) -> tuple[Note, ...]:
         """Say if the ratios are those of another number of steps."""
         if len(self.ratios) == count:

@@ -19,10 +19,13 @@ from pure.denoiser import Denoiser
 from pure.info import Answer
 from pure.memory import Memory
 from pure.plan import Probe, Span
-from pure.rules import Mask, Rule
+from pure.rules import SHORTER, Mask, Rule
 from pure.step import Where
 
 __all__ = ["speca"]
+
+LEAST = 2
+"""Drafts that are not rejected, unless another number is given."""
 
 
 @attrs.frozen(cache_hash=True)
@@ -42,6 +45,15 @@ class Accepted(Rule):
     def may_skip(self) -> bool:
         """Whether it can ever answer SKIP."""
         return self.most > 0
+
+    def cure(self, count: int) -> str:
+        """Return what to change."""
+        return SHORTER if self.most > 0 else "with most=0 nothing is drafted: raise it"
+
+    @property
+    def forbids(self) -> bool:
+        """Whether it always answers COMPUTE."""
+        return not self.may_skip
 
     def answer(self, where: Where, memory: Memory) -> Answer:
         """Compute the first steps, after so many drafts, and after one that was rejected."""
@@ -63,7 +75,7 @@ class speca(Transform):
         threshold: of the relative error at the begin of the run, at least 0.
         decay: what it is multiplied with over the run, above 0 and at most 1.
         floor: least threshold.
-        least: drafts in a row that are not rejected.
+        least: drafts in a row that are not rejected, at most `most`; the default goes with any `most`.
         most: drafts in a row, after which a step is computed.
         back: last blocks, which always run and verify, at least 1.
         warmup: first steps, all of them computed.
@@ -81,10 +93,17 @@ class speca(Transform):
     threshold: float = attrs.field(default=0.3, validator=number(0.0, "the threshold"))
     decay: float = attrs.field(default=0.3, validator=number(0.0, "the decay", "use 1", most=1.0, above=True))
     floor: float = attrs.field(default=0.1, validator=number(0.0, "the least threshold"))
-    least: int = attrs.field(default=2, validator=whole(0, "the number of drafts that are not rejected"))
+    least: int = attrs.field(default=LEAST, validator=whole(0, "the number of drafts that are not rejected"))
     most: int = attrs.field(default=8, validator=whole(0, "the limit of drafts in a row"))
     back: int = attrs.field(default=1, validator=whole(1, "the number of back blocks"))
     warmup: int = attrs.field(default=4, validator=whole(0, "the number of warm-up steps"))
+
+    def __attrs_post_init__(self) -> None:
+        if self.least > max(self.most, LEAST):
+            cure = f"give at most {self.most}, or raise most"
+            raise ValueError(
+                f"speca(least={self.least}, most={self.most}): after {self.most} drafts a step is computed; {cure}"
+            )
 
     def edit(self, denoiser: Denoiser) -> Denoiser:
         """Set span and probe, and add the rule."""

@@ -49,6 +49,15 @@ def made(shade=0.5):
     return Made(result=cached, plain=plain, comparison=found)
 
 
+def test_changes_that_are_not_finite_are_counted_apart():
+    changes = (None, 0.1, math.inf, 0.3, math.nan, 0.2)
+    infos = tuple(info(index, False, "threshold", change) for index, change in enumerate(changes))
+    rows = dict(summary([Made(result=result(infos, seconds=(0.1,) * 6))]))
+    assert rows["measured change (conditional)"] == (
+        "least 0.100, 25 % 0.150, median 0.200, 75 % 0.250, most 0.300, and 2 not finite"
+    )
+
+
 def test_counts_by_branch():
     counts = tally(INFOS)
     assert list(counts) == ["conditional", "unconditional"]

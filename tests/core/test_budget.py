@@ -35,7 +35,7 @@ def test_changes_are_those_of_the_front_and_add_up() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="a limit is set twice"):
+    with pytest.raises(ValueError, match=r"budget\(\) and dbcache\(front=2\) both set which blocks may be skipped"):
         pure.compose(budget(), dbcache(front=2))(RANDOM.first)
     with pytest.raises(ValueError, match="asks for blocks that always run, but the denoiser has"):
         budget(front=1, back=99)(RANDOM.first)

@@ -99,10 +99,14 @@ def test_a_mask_is_followed() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="set twice"):
+    with pytest.raises(ValueError, match=r"dbprune\(\) and dbcache\(\) both set which blocks may be skipped"):
         pure.compose(dbprune(), dbcache(front=1))(RANDOM.first)
-    for options in ({"front": 99}, {"keep": (99,)}):
-        with pytest.raises(ValueError, match="leaves no block to skip, or keeps one that is not there"):
+    size = len(RANDOM.first.blocks)
+    with pytest.raises(ValueError, match=f"keeps a block that is not there: the denoiser has {size}; give indices"):
+        dbprune(keep=(1, 99))(RANDOM.first)
+    every = tuple(range(size))
+    for options in ({"front": 99}, {"back": size - 1}, {"keep": every[1:]}, {"front": 0, "keep": every}):
+        with pytest.raises(ValueError, match=f"leaves no block to skip: the denoiser has {size}; make front and back"):
             dbprune(**options)(RANDOM.first)  # type: ignore[arg-type]
     wrong = {"threshold": -1.0, "front": -1, "back": "x", "keep": [1], "max_cached": -1, "follow": "both"}
     for name, value in wrong.items():

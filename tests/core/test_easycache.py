@@ -45,7 +45,8 @@ def test_decisions_follow_the_definition_for_every_sample(guide: bool) -> None:
 def test_until_two_steps_are_computed_nothing_is_known() -> None:
     entries = Situation(model=RANDOM, transform=easycache(threshold=1e9, warmup=0), seeds=(1,), count=5).trace()
     assert [entry.info.computed[0] for entry in entries] == [True, True, False, False, True]
-    assert entries[1].info.changes == (float("inf"),)
+    assert [entry.info.changes[0] is None for entry in entries] == [True, True, False, False, True]
+    assert entries[1].info.reasons == ("easycache",), "it decided, and had nothing to measure"
 
 
 def test_a_batch_decides_as_its_samples_do_and_a_state_goes_on() -> None:
@@ -66,7 +67,7 @@ def test_a_prediction_that_does_not_change_needs_no_steps() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="probe is set twice"):
+    with pytest.raises(ValueError, match=r"easycache\(\) and dbcache\(\) both set what is measured of a step"):
         pure.compose(easycache(), dbcache(front=1))(RANDOM.first)
     for given in ({"threshold": -1.0}, {"warmup": -1}, {"follow": "both"}):
         with pytest.raises(ValueError, match=next(iter(given))):

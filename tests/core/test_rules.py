@@ -236,15 +236,22 @@ def nothing(why: str) -> tuple[Note, ...]:
         (
             (Mask(Explicit((1, 1, 1)), "dynamic"), Threshold(0.2)),
             3,
-            nothing("mask computes every one of 3 steps"),
+            nothing("mask computes every one of 3 steps; give the mask a 0 where a step may be skipped"),
         ),
-        ((Threshold(0.2),), 1, nothing("a run of 1 step is its first step, which is computed")),
+        ((Threshold(0.2),), 1, nothing("a run of 1 step is its first step, which is computed; take more steps")),
         (
             (Threshold(0.0),),
             3,
             nothing("threshold computes every one of 3 steps; a threshold of 0 never skips: raise it"),
         ),
-        ((Warmup(2), Total(0)), 3, nothing("warm-up and total limit compute every one of 3 steps")),
+        (
+            (Warmup(2), Total(0)),
+            3,
+            nothing(
+                "warm-up and total limit compute every one of 3 steps; the total limit is 0, which never skips: "
+                "raise it"
+            ),
+        ),
         (
             (MASK,),
             4,

@@ -50,7 +50,7 @@ def test_fora_is_a_mask() -> None:
     (rule,) = fora(interval=2)(RANDOM.first).plan.rules
     assert isinstance(rule, Mask) and resolve(rule.source, 5) == (1, 0, 1, 0, 1) and not check((rule,), 5)
     assert check(fora(interval=1)(RANDOM.first).plan.rules, 5)[0].text.startswith("nothing will be skipped")
-    with pytest.raises(ValueError, match="a rule is set twice"):
+    with pytest.raises(ValueError, match=r"fora\(interval=2\) and scm\(.*\) both set the rule 'mask'"):
         pure.compose(fora(interval=2), scm(preset="fast"))(RANDOM.first)
     for given in ({"interval": 0}, {"interval": 2.5}, {"warmup": -1}):
         with pytest.raises((ValueError, TypeError), match=next(iter(given))):

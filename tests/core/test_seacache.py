@@ -72,7 +72,7 @@ def test_what_is_refused() -> None:
     state = (FLUX_DEV.params, FLUX_DEV.conditioning((1,)), FLUX_DEV.latents((1,)), 4)
     with pytest.raises(ValueError, match="this model packs them into tokens; use easycache"):
         seacache()(FLUX_DEV.first).init(*state)
-    with pytest.raises(ValueError, match="probe is set twice"):
+    with pytest.raises(ValueError, match=r"seacache\(\) and dbcache\(\) both set what is measured of a step"):
         pure.compose(seacache(), dbcache(front=1))(FLUX_DEV.first)
     for given in ({"threshold": -1.0}, {"power": 11.0}, {"ending": -1}, {"max_continuous": -1}, {"warmup": 0.5}):
         with pytest.raises(ValueError, match=next(iter(given))):

@@ -85,10 +85,13 @@ def test_a_mask_computes_first() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="set twice"):
+    with pytest.raises(ValueError, match=r"speca\(\) and dbcache\(\) both set which blocks may be skipped"):
         pure.compose(speca(), dbcache(front=1))(RANDOM.first)
     with pytest.raises(ValueError, match="asks for blocks that always run, but the denoiser has"):
         speca(back=99)(RANDOM.first)
+    with pytest.raises(ValueError, match=r"speca\(least=9, most=2\): after 2 drafts .* give at most 2, or raise most"):
+        speca(least=9, most=2)
+    assert (speca(most=0).most, speca(most=1).most, speca(least=9, most=9).least) == (0, 1, 9)
     wrong = {"threshold": -1.0, "decay": 0.0, "floor": "x", "least": -1, "most": -1, "back": 0, "warmup": 0.5}
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=name):

@@ -261,25 +261,29 @@ def test_options_of_the_core_have_the_fields_of_their_transforms() -> None:
 @pytest.mark.parametrize(
     ("one", "two", "message"),
     [
-        (dbcache(front=1), dbcache(front=2), r"span is set twice, to Span\(front=1.* and to Span\(front=2"),
+        (
+            dbcache(),
+            dbcache(front=2),
+            r"^dbcache\(\) and dbcache\(front=2\) both set which blocks may be ",
+        ),
         (
             dbcache(threshold=0.1),
             dbcache(threshold=0.2),
-            "a rule is set twice, as Threshold.*0.1.* and as Threshold.*0.2",
+            r"dbcache\(threshold=0.1\) and dbcache\(threshold=0.2\) both set the rule 'threshold'; compose only one",
         ),
-        (dbcache(max_cached=None), dbcache(max_cached=5), r"a limit is set twice, to none and to Total\(limit=5\)"),
-        (dbcache(max_cached=5), dbcache(max_cached=None), r"a limit is set twice, to Total\(limit=5\) and to none"),
-        (dbcache(max_continuous=3), dbcache(max_continuous=None), r"to Continuous\(limit=3\) and to none"),
-        (dbcache(max_accumulated=None), dbcache(max_accumulated=2.0), r"to none and to Accumulated\(limit=2.0\)"),
-        (dbcache(downsample=1), dbcache(downsample=2), "probe is set twice, to Probe.* and to Probe"),
+        (dbcache(max_cached=None), dbcache(max_cached=5), r"^dbcache\(\) and dbcache\(max_cached=5\) both"),
+        (dbcache(max_cached=5), dbcache(max_cached=None), r"^dbcache\(max_cached=5\) and dbcache\(\) both"),
+        (dbcache(max_continuous=3), dbcache(max_continuous=None), r"and dbcache\(max_continuous=None\) both"),
+        (dbcache(max_accumulated=None), dbcache(max_accumulated=2.0), r"and dbcache\(max_accumulated=2.0\) both"),
+        (dbcache(downsample=1), dbcache(downsample=2), "both set what is measured of a step"),
         (
             taylorseer(order=1),
             taylorseer(order=2),
-            r"predictor is set twice, to taylorseer\(\) and to taylorseer\(order=2",
+            r"taylorseer\(\) and taylorseer\(order=2\) both set how skipped blocks are filled in",
         ),
-        (scm(mask="11"), scm(mask="10"), "a rule is set twice, as Mask.* and as Mask"),
-        (guided(scale=1.0), guided(scale=2.0), "guidance is set twice, to Guidance.*1.0.* and to Guidance.*2.0"),
-        (compiled(), compiled(mode="max-autotune"), "compile is set twice, to CompileOptions.*max-autotune"),
+        (scm(mask="11"), scm(mask="10"), r"scm\(mask=\(1, 1\)\) and scm\(mask=\(1, 0\)\) both set the rule 'm"),
+        (guided(scale=1.0), guided(scale=2.0), r"^guided\(scale=1.0\) and guided\(scale=2.0\) both set the guidance"),
+        (compiled(), compiled(mode="max-autotune"), r"compiled\(\) and compiled\(mode='max-autotune'\) both set how"),
     ],
 )
 def test_saying_two_things_is_an_error_that_names_both(one, two, message: str) -> None:

@@ -227,6 +227,18 @@ def test_numbers_that_are_not_finite_are_told_as_such(value, transform):
     assert "no step of this call was skipped" not in str(report) and "training" not in str(caught[0].message)
 
 
+def test_a_plan_that_leaves_no_block_to_skip_is_told():
+    pipe, call = make("flux")
+    size = pipe.transformer.config.num_layers + pipe.transformer.config.num_single_layers
+    whole = dbcache(front=size, threshold=0.5, warmup=1)
+    with (
+        pytest.warns(UserWarning, match=f"no block is left to skip: the first {size}"),
+        pure.accelerate(pipe, whole) as report,
+    ):
+        picture(pipe, call)
+    assert "warning: no block is left to skip" in str(report)
+
+
 def test_a_sample_is_finite_where_all_that_is_predicted_of_it_is():
     bad = torch.tensor([[0.0, float("nan")], [0.0, 1.0]])
     assert finite_rows(bad).tolist() == [False, True]

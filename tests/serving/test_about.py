@@ -162,6 +162,9 @@ def test_what_has_no_effect_is_noted_in_the_response(here):
     assert any("the negative prompt has no effect" in note for note in made["notes"])
     assert any("nothing will be skipped" in note for note in made["notes"])
     assert plain["notes"] == []
+    size = len(app.worker.hand.maker.engine.base.blocks)
+    whole = app.post(num_inference_steps=2, cache_dit_params={"Fn_compute_blocks": size, "max_warmup_steps": 1})
+    assert any("no block is left to skip" in note for note in whole["puredit"]["notes"])
 
 
 def test_finished_jobs_are_forgotten_some_time_and_others_are_not(here):

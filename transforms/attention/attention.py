@@ -3,9 +3,9 @@
 import attrs
 
 from pure.attention import attend, innermost, replaced
-from pure.composition import Transform
+from pure.composition import Transform, both
 from pure.denoiser import Denoiser
-from pure.transforms.attention.kernels import kernel_of
+from pure.transforms.attention.kernels import Dispatched, Flex, Native, kernel_of
 from pure.transforms.attention.names import BACKENDS, canonical, installed
 
 __all__ = ["attention"]
@@ -46,7 +46,8 @@ class attention(Transform):
         """Replace what attends."""
         kernel, now = kernel_of(canonical(self.name)), innermost(denoiser.attend)
         if now is not attend and now != kernel:
-            raise ValueError(f"attention is chosen twice, {now} and {kernel}; compose only one of the two")
+            old = attention(now.name) if isinstance(now, Dispatched | Flex | Native) else now
+            raise ValueError(both(old, self, "what computes attention"))
         parts = {name: replaced(getattr(denoiser, name), kernel) for name in ("prepare", "embed", "head")}
         whole = replaced(denoiser.attend, kernel) if hasattr(denoiser.attend, "attend") else kernel
         return attrs.evolve(denoiser, attend=whole, **parts)
