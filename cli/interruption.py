@@ -1,9 +1,16 @@
-"""What an interruption does: while a command is imported it ends the process, later it is KeyboardInterrupt."""
+"""What an interruption does: while a command is imported it ends the process, later it is KeyboardInterrupt.
 
+Once the command is done, it ends the process again, and while the interpreter is taken down it does nothing.
+"""
+
+import atexit
+import contextlib
+import functools
 import os
 import signal
+import sys
 
-__all__ = ["INTERRUPTED", "leave_at_once", "raise_from_now_on", "was_asked"]
+__all__ = ["INTERRUPTED", "leave_at_once", "leave_from_now_on", "raise_from_now_on", "was_asked"]
 
 INTERRUPTED = 130
 """The exit code that shells report after Ctrl-C."""
@@ -15,6 +22,13 @@ def leave_at_once() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else who started us has it ignored
         signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
+    _ignore_at_the_end()
+
+
+@functools.cache
+def _ignore_at_the_end() -> None:
+    """Register `_ignore` once, before all others, so that it runs after them."""
+    atexit.register(_ignore)
 
 
 def raise_from_now_on() -> None:
@@ -22,6 +36,16 @@ def raise_from_now_on() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _leave:
             signal.signal(number, _raise)
+
+
+def leave_from_now_on() -> None:
+    """Leave at an interruption again: the command is done, and an exception would have nobody to catch it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written is reported at the exit
+            stream.flush()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _raise:
+            signal.signal(number, _leave)
 
 
 def was_asked() -> bool:
@@ -32,6 +56,13 @@ def was_asked() -> bool:
 def _leave(number: int, frame: object) -> None:
     os.write(2, b"\nerror: interrupted\n")  # as click does: a terminal shows ^C before it
     os._exit(INTERRUPTED)
+
+
+def _ignore() -> None:
+    """Let an interruption do nothing: Python gives up its handlers before the libraries are taken down."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (_leave, _raise):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _raise(number: int, frame: object) -> None:

@@ -228,6 +228,46 @@ def test_an_interruption_while_something_is_imported_is_one_line(module, sent, t
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nerror: interrupted\n")
 
 
+AT_THE_END = """
+import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+after, sent = sys.argv.pop(1), getattr(signal, sys.argv.pop(1))
+interrupt = lambda: os.kill(os.getpid(), sent)
+if after == "all else":
+    atexit.register(interrupt)
+from pure.cli import interruption, main
+raising = interruption.leave_at_once
+def leave_at_once():
+    raising()
+    atexit.register(interrupt) if after == "the command" else None
+    interruption.raise_from_now_on()  # as a command does
+main.leave_at_once = leave_at_once
+main.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "sent", "code", "said"),
+    [("the command", "SIGINT", 130, "\nerror: interrupted\n"),
+     ("the command", "SIGTERM", 130, "\nerror: interrupted\n"),
+     ("all else", "SIGINT", 0, ""), ("all else", "SIGTERM", 0, "")],
+)  # fmt: skip
+def test_an_interruption_while_a_finished_command_exits_is_one_line_or_nothing(after, sent, code, said, tmp_path):
+    words = [sys.executable, "-c", AT_THE_END, after, sent, "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (code, said) and done.stdout.startswith("puredit, version")
+
+
+def test_a_second_interruption_while_the_first_is_told_is_one_too(monkeypatch, capsys):
+    for name in ("leave_at_once", "leave_from_now_on", "_open_streams", "quiet_imports"):
+        monkeypatch.setattr(main, name, Mock())
+    monkeypatch.setattr(main, "run", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
+
+
 @pytest.mark.parametrize("words", [["--debug"], ["--log-level", "debug"], ["--log-level=debug"]])
 def test_where_an_error_is_from_is_shown_where_that_is_asked_for(monkeypatch, capsys, words):
     def fail(*_, **__):
