@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pure.configs import Effective, Facts, read_request
+from pure.configs import ConfigError, Effective, Facts, read_request
 from pure.engine.caching import Sources
 from pure.engine.errors import Misuse
 from pure.engine.plans import find_plan
@@ -96,6 +96,12 @@ def _teacache(values: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if values.get("enable_cache_dit") is False:
         raise Misuse("--enable-teacache contradicts --enable-cache-dit false; give only one of the two")
+    try:
+        chosen = read_request(values["cache_dit_params"]).settings.get("cache_config.cache_type")
+    except ConfigError:  # reported with all other mistakes, when the sources are merged
+        chosen = None
+    if chosen is not None and chosen.value != "TeaCache":
+        raise Misuse(f"--enable-teacache contradicts cache_type: {chosen.value} in {PARAMS}; give only one of the two")
     return {"enabled": True, "cache_config.cache_type": "TeaCache"}
 
 

@@ -36,7 +36,8 @@ def _problem(settings: Settings, path: str, found: str, allowed: str, hint: str)
 
 def _calibrators(settings: Settings) -> list[Problem]:
     on = list(calibrators(settings).values())
-    allowed, hint = "at most one of TaylorSeer, DMD and FoCa", "switch all but one off"
+    allowed = "at most one calibrator, of taylorseer, newton, hermite, adams, dmd and foca"
+    hint = "switch all but one off"
     return [
         _problem(settings, key, f"a second calibrator besides {_named(settings, on[0])}", allowed, hint)
         for key in on[1:]

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import attrs
 
-from pure.checks import check_argument
+from pure.checks import check_argument, cut
 from pure.configs.kinds import FALSE, TRUE, Bool, Choice, Counts, ValueKind
-from pure.configs.layer import KINDS, SECOND, Layer, Source
+from pure.configs.layer import KINDS, SECOND, Layer, Source, instead_of
 from pure.configs.report import did_you_mean
-from pure.configs.schema import PRESETS
+from pure.configs.schema import PRESETS, CacheConfig
 from pure.transforms.attention.names import OF_DIFFUSERS
 
-__all__ = ["PREFIX", "VARIABLES", "read_environment"]
+__all__ = ["METHOD_KEYS", "PREFIX", "VARIABLES", "read_environment"]
 
 PREFIX = "SGLANG_CACHE_DIT_"
 """What the names of SGLang start with."""
@@ -43,6 +43,8 @@ SHARED = {
     "SCM_CACHE_BINS": "scm_cache_bins",
     "SCM_POLICY": "steps_computation_policy",
 }
+METHOD_KEYS = ("cache_type", "cache_options", "calibrator_type", "calibrator_cache_type", "enable_foca")
+"""Keys that a request sets and no variable does."""
 VARIABLES = {
     f"{PREFIX}ENABLED": "enabled",
     **{f"{PREFIX}{name}": f"cache_config.{key}" for name, key in {**KNOBS, **SHARED}.items()},
@@ -77,13 +79,32 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
     source = Source()
     for name in sorted(key for key in environ if isinstance(key, str) and (key.startswith(PREFIX) or key == ATTENTION)):
         if name not in VARIABLES:
-            hint = did_you_mean(name, VARIABLES)
+            hint = _hint(name, environ[name])
             source.notes.append(f"environment {name}: unknown and without effect" + (f"; {hint}" if hint else ""))
             continue
         kind = _kind(VARIABLES[name])
         if not (isinstance(kind, Counts) or name == ATTENTION) or environ[name].strip():
             source.take(VARIABLES[name], kind.read(environ[name].strip()), f"environment {name}", kind=kind)
     return source.layer("environment")
+
+
+def _hint(name: str, value: str) -> str:
+    """Say what sets what a variable that does not exist is guessed to set."""
+    bare = name.removeprefix(PREFIX)
+    guess = bare.removeprefix("SECONDARY_").lower()
+    keys = {field.name for field in attrs.fields(CacheConfig)}
+    key = next((each for each in (guess, f"enable_{guess}") if each in keys), "")
+    if variable := next((each for each, path in VARIABLES.items() if path == f"cache_config.{key}"), ""):
+        return f"{variable} sets {key}"
+    written = f"{key}: {cut(value.strip(), 40)}" if key else instead_of(guess)
+    if not written:
+        return did_you_mean(name, VARIABLES)
+    where = "cache_config of a file (--cache-dit-config)"
+    if bare != guess.upper():
+        where = f"secondary: {where}"
+    elif key in METHOD_KEYS or not key:
+        where += " or in --cache-dit-params"
+    return f"no variable sets that: write {written} in {where}"
 
 
 def _kind(path: str) -> ValueKind:

@@ -6,6 +6,7 @@
 
 import abc
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import attrs
@@ -15,19 +16,8 @@ from pure.configs import numerals
 from pure.configs.report import did_you_mean
 
 __all__ = [
-    "Bool",
-    "Callback",
-    "Choice",
-    "Counts",
-    "Nested",
-    "Real",
-    "StepMask",
-    "Text",
-    "Unchecked",
-    "ValueKind",
-    "Whole",
-    "Words",
-    "Wrong",
+    "Bool", "Callback", "Choice", "Counts", "Nested", "Real", "StepMask", "Text", "Unchecked", "ValueKind", "Whole",
+    "Words", "Wrong", "show",
 ]  # fmt: skip
 
 TRUE = ("1", "true", "yes", "y", "t", "on")
@@ -35,7 +25,11 @@ FALSE = ("0", "false", "no", "n", "f", "off", "")
 
 
 class Wrong(ValueError):
-    """A value that is not allowed; its text is the hint, which may be empty."""
+    """A value that is not allowed; its text is the hint, which may be empty, `found` a part of it that is wrong."""
+
+    def __init__(self, hint: str = "", found: str = "") -> None:
+        super().__init__(hint)
+        self.found = found
 
 
 def show(value: object) -> str:
@@ -337,10 +331,13 @@ class Nested(ValueKind):
 
     def parse(self, value: Any) -> Any:
         """Check that it is plain data."""
-        right = isinstance(value, dict) or (self.lists and isinstance(value, list))
-        if not right or not _plain(value):
+        if self.lists and isinstance(value, list):
+            return Words().parse(value)
+        if not isinstance(value, dict):
             raise Wrong
-        return Words().parse(value) if isinstance(value, list) else value
+        if wrong := next(_not_plain(value, ""), None):
+            raise Wrong(f"keys are text, and values {PLAIN}", wrong)
+        return value
 
 
 @attrs.frozen
@@ -369,12 +366,23 @@ class Unchecked(ValueKind):
         return text
 
 
-def _plain(value: Any) -> bool:
+PLAIN = "text, finite numbers, true, false, null, and lists and mappings of them"
+
+
+def _not_plain(value: Any, path: str) -> Iterator[str]:
+    """Yield what is no plain data in a value, with the keys that lead to it."""
+    where = f" for its key {path}" if path else ""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _plain(entry) for key, entry in value.items())
-    if isinstance(value, list):
-        return all(map(_plain, value))
-    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+        for key, entry in value.items():
+            if isinstance(key, str):
+                yield from _not_plain(entry, f"{path}.{key}" if path else key)
+            else:
+                yield f"{show(key)} as a key" + where.replace("for its key", "of")
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _not_plain(entry, path)
+    elif not (value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):
+        yield show(value) + where
 
 
 def _quotes(text: str) -> str:

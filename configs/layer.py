@@ -7,9 +7,9 @@ import attrs
 
 from pure.configs.kinds import Bool, ValueKind, Wrong, show
 from pure.configs.report import ConfigError, Problem, did_you_mean
-from pure.configs.schema import BACKEND, SECTIONS, TUNED, key_of
+from pure.configs.schema import BACKEND, METHODS, SECTIONS, TUNED, key_of
 
-__all__ = ["KINDS", "SECOND", "Layer", "Setting", "Settings", "Source"]
+__all__ = ["KINDS", "SECOND", "Layer", "Setting", "Settings", "Source", "instead_of", "unknown"]
 
 SECOND = "secondary."
 """What the paths of the second expert's own settings start with."""
@@ -83,7 +83,7 @@ class Source:
         try:
             self.settings[path] = Setting(value=kind.parse(value), place=place)
         except Wrong as error:
-            found, hint = show(value), str(error)
+            found, hint = error.found or show(value), str(error)
             problem = Problem(place=place, path=shown or path, found=found, allowed=kind.allowed, hint=hint)
             self.problems.append(problem)
 
@@ -99,9 +99,31 @@ class Source:
         return Layer(name=name, settings=settings, notes=tuple(self.notes))
 
 
+INSTEAD = {
+    **{name.lower(): f"cache_type: {name}" for name in ("DBCache", "DBPrune", *METHODS)},
+    **{name: f"calibrator_type: {name}" for name in ("newton", "hermite", "adams")},
+}
+"""What to write for a method or calibrator that has no key of its own, by its name in small letters."""
+
+
+SWITCHES = ("enable", "enabled", "enable_cache", "enable_cache_dit")
+
+
+def instead_of(key: object) -> str:
+    """Return what sets what a key that does not exist is guessed to set; empty: nobody knows.
+
+    >>> instead_of("enable_teacache")
+    'cache_type: TeaCache'
+    """
+    return INSTEAD.get(str(key).lower().removeprefix("enable_"), "")
+
+
 def unknown(place: str, path: str, key: object, known: Iterable[str], hint: str = "") -> Problem:
     """Return the problem of a key that does not exist."""
     known = sorted(known)
     lists = f"{len(known)} keys, which `puredit config --reference` lists"
-    allowed, hint = ", ".join(known) if len(known) <= 24 else lists, hint or did_you_mean(key, known)
+    allowed = ", ".join(known) if len(known) <= 24 else lists
+    if str(key).lower() in SWITCHES:
+        hint = hint or "leave it out: settings switch the cache on, and --enable-cache-dit false switches it off"
+    hint = hint or (f"write {instead}" if (instead := instead_of(key)) else did_you_mean(key, known))
     return Problem(place=place, path=path, found="an unknown key", allowed=allowed, hint=hint)

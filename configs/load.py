@@ -11,7 +11,7 @@ import yaml
 
 from pure.checks import check_argument, cut, shown
 from pure.configs.consistency import contradictions
-from pure.configs.layer import Layer, Setting, Source, unknown
+from pure.configs.layer import Layer, Setting, Source, instead_of, unknown
 from pure.configs.positions import Leaf, MapNode, Node, Pair, again, parse_json, parse_yaml, plain
 from pure.configs.reading import read_text
 from pure.configs.report import ConfigError, Problem, did_you_mean
@@ -193,6 +193,8 @@ def _known(name: str) -> dict[str, str]:
 
 def _elsewhere(key: Any, name: str) -> str:
     other = next((section for section in SECTIONS if section != name and key in _known(section)), "")
+    if (instead := instead_of(key)) and name != "cache_config":
+        return f"write {instead} in cache_config"
     if key in TOP:
         return f"{key} is a section of its own: write it at the left margin"
     return f"it belongs in {other}" if other else ""

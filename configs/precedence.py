@@ -2,10 +2,11 @@
 
 This file is the one place that says so. Within a source, settings of the second
 expert win over settings of both. The mask, given by a preset, a list or bins, is one value, and so is the attention
-backend, given at the top level or in parallelism_config: the first source that sets any of it sets all of it.
+backend, given at the top level or in parallelism_config: the first source that sets any of it sets all of it. What is
+written for another value, such as the options of a method, counts with that value only.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import attrs
@@ -13,8 +14,8 @@ import attrs
 from pure.checks import check_argument
 from pure.configs.consistency import contradictions
 from pure.configs.effective import Effective
-from pure.configs.layer import KINDS, SECOND, Layer, Setting, Source, unknown
-from pure.configs.report import ConfigError
+from pure.configs.layer import KINDS, SECOND, Layer, Setting, Settings, Source, unknown
+from pure.configs.report import ConfigError, order
 from pure.configs.schema import METHODS, SECTIONS, SGLANG, CacheConfig
 from pure.configs.support import Facts, observations
 
@@ -23,6 +24,15 @@ __all__ = ["Facts", "read_flags", "read_model_defaults", "resolve"]
 MASK = ("cache_config.steps_computation_mask", "cache_config.scm_compute_bins", "cache_config.scm_cache_bins")
 BACKEND = ("attention_backend", "parallelism_config.attention_backend")
 ONE_VALUE = (MASK, BACKEND)
+METHOD = ("cache_config.cache_type",)
+WRITTEN_FOR = {
+    "cache_config.cache_options": METHOD,
+    "cache_config.calibrated_weights": MASK,
+    "cache_config.num_inference_steps": MASK,
+    "tuned": MASK,
+}
+"""Settings that are written for the value of another one, which a stronger source may replace."""
+CALIBRATOR = "cache_config.calibrator_type"
 EMPTY = Layer(name="none")
 
 
@@ -78,8 +88,9 @@ def resolve(
     for layer in layers:
         check_argument(layer, Layer, "a source is a layer, as load_config, read_environment and their like return it")
     check_argument(facts, Facts, "facts are those of Facts(...)")
-    primary = merge([layer.settings for layer in layers])
-    secondary = merge([settings for layer in layers for settings in (_second(layer.settings), layer.settings)])
+    primary, replaced = merge([layer.settings for layer in layers])
+    own = [settings for layer in layers for settings in (_second(layer.settings), layer.settings)]
+    secondary, others = merge(own)
     given = primary | {SECOND + path: setting for path, setting in secondary.items() if path.startswith("cache_")}
     said = {name for name in ("parallelism_config", "quantize_config") if _says(name, given)}
     said |= {"parallelism_config"} if facts.processes > 1 else set()
@@ -91,6 +102,10 @@ def resolve(
     if problems:
         raise ConfigError(problems)
     sizes, notes, refusals = observations(first, second, facts)
+    if settings["enabled"].value:
+        # What the second expert does not take over from the first one's settings counts for the first.
+        own = [] if facts.experts == 1 else [(place, note) for place, note in others if place % 2 == 0]
+        notes += [note for _, note in replaced + own]
     settings |= sizes
     backend = settings.get("attention_backend") or settings.get("parallelism_config.attention_backend")
     return Effective(
@@ -102,21 +117,54 @@ def resolve(
         quantize=_made("quantize_config", settings) if "quantize_config" in said else None,
         tuned=settings["tuned"].value if "tuned" in settings else None,
         origins={path: setting.origin for path, setting in settings.items()},
-        notes=tuple(dict.fromkeys([note for layer in layers for note in layer.notes] + notes)),
+        notes=tuple(sorted(dict.fromkeys([note for layer in layers for note in layer.notes] + notes), key=order)),
         refusals=tuple(refusals),
         facts=facts,
     )
 
 
-def merge(sources: list[Mapping[str, Setting]]) -> dict[str, Setting]:
-    """Return the first value of every path; of paths that are one value, those of the first source with one of them."""
+def merge(sources: Sequence[Settings]) -> tuple[dict[str, Setting], list[tuple[int, str]]]:
+    """Return the first value of every path, and of those that are left out the place of the source, and why.
+
+    Of paths that are one value, those of the first source with one of them count; of settings that are written for
+    another one, the first that are written for the value that counts.
+    """
     merged: dict[str, Setting] = {}
-    for source in sources:
+    notes: list[tuple[int, str]] = []
+    for place, source in enumerate(sources):
         settled = {path for group in ONE_VALUE if any(path in merged for path in group) for path in group}
         for path, setting in source.items():
-            if not path.startswith(SECOND) and path not in settled:
-                merged.setdefault(path, setting)
-    return merged
+            if path.startswith(SECOND) or path in settled or path in merged:
+                continue
+            if note := _replaced(path, setting, sources, place):
+                notes.append((place, note))
+            else:
+                merged[path] = setting
+    return merged, notes
+
+
+def _replaced(path: str, setting: Setting, sources: Sequence[Settings], place: int) -> str:
+    """Say why a setting of the source at a place does not count: a stronger source replaces what it is written for."""
+    if path == CALIBRATOR:
+        switch = f"cache_config.enable_{setting.value}"
+        off = next((source[switch] for source in sources[:place] if switch in source), None)
+        if off is None or off.value:
+            return ""
+        return f"{setting.place}: calibrator_type has no effect: enable_{setting.value} is false ({off.place})"
+    group = WRITTEN_FOR.get(path, ())
+    theirs, ours = _of(group, sources[place:]), _of(group, sources)
+    if not theirs or theirs == ours:
+        return ""
+    what = f"cache_type: {theirs[0].value}" if group is METHOD else "another mask"
+    now = f"the cache_type is {ours[0].value}" if group is METHOD else "the mask is that of"
+    key = path.rpartition(".")[2]
+    where = f"{ours[0].place}" if group is MASK else f"({ours[0].place})"
+    return f"{setting.place}: {key} has no effect: it was written for {what} ({theirs[0].place}), and {now} {where}"
+
+
+def _of(group: Sequence[str], sources: Sequence[Settings]) -> list[Setting]:
+    """Return what is set of a group of paths by the first source that sets any of them."""
+    return next((found for source in sources if (found := [source[each] for each in group if each in source])), [])
 
 
 def _second(settings: Mapping[str, Setting]) -> dict[str, Setting]:

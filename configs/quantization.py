@@ -122,7 +122,10 @@ def _own(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         except Wrong as error:
             if key != "quant_type":  # of which more can be said
                 wrong.add(key)
-                yield f"{key}: found {show(value)}; allowed: {KEYS[key].allowed}", str(error) or "change it"
+                yield (
+                    f"{key}: found {error.found or show(value)}; allowed: {KEYS[key].allowed}",
+                    str(error) or "change it",
+                )
     yield from ((f"{key}: {why}", cure) for key, why, cure in _kinds({k: v for k, v in keys.items() if k not in wrong}))
 
 

@@ -1,12 +1,13 @@
 """Problems and the report of them: where, which key, what was found, what is allowed, what to do."""
 
+import re
 from collections.abc import Iterable
 
 import attrs
 
 from pure.checks import nearest
 
-__all__ = ["ConfigError", "Problem", "did_you_mean"]
+__all__ = ["ConfigError", "Problem", "did_you_mean", "order"]
 
 
 @attrs.frozen(kw_only=True)
@@ -45,18 +46,20 @@ class ConfigError(ValueError):
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(dict.fromkeys(problems), key=_order))
+        self.problems = tuple(sorted(dict.fromkeys(problems), key=lambda each: order(each.place)))
         count = len(self.problems)
         title = "1 problem" if count == 1 else f"{count} problems"
         super().__init__("\n".join([f"{title} in the configuration:", *(f"  {problem}" for problem in self.problems)]))
 
 
-def _order(problem: Problem) -> tuple[str, int, int]:
-    """Return the line and column of `file:line:column`; other places keep their order."""
-    name, *numbers = problem.place.rsplit(":", 2)
-    if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
-        return name, int(numbers[0]), int(numbers[1])
-    return "", 0, 0
+def order(text: str) -> tuple[str, int, int]:
+    """Return the key that sorts places, and texts that begin with one, by file, line and column; others come first.
+
+    >>> order("c.yaml:2:10: no effect"), order("flag --plan: no effect")
+    (('c.yaml', 2, 10), ('', 0, 0))
+    """
+    found = re.match(r"(.+?):(\d+):(\d+)(?![^:, ])", text)
+    return (found[1], int(found[2]), int(found[3])) if found else ("", 0, 0)
 
 
 # What people write, and what the key is called: too far apart for a spelling match.
@@ -78,6 +81,10 @@ SYNONYMS = {
     "taylorseer": "enable_taylorseer",
     "ts_order": "taylorseer_order",
     "order": "taylorseer_order",
+    "method": "cache_type",
+    "type": "cache_type",
+    "options": "cache_options",
+    "calibrator": "calibrator_type",
     "steps": "num_inference_steps",
     "mask": "steps_computation_mask",
     "scm": "steps_computation_mask",

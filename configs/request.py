@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from pure.configs.consistency import contradictions
-from pure.configs.environment import KNOBS, SHARED
+from pure.configs.environment import KNOBS, METHOD_KEYS, SHARED
 from pure.configs.kinds import Choice, show
 from pure.configs.layer import SECOND, Layer, Setting, Source, unknown
 from pure.configs.positions import MapNode, parse_json, plain
@@ -19,7 +19,6 @@ from pure.configs.schema import PRESETS
 __all__ = ["REQUEST_KEYS", "read_request"]
 
 SECONDARY_KEYS = {key: f"cache_config.{key}" for key in KNOBS.values()}
-METHOD_KEYS = ("cache_type", "cache_options", "calibrator_type", "calibrator_cache_type", "enable_foca")
 REQUEST_KEYS = {
     **SECONDARY_KEYS,
     **{key: f"cache_config.{key}" for key in METHOD_KEYS},
@@ -90,7 +89,8 @@ class _Parameters(Source):
             path = f"{shown}.{key}"
             place = self.places.get(path.removeprefix(f"{NAME}."), self.place)
             if key not in keys:
-                self.problems.append(unknown(place, path, key, keys))
+                hint = "a request sets it for both experts: write it outside secondary" if key in REQUEST_KEYS else ""
+                self.problems.append(unknown(place, path, key, keys, hint))
             elif entry is None:
                 continue
             elif key == "secondary":

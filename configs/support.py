@@ -17,6 +17,7 @@ from pure.configs.quantization import refusals as unquantizable
 from pure.configs.report import Problem
 from pure.configs.schema import SECTIONS, CacheConfig, ParallelismConfig
 from pure.configs.sizes import PARALLEL, settle_sizes, without_effect
+from pure.plan import Span
 from pure.transforms.attention.machine import obstacle, working
 from pure.transforms.attention.names import unsupported
 
@@ -55,6 +56,7 @@ IGNORED_BY_STATIC = (
     *("residual_diff_threshold", "max_accumulated_residual_diff_threshold", "max_cached_steps"),
     "max_continuous_cached_steps",
 )
+MASK_KEYS = ("scm_compute_bins", "steps_computation_mask")
 RAY = tuple(field.name for field in attrs.fields(ParallelismConfig) if field.name.startswith("ray_"))
 
 
@@ -112,6 +114,7 @@ def _off(settings: Settings) -> list[str]:
 
 
 def _without_effect(settings: Settings) -> list[str]:
+    notes = _overruled(settings)
     idle = [*_idle_calibrators(settings), *_idle_masks(settings)]
     if f"{CACHE}force_refresh_step_hint" not in settings:
         idle += [("force_refresh_step_policy", "there is no force_refresh_step_hint")]
@@ -119,9 +122,18 @@ def _without_effect(settings: Settings) -> list[str]:
     idle += [("enable_separate_cfg", "branches are named, so each always has a cache of its own")]
     if settings[f"{CACHE}cfg_diff_compute_separate"].value:
         idle += [("cfg_compute_first", "branches are named, so their order does not matter")]
-    return [
+    return notes + [
         f"{settings[CACHE + key].place}: {key} has no effect: {why}" for key, why in idle if _set(settings, CACHE + key)
     ]
+
+
+def _overruled(settings: Settings) -> list[str]:
+    """Say which switch of a calibrator has no effect, false, without effect: calibrator_type is on."""
+    on, key = next(iter(calibrators(settings).items()), ("", ""))
+    switch = settings.get(f"{CACHE}enable_{on}")
+    if not key.endswith("calibrator_type") or switch is None or not switch.given:
+        return []
+    return [f"{switch.place}: enable_{on} has no effect: calibrator_type is {on} ({settings[key].place})"]
 
 
 def _idle_methods(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -203,7 +215,9 @@ def _method(settings: Settings, facts: Facts) -> list[Problem]:
     if chosen not in METHODS:
         return []
     if chosen in MASKS and (f"{CACHE}scm_compute_bins" in settings or (mask is not None and mask.value != "none")):
-        return [_refuse(settings, path, f"{chosen} is a mask itself, and there is another", "leave one of the two out")]
+        other = next(settings[f"{CACHE}{key}"] for key in MASK_KEYS if f"{CACHE}{key}" in settings)
+        why = f"{chosen} is a mask itself, and there is another ({other.place})"
+        return [_refuse(settings, path, why, "leave one of the two out")]
     options = settings[f"{CACHE}cache_options"].value
     if chosen == "TeaCache" and facts.experts not in (None, 1) and not {"polynomial", "threshold"} <= options.keys():
         why = "TeaCache needs a polynomial, and none was published for two experts"
@@ -238,9 +252,12 @@ def _pruning(settings: Settings, facts: Facts) -> list[Problem]:
         why = f"{list(settings[keep].value)}, but the denoiser has {facts.blocks} blocks, the first of them 0"
         found.append(_refuse(settings, keep, why, f"give indices of 0 to {facts.blocks - 1}"))
     front, back = (settings[f"{CACHE}{key}"].value for key in ("Fn_compute_blocks", "Bn_compute_blocks"))
-    if facts.blocks is not None and front + back == facts.blocks:
-        why = f"{front} first and {back} last blocks of {facts.blocks} leave none to prune"
-        found.append(_refuse(settings, f"{CACHE}Fn_compute_blocks", why, "make them fewer"))
+    span = Span(front=front, back=back, keep=settings[keep].value)
+    if not found and facts.blocks is not None and front + back <= facts.blocks and not span.left(facts.blocks):
+        others = f" and non_prune_block_ids {list(span.keep)}" if span.keep else ""
+        why = f"{front} first and {back} last blocks{others} leave none of {facts.blocks} to prune"
+        path = keep if front + back < facts.blocks else f"{CACHE}{'Fn' if front else 'Bn'}_compute_blocks"
+        found.append(_refuse(settings, path, why, "make them fewer"))
     return found
 
 
@@ -260,7 +277,7 @@ def _blocks(settings: Settings, facts: Facts) -> list[Problem]:
         return []
     path = f"{CACHE}Fn_compute_blocks" if front else f"{CACHE}Bn_compute_blocks"
     why = f"{front} first and {back} last blocks, but the denoiser has {facts.blocks}"
-    return [_refuse(settings, path, why, f"make them at most {facts.blocks} together")]
+    return [_refuse(settings, path, why, f"make them fewer than {facts.blocks} together")]
 
 
 # ------------------------------------------------------------------------------ the rest

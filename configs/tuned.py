@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from pure.configs.kinds import Real, Text, ValueKind, Whole, Wrong
+from pure.configs.kinds import Real, Text, ValueKind, Whole, Wrong, show
+from pure.configs.report import did_you_mean
 
 __all__ = ["Rows", "Tuned", "TunedFor"]
 
@@ -80,13 +81,14 @@ class Tuned(ValueKind):
         if not isinstance(value, Mapping):
             raise Wrong
         fields = attrs.fields_dict(TunedFor)
-        if unknown := next((key for key in value if key not in fields), None):
-            raise Wrong(f"{unknown} is unknown")
+        if unknown := [key for key in value if key not in fields]:
+            raise Wrong(did_you_mean(unknown[0], fields), f"an unknown key, {show(unknown[0])}")
         found = {}
         for name, given in value.items():
             kind = fields[name].metadata["kind"]
             try:
                 found[name] = None if given is None else kind.parse(given)
             except Wrong as error:
-                raise Wrong(f"{name} is {kind.allowed}" + (f": {error}" if str(error) else "")) from error
+                hint = f"{name} is {kind.allowed}" + (f": {error}" if str(error) else "")
+                raise Wrong(hint, f"{show(given)} for its key {name}") from error
         return TunedFor(**found)

@@ -139,7 +139,7 @@ def read_fields(body: Body, route: Fields, *checks: Callable[[Mapping[str, Any]]
                 _refuse(name, value, route)
         except Wrong as error:
             hint = f"; {error}" if str(error) else ""
-            message = f"{name}: found {show(value)}; allowed: {route.kinds[name].allowed}{hint}"
+            message = f"{name}: found {error.found or show(value)}; allowed: {route.kinds[name].allowed}{hint}"
             wrong[name] = Misuse(message, field=name)
         except Misuse as error:
             wrong[name] = error

@@ -261,7 +261,7 @@ def test_it_is_a_function():
         (
             {"Bn_compute_blocks": 1},
             Facts(blocks=8),
-            "8 first and 1 last blocks, but the denoiser has 8; make them at mos",
+            "8 first and 1 last blocks, but the denoiser has 8; make them fewer",
         ),
         ({"Bn_compute_blocks": 1}, Facts(blocks=8), "library default (cache-dit): cache_config.Fn_compute_blocks"),
     ],

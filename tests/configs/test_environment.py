@@ -168,6 +168,29 @@ def wrong_of(variables):
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("FOCA", "true", "enable_foca: true in cache_config of a file (--cache-dit-config) or in --cache-dit-params"),
+        (
+            "CACHE_TYPE",
+            "FORA",
+            "cache_type: FORA in cache_config of a file (--cache-dit-config) or in --cache-dit-params",
+        ),
+        ("TEACACHE", "1", "cache_type: TeaCache in cache_config of a file (--cache-dit-config) or in --cache-dit-p"),
+        ("ENABLE_NEWTON", "1", "calibrator_type: newton in cache_config of a file (--cache-dit-config) or in --cach"),
+        ("MAX_CACHED_STEPS", "3", "max_cached_steps: 3 in cache_config of a file (--cache-dit-config)"),
+        ("SECONDARY_FOCA", "1", "enable_foca: 1 in secondary: cache_config of a file (--cache-dit-config)"),
+    ],
+)
+def test_a_key_that_no_variable_sets_is_told_where_it_goes(name, value, hint):
+    (note,) = effective({name: value}).notes
+    start = f"environment SGLANG_CACHE_DIT_{name}: unknown and without effect; no variable sets that: write {hint}"
+    assert note.startswith(start)
+    (note,) = effective({"MAX_WARMUP_STEPS": "3"}).notes
+    assert note.endswith("without effect; SGLANG_CACHE_DIT_WARMUP sets max_warmup_steps")
+
+
 def test_an_unknown_variable_is_told():
     (note,) = effective({"ENABLED": "true", "WARMUPS": "1"}).notes
     assert note == (

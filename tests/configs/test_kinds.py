@@ -62,6 +62,27 @@ def test_what_is_allowed(kind: ValueKind, value: Any, parsed: Any) -> None:
     assert found == parsed and type(found) is type(parsed)
 
 
+KEYS = "keys are text, and values text, finite numbers, true, false, null, and lists and mappings of them"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"a": math.inf}, "the number inf for its key a"),
+        ({"b": 1, "a": {"c": [1, [math.nan]]}}, "the number nan for its key a.c"),
+        ({1: "a"}, "the number 1 as a key"),
+        ({"a": {None: 1}}, "null as a key of a"),
+        ({"a": {1, 2}}, "set {1, 2} for its key a"),
+    ],
+)
+def test_what_is_wrong_in_a_mapping_is_named(value: Any, found: str) -> None:
+    for kind in (Nested(), Nested(lists=True)):
+        with pytest.raises(Wrong) as error:
+            kind.parse(value)
+        assert error.value.found == found
+    assert Nested().parse({"a": (1.0, 0)}) == {"a": (1.0, 0)}
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "hint"),
     [
@@ -113,9 +134,9 @@ def test_what_is_allowed(kind: ValueKind, value: Any, parsed: Any) -> None:
         (StepMask(PRESETS), "102", ""),
         (StepMask(PRESETS), 110, "put quotes around the digits: without them they are one number"),
         (Nested(), ["a"], ""),
-        (Nested(), {"a": math.inf}, ""),
-        (Nested(), {1: "a"}, ""),
-        (Nested(), {"a": [1, math.inf]}, ""),
+        (Nested(), {"a": math.inf}, KEYS),
+        (Nested(), {1: "a"}, KEYS),
+        (Nested(), {"a": [1, math.inf]}, KEYS),
         (Nested(lists=True), ["a", 1], ""),
         (Callback(), "print", "leave the key out"),
     ],

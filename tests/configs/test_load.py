@@ -97,6 +97,15 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
             "found an unknown key; allowed: 46 keys, which `puredit config --reference` lists; did you mean Fn_co",
         ),
         ("threshold: 1", "did you mean residual_diff_threshold?"),
+        ("method: FORA", "did you mean cache_type?"),
+        ("enable_teacache: true", "lists; write cache_type: TeaCache"),
+        ("seacache: true", "lists; write cache_type: SeaCache"),
+        ("enable_adams: true", "lists; write calibrator_type: adams"),
+        ("enable_cache_dit: true", "leave it out: settings switch the cache on, and --enable-cache-dit false switches"),
+        (
+            "cache_options: {threshold: .inf}",
+            "c.yaml:2:18: cache_config.cache_options: found the number inf for its key threshold; allowed: a mapping; ",
+        ),
         (
             "ulysses_size: 1",
             "found an unknown key; allowed: 46 keys, which `puredit config --reference` lists; it belongs",
@@ -108,7 +117,8 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         ("enable_sperate_cfg: true\n  enable_separate_cfg: true", "found another name of enable_separate_cfg"),
         (
             "enable_taylorseer: true\n  calibrator_type: dmd",
-            "a second calibrator besides enable_taylorseer (c.yaml:2:22)",
+            "a second calibrator besides enable_taylorseer (c.yaml:2:22); allowed: at most one calibrator, of "
+            "taylorseer, newton, hermite, adams, dmd and foca; switch all but one off",
         ),
         ("Fn_compute_blocks: 0\n  residual_diff_threshold: 0.1", "found 0 with residual_diff_threshold: 0.1"),
         ("steps_computation_mask: '110'\n  num_inference_steps: 4", "found 3 entries for num_inference_steps: 4"),

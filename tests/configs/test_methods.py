@@ -137,7 +137,13 @@ def test_calibrators_of_every_name(values, predictor):
             Facts(blocks=4),
             "non_prune_block_ids: [1, 4], but the denoiser has 4 blocks, the first of them 0; give indices of 0 to 3",
         ),
-        ({"cache_type": "DBPrune"}, Facts(blocks=8), "8 first and 0 last blocks of 8 leave none to prune; make them f"),
+        ({"cache_type": "DBPrune"}, Facts(blocks=8), "8 first and 0 last blocks leave none of 8 to prune; make them f"),
+        (
+            {"cache_type": "DBPrune", "Fn_compute_blocks": 1, "non_prune_block_ids": [1, 3, 2]},
+            Facts(blocks=4),
+            "non_prune_block_ids: 1 first and 0 last blocks and non_prune_block_ids [1, 3, 2] leave none of 4 to prune",
+        ),
+        ({"cache_type": "SpeCa", "cache_options": {"least": 9, "most": 2}}, Facts(), "give at most 2, or raise most"),
         (
             {"cache_type": "FORA", "cache_options": {"interval": 0}},
             Facts(),
@@ -149,7 +155,7 @@ def test_calibrators_of_every_name(values, predictor):
         (
             {"cache_type": "FORA", "steps_computation_mask": "fast"},
             Facts(),
-            "FORA is a mask itself, and there is anoth",
+            "FORA is a mask itself, and there is another (c.yaml:1:",
         ),
         (
             {"cache_type": "TeaCache"},

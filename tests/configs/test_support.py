@@ -102,3 +102,10 @@ def test_weights_of_taylorseer_have_no_effect_beside_another_predictor(name):
     )
     (note,) = resolve(file=load_text(cache, "c.yaml")).notes
     assert note.endswith(f"calibrated_weights has no effect: they replace TaylorSeer's, and {name} is on")
+
+
+def test_notes_stand_in_the_order_of_the_file():
+    keys = ("dmd_rank: 3", "enable_sperate_cfg: true", "num_inference_steps: 12", "enable_encoder_foca: true")
+    more = ("cfg_compute_first: true", "non_prune_block_ids: [1]", "warmup_interval: 2", "cache_type: DBPrune")
+    found = resolve(file=load_text("\n".join((*keys, *more)), "c.yaml"))
+    assert [int(note.split(":")[1]) for note in found.notes] == [1, 2, 2, 3, 4, 5, 7]

@@ -80,7 +80,8 @@ def test_of_one_expert_the_second_has_no_effect() -> None:
     ("text", "message"),
     [
         ("tuned: 3", r"configuration:1:8: tuned: found the number 3; allowed: a mapping with some of model, steps"),
-        ("tuned: {step: 3}", r"step is unknown"),
+        ("tuned: {step: 3}", r"found an unknown key, text 'step'; .*; did you mean steps\?"),
+        ("tuned: {null: 3}", r"found an unknown key, null; allowed: a mapping with some of model, steps"),
         ("tuned: {steps: 0}", r"steps is a whole number of at least 1"),
         ("tuned: {psnr: high}", r"psnr is a finite number"),
         ("secondary: 3", r"secondary: found 3; allowed: a mapping with cache_config and nothing else"),
