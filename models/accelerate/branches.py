@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import torch
 
+from pure.block import Bound
 from pure.info import Info
 from pure.memory import State
 from pure.models.accelerate.components import CachedComponent
@@ -57,6 +58,7 @@ class Branch:
         context: name of the cache context, or empty.
         marks: what it is known by.
         model: the denoiser it runs through.
+        bound: its parameters, grouped by block.
         state: what it remembers.
         sizes: shape of its latents.
         infos: what was decided at its steps.
@@ -67,6 +69,7 @@ class Branch:
     context: str
     marks: Marks
     model: CachedComponent
+    bound: Bound | None = None
     state: State | None = None
     sizes: torch.Size | None = None
     infos: list[Info] = attrs.field(factory=list)
@@ -74,7 +77,7 @@ class Branch:
 
     def renew(self, model: CachedComponent, given: Marks) -> None:
         """Forget what is remembered and go on through another model, with the samples of this call."""
-        self.model, self.marks, self.state = model, given, None
+        self.model, self.marks, self.bound, self.state = model, given, None, None
 
 
 def find(

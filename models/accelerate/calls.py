@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 import torch
 
-from pure.block import Bound
 from pure.composition import Transform
 from pure.decide import can_skip
 from pure.models.accelerate.branches import Branch, Clock, find, marks
@@ -160,7 +159,6 @@ class ComponentCall:
         clock: which step it is.
         branches: those seen so far.
         plain: reasons of the calls that went past the cache.
-        bound: its parameters grouped by block, for every model in use.
     """
 
     name: str
@@ -171,7 +169,6 @@ class ComponentCall:
     clock: Clock = attrs.field(factory=Clock)
     branches: list[Branch] = attrs.field(factory=list)
     plain: list[str] = attrs.field(factory=list)
-    bound: dict[int, Bound] = attrs.field(factory=dict)
 
     def step(self, kwargs: dict[str, Any]) -> Any:
         """Take one step of one branch."""
@@ -195,12 +192,9 @@ class ComponentCall:
         return ModelOutput.of(prediction, model.forward, kwargs.get("return_dict", True))
 
     def _model(self, kwargs: Mapping[str, Any]) -> CachedComponent:
-        """Return the denoiser of a call; forget what was made of the module if it has changed."""
-        stamp = fingerprint(self.module)
-        if stamp != self.stamp:
-            self.stamp = stamp
-            self.bound.clear()
-        return self.session.model(self.name, self.module, kwargs, stamp)
+        """Return the denoiser of a call, of the module as it is now."""
+        self.stamp = fingerprint(self.module)
+        return self.session.model(self.name, self.module, kwargs, self.stamp)
 
     def _branch(self, model: CachedComponent, kwargs: Mapping[str, Any]) -> tuple[Branch, tuple[int, ...] | None]:
         """Return the branch of a call, and which of its samples the call has (None: all)."""
@@ -224,9 +218,9 @@ class ComponentCall:
     def _advance(self, branch: Branch, rows: Sequence[int] | None, index: int, kwargs: Mapping[str, Any]) -> Any:
         model = branch.model
         request, denoiser = model.forward.sorted(kwargs), model.denoiser
-        params = self.bound.get(id(model))
-        if params is None:
-            params = self.bound[id(model)] = denoiser.bind(parameters(self.module) if model.functional else {})
+        if branch.bound is None:
+            branch.bound = denoiser.bind(parameters(self.module) if model.functional else {})
+        params = branch.bound
         with torch.no_grad():
             if branch.state is None or (rows is None and branch.sizes != request.latents.shape):
                 branch.state = denoiser.init(params, request.conditioning, request.latents, self.count)

@@ -1,5 +1,6 @@
 """The parts that a model is adapted with, each alone: its arguments, copies of its structure, its lists of blocks."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import torch.utils._pytree as pytree
 
 import pure
 from pure.models import CheckpointError
+from pure.models.accelerate.components import ModelOutput
 from pure.models.adapt.adapt import adapt
 from pure.models.adapt.arguments import has_samples, pack, padded, unpack
+from pure.models.adapt.forward import Forward, prediction_of
 from pure.models.adapt.search import discover, search
 from pure.models.adapt.structure import copied, described, lists
 from tests.support.generic import Draw
@@ -192,3 +195,32 @@ def test_streams_are_followed_into_what_is_joined_of_them(positional: bool) -> N
     assert [cut.blocks[0] for cut in cuts] == ["inner.body.pairs.0", "inner.body.singles.0"]
     assert [len(cut.blocks) for cut in cuts] == [5, 3]
     assert adapt(model, example=call).cut.blocks == cuts[0].blocks
+
+
+def test_a_prediction_is_what_a_forward_returns() -> None:
+    one, two = DRAW(2, 3), DRAW(2, 4)
+    for raw in (one, (one,), SimpleNamespace(sample=one), SimpleNamespace(sample=(one,))):
+        assert prediction_of(raw) is prediction_of(raw, several=True) is one
+    for raw in ([one, one], ([one, one],), SimpleNamespace(sample=[one, one])):
+        assert equal(prediction_of(raw), torch.stack([one, one]))
+    assert equal(prediction_of((one, [two, two]), several=True), (one, torch.stack([two, two])))
+    with pytest.raises(CheckpointError, match="returns 2 things"):
+        prediction_of((one, two))
+    for several in (False, True):
+        for raw, kind in (({"a": one}, "dict"), ((3,), "int"), ([], "list"), ((), "tuple")):
+            with pytest.raises(CheckpointError, match=f"returns (a {kind}|0 things)"):
+                prediction_of(raw, several)
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_a_component_answers_as_it_did(record: bool) -> None:
+    """As a record or a tuple as the pipeline asks, or in the only way it has."""
+    pair, asked = DRAW(2, 3), (("return_dict", False),)
+    found = ModelOutput.of(pair, Forward("x", "t", plain=asked), record)
+    assert (found.sample if record else found[0]) is pair and (record or type(found) is tuple)
+    assert ModelOutput.of(pair, Forward("x", "t"), record)[0] is pair
+    assert ModelOutput.of(pair, Forward("x", "t", bare=True), record) is pair
+    listed = ModelOutput.of(pair, Forward("x", "t", listed=True), record)[0]
+    assert equal(listed, list(pair)) and equal(listed, [pair[0], pair[1]])
+    several = (pair, pair)
+    assert ModelOutput.of(several, Forward("x", "t"), record) is several
