@@ -100,15 +100,24 @@ def _failed(error: Exception, debug: bool) -> int:
         case ConfigError():
             return _complain(str(error), error.exit_code, debug)
         case BrokenPipeError():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return FAILED
         case OSError(errno=errno.ENOSPC, filename=None):
             # Files are named by what writes them; what is left is what the output goes to.
+            _drop_output()
             return _complain(
                 f"cannot write to standard output: {error.strerror}; files that were made stay", FAILED, debug
             )
     where = "" if debug else "; --debug shows where"
     return _complain(f"{type(error).__name__}: {error}{where}", FAILED, debug)
+
+
+def _drop_output() -> None:
+    """Drop what cannot be written to standard output: Python would try again at its end, and fail with code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int, debug: bool) -> int:

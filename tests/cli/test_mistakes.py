@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 import pure.cli.generate
 import pure.engine.denoising
-from tests.structure.source import ROOT
+from tests.support.forked import command
 
 FEW = ("--num-inference-steps", "3", "--max-sequence-length", "8")
 
@@ -218,23 +217,15 @@ def test_a_mistake_of_ours_says_where_it_is_on_demand(puredit, monkeypatch):
 @pytest.mark.slow
 def test_control_c_in_a_process_of_its_own(checkpoint, tmp_path):
     words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", "--num-outputs", "5000", *FEW]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    said = tmp_path / "said"  # a pipe that was read by lines would keep some from who reads the rest
-    with said.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pure.cli.main", *words],
-            cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.PIPE, text=True,
-            # A shell that runs the tests in the background has them ignore the signal, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-    while len(said.read_text().splitlines()) < 2:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, err
+    with command(words, tmp_path) as process:
+        while len(process.out.read_text().splitlines()) < 2:
+            assert process.poll() is None, process.err.read_text()
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        code, err = process.wait(), process.err.read_text()
+    assert code == 130, err
     assert "error: interrupted after" in err and "Traceback" not in err
-    listed = [line for line in said.read_text().splitlines() if line.startswith("outputs/")]
+    listed = [line for line in process.out.read_text().splitlines() if line.startswith("outputs/")]
     assert sorted(listed) == sorted(f"outputs/{name}" for name in os.listdir(tmp_path / "outputs"))
     for name in listed:
         with Image.open(tmp_path / name) as image:

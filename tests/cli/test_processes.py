@@ -22,6 +22,7 @@ from pure.distributed import Sizes
 from pure.engine.errors import Misuse
 from tests.cli.test_parallel import FEW, pixels
 from tests.structure.source import ROOT
+from tests.support.forked import command
 
 THREE = ("--num-gpus", "3")
 
@@ -220,22 +221,16 @@ def test_under_torchrun_on_two_hosts(checkpoint, tmp_path):
 def test_an_interruption_keeps_what_is_finished(checkpoint, tmp_path, sent, to_all):
     """Ctrl-C reaches every process of a terminal; a request to terminate the one that was started, or all of them."""
     words = ["generate", "--model-path", str(checkpoint), "--prompt", "a", "--num-outputs", "5000", *FEW]
-    said = tmp_path / "said"  # a pipe that was read by lines would keep some from who reads the rest
-    with said.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pure.cli.main", *words, "--num-gpus", "2"],
-            cwd=tmp_path, env=environment(), stdout=out, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-    while len(said.read_text().splitlines()) < 2:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    os.killpg(process.pid, sent) if to_all else process.send_signal(sent)
-    err = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, err
+    with command([*words, "--num-gpus", "2"], tmp_path) as process:
+        while len(process.out.read_text().splitlines()) < 2:
+            assert process.poll() is None, process.err.read_text()
+            time.sleep(0.01)
+        (os.killpg if to_all else os.kill)(process.pid, sent)
+        code, err = process.wait(), process.err.read_text()
+    assert code == 130, err
     assert err.count("error:") == 1 and re.search(r"error: interrupted after \d+ of 5000 images", err)
     assert "Traceback" not in err
-    listed = [line for line in said.read_text().splitlines() if line.startswith("outputs/")]
+    listed = [line for line in process.out.read_text().splitlines() if line.startswith("outputs/")]
     assert sorted(listed) == sorted(f"outputs/{name}" for name in os.listdir(tmp_path / "outputs"))
     for name in listed:
         pixels(tmp_path / name)

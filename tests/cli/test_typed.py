@@ -2,13 +2,13 @@
 
 import errno
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from pure.cli.options import FLAGS
 from pure.cli.spelling import unknown
+from tests.support.forked import command
 
 LONG = "a" * 5000
 NAMES = sorted({name for flag in FLAGS for name in flag.opts if name.startswith("--")})
@@ -232,8 +232,8 @@ def test_a_full_disk_leaves_what_is_finished(puredit, tmp_path, monkeypatch):
 
 def test_an_output_that_is_full_is_named(checkpoint, tmp_path):
     words = ("--num-inference-steps", "1", "--max-sequence-length", "8", "--output-path", str(tmp_path))
-    command = [sys.executable, "-m", "pure", "generate", "--model-path", str(checkpoint), "--prompt", "a", *words]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
-    assert done.returncode == 1 and "error: cannot write to standard output: No space left on device" in done.stderr
+    words = ("generate", "--model-path", str(checkpoint), "--prompt", "a", *words)
+    with command(words, tmp_path, out=Path("/dev/full")) as process:
+        assert process.wait() == 1
+    assert "error: cannot write to standard output: No space left on device" in process.err.read_text()
     assert len(list(tmp_path.glob("*.png"))) == 1
