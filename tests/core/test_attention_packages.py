@@ -23,6 +23,7 @@ q, k, v = toys.normal(2, 5, 4, 16, seed=0), toys.normal(2, 7, 2, 16, seed=1), to
 holes = torch.tensor([[1, 0, 1, 1, 0, 0, 1], [0] * 7]).bool()[:, None, None]
 any_mask = toys.normal(2, 4, 5, 7, seed=3) > 0
 any_mask[..., 0] = True
+added = toys.normal(2, 1, 1, 7, seed=4)
 folder, found = __import__("pathlib").Path(sys.argv[1]), {}
 for name in json.loads(sys.argv[2]):
     canonical_name = canonical(name)
@@ -30,7 +31,7 @@ for name in json.loads(sys.argv[2]):
     kernel = kernel_of(canonical_name)
     stand_ins.calls(folder)
     errors = {}
-    for label, mask in (("none", None), ("keys", holes), ("any", any_mask)):
+    for label, mask in (("none", None), ("keys", holes), ("added", added), ("any", any_mask)):
         try:
             errors[label] = float((kernel(q, k, v, mask) - attend(q, k, v, mask)).abs().max())
         except ValueError as error:
@@ -43,7 +44,7 @@ for name in json.loads(sys.argv[2]):
 print(json.dumps({"found": found, "working": working("cpu", torch.float32)}))
 """
 # What takes which masks, whether it gives parts, and the functions of packages that were called.
-NO, KEYS, ALL = ("none",), ("none", "keys"), ("none", "keys", "any")
+NO, KEYS, ALL = ("none",), ("none", "keys"), ("none", "keys", "added", "any")
 EXPECTED = {
     "flash": (NO, True, ["flash"]),
     "fa": (NO, True, ["flash"]),
