@@ -26,6 +26,9 @@ DEEPEST = 8
 
 CLOSE = 1e-6
 
+REST = tuple(taylorseer(order=order) for order in range(4))
+"""What there is no row for, by order."""
+
 TableRow = tuple[tuple[int, ...], int, tuple[float, ...]]
 """History (newest first), target and weights."""
 
@@ -117,12 +120,6 @@ class calibrated(Extrapolation):
     _found: Mapping[tuple[tuple[int, ...], int], tuple[float, ...]] = attrs.field(
         init=False, eq=False, repr=False, default=attrs.Factory(lambda self: _lookup(self.table), takes_self=True)
     )
-    _rest: taylorseer = attrs.field(
-        init=False,
-        eq=False,
-        repr=False,
-        default=attrs.Factory(lambda self: taylorseer(order=self.order), takes_self=True),
-    )
 
     @property
     def history(self) -> int:
@@ -135,8 +132,8 @@ class calibrated(Extrapolation):
         for length in range(len(known), 0, -1):
             if (row := self._found.get((known[:length], target))) is not None:
                 return row + (0.0,) * (len(times) - length)
-        newest = tuple(times)[: self._rest.history]
-        return self._rest.weights(newest, target, first) + (0.0,) * (len(times) - len(newest))
+        newest = tuple(times)[: self.order + 1]
+        return REST[self.order].weights(newest, target, first) + (0.0,) * (len(times) - len(newest))
 
 
 def _lookup(table: tuple[TableRow, ...]) -> dict[tuple[tuple[int, ...], int], tuple[float, ...]]:
