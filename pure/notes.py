@@ -34,7 +34,7 @@ def warn(notes: Iterable[Note], stacklevel: int = 2) -> None:
 
     Args:
         notes: the same text twice warns once.
-        stacklevel: as of `warnings.warn`: 2 is the line that called `warn`, 3 its caller.
+        stacklevel: as of `warnings.warn`: 1 is the line that called `warn`, 2 its caller.
     """
     for text in dict.fromkeys(note.text for note in notes):
         warnings.warn(text, UserWarning, stacklevel=stacklevel + 1)

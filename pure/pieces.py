@@ -244,7 +244,7 @@ class Fill:
 
     def _predict(self, stream: Kept, now: torch.Tensor, past: Streams, weights: torch.Tensor | None) -> torch.Tensor:
         if weights is None:  # a held stream: weight 1 on the newest
-            return _narrowed(past[0].clone() if stream.whole else now + past[0], now.dtype)
+            return _narrowed(now + past[0], now.dtype)
         rows = weights.view(*weights.shape, *(1,) * (now.ndim - 1)).unbind(1)  # K of (B, 1, 1)
         if stream.whole:
             total = rows[0] * _cast(past[0], weights.dtype)

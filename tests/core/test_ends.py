@@ -1,19 +1,27 @@
 """What can skip remembers, and what never can does not; numbers exactly to the ends of their ranges."""
 
-from typing import Any
+import inspect
+import itertools
+from typing import Any, cast
 
 import attrs
 import pytest
 import torch
 
 import pure
-from pure import Answer, Memory, Where
+from pure import Answer, Hold, Memory, Note, Where, programs
+from pure.coefficients import place
 from pure.decide import check, decide
+from pure.fitting import prepare
+from pure.gram import fitted_weights, gram_matrix
+from pure.memory import read
+from pure.notes import warn
+from pure.pieces import Fill, Kept
 from pure.plan import Probe, Span
 from pure.rules import Accumulated, Rule, Threshold
 from pure.step import MOST_STEPS, check_count
 from pure.testing.situation import SOLVER, Situation, same
-from pure.testing.toys import RANDOM
+from pure.testing.toys import RANDOM, OneStream
 from pure.transforms import (
     budget,
     calibrated,
@@ -122,6 +130,12 @@ class Beside(Rule):
         return Answer.DEFER
 
 
+def test_a_threshold_beyond_every_change_skips_whatever_is_measured() -> None:
+    memory = Memory(skipped=0, streak=0, computed=1, first=0, accumulated=0.0, times=(0,))
+    for change in (0.5, 1.0, 7.0):
+        assert decide((Accumulated(9.0), Threshold(1.0)), Where(1, 4), memory, change)[0] is Answer.SKIP
+
+
 def test_a_sum_is_measured_whatever_stands_between_it_and_the_threshold() -> None:
     rules = (Accumulated(0.5), Beside(), Threshold(1.0))
     memory = Memory(skipped=1, streak=1, computed=1, first=0, accumulated=0.4, times=(0, -1, -1))
@@ -160,3 +174,73 @@ def test_what_is_loaded_holds_no_more_than_itself(tmp_path: Any) -> None:
     loaded = pure.load_state(tmp_path / "state", like=case.start())
     for name, leaf in tensors_of(loaded).items():
         assert leaf.untyped_storage().nbytes() == leaf.nbytes, name
+
+
+def test_a_limit_counts_steps_whichever_blocks_were_skipped() -> None:
+    """Blocks that skip in turn would otherwise each have a limit of its own."""
+    free, limited = (dbprune(front=0, threshold=0.15, warmup=1, max_continuous=most) for most in (None, 1))
+    for cache in (free, limited):
+        case = Situation(model=RANDOM, transform=cache, seeds=(1, 2, 3), count=12)
+        rows = list(zip(*(entry.info.computed for entry in case.trace()), strict=True))
+        twice = any(not one and not two for row in rows for one, two in itertools.pairwise(row))
+        assert twice == (cache is free) and not all(map(all, rows))
+
+
+def test_what_verifies_remembers_the_error_of_skipped_steps_only() -> None:
+    cache = pure.compose(speca(threshold=0.1, decay=0.5, floor=0.01, least=1, most=3, warmup=2), taylorseer(order=1))
+    found = set()
+    for entry in Situation(model=RANDOM, transform=cache, seeds=(1, 2, 3), count=12).trace():
+        sizes = [memory.size for memory in read(entry.after.cache.ledger)]
+        assert [size < 0 for size in sizes] == list(entry.info.computed)
+        found.add(len(set(entry.info.computed)))
+    assert found == {1, 2}, "at some steps only some samples are computed"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_fill_of_fp16_is_clipped_at_both_ends(sign: int) -> None:
+    now = OneStream(image=torch.full((1, 1, 1), sign * 60000.0).half())
+    found = Fill((Kept("image", Hold()),))(now, ((torch.full((1, 1, 1), sign * 1e5),),), (None,))
+    assert found.image.item() == sign * 65504
+
+
+def test_guidance_is_always_on_where_nothing_ends_it() -> None:
+    ends: dict[str, Any] = {"start": 0.1, "stop": 0.9, "lowest_sigma": 0.1}
+    assert pure.Guidance(scale=2.0).always
+    assert not any(pure.Guidance(scale=2.0, **{name: value}).always for name, value in ends.items())
+
+
+def test_every_history_has_a_row_of_its_own() -> None:
+    count, depth = 4, 2
+    histories = [(one, two) for one in range(-1, count) for two in range(-1, count)]
+    assert {place(each, count) for each in histories} == set(range((count + 1) ** depth))
+
+
+def test_weights_do_not_depend_on_the_size_of_residuals() -> None:
+    gram = gram_matrix(pure.gaussian((5, 9), 0).numpy())
+    small = fitted_weights(gram, (3, 2, 0), 4, ridge=0.1)
+    assert fitted_weights(1e6 * gram, (3, 2, 0), 4, ridge=0.1) == pytest.approx(small)
+
+
+def test_an_attribute_that_something_else_lacks_is_not_blamed_on_the_conditioning() -> None:
+    with pytest.raises(AttributeError, match="'int' object has no attribute 'rotary'"):
+        prepare(lambda params, conditioning: cast(Any, 3).rotary, RANDOM.params, object())
+
+
+def test_a_warning_names_the_line_that_called_what_warns() -> None:
+    def called() -> None:
+        warn([Note("said once"), Note("said once")])
+
+    with pytest.warns(UserWarning, match="^said once$") as caught:
+        called()
+        at = inspect.currentframe()
+    assert at is not None and [(each.filename, each.lineno) for each in caught] == [(__file__, at.f_lineno - 2)]
+
+
+def test_a_program_that_follows_measures_the_conditional_branch() -> None:
+    case = Situation(
+        model=RANDOM, transform=pure.compose(guided(scale=2.0), dbcache(follow="conditional")), seeds=(1,), count=4
+    )
+    made = pure.program(case.single, case.schedule(), case.solver)
+    state = attrs.evolve(made.init(RANDOM.params, case.conditioning(), case.latents()), probe=torch.ones(2, 3, 4))
+    moved = torch.tensor([1.25, 9.0]).view(2, 1, 1).expand(2, 3, 4)
+    assert programs._change(case.single.pieces, state, moved, True).item() == 0.25

@@ -39,6 +39,7 @@ def test_sound_transforms_pass(name):
         (damped(0.5), "06-repetition-costs-nothing", "step 1"),
         (wrapping(faulty.shared), "08-batches-are-independent", "begins otherwise in a batch"),
         (wrapping(faulty.written), "03-apply-is-pure", "written in place"),
+        (wrapping(faulty.lessened), "17-runs-are-differentiable", "from that of a small step"),
         (wrapping(faulty.detached), "17-runs-are-differentiable", "from that of a small step"),
         (closing(), "02-composition-is-an-algebra", "not in closures"),
         (keeping(), "08-batches-are-independent", "begins otherwise in a batch"),
@@ -72,6 +73,13 @@ def test_what_is_shown_is_the_smallest_and_fails_when_pasted():
     ]
     with pytest.raises(AssertionError, match="step 1"):
         exec(broken.code, {})
+
+
+def test_the_transform_that_is_tried_stays_where_the_model_is_at_fault() -> None:
+    model = attrs.evolve(RANDOM, denoiser=wrapping(faulty.shared)(RANDOM.first))
+    with pytest.raises(LawBroken) as caught:
+        check_laws(ruled(), models=[model], laws=["08-rows-are-isolated"], draws=0)
+    assert caught.value.situation.parts == (ruled(),)
 
 
 @pytest.mark.parametrize(

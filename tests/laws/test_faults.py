@@ -16,6 +16,7 @@ from pure.testing.laws import Law
 from pure.testing.situation import Model, Situation
 from pure.testing.toys import CLOSED, EXPERTS, RANDOM, STREAMS
 from pure.transforms import dbcache, guided, scm, taylorseer
+from pure.tree import map_samples
 
 SKIPPING = dbcache(front=1, threshold=0.5, warmup=1)
 SLOPE = taylorseer(order=1)
@@ -106,6 +107,16 @@ def test_a_branch_guessed_from_call_parity() -> None:
     case = situation(RANDOM, guided(scale=2.0, start=0.3, stop=0.7), SKIPPING)
     fault: Plant = lambda patch: patch.setattr(cfg, "conditional", guess)  # noqa: E731
     assert_caught(rows.branches_are_separate, case, fault)
+
+
+def test_a_branch_that_goes_on_outside_the_interval() -> None:
+    def both(tree, index, part):
+        return map_samples(lambda leaf: torch.cat([leaf[:1], leaf[1:] + 1]), put(tree, index, part))
+
+    put = pure.put
+    case = situation(RANDOM, guided(scale=2.0, stop=0.5), SKIPPING, samples=1)
+    fault: Plant = lambda patch: patch.setattr("pure.denoiser.put", both)  # noqa: E731
+    assert_caught(rows.branches_are_separate, case, fault, "the unconditional branch changed outside the interval")
 
 
 def test_a_decision_taken_on_the_mean_of_the_batch() -> None:
