@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pure.configs import ConfigError, Effective, Facts, read_request
+from pure.configs import ConfigError, Effective, Facts, load_config, read_request
 from pure.engine.caching import Sources
 from pure.engine.errors import Misuse
 from pure.engine.plans import find_plan
@@ -32,7 +32,7 @@ def planned(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]
     """Return the flags with the file of `--plan` as that of `--cache-dit-config`.
 
     Raises:
-        Misuse: there is no such plan, or both are given.
+        Misuse: there is no such plan, it is none, or both are given.
     """
     if values["plan"] is None:
         return dict(values)
@@ -40,7 +40,15 @@ def planned(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]
         raise Misuse("--enable-teacache and --plan both say which steps to compute; give only one of the two")
     if values["cache_dit_config"] is not None:
         raise Misuse("--plan and --cache-dit-config both say which steps to compute; give only one of the two")
-    return {**values, "cache_dit_config": str(find_plan(values["plan"], checkpoint.found))}
+    file = find_plan(values["plan"], checkpoint.found)
+    try:
+        chooses = "enabled" in load_config(file, values["lenient_config"]).settings
+    except ConfigError:  # reported with all other mistakes, when the sources are merged
+        chooses = True
+    if not chooses:
+        cure = "give a file of puredit tune, or this one as --cache-dit-config"
+        raise Misuse(f"--plan {values['plan']}: it has no cache_config, which says which steps to compute; {cure}")
+    return {**values, "cache_dit_config": str(file)}
 
 
 def settle(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) -> Effective:

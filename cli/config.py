@@ -10,8 +10,9 @@ from pure.cli.cache_flags import planned, settle
 from pure.cli.command import checkpoint_of, facts_of
 from pure.cli.screen import console
 from pure.cli.tables import print_table
-from pure.configs import describe, reference_table
+from pure.configs import Effective, Facts, build, describe, reference_table
 from pure.engine.errors import Misuse
+from pure.notes import Note
 
 __all__ = ["execute"]
 
@@ -46,8 +47,17 @@ def execute(values: dict[str, Any]) -> None:
     print_table(screen, HEAD, _flags(values, facts.steps), "flags")
     for note in effective.notes:
         screen.print(rich.text.Text(f"note: {note}"), soft_wrap=True)
+    for note in _of_plan(effective, facts):
+        screen.print(rich.text.Text(f"{note.kind}: {note.text}"), soft_wrap=True)
     for problem in effective.refusals:
         screen.print(rich.text.Text(f"refused: {problem}"), soft_wrap=True)
+
+
+def _of_plan(effective: Effective, facts: Facts) -> tuple[Note, ...]:
+    """Return what a run with the effective cache will not do, where its steps are known: not those of two experts."""
+    if effective.refusals or facts.denoiser is None or facts.steps is None or facts.experts != 1:
+        return ()
+    return build(effective)(facts.denoiser).notes(facts.steps)
 
 
 def _flags(values: dict[str, Any], steps: int | None) -> list[tuple[str, str, str]]:

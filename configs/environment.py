@@ -91,6 +91,9 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
 def _hint(name: str, value: str) -> str:
     """Say what sets what a variable that does not exist is guessed to set."""
     bare = name.removeprefix(PREFIX)
+    both = PREFIX + bare.removeprefix("SECONDARY_")
+    if both != name and both in VARIABLES:
+        return f"{both} is of both experts"
     guess = bare.removeprefix("SECONDARY_").lower()
     keys = {field.name for field in attrs.fields(CacheConfig)}
     key = next((each for each in (guess, f"enable_{guess}") if each in keys), "")

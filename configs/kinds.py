@@ -17,7 +17,7 @@ from pure.configs.report import did_you_mean
 
 __all__ = [
     "Bool", "Callback", "Choice", "Counts", "Nested", "Real", "StepMask", "Text", "Unchecked", "ValueKind", "Whole",
-    "Words", "Wrong", "show",
+    "Words", "Wrong", "show", "unquoted",
 ]  # fmt: skip
 
 TRUE = ("1", "true", "yes", "y", "t", "on")
@@ -108,7 +108,7 @@ class Whole(ValueKind):
         if isinstance(value, float) and value.is_integer():
             raise Wrong(f"write {int(value)}")
         if isinstance(value, str):
-            raise Wrong(_quotes(value))
+            raise Wrong(unquoted(value))
         if isinstance(value, bool) or not isinstance(value, int):
             raise Wrong
         if self.unlimited and value < 0:
@@ -145,7 +145,7 @@ class Real(ValueKind):
     def parse(self, value: Any) -> float:
         """Check type and range."""
         if isinstance(value, str):
-            raise Wrong(_quotes(value))
+            raise Wrong(unquoted(value))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Wrong
         try:
@@ -204,6 +204,8 @@ class Choice(ValueKind):
         if value is False and "none" in self.words:
             raise Wrong("write none")
         if not isinstance(value, str) or value not in self.words:
+            if str(value).lower() in ("none", "null"):
+                raise Wrong("leave the key out")
             raise Wrong(did_you_mean(value, self.words) if isinstance(value, str) else "")
         return value
 
@@ -273,7 +275,7 @@ class Counts(ValueKind):
     def parse(self, value: Any) -> tuple[int, ...]:
         """Check every entry."""
         if isinstance(value, str):
-            raise Wrong(f"write [{value[:60]}]")
+            raise Wrong("" if isinstance(self.read(value), str) else f"write [{value[:60]}]")
         if not isinstance(value, list | tuple) or (not value and not self.empty):
             raise Wrong
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= self.least for n in value):
@@ -385,7 +387,7 @@ def _not_plain(value: Any, path: str) -> Iterator[str]:
         yield show(value) + where
 
 
-def _quotes(text: str) -> str:
+def unquoted(text: str) -> str:
     """Say how to write a number that was written as text."""
     if len(text) > 60 or (number := numerals.real(text.strip())) is None:
         return ""

@@ -63,7 +63,8 @@ def load_config(source: str | Path, lenient: bool = False) -> Layer:
             raise
         found, hint = str(getattr(error, "strerror", None) or error), ""
     allowed = f"a readable YAML or JSON file, or one of {', '.join(names())}"
-    raise ConfigError([Problem(place=cut(str(source)), path="", found=found, allowed=allowed, hint=hint)])
+    place = cut(str(source)) or "the name of the file, which is empty"
+    raise ConfigError([Problem(place=place, path="", found=found, allowed=allowed, hint=hint)])
 
 
 def load_text(text: str, name: str = "configuration", lenient: bool = False) -> Layer:

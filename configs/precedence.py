@@ -98,7 +98,8 @@ def resolve(
     first = {path: s for path, s in settings.items() if s.value is not None and not path.startswith(SECOND)}
     second = first | _second(settings)
     second = {path: setting for path, setting in second.items() if setting.value is not None}
-    problems = contradictions(first) + contradictions(second)
+    problems = contradictions(first)
+    problems += [attrs.evolve(one, path=SECOND + one.path) for one in contradictions(second) if one not in problems]
     if problems:
         raise ConfigError(problems)
     sizes, notes, refusals = observations(first, second, facts)

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import attrs
 
-from pure.checks import nearest
+from pure.checks import cut, nearest
 
-__all__ = ["ConfigError", "Problem", "did_you_mean", "order"]
+__all__ = ["SYNONYMS", "ConfigError", "Problem", "did_you_mean", "order"]
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +30,7 @@ class Problem:
 
     def __str__(self) -> str:
         """One line for a person."""
-        where = f"{self.place}: {self.path}" if self.path else self.place
+        where = f"{self.place}: {cut(self.path)}" if self.path else self.place
         what = f"found {self.found}; allowed: {self.allowed}" if self.allowed else self.found
         return f"{where}: {what}" + (f"; {self.hint}" if self.hint else "")
 

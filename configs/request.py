@@ -11,9 +11,9 @@ import attrs
 from pure.configs.consistency import contradictions
 from pure.configs.environment import KNOBS, METHOD_KEYS, SHARED
 from pure.configs.kinds import Choice, show
-from pure.configs.layer import SECOND, Layer, Setting, Source, unknown
+from pure.configs.layer import KINDS, SECOND, Layer, Setting, Source, unknown
 from pure.configs.positions import MapNode, parse_json, plain
-from pure.configs.report import Problem
+from pure.configs.report import SYNONYMS, Problem
 from pure.configs.schema import PRESETS
 
 __all__ = ["REQUEST_KEYS", "read_request"]
@@ -57,6 +57,14 @@ def read_request(params: Mapping[str, Any] | str | None = None, enable: bool | N
     return reader.layer("request")
 
 
+def _elsewhere(key: object) -> str:
+    """Say where a key that a request does not set, or not for one expert, belongs."""
+    if key in REQUEST_KEYS:
+        return "a request sets it for both experts: write it outside secondary"
+    of_file = f"cache_config.{key}" in KINDS and key not in SYNONYMS
+    return "a request does not set it: write it in cache_config of a file (--cache-dit-config)" if of_file else ""
+
+
 class _Parameters(Source):
     """Reads the object."""
 
@@ -89,8 +97,7 @@ class _Parameters(Source):
             path = f"{shown}.{key}"
             place = self.places.get(path.removeprefix(f"{NAME}."), self.place)
             if key not in keys:
-                hint = "a request sets it for both experts: write it outside secondary" if key in REQUEST_KEYS else ""
-                self.problems.append(unknown(place, path, key, keys, hint))
+                self.problems.append(unknown(place, path, key, keys, _elsewhere(key)))
             elif entry is None:
                 continue
             elif key == "secondary":

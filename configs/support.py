@@ -11,6 +11,7 @@ import torch
 
 from pure.configs.consistency import SIZES, calibrators
 from pure.configs.facts import Facts
+from pure.configs.kinds import unquoted
 from pure.configs.layer import Setting, Settings
 from pure.configs.methods import MASKS, METHODS, method
 from pure.configs.quantization import refusals as unquantizable
@@ -100,7 +101,7 @@ def _set(settings: Settings, path: str) -> bool:
 
 
 def _off(settings: Settings) -> list[str]:
-    keys = [path for path in settings if path.startswith(CACHE) and settings[path].given]
+    keys = [path for path in settings if (path.startswith(CACHE) or path == "tuned") and settings[path].given]
     if not keys:
         return []
     enabled = settings["enabled"]
@@ -237,7 +238,9 @@ def _method(settings: Settings, facts: Facts) -> list[Problem]:
             made(facts.denoiser)
     except (TypeError, ValueError) as error:
         place = f"{CACHE}cache_options" if options else path
-        return [_refuse(settings, place, str(error), "docs/configuration.md lists the options of every method")]
+        typed = filter(None, (unquoted(each) for each in options.values() if isinstance(each, str)))
+        cure = next(typed, "docs/configuration.md lists the options of every method")
+        return [_refuse(settings, place, str(error), cure)]
     return []
 
 

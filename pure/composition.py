@@ -45,7 +45,7 @@ class Transform:
         if fields and (len(args) > places or unknown):
             named = ", ".join(f"{field.alias}=..." for field in fields)
             near = nearest(unknown[0], [f.alias for f in fields]) if unknown else None
-            hint = f"there is no {unknown[0]!r}{f', did you mean {near!r}?' if near else ''}; " if unknown else ""
+            hint = f"there is no {cut(unknown[0])!r}{f', did you mean {near!r}?' if near else ''}; " if unknown else ""
             raise TypeError(f"{cls.__name__}: {hint}settings are given by name: {cls.__name__}({named})")
         return super().__new__(cls)
 

@@ -27,7 +27,20 @@ def test_a_plan_is_made_drawn_and_used(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_plan_is_a_file_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "--show", "--plan", "ultra"]) == 0
-    assert "ultra.yaml" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "ultra.yaml" in shown and "warning: " not in shown
+
+
+def test_the_effective_configuration_says_what_its_plan_will_not_do(capsys: pytest.CaptureFixture[str]) -> None:
+    for params, said in (
+        (
+            '{"cache_type": "EasyCache"}',
+            "nothing will be skipped: easycache computes every one of 6 steps; use a ",
+        ),
+        ('{"Fn_compute_blocks": 12}', "no block is left to skip: the first 12 and the last 0 of 12 blocks always run"),
+    ):
+        assert run(["config", "--show", "--num-inference-steps", "6", "--cache-dit-params", params]) == 0
+        assert f"warning: {said}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -42,6 +55,10 @@ def test_a_plan_is_a_file_of_settings(capsys: pytest.CaptureFixture[str]) -> Non
         (["tune", "--budget", "3", "--front", "12"], "whole numbers of 0 to 11, the denoiser has 12 blocks"),
         (["tune", "--budget", "3", "--fit", "100"], "112 different prompts are needed and the built-in list 'emoji'"),
         (["tune", "--budget", "3", "--true-cfg-scale", "3", "--model-path", "no-such-folder/x/y"], "no-such-folder"),
+        (
+            ["generate", "--prompt", "a", "--plan", "no.cache"],
+            "--plan no.cache: it has no cache_config, which says",
+        ),
         (["generate", "--prompt", "a", "--plan", "quick"], "--plan quick: there is no such file; plans of this"),
         (
             ["generate", "--prompt", "a", "--plan", "fast", "--cache-dit-config", "cache.yaml"],
@@ -54,6 +71,7 @@ def test_mistakes(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "no.cache").write_text("attention_backend: native")
     assert run(words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.glob("*.yaml"))

@@ -187,6 +187,8 @@ def test_a_key_that_no_variable_sets_is_told_where_it_goes(name, value, hint):
     (note,) = effective({name: value}).notes
     start = f"environment SGLANG_CACHE_DIT_{name}: unknown and without effect; no variable sets that: write {hint}"
     assert note.startswith(start)
+    (note,) = effective({"SECONDARY_SCM_PRESET": "fast"}).notes
+    assert note.endswith("without effect; SGLANG_CACHE_DIT_SCM_PRESET is of both experts")
     (note,) = effective({"MAX_WARMUP_STEPS": "3"}).notes
     assert note.endswith("without effect; SGLANG_CACHE_DIT_WARMUP sets max_warmup_steps")
 

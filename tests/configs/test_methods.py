@@ -143,6 +143,11 @@ def test_calibrators_of_every_name(values, predictor):
             Facts(blocks=4),
             "non_prune_block_ids: 1 first and 0 last blocks and non_prune_block_ids [1, 3, 2] leave none of 4 to prune",
         ),
+        (
+            {"cache_type": "EasyCache", "cache_options": {"threshold": "1e-2"}},
+            Facts(),
+            "use 0 to compute every step; YAML reads 1e-2 as text; write 1.0e-2",
+        ),
         ({"cache_type": "SpeCa", "cache_options": {"least": 9, "most": 2}}, Facts(), "give at most 2, or raise most"),
         (
             {"cache_type": "FORA", "cache_options": {"interval": 0}},

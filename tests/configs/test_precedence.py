@@ -188,7 +188,9 @@ def test_contradictions_between_sources_name_both():
 
 def test_contradictions_of_the_second_expert_are_found_too():
     request = {"enable_taylorseer": True, "secondary": {"enable_dmd": True}}
-    with pytest.raises(ConfigError, match=r"enable_dmd: found a second calibrator besides .*enable_taylorseer"):
+    with pytest.raises(
+        ConfigError, match=r"secondary\.cache_config\.enable_dmd: found a second calibrator besides .*enable_taylorseer"
+    ):
         resolve(request=read_request(request))
 
 
