@@ -167,7 +167,7 @@ class Head:
             called.append(number)
             if number < len(cut.blocks) - 1:
                 return symbols(number, (), tape)
-            glue[:] = [op.function for op in tape.ops]
+            glue[:] = tape.ops
             return cut.returned(number, lambda form: form.join(streams))
 
         around = functools.partial(read_or_run, iter(context.replay.value))

@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 
 from pure.models.adapt.cut import STREAMS, Form, Link, Registry, Wiring, entry_link, keys, link
 from pure.models.adapt.structure import lists, parameters
-from pure.models.adapt.tape import Slot, Tape, Untraceable
+from pure.models.adapt.tape import Op, Slot, Tape, Untraceable
 from pure.models.adapt.walk import Mark, Visit, Walk, outline
 from pure.models.errors import CheckpointError
 
@@ -32,7 +32,7 @@ class BlockCut:
         blocks: names in the order of their calls.
         wirings: one per block.
         last: the last block that needs a constant no earlier one has: there `embed` may stop.
-        glue: the functions between the first and the last block.
+        glue: the operations between the first and the last block.
         specs: structure of what each block returns.
         plain: leaves of what each block returns that are no streams: values that are no tensors.
         streams: names of the first block's arguments that are streams.
@@ -42,7 +42,7 @@ class BlockCut:
     blocks: tuple[str, ...]
     wirings: tuple[Wiring, ...]
     last: int
-    glue: tuple
+    glue: tuple[Op, ...]
     specs: tuple[pytree.TreeSpec, ...]
     plain: tuple[tuple, ...]
     streams: tuple[str, ...]
@@ -192,7 +192,7 @@ def chain(module: torch.nn.Module, walk: Walk, calls: Sequence[Call], why: str) 
         blocks=tuple(call.name for call in kept),
         wirings=tuple(Wiring(*parts) for parts in zip(links, enters[: len(links)], leaving, strict=True)),
         last=last,
-        glue=tuple(op.function for op in walk.tape.ops[: visits[len(links) - 1].since]),
+        glue=tuple(walk.tape.ops[: visits[len(links) - 1].since]),
         specs=tuple(call.spec for call in kept),
         plain=tuple(tuple(None if isinstance(x, torch.Tensor) else x for x in call.outputs) for call in kept),
         streams=tuple(state.streams),

@@ -126,7 +126,9 @@ class Tape:
         if not isinstance(target, Symbol):
             raise Untraceable("what a block returns is written into another tensor")
         changed = self._results(function, leaves, spec)
-        target.twin, target.slot = changed.twin, changed.slot
+        if changed.shape != target.shape:
+            raise Untraceable(f"what a block returns is given another shape in place, {tuple(changed.shape)}")
+        target.slot = changed.slot
         return target
 
     def _results(self, function: Callable, leaves: list, spec: pytree.TreeSpec) -> Any:

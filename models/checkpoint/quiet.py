@@ -28,9 +28,8 @@ def quietly() -> Iterator[None]:
                 yield
         finally:
             if had:
-                bars.enable_progress_bar()  # those of the hub, too
-            if off:
-                hub.disable_progress_bars()
+                bars.enable_progress_bar()
+            (hub.disable_progress_bars if off else hub.enable_progress_bars)()  # which follow the others
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ GIVEN: dict[str, Any] = {
     "table": TABLE,
     "level": torch.tensor(0.5),
     "ragged": [DRAW(3, 4), DRAW(1, 4)],
+    "pair": (DRAW(3, 4), DRAW(2, 4)),
     "sizes": ([(4, 6)], [(4, 6)]),
     "scale": 0.5,
     "nothing": None,
@@ -58,6 +59,7 @@ def test_arguments_of_one_sample(row: int) -> None:
         "rows": GIVEN["rows"][here],
         "second": GIVEN["second"][:, here],
         "ragged": GIVEN["ragged"][here],
+        "pair": GIVEN["pair"][here],
         "sizes": GIVEN["sizes"][here],
         "inside": {"rows": GIVEN["inside"]["rows"][here], "list": ["x", TABLE]},
     }

@@ -1,5 +1,7 @@
 """The kernel of attention of a model that attends itself: diffusers' dispatcher calls it, as if it had been set."""
 
+import contextlib
+
 import pytest
 import torch
 from diffusers import attention_backend
@@ -100,3 +102,22 @@ def test_a_function_attends_in_its_own_way():
     step = pure.Step(index=0, count=1, timestep=torch.ones(1))
     with pytest.raises(ValueError, match="a function in one piece attends in its own way; leave attention"):
         denoiser.apply({}, state, pure.Inputs(latents, step))
+
+
+class Calling:
+    """A function that calls a model which attends without asking anybody."""
+
+    module = torch.nn.Linear(2, 2)
+
+    def __call__(self, latents, timestep, conditioning):
+        return self.module(latents)
+
+
+def test_a_model_in_one_piece_that_cannot_attend_otherwise_says_so_when_it_runs():
+    latents, step = torch.ones(1, 2), pure.Step(index=0, count=1, timestep=torch.ones(1))
+    for transform, refused in ((pure.identity, False), (attention("flex"), True)):
+        denoiser = transform(whole(Calling()))
+        state = denoiser.init({}, None, latents, 1)
+        said = pytest.raises(CheckpointError, match="Linear has no attention that could be chosen; leave attention")
+        with said if refused else contextlib.nullcontext():
+            denoiser.apply({}, state, pure.Inputs(latents, step))

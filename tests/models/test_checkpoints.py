@@ -244,7 +244,7 @@ def cached(original: Path, where: Path, *, main: str | None = "abc", snapshots=(
         shutil.copytree(original, cache / "snapshots" / name)
     if main:
         (cache / "refs").mkdir()
-        (cache / "refs" / "main").write_text(main)
+        (cache / "refs" / "main").write_text(f"{main}\n")  # as git writes it; the hub writes none
     return cache
 
 

@@ -10,6 +10,7 @@ import huggingface_hub.utils as hub
 import numpy as np
 import pytest
 import torch
+import transformers.utils.logging as bars
 from PIL import Image
 
 import pure
@@ -180,14 +181,22 @@ def test_a_recipe_has_the_classes_that_a_transform_stands_in() -> None:
     assert repr(Outer.Own(weight=2.0)) == "Outer.Own(weight=2.0)" and eval(repr(Outer.Own())) == Outer.Own()
 
 
-def test_bars_that_were_off_stay_off() -> None:
-    hub.disable_progress_bars()
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("hubs", [False, True])
+def test_bars_are_as_they_were(ours: bool, hubs: bool) -> None:
+    before = bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+
+    def show(ours: bool, hubs: bool) -> None:
+        (bars.enable_progress_bar if ours else bars.disable_progress_bar)()
+        (hub.enable_progress_bars if hubs else hub.disable_progress_bars)()
+
     try:
+        show(ours, hubs)
         with quietly():
-            pass
-        assert hub.are_progress_bars_disabled()
+            assert not bars.is_progress_bar_enabled() and hub.are_progress_bars_disabled()
+        assert (bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()) == (ours, hubs)
     finally:
-        hub.enable_progress_bars()
+        show(*before)
 
 
 @pytest.mark.slow

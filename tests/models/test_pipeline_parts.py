@@ -4,12 +4,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import torch
 
-from pure.models import CheckpointError
+from pure.models import CheckpointError, batch, embedded, load_pipeline
 from pure.models.checkpoint.misfit import check_numbers
 from pure.models.checkpoint.weights import Stored
+from pure.models.components import text_encoders, with_text_encoders
+from pure.models.flux.text import TextEncoder
 from pure.models.hunyuan_video.pipeline import HunyuanVideoPipeline
 from pure.models.qwen_image.text import DESCRIBE, DROPPED, LONGEST, TextReader
 from pure.models.request import MOST_PROMPTS, prompts
@@ -108,3 +111,28 @@ def test_every_product_of_a_block_is_divided_under_tensor_parallelism(model: Mod
     whole = {name for name, tensor in params.items() if tensor.ndim == 2 and denoiser.sharding.find(name) is None}
     # Z-Image divides no modulation: an input of 256 numbers at most, the same for all tokens.
     assert not [name for name in whole if name.startswith(prefixes) and "adaLN_modulation" not in name]
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_gradients_are_in_the_memory_of_one_step_where_that_is_asked(
+    checkpoint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, asked, advance = load_pipeline(embedded()), [], batch.advance
+
+    def watched(one: Any, checkpoint: bool = False) -> Any:
+        asked.append(checkpoint)
+        return advance(one, checkpoint)
+
+    monkeypatch.setattr(batch, "advance", watched)
+    pipe.generate("a", steps=2, max_sequence_length=8, checkpoint=checkpoint)
+    assert asked == [checkpoint] * 2
+
+
+def test_every_text_encoder_of_a_pipeline_is_found_and_can_be_replaced() -> None:
+    first, second, other = (torch.nn.Linear(1, 1) for _ in range(3))
+    pipe: Any = load_pipeline(embedded())
+    reader = TextEncoder(tokenizer=None, tokenizer_2=None, text_encoder=first, text_encoder_2=second)  # type: ignore
+    both = attrs.evolve(pipe, reader=reader)
+    assert text_encoders(both) == {"text_encoder": first, "text_encoder_2": second}
+    found = text_encoders(with_text_encoders(both, {"text_encoder_2": other}))
+    assert found == {"text_encoder": first, "text_encoder_2": other}
