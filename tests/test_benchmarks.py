@@ -1,11 +1,13 @@
 """The benchmarks run what they say they compare; how long it takes is no test."""
 
+import functools
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 
-from benchmarks import command, compile, flux, gpu, graphs, overhead, peer
+from benchmarks import command, compile, flux, gpu, gpu_checks, gpu_rows, graphs, overhead, peer
 
 TINY = {
     "in_channels": 16,
@@ -111,3 +113,29 @@ def test_settings_of_torch_are_put_back() -> None:
     with peer.recommended(True):
         assert config.epilogue_fusion is False
     assert config.get_config_copy() == before
+
+
+def test_the_checks_of_a_gpu_run_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_checks, "working", lambda *_: ("native", "_native_math"))
+    parts = {
+        "attention": functools.partial(gpu_checks.attention, shape=(1, 9, 2, 8)),
+        "masks": functools.partial(gpu_checks.masks, shape=(2, 9, 2, 8)),
+        "halves": functools.partial(gpu_checks.halves, shape=(1, 9, 2, 8)),
+        "quantised": functools.partial(gpu_checks.quantised, rows=4, inputs=128, outputs=128),
+    }
+    monkeypatch.setattr(gpu_checks, "PARTS", {**parts, "broken": lambda _: 1 / 0})
+    found = gpu_checks.collect([*parts, "broken"], "cpu")
+    assert all(each.good for each in found[:-1]) and not found[-1].good
+    assert {each.kind for each in found} >= {"attention, bf16", "attention to no key, largest", "quantised product"}
+    table = gpu_checks.table({"device": "none", "torch": "2", "checks": [attrs.asdict(each) for each in found]})
+    assert "| broken | ZeroDivisionError | division by zero | equal: NO |" in table
+
+
+def test_a_check_says_whether_it_holds() -> None:
+    assert gpu_rows.Check("", "", 0.1, 0.2).good and not gpu_rows.Check("", "", 0.3, 0.2).good
+    assert gpu_rows.Check("", "", 60.0, 50).good and not gpu_rows.Check("", "", 40.0, 50).good
+    assert gpu_rows.Check("", "", 1.0, 1.0, most=True).good and not gpu_rows.Check("", "", 1.1, 1.0, most=True).good
+    assert not gpu_rows.Check("", "", "exit code 2", 50).good and gpu_rows.Check("", "", "not tried", None).good
+    half = torch.full((4,), 0.5)
+    assert gpu_rows.decibels(half, half + 0.1) == pytest.approx(20, abs=1e-4) and gpu_rows.decibels(half, half) == 200
+    assert gpu_rows.distance(half * 1.1, half) == pytest.approx(0.1, rel=1e-5)
