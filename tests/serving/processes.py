@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,38 +12,28 @@ import httpx2
 import uvicorn
 
 from pure.serving.http import server as ours
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.forked import Command, start
 
 
 @attrs.define(eq=False)
 class Server:
-    """A server that runs: its process, its folder, and what it said."""
+    """A server that runs: its process and its folder."""
 
-    process: subprocess.Popen
+    process: Command
     folder: Path
-    said: list[str]
     url: str = ""
-    listener: threading.Thread = attrs.field(factory=threading.Thread)
 
     @classmethod
     def start(cls, model, words, environ, folder):
         """Start a server on a free port."""
         env = {name: text for name, text in os.environ.items() if not name.startswith("SGLANG_")}
-        env |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environ}
-        command = [sys.executable, "-m", "pure.cli.main", "serve", str(model), "--port", "0", *map(str, words)]
-        process = subprocess.Popen(
-            command, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        server = cls(process, folder, [])
-        server.listener = threading.Thread(target=server._listen, daemon=True)
-        server.listener.start()
-        return server
+        started = start(["serve", str(model), "--port", "0", *map(str, words)], folder, environ={**env, **environ})
+        return cls(started, folder)
 
-    def _listen(self):
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(line.rstrip())
+    @property
+    def said(self):
+        """The lines that it printed."""
+        return [*self.process.out.read_text().splitlines(), *self.process.err.read_text().splitlines()]
 
     def ready(self, limit=240.0):
         """Wait until it is healthy; return itself."""
@@ -72,15 +60,12 @@ class Server:
     def end(self, number=signal.SIGTERM):
         """Send a signal and return the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            os.kill(self.process.pid, number)
         try:
-            return self.process.wait(60)
+            return self.process.wait()
         finally:
-            self.process.kill()
-            self.process.wait()
-            self.listener.join(10)
-            if self.process.stdout is not None:
-                self.process.stdout.close()
+            self.process.process.kill()
+            self.process.process.join()
 
 
 @attrs.define(eq=False)

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +53,37 @@ class Command:
 @contextlib.contextmanager
 def command(words: Sequence[str], folder: Path, out: Path | None = None) -> Iterator[Command]:
     """Start `puredit WORDS` in a folder; what it prints goes to files there, or to `out`. Kill it at the end."""
+    started = start(words, folder, out)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.join()
+
+
+def start(
+    words: Sequence[str], folder: Path, out: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Command:
+    """Start a command, in another environment if one is given; who calls this ends it."""
     _import_what_ranks_need()
     out, err = out or folder / "said", folder / "complained"
     for path in (out, err):
         path.touch()
-    process = multiprocessing.get_context("fork").Process(target=_be, args=(list(words), folder, out, err))
-    process.start()
-    try:
-        yield Command(process, out, err)
-    finally:
-        process.kill()
-        process.join()
+    process = multiprocessing.get_context("fork").Process(target=_be, args=(list(words), folder, out, err, environ))
+    with warnings.catch_warnings():
+        # Newer Pythons warn of a fork beside threads; the child uses none of its parent's.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    return Command(process, out, err)
 
 
-def _be(words: list[str], folder: Path, out: Path, err: Path) -> None:
+def _be(words: list[str], folder: Path, out: Path, err: Path, environ: Mapping[str, str] | None) -> None:
     """Run in the child: be as a Python that was started for `python -m pure.cli.main WORDS`."""
     os.setsid()
     os.chdir(folder)
+    if environ is not None:
+        os.environ.clear()
+        os.environ.update(environ)
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
