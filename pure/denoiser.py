@@ -351,7 +351,8 @@ def assemble(denoiser: Denoiser) -> Pieces:
     if not (span.each and skipping):
         return pieces
     if denoiser.branching is not None:
-        raise ValueError(f"{span} decides block by block, and ranks that divide the branches decide once a step")
+        by = denoiser.plan.owners.get("span") or span
+        raise ValueError(f"{by} decides block by block, and ranks that divide the branches decide once a step")
     return one_by_one(pieces, lambda i, kept: outer(Middle(stack(denoiser.blocks[i : i + 1]), kept)), span.keep)
 
 

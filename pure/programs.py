@@ -185,14 +185,16 @@ def _check(denoiser: Denoiser, rules: Rules, static: bool) -> None:
     """Refuse what cannot be written as tensors."""
     plan, guidance = denoiser.plan, denoiser.guidance
     if own := [rule for rule in rules if type(rule) not in KNOWN]:
-        raise ValueError(f"{own[0]} decides in Python, and a program cannot look into it; use a mask or a threshold")
+        by = plan.owners.get(type(own[0])) or own[0]
+        raise ValueError(f"{by} decides in Python, and a program cannot look into it; use a mask or a threshold")
     if fitted := next((stream.predictor for stream in denoiser.pieces.kept if stream.looks), None):
         raise ValueError(
             f"{fitted} is fitted to residuals in Python, and a program cannot look into it; use taylorseer(...) or "
             "another predictor whose weights depend on steps only"
         )
     if denoiser.pieces.parts:
-        raise ValueError(f"{plan.span} decides block by block, and a program once a step; use dbcache(...)")
+        by = plan.owners.get("span") or plan.span
+        raise ValueError(f"{by} decides block by block, and a program once a step; use dbcache(...)")
     probe = plan.probe or EVERYTHING
     measured = not static and denoiser.pieces.probing  # a mask for all steps leaves nothing to the threshold
     if guidance is not None and not guidance.always:

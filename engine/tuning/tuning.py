@@ -108,6 +108,8 @@ def tune(
     steps = pipeline.request("", **options).steps
     if steps > MOST_STEPS:
         raise Misuse(f"plans are tuned for at most {MOST_STEPS} steps, not {steps}")
+    if steps < 2:
+        raise Misuse("a run of 1 step has none to skip, so there is nothing to tune; take more steps")
     several = [budget] if isinstance(budget, int | str | Budget) else list(budget)
     wanted = [read_budget(one, steps) for one in several]
     folder = None if recording is None else Path(recording)

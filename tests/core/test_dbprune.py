@@ -113,5 +113,5 @@ def test_what_is_refused() -> None:
         with pytest.raises(ValueError, match=name):
             dbprune(**{name: value})  # type: ignore[arg-type]
     case = Situation(model=RANDOM, transform=dbprune(), seeds=(1,), count=4)
-    with pytest.raises(ValueError, match="decides block by block, and a program once a step"):
+    with pytest.raises(ValueError, match=r"^dbprune\(\) decides block by block, and a program once a step"):
         pure.program(case.single, case.schedule(), case.solver)

@@ -13,7 +13,7 @@ from pure import Answer
 from pure.rules import Mask
 from pure.testing.situation import Model, Situation, close
 from pure.testing.toys import CLOSED, EXPERTS, RANDOM, STREAMS
-from pure.transforms import dbcache, guided, scm, taylorseer
+from pure.transforms import budget, dbcache, guided, scm, taylorseer
 from pure.tree import map_samples
 from tests.laws.test_compiled import Counting, counting  # noqa: F401  # a fixture
 from tests.support import ovis, qwen_image, wan, z_image
@@ -309,6 +309,7 @@ def test_what_is_no_tensor_is_refused_by_name() -> None:
     own = attrs.evolve(RANDOM.first, plan=dbcache(front=1)(RANDOM.first).plan.add(Own()))
     refused = [
         (own, r"Own\(\) decides in Python, .* use a mask or a threshold"),
+        (budget()(RANDOM.first), r"^budget\(\) decides in Python, .* use a mask or a threshold"),
         (pure.compose(guided(scale=2.0), dbcache(front=1))(RANDOM.first), "set dbcache\\(follow='conditional'\\)"),
         *(
             (part(RANDOM.first), "guides a part of the run")

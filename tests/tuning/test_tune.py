@@ -192,6 +192,7 @@ def test_wrong_budgets(given: Any, message: str) -> None:
         ({"prompts": ["a", "a", "a", "a"]}, "4 different prompts are needed and the sequence has 1"),
         ({"prompts": lambda count: 3}, "a sequence of texts, got 3 from the function"),
         ({"steps": 300}, "plans are tuned for at most 200 steps, not 300"),
+        ({"steps": 1, "budget": 1}, "a run of 1 step has none to skip, so there is nothing to tune; take more steps"),
         ({"budget": "60x"}, "above 1x and at most 6x"),
     ],
 )
