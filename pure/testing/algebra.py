@@ -77,8 +77,10 @@ def never_skip_is_plain(situation: Situation) -> None:
     plain = situation.trace(situation.plain)
     for never in never_skipping(situation):
         for ours, theirs in zip(never.trace(), plain, strict=True):
-            assert all(ours.info.computed), f"skipped for {ours.info.reasons}"
-            assert same(ours.prediction, theirs.prediction), f"step {ours.step.index}, computed, is not the plain one"
+            assert all(ours.info.computed), f"a step was skipped: {ours.info.reasons}"
+            assert same(ours.prediction, theirs.prediction), (
+                f"step {ours.step.index} is computed and differs from the step without a cache"
+            )
     assert not any(can_skip(each.plan.rules) for each in denoisers_of(situation.plain).values())
 
 

@@ -65,7 +65,7 @@ def _check_decision(row: Expected, decision, entry: Entry, time: float) -> None:
             assert abs(decision.change - change) < 1e-9
     answer, near = row.decide(decision.index, count, change)
     if all(distance > NEAR for distance in near):
-        assert decision.computed == (answer == "compute"), f"{decision}: expected {answer}"
+        assert decision.computed == (answer == "compute"), f"{decision}: expected the answer {answer!r}"
 
 
 def limits_hold(situation: Situation) -> None:

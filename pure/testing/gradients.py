@@ -46,7 +46,7 @@ def _compare_differences(situation: Situation, step: float, bound: float) -> Non
     ]
     slope = sum(float((one * d).sum()) for one, d in zip(slopes, directions, strict=True))
     differs, limit = abs(slope - (up - down) / (2 * step)), bound * max(abs(slope), 1.0)
-    assert differs <= limit, f"the gradient is {slope:.6g}, {differs:.1e} from that of a small step"
+    assert differs <= limit, f"the gradient is {slope:.6g}, which differs by {differs:.1e} from a finite difference"
 
 
 def _moved(by: float) -> Callable[[Any, Any], Any]:

@@ -29,14 +29,18 @@ def apply_is_pure(situation: Situation) -> None:
         witnesses.append(_witness((state, carry, step.timestep, step.sigma)))
         first = situation.apply(state, latents, step)
         again = situation.apply(state, latents, step)
-        assert same(first[:2], again[:2]) and first[2] == again[2], f"step {step.index} is not a function"
+        assert same(first[:2], again[:2]) and first[2] == again[2], (
+            f"step {step.index}: the same arguments gave two results"
+        )
         state, carry = first[1], situation.solver.step(carry, first[0], step)
     for witness in witnesses:
         _assert_untouched(witness)
     assert torch.equal(torch.get_rng_state(), generator), "the global generator was advanced"
     for name, attributes in modules.items():
         now = vars(sys.modules[name])
-        assert all(now.get(key) is value for key, value in attributes.items()), f"module {name} was written"
+        assert all(now.get(key) is value for key, value in attributes.items()), (
+            f"an attribute of module {name} was changed"
+        )
     assert same(situation.start(denoiser), situation.start(denoiser))
 
 
@@ -46,7 +50,7 @@ def old_states_still_work(situation: Situation) -> None:
     for entry in reversed(entries):
         prediction, after, info = situation.apply(entry.before, entry.latents, entry.step)
         again = same((prediction, after), (entry.prediction, entry.after)) and info == entry.info
-        assert again, f"the state before step {entry.step.index} goes on otherwise after later steps were taken"
+        assert again, f"the state before step {entry.step.index} continues differently after later steps were taken"
 
 
 def _witness(tree: Any) -> list[tuple[str, torch.Tensor, torch.Tensor, int]]:
@@ -55,8 +59,8 @@ def _witness(tree: Any) -> list[tuple[str, torch.Tensor, torch.Tensor, int]]:
 
 def _assert_untouched(witness: list[tuple[str, torch.Tensor, torch.Tensor, int]]) -> None:
     for path, leaf, copy, version in witness:
-        assert leaf._version == version, f"{path} was written in place"
-        assert torch.equal(leaf, copy), f"{path} changed its value"
+        assert leaf._version == version, f"{path} was modified in place"
+        assert torch.equal(leaf, copy), f"the value of {path} changed"
 
 
 def structure_is_invariant(situation: Situation) -> None:
@@ -165,7 +169,7 @@ def saving_changes_nothing(situation: Situation) -> None:
             frames = list(situation.unroll(state, carry, steps[stop:]))
             for frame, then in zip(frames, entries[stop:], strict=True):
                 on = same(frame.state, then.after) and frame.info == then.info
-                assert on, f"saved before step {stop}, step {then.step.index} is another"
+                assert on, f"saved before step {stop} and loaded, step {then.step.index} gives another result"
             last = entries[-1]
             assert same(frames[-1].carry, situation.solver.step(last.carry, last.prediction, last.step))
 
@@ -188,14 +192,14 @@ def failure_leaves_nothing(situation: Situation) -> None:
     _assert_untouched(before)
     for entry, expected in zip(situation.trace(denoiser), fresh, strict=True):
         alike = same((entry.prediction, entry.after), (expected.prediction, expected.after))
-        assert alike and entry.info == expected.info, f"step {entry.step.index} is another after a failure"
+        assert alike and entry.info == expected.info, f"step {entry.step.index} gives another result after a failure"
     frames = situation.unroll(situation.start(denoiser), situation.carry(), situation.schedule(), denoiser)
     for _ in range(random.Random(situation.seed).randrange(1, situation.count + 1)):
         next(frames)
     frames.close()
     for entry, expected in zip(situation.trace(denoiser), fresh, strict=True):
         alike = same(entry.prediction, expected.prediction) and entry.info == expected.info
-        assert alike, f"step {entry.step.index} is another after a request that was dropped"
+        assert alike, f"step {entry.step.index} gives another result after a request that was dropped"
 
 
 def _runs(entry: Any) -> int:

@@ -54,7 +54,9 @@ def _begin_alike(situation: Situation, alone: list[list[Entry]]) -> None:
     prediction, _, _ = situation.apply(situation.start(), situation.latents(), situation.schedule()[0])
     for sample, run in enumerate(alone):
         ours = prediction[sample : sample + 1]
-        assert close(ours, run[0].prediction, situation.slack(1e-4)), f"sample {sample} begins otherwise in a batch"
+        assert close(ours, run[0].prediction, situation.slack(1e-4)), (
+            f"the first prediction of sample {sample} differs in a batch"
+        )
 
 
 def _rows(situation: Situation, samples: list[int]) -> torch.Tensor:
@@ -77,7 +79,7 @@ def _agree(situation: Situation, decisions: tuple, expected: Entry) -> bool:
         if marginal and ours.computed != theirs.computed:
             return False
         same_answer = (ours.index, ours.computed, ours.reason) == (theirs.index, theirs.computed, theirs.reason)
-        assert same_answer, f"alone {theirs}, in a batch {ours}"
+        assert same_answer, f"decisions differ: alone {theirs}, in a batch {ours}"
         assert (ours.branch, ours.expert, ours.blocks) == (theirs.branch, theirs.expert, theirs.blocks)
         if theirs.change is not None and ours.change != theirs.change:  # both may be infinite
             assert abs(ours.change - theirs.change) <= situation.slack(1e-4) * (1 + theirs.change)
@@ -136,11 +138,11 @@ def branches_are_separate(situation: Situation) -> None:
         if not (_settled(situation, info) and _settled(situation, other)):
             return None
         decided = entry.info.computed[0::2] == info.computed and entry.info.computed[1::2] == other.computed
-        assert decided, f"step {entry.step.index}: a branch decides otherwise alone"
+        assert decided, f"step {entry.step.index}: a branch run alone decides differently"
         assert {d.branch for d in entry.info.decisions[0::2]} == {"conditional"}
         assert {d.branch for d in entry.info.decisions[1::2]} == {"unconditional"}
         combined = close(entry.prediction, guide(guidance, cond, uncond), situation.slack(1e-4))
-        assert combined, f"step {entry.step.index} is not its two branches, run alone and combined"
+        assert combined, f"step {entry.step.index} is not the combination of its two branches run alone"
     return None
 
 
