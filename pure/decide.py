@@ -133,7 +133,7 @@ def check(rules: Rules, count: int, steps: Iterable[Step] = ()) -> tuple[Note, .
                 "before the first computed step; start it with 1 or use policy='dynamic'"
             )
         if entries is not None and mask.policy == "static":
-            found += _unasked(rules)
+            found += _unasked(rules[rules.index(mask) + 1 :])
     reasons = _reasons(rules, count, steps)
     if None in reasons:
         return found
@@ -141,8 +141,8 @@ def check(rules: Rules, count: int, steps: Iterable[Step] = ()) -> tuple[Note, .
 
 
 def _unasked(rules: Rules) -> tuple[Note, ...]:
-    """Say which rules a static mask leaves nothing to decide; a threshold is there for its blocks, too."""
-    names = [rule.name for rule in rules if rule.may_skip and not isinstance(rule, Mask | Threshold)]
+    """Say which of the rules after a static mask have nothing to decide; a threshold is there for its blocks, too."""
+    names = [rule.name for rule in rules if rule.may_skip and not isinstance(rule, Threshold)]
     cure = "leave one of the two out, or use a mask with policy='dynamic'"
     return tuple(Note(f"{name} has no effect: the static mask decides about every step; {cure}") for name in names)
 

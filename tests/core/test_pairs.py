@@ -8,7 +8,7 @@ import pytest
 
 import pure
 from pure.plan import Conflict, Plan, Probe, Span
-from pure.rules import Threshold, Warmup
+from pure.rules import Mask, Threshold, Warmup
 from pure.testing.toys import RANDOM
 from pure.transforms import (
     budget,
@@ -70,6 +70,31 @@ def test_a_static_mask_says_what_it_leaves_nothing_to_decide() -> None:
         for policy in BLOCKS:
             assert not pure.compose(mask, policy)(FLUX_DEV.first).notes(28)
     assert not pure.compose(MASKS[2], easycache(warmup=0))(FLUX_DEV.first).notes(8)
+
+
+@attrs.frozen
+class Before(pure.Rule):
+    """Asked before a mask."""
+
+    name = "before"
+    before = Mask
+
+    def answer(self, where: pure.Where, memory: pure.Memory) -> pure.Answer:
+        return pure.Answer.COMPUTE if where.index % 2 else pure.Answer.DEFER
+
+    def cure(self, count: int) -> str:
+        return "take even steps only"
+
+
+def test_a_rule_before_the_mask_is_asked_and_has_a_cure_of_its_own() -> None:
+    plan = scm(mask="1001", policy="static")(RANDOM.first).plan.add(Before())
+    assert not attrs.evolve(RANDOM.first, plan=plan).notes(4)
+    plan = scm(mask="1110", policy="static")(RANDOM.first).plan.add(Before())
+    (note,) = attrs.evolve(RANDOM.first, plan=plan).notes(4)
+    assert note.text == (
+        "nothing will be skipped: before and mask compute every one of 4 steps; take even steps only; give the mask a "
+        "0 where a step may be skipped"
+    )
 
 
 @attrs.frozen

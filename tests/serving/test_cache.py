@@ -15,6 +15,7 @@ from pure.configs.methods import METHODS as NAMED
 from pure.engine.caching import Sources
 from pure.engine.engine import Order
 from pure.engine.errors import Misuse
+from pure.transforms import easycache, teacache
 from pure.transforms.attention.kernels import kernel_of
 from tests.cli.test_page import COMMANDS
 from tests.cli.test_page import name as name_of
@@ -195,6 +196,16 @@ def test_request_then_flag_then_file_then_environment_then_default(here, tmp_pat
     assert [getattr(cache, name) for name in names] == [0.1, 2, 3, 4] and cache.Bn_compute_blocks == 0
     origins = [recipe.caching.settings[name]["origin"].split()[0].rstrip(":") for name in names]
     assert origins == ["request", "flag", "file", "environment"]
+
+
+def test_a_method_of_a_request_does_not_take_the_options_of_the_servers_own(here, tmp_path):
+    file = tmp_path / "easy.yaml"
+    file.write_text("cache_config: {cache_type: EasyCache, cache_options: {threshold: 0.5}}")
+    opened = here("flux", start=False, sources=Sources(file=str(file)))
+    assert opened.recipe().caching.transform == easycache(threshold=0.5)
+    recipe = opened.recipe(params={"cache_type": "TeaCache"})
+    assert recipe.caching.transform == teacache()
+    assert any("it was written for cache_type: EasyCache" in note.text for note in recipe.notes)
 
 
 def test_enable_cache_dit_of_a_request_turns_it_on_and_off(here):
