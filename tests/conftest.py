@@ -36,6 +36,12 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=10, 
 hypothesis.settings.load_profile("puredit")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_compiled() -> None:
+    """Begin every file with nothing compiled: after other shapes dynamo compiles for any shape, ten times as long."""
+    torch.compiler.reset()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests: what runs last is short, and no process waits long for another."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -31,6 +31,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run an example in an empty folder; return what it prints."""
 
     def call(name: str, *arguments: str) -> str:
+        # As in a process of its own: after other shapes dynamo would compile for any shape, in ten times the time.
+        torch.compiler.reset()
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
