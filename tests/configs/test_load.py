@@ -6,6 +6,7 @@ import pytest
 
 from pure.configs import ConfigError, Layer, load_config, load_text
 from pure.configs.consistency import calibrators
+from pure.configs.positions import parse_yaml
 
 
 def report(text, name="c.yaml", lenient=False):
@@ -301,3 +302,9 @@ def test_json_with_a_byte_order_mark(tmp_path):
 def test_tabs_inside_text_are_no_mistake():
     text = 'parallelism_config:\n  ray_address: "a\n\tb"\n'
     assert load_text(text).settings["parallelism_config.ray_address"].value == "a b"
+
+
+@pytest.mark.parametrize(("text", "twice"), [("1: a\n'1': b\n", 0), ("true: a\n'True': b\n", 0), ("1: a\n1: b\n", 1)])
+def test_a_number_is_another_key_than_its_digits(text, twice):
+    _, problems = parse_yaml(text, "c.yaml")
+    assert [problem.found for problem in problems] == ["the key for the second time"] * twice
