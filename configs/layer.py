@@ -38,7 +38,8 @@ class Setting:
     @property
     def origin(self) -> str:
         """Layer and place."""
-        return self.place if self.place.startswith(self.source) else f"{self.source} {self.place}"
+        named = not self.source or self.place.startswith(f"{self.source} ")
+        return self.place if named else f"{self.source} {self.place}"
 
 
 Settings = Mapping[str, Setting]

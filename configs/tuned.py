@@ -76,8 +76,6 @@ class Tuned(ValueKind):
 
     def parse(self, value: Any) -> TunedFor:
         """Check every key and its value."""
-        if isinstance(value, TunedFor):
-            return value
         if not isinstance(value, Mapping):
             raise Wrong
         fields = attrs.fields_dict(TunedFor)

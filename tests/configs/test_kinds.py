@@ -167,3 +167,9 @@ def test_what_is_not_and_the_hint(kind: ValueKind, value: Any, hint: str) -> Non
 def test_what_an_environment_variable_means(kind: ValueKind, text: str, meant: Any) -> None:
     found = kind.read(text)
     assert found == meant and type(found) is type(meant)
+
+
+def test_of_many_words_the_first_are_shown() -> None:
+    words = tuple("abcdefghijklmno")
+    assert Choice(words[:14]).allowed == "one of " + ", ".join(words[:14])
+    assert Choice(words).allowed == "one of " + ", ".join(words[:12]) + " and 3 more"

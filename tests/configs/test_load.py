@@ -123,6 +123,7 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         ),
         ("Fn_compute_blocks: 0\n  residual_diff_threshold: 0.1", "found 0 with residual_diff_threshold: 0.1"),
         ("steps_computation_mask: '110'\n  num_inference_steps: 4", "found 3 entries for num_inference_steps: 4"),
+        ("steps_computation_mask: '110'\n  num_inference_steps: 2", "found 3 entries for num_inference_steps: 2"),
         ("steps_computation_mask: '01'\n  steps_computation_policy: static", "found a static mask that starts with 0"),
         (
             "steps_computation_mask: '11'\n  scm_compute_bins: [1]\n  scm_cache_bins: [1]",

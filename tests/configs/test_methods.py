@@ -116,6 +116,8 @@ def test_keys_of_dbcache_have_no_effect_on_another_method():
         ({"enable_foca": True}, foca()),
         ({"enable_foca": True, "calibrator_cache_type": "hidden_states"}, foca(on="hidden")),
         ({"calibrator_type": "foca", "enable_encoder_foca": True}, foca(streams="all")),
+        ({"enable_foca": True, "enable_encoder_calibrator": True}, foca(streams="all")),
+        ({"enable_dmd": True, "enable_encoder_dmd": False, "enable_encoder_calibrator": True}, dmd(streams="all")),
     ],
 )
 def test_calibrators_of_every_name(values, predictor):
@@ -136,6 +138,16 @@ def test_calibrators_of_every_name(values, predictor):
             {"cache_type": "DBPrune", "Fn_compute_blocks": 1, "non_prune_block_ids": [1, 4]},
             Facts(blocks=4),
             "non_prune_block_ids: [1, 4], but the denoiser has 4 blocks, the first of them 0; give indices of 0 to 3",
+        ),
+        (
+            {"cache_type": "DBPrune", "Fn_compute_blocks": 1, "non_prune_block_ids": [1, 2, 3]},
+            Facts(blocks=4),
+            "1 first and 0 last blocks and non_prune_block_ids [1, 2, 3] leave none of 4 to prune",
+        ),
+        (
+            {"cache_type": "FORA", "scm_compute_bins": [1], "scm_cache_bins": [1]},
+            Facts(),
+            "FORA is a mask itself, and there is another",
         ),
         ({"cache_type": "DBPrune"}, Facts(blocks=8), "8 first and 0 last blocks leave none of 8 to prune; make them f"),
         (

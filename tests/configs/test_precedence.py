@@ -227,6 +227,13 @@ def test_show_has_every_value_with_its_origin():
     assert [key for key in rows if key.startswith("secondary")] == ["secondary.cache_config.Fn_compute_blocks"]
 
 
+@pytest.mark.parametrize("name", ["file.yaml", "profile.yaml", "c.yaml"])
+def test_an_origin_names_the_source_whatever_the_file_is_called(name):
+    found = resolve(file=load_text("cache_config: {warmup_interval: 2}", name))
+    assert found.origins["cache_config.warmup_interval"] == f"file {name}:1:33"
+    assert found.origins["cache_config.max_warmup_steps"] == "library default (cache-dit)"
+
+
 def test_show_lists_the_second_experts_values_that_come_from_elsewhere():
     params = {"Fn_compute_blocks": 3, "secondary": {"Fn_compute_blocks": 3, "Bn_compute_blocks": 1}}
     rows = {row.key: (row.value, row.origin) for row in describe(resolve(request=read_request(json.dumps(params))))}

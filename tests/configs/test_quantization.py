@@ -100,6 +100,7 @@ def test_components():
         ("components_to_quantize: [vae]", ("vae is a module of another library", "name transformer only")),
         ("components_to_quantize: [transformer_2]", ("the model has no transformer_2",)),
         ("components_to_quantize: []", ("it names no component",)),
+        ("components_to_quantize: {transformer: {backend: ao}}", ("transformer: backend cannot be set for one comp",)),
         ("components_to_quantize: {transformer: 3}", ("transformer: found the number 3", "write a quant_type")),
         (
             "components_to_quantize: {transformer: int9}",

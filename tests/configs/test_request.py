@@ -35,6 +35,9 @@ def test_exactly_the_documented_keys():
     methods = {"cache_type", "cache_options", "calibrator_type", "calibrator_cache_type", "enable_foca"}
     masks = {"scm_preset", "scm_compute_bins", "scm_cache_bins", "scm_policy"}
     assert set(REQUEST_KEYS) == KNOBS | masks | methods
+    for key in masks | methods | {"secondary"}:
+        with pytest.raises(ConfigError, match=rf"cache_dit_params\.secondary\.{key}: found an unknown key"):
+            read_request({"secondary": {key: "fast"}})
 
 
 @pytest.mark.parametrize("params", [ALL, json.dumps(ALL), json.dumps(ALL, indent=2)], ids=["dict", "json", "lines"])

@@ -76,6 +76,14 @@ def test_what_either_expert_asks_for_is_refused():
     assert (problem.place, problem.path) == ("c.yaml:1:35", "cache_config.Fn_compute_blocks")
 
 
+def test_notes_and_refusals_are_of_both_experts_where_there_are_two():
+    text = "cache_config: {warmup_interval: 2}\nsecondary: {cache_config: {dmd_rank: 2, cache_type: MagCache}}"
+    both = resolve(file=load_text(text, "c.yaml"), facts=Facts(experts=2))
+    assert [problem.place for problem in both.refusals] == ["c.yaml:2:53"]
+    assert any("dmd_rank has no effect" in note for note in both.notes)
+    assert not resolve(file=load_text(text), facts=Facts(experts=1)).refusals
+
+
 def test_the_key_that_asks_for_too_many_blocks_is_named():
     (problem,) = refused("{Fn_compute_blocks: 0, Bn_compute_blocks: 9, residual_diff_threshold: 1}", blocks=8)
     assert "cache_config.Bn_compute_blocks: 0 first and 9 last blocks" in problem
