@@ -218,7 +218,7 @@ def dump(layer: Layer, format: str = "yaml") -> str:
     document: dict[str, Any] = {}
     for path, setting in layer.settings.items():
         section, _, key = path.rpartition(".")
-        value = setting.value.plain() if isinstance(setting.value, TunedFor) else _listed(setting.value)
+        value = setting.value.plain() if isinstance(setting.value, TunedFor) else setting.value
         if section.startswith(f"{SECOND}."):
             document.setdefault(SECOND, {}).setdefault(section.removeprefix(f"{SECOND}."), {})[key] = value
         elif section:
@@ -226,8 +226,3 @@ def dump(layer: Layer, format: str = "yaml") -> str:
         elif path != "enabled":
             document[path] = value
     return json.dumps(document, indent=2) if format == "json" else yaml.safe_dump(document, sort_keys=False)
-
-
-def _listed(value: Any) -> Any:
-    """Return a value with lists for tuples."""
-    return [_listed(entry) for entry in value] if isinstance(value, tuple) else value
