@@ -212,6 +212,7 @@ def test_keys_of_the_cache(values, recipe):
     ("values", "recipe"),
     [
         (TAYLOR, taylorseer(order=1)),
+        ({**TAYLOR, "taylorseer_order": 0}, taylorseer(order=0)),
         ({**TAYLOR, "taylorseer_order": 2}, taylorseer(order=2)),
         (
             {**TAYLOR, "calibrated_weights": [[[6, 4], 7, [1.4, -0.4]]], "enable_encoder_taylorseer": True},

@@ -103,6 +103,7 @@ def test_what_is_wrong_in_a_mapping_is_named(value: Any, found: str) -> None:
         (Real(), math.inf, ""),
         (Real(), 10**400, ""),
         (Real(), True, ""),
+        (Real(), -1.1e30, "at most 1e+30"),
         (Real(), "1e-3", "YAML reads 1e-3 as text; write 1.0e-3"),
         (Real(), "1e+3", "YAML reads 1e+3 as text; write 1.0e+3"),
         (Real(), "1E3", "YAML reads 1E3 as text; write 1.0e+3"),

@@ -116,6 +116,7 @@ def test_one_report_lists_everything_in_the_order_of_the_file():
         ("[1, 2]: 1", "found an unknown key"),
         ("1: 1", "cache_config.1: found an unknown key"),
         ("enable_sperate_cfg: true\n  enable_separate_cfg: true", "found another name of enable_separate_cfg"),
+        ("enable_separate_cfg: true\n  enable_sperate_cfg: true", "found another name of enable_separate_cfg"),
         (
             "enable_taylorseer: true\n  calibrator_type: dmd",
             "a second calibrator besides enable_taylorseer (c.yaml:2:22); allowed: at most one calibrator, of "

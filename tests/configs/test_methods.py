@@ -37,6 +37,7 @@ def cached(**values):
     [
         ({"cache_type": "FORA"}, fora()),
         ({"cache_type": "DBPrune"}, dbprune(front=8, threshold=0.08, warmup=8)),
+        ({"cache_type": "DBPrune", "residual_diff_threshold": -1}, dbprune(front=8, threshold=0.0, warmup=8)),
         (
             {
                 "cache_type": "DBPrune",

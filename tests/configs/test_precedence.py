@@ -210,6 +210,13 @@ def test_a_method_of_one_expert_sets_its_front_blocks_only(first, second, fronts
     assert (found.cache.Fn_compute_blocks, found.secondary.Fn_compute_blocks) == fronts
 
 
+@pytest.mark.parametrize("wrong", ["", "secondary."])
+def test_a_contradiction_of_either_expert_is_told(wrong):
+    fronts = {f"{expert}cache_config.Fn_compute_blocks": int(expert != wrong) for expert in ("", "secondary.")}
+    with pytest.raises(ConfigError, match=r"flag Fn: cache_config\.Fn_compute_blocks: found 0 with residual_diff_"):
+        resolve(flags=read_flags(fronts, {f"{wrong}cache_config.Fn_compute_blocks": "Fn"}))
+
+
 def test_show_has_every_value_with_its_origin():
     found = resolve(
         request=read_request({"secondary": {"Fn_compute_blocks": 3}}),
@@ -229,9 +236,10 @@ def test_show_has_every_value_with_its_origin():
 
 @pytest.mark.parametrize("name", ["file.yaml", "profile.yaml", "c.yaml"])
 def test_an_origin_names_the_source_whatever_the_file_is_called(name):
-    found = resolve(file=load_text("cache_config: {warmup_interval: 2}", name))
+    found = resolve(file=load_text("cache_config: {warmup_interval: 2}\nattention_backend: native", name))
     assert found.origins["cache_config.warmup_interval"] == f"file {name}:1:33"
     assert found.origins["cache_config.max_warmup_steps"] == "library default (cache-dit)"
+    assert all("cache_config." in path for path in found.origins if path.startswith("secondary"))
 
 
 def test_show_lists_the_second_experts_values_that_come_from_elsewhere():
@@ -241,6 +249,8 @@ def test_show_lists_the_second_experts_values_that_come_from_elsewhere():
     assert second == ["secondary.cache_config.Fn_compute_blocks", "secondary.cache_config.Bn_compute_blocks"]
     assert rows[second[0]] == ("3", "request cache_dit_params:1:61")
     assert rows["cache_config.Fn_compute_blocks"] == ("3", "request cache_dit_params:1:23")
+    at_one_place = resolve(request=read_request({"Fn_compute_blocks": 2, "secondary": {"Fn_compute_blocks": 3}}))
+    assert [row.value for row in describe(at_one_place) if row.key.endswith("Fn_compute_blocks")] == ["2", "3"]
 
 
 def test_show_names_the_attention_that_is_asked_for():

@@ -120,6 +120,8 @@ def test_what_is_refused_says_where_and_what_would_do(keys, words):
     found = problems(keys)
     assert len(found) == 1 and found[0].startswith("q.yaml:1:")
     assert all(word in found[0] for word in words), found
+    named = found[0].split(": ")[1].removeprefix("quantize_config.")
+    assert f"{named}: " in keys, "the key that is wrong"
 
 
 def test_everything_that_is_wrong_is_said_at_once():

@@ -49,13 +49,18 @@ def test_the_same_object_in_every_form(params):
     assert build(effective, "secondary") == pure.compose(dbcache(**knobs, warmup=1), mask)
 
 
+def test_a_contradiction_is_told_by_the_name_of_the_parameter():
+    with pytest.raises(ConfigError, match=r"cache_dit_params\.scm_compute_bins: found no scm_cache_bins beside it"):
+        read_request({"scm_compute_bins": [4]})
+
+
 def test_parameters_switch_the_cache_on_and_enable_off_wins():
     assert resolve(request=read_request({"Fn_compute_blocks": 2})).enabled
     assert not resolve(request=read_request({})).enabled
     assert not resolve(request=read_request(None)).enabled
     assert resolve(request=read_request(enable=True)).enabled
     off = resolve(request=read_request({"Fn_compute_blocks": 2}, enable=False), file=load_config("cache.yaml"))
-    assert not off.enabled and build(off) == pure.identity
+    assert not off.enabled and build(off) == build(off, "secondary") == pure.identity
     assert "no effect, as the cache is switched off by enable_cache_dit" in off.notes[-1]
 
 

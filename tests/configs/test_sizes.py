@@ -21,6 +21,22 @@ def settled(sizes=None, processes=1, sequence=None, flags=None, groups=1):
     return resolve(flags=flags, **layers, facts=Facts(processes=processes, sequence=sequence, groups=groups))
 
 
+@pytest.mark.parametrize("one", [True, False])
+def test_every_key_reaches_its_field(one):
+    sizes = {"ulysses_size": 2, "ring_size": 3, "tp_size": 5, "cfg_size": 2}
+    ways = {"ulysses_float8": one, "ulysses_async": not one, "ring_convert_to_fp32": one}
+    more = {"ring_rotate_method": "allgather", "extra_parallel_modules": ["vae"]}
+    assert parallel(settled({**sizes, **ways, **more}, processes=60, groups=7)) == Parallel(
+        sizes=Sizes(ulysses=2, ring=3, tp=5, cfg=2, dp=7),
+        float8=one,
+        overlap=not one,
+        rotate="allgather",
+        fp32=one,
+        extra=("vae",),
+    )
+    assert parallel(settled(groups=7)).sizes == Sizes(dp=7)
+
+
 @pytest.mark.parametrize(
     ("sizes", "processes", "sequence", "wanted"),
     [

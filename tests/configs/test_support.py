@@ -84,6 +84,25 @@ def test_notes_and_refusals_are_of_both_experts_where_there_are_two():
     assert not resolve(file=load_text(text), facts=Facts(experts=1)).refusals
 
 
+@pytest.mark.parametrize("name", ["processes", "groups", "sequence", "steps", "blocks", "experts"])
+def test_a_fact_that_counts_is_a_whole_number_from_1(name):
+    assert getattr(Facts(**{name: 1}), name) == 1
+    for wrong in (0, -1, True, 1.0, "1"):
+        with pytest.raises(ValueError, match=rf"Facts\({name}="):
+            Facts(**{name: wrong})
+
+
+@pytest.mark.parametrize("facts", [{"device": 3}, {"dtype": 3}, {"packed": 1}])
+def test_a_fact_is_of_its_kind(facts):
+    with pytest.raises((TypeError, ValueError), match=r"Facts\("):
+        Facts(**facts)
+
+
+def test_a_default_that_is_written_out_is_no_setting_without_effect():
+    found = resolve(file=load_text("cache_config: {dmd_rank: 0, cfg_compute_first: false, taylorseer_order: 1}"))
+    assert found.notes == () and found.refusals == ()
+
+
 def test_the_key_that_asks_for_too_many_blocks_is_named():
     (problem,) = refused("{Fn_compute_blocks: 0, Bn_compute_blocks: 9, residual_diff_threshold: 1}", blocks=8)
     assert "cache_config.Bn_compute_blocks: 0 first and 9 last blocks" in problem
