@@ -75,7 +75,7 @@ def test_as_many_blocks_may_run_always_as_there_are(cache: Any) -> None:
 
 def test_the_last_block_can_be_kept_and_none_after_it() -> None:
     assert dbprune(keep=(SIZE - 1,))(RANDOM.first).plan.span == Span(front=1, each=True, keep=(SIZE - 1,))
-    with pytest.raises(ValueError, match="keeps one that is not there"):
+    with pytest.raises(ValueError, match="keeps a block that is not there"):
         dbprune(keep=(SIZE,))(RANDOM.first)
     with pytest.raises(ValueError, match=r"dbprune\(keep=\(-1,\)\): give indices of blocks"):
         dbprune(keep=(-1,))

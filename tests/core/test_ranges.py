@@ -95,7 +95,7 @@ RANGES: dict[type, dict[str, Values]] = {
         "threshold": number(0.3),
         "decay": number(0.3, most=1.0, above=True),
         "floor": number(0.1),
-        "least": whole(2),
+        "least": whole(2, most=8),  # the default of most
         "most": whole(8),
         "back": whole(1, 1),
         "warmup": whole(4),
