@@ -115,6 +115,12 @@ class Link:
     sources: tuple
     ops: tuple[Op, ...]
 
+    def takes(self, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+        """Whether arguments of a block are such: of the same structure, with the same plain values."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        pairs = zip(leaves, self.sources, strict=False)
+        return spec == self.spec and all(isinstance(leaf, torch.Tensor) or leaf == source for leaf, source in pairs)
+
 
 @attrs.frozen
 class Wiring:

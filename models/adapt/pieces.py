@@ -165,6 +165,8 @@ class Head:
         def arrive(number: int, /, *args: Any, **kwargs: Any) -> Any:
             """Answer with symbols, and for the last block with the streams."""
             called.append(number)
+            if not cut.wirings[number].link.takes(args, kwargs):
+                raise CheckpointError(changed(name, f"does something else before {cut.blocks[number]}"))
             if number < len(cut.blocks) - 1:
                 return symbols(number, (), tape)
             glue[:] = tape.ops

@@ -291,3 +291,33 @@ def test_every_call_of_a_pipeline_begins_anew() -> None:
     for mine, script in zip(found, scripts, strict=True):
         close(mine, by_hand(pipe, MASK, script))
     assert [len(each.branches) for each in report.calls] == [1, 1, 2, 1]
+
+
+class Sized(Toy):
+    """What lies between its blocks depends on the number of samples."""
+
+    def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> Any:
+        hidden = hidden_states * 2
+        for block in self.blocks:
+            hidden = block(hidden, timestep.view(-1, 1, 1), encoder_hidden_states).reshape(len(hidden_states), 6, 4)
+        return (hidden * 3,)
+
+
+def test_a_batch_of_another_size_is_adapted_anew_where_it_has_to_be() -> None:
+    def call(x: torch.Tensor, text: torch.Tensor, *_: Any) -> torch.Tensor:
+        return pipe.transformer(x, torch.full((len(x),), 0.5), text)[0]
+
+    pipe: Any = Pipe(Old())
+    pipe.transformer = Sized()
+    pipe_calls = [LATENTS[:1], LATENTS, LATENTS[1:], LATENTS[:1]]
+    wanted = [call(x, TEXTS[: len(x)]) for x in pipe_calls]
+
+    def script() -> Iterator:
+        found: list[torch.Tensor] = []
+        while True:
+            number, _ = yield found
+            found = [call(pipe_calls[number % 4], TEXTS[: len(pipe_calls[number % 4])])]
+
+    with pure.accelerate(pipe, pure.identity) as report:
+        found = pipe(script)
+    assert all(map(torch.equal, found, [*wanted, *wanted[:2]])) and not report.last.plain

@@ -1,19 +1,25 @@
 """Parts of pipelines and of their checkpoints, each alone and at its borders."""
 
+import io
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
+import rich.console
 import torch
 
+from pure.info import Decision, Info
 from pure.models import CheckpointError, batch, embedded, load_pipeline
 from pure.models.checkpoint.misfit import check_numbers
 from pure.models.checkpoint.weights import Stored
 from pure.models.components import text_encoders, with_text_encoders
+from pure.models.errors import NotFiniteError
 from pure.models.flux.text import TextEncoder
 from pure.models.hunyuan_video.pipeline import HunyuanVideoPipeline
+from pure.models.progress import COMPUTED, SKIPPED, Progress
 from pure.models.qwen_image.text import DESCRIBE, DROPPED, LONGEST, TextReader
 from pure.models.request import MOST_PROMPTS, prompts
 from pure.models.wan.pipeline import _images
@@ -136,3 +142,19 @@ def test_every_text_encoder_of_a_pipeline_is_found_and_can_be_replaced() -> None
     assert text_encoders(both) == {"text_encoder": first, "text_encoder_2": second}
     found = text_encoders(with_text_encoders(both, {"text_encoder_2": other}))
     assert found == {"text_encoder": first, "text_encoder_2": other}
+
+
+def test_an_error_of_samples_takes_no_pixels_to_another_process() -> None:
+    error = NotFiniteError({1: "a"}, torch.zeros(2, 3), torch.zeros(2, 4))
+    sent = pickle.loads(pickle.dumps(error))
+    assert (str(sent), sent.samples, sent.pixels, sent.latents) == ("a", {1: "a"}, None, None)
+
+
+def test_a_live_line_shows_the_newest_steps() -> None:
+    console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=60)
+    with Progress(console, "image", 40) as progress:
+        progress.infos += [Info((Decision(n, n < 30, "mask", None, 3),)) for n in range(40)]
+        shown = progress._line().plain
+    room = 60 - len("image") - 36
+    marks = ("#", ".") if progress.plain else (COMPUTED[0], SKIPPED[0])
+    assert shown.startswith(f"image ...{marks[0] * (room - 10)}{marks[1] * 10} 40/40")
