@@ -97,7 +97,6 @@ def rows_are_isolated(situation: Situation) -> None:
         part, other = pure.take(got, healthy), pure.take(wanted, healthy)
         alike = all(close(tensors(part)[path], leaf, situation.slack(1e-5)) for path, leaf in tensors(other).items())
         assert alike, "NaN in the conditioning of one sample changes what is remembered of another"
-        assert not any(leaf.isnan().any() for leaf in tensors(part).values()), "NaN reaches other samples"
 
 
 def _poisoned(situation: Situation, sample: int) -> Situation:
