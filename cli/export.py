@@ -11,11 +11,10 @@ from pure.cli.cache_flags import planned, settle
 from pure.cli.command import checkpoint_of, order_of
 from pure.cli.prompts import check_text
 from pure.cli.screen import screen as make_screen
-from pure.configs import Effective
 from pure.engine.caching import Caching
 from pure.engine.engine import open_engine
 from pure.engine.errors import Misuse
-from pure.engine.export import TWO, ExportFiles, check_start, prepare, write, write_start
+from pure.engine.export import ExportFiles, check_start, prepare, write, write_start
 from pure.engine.writing import check_files
 
 __all__ = ["execute"]
@@ -32,13 +31,10 @@ def execute(values: Mapping[str, Any]) -> None:
     files = _files(values)
     check_text(values["prompt"])
     checkpoint = checkpoint_of(values)
-    if checkpoint.experts > 1:
-        raise Misuse(TWO)
     checkpoint.check_pixels(values["height"], values["width"], values["num_frames"])
     order = order_of(values, checkpoint)
     facts = checkpoint.facts(values["num_inference_steps"])
     effective = settle(planned(values, checkpoint), os.environ, facts)
-    _check(effective)
     caching = Caching.of(effective)
     screen = make_screen(values["log_level"] in ("warning", "error"))
     engine = open_engine(checkpoint, effective, screen.note, screen.waiting)
@@ -85,13 +81,3 @@ def _files(values: Mapping[str, Any]) -> ExportFiles:
     every |= {"the JSON of --output": files.layout, "the inputs of --output": files.inputs}
     check_files(every)
     return files
-
-
-def _check(effective: Effective) -> None:
-    """Refuse what a package cannot hold, before anything is loaded.
-
-    Raises:
-        Misuse: the configuration sets it.
-    """
-    if effective.quantize is not None:
-        raise Misuse("quantize_config: a package holds weights as they are loaded; leave it out")

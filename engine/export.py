@@ -1,22 +1,22 @@
 """A run as files that torch alone carries out: one step compiled ahead of time, its inputs, the start of a prompt.
 
-The exported step is a function of lists of tensors: the records of `pure.programs` are taken apart here, and only their
-names remain, in a JSON file. Text encoders are not exported: the start of a prompt, its conditioning and noise, is
-written to a file by this module. The decoder of latents is a package of its own.
+The exported step is a function of lists of tensors (`flat_step.py`): of records only the names remain, in a JSON file.
+Each of several experts has a package of its own, and so has the decoder of latents. Text encoders are not exported: the
+start of a prompt, its conditioning and noise, is written to a file by this module.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-import torch.utils._pytree as pytree
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -25,16 +25,14 @@ from pure.checks import cut
 from pure.engine.caching import recipe as written
 from pure.engine.engine import Engine, Recipe
 from pure.engine.errors import Failure, Misuse
+from pure.engine.flat_step import FlatDecoder, FlatStep, Tensors, fixed, moving, named, plain
 from pure.engine.writing import write_whole
 from pure.experts import Experts
-from pure.models import Pipeline, Request
 from pure.programs import ProgramState
-from pure.tree import tensors_of
 
-__all__ = ["Export", "ExportFiles", "FlatStep", "check_start", "prepare", "start", "traced", "write", "write_start"]
+__all__ = ["Export", "ExportFiles", "ExportPart", "check_start", "prepare", "start", "traced", "write", "write_start"]
 
-FORMAT = "puredit export 1"
-Tensors = dict[str, torch.Tensor]
+FORMAT = "puredit export 2"
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +40,8 @@ class ExportFiles:
     """Where the parts of an export are.
 
     Attributes:
-        package: the compiled step, a .pt2 file; the JSON file and that of the inputs are beside it.
+        package: the compiled step, a .pt2 file; the JSON file and that of the inputs are beside it, and the packages of
+            experts, which have their names.
         weights: the file of the weights, if they are outside; several exports may share it.
         start: the file of a prompt's start.
         decoder: the compiled decoder of latents, if there is one.
@@ -63,87 +62,68 @@ class ExportFiles:
         """The file of what each step is given."""
         return self.package.with_suffix(".safetensors")
 
-
-class FlatStep(torch.nn.Module):
-    """One step of a program on lists of tensors, as torch exports it.
-
-    Args:
-        program: of the run.
-        state: of the shapes of the run; its values do not matter.
-        params: of the denoiser.
-        inside: whether the weights become part of the package; else they are an input.
-    """
-
-    def __init__(
-        self, program: pure.Program, state: ProgramState, params: Mapping[str, torch.Tensor], inside: bool
-    ) -> None:
-        super().__init__()
-        self.program, self.state, self.names, self.inside = program, state, tuple(params), inside
-        if inside:
-            for number, each in enumerate(params.values()):
-                self.register_buffer(f"weight_{number}", each)
-
-    def forward(
-        self,
-        weights: list[torch.Tensor],
-        fixed: list[torch.Tensor],
-        moving: list[torch.Tensor],
-        inputs: list[torch.Tensor],
-    ) -> list[torch.Tensor]:
-        """Return the moving part of the next state, () bool whether the middle blocks were computed, () the change."""
-        given = [getattr(self, f"weight_{number}") for number in range(len(self.names))] if self.inside else weights
-        bound = self.program.denoiser.bind(dict(zip(self.names, given, strict=True)))
-        moved = _filled(attrs.evolve(self.state, prepared=None), moving)
-        state = attrs.evolve(moved, prepared=_filled(self.state.prepared, fixed))
-        after, computed, change = self.program.step(bound, state, _filled(self.program.inputs[0], inputs))
-        # The next step reads them with the strides of its example, which are contiguous.
-        return [*(each.contiguous() for each in _moving(after).values()), computed, change]
-
-
-class Decoder(torch.nn.Module):
-    """From the latents of the last step to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1, as torch exports it.
-
-    Args:
-        pipeline: that decodes.
-        request: of the run.
-    """
-
-    def __init__(self, pipeline: Pipeline, request: Request) -> None:
-        super().__init__()
-        self.pipeline, self.request = pipeline, request
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the pixels."""
-        return self.pipeline.decoded(self.pipeline.finished(latents, self.request), self.request)
+    def package_of(self, expert: str) -> Path:
+        """Return the package of an expert: its name follows that of the others."""
+        return self.package.with_name(f"{self.package.stem}-{expert}.pt2") if expert else self.package
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Export:
-    """A run that can be exported: its program, and the state of one prompt for the shapes.
+class ExportPart:
+    """The steps of one expert of a run, or all steps.
 
     Attributes:
-        program: of the run.
+        expert: its name; empty where there is one denoiser.
+        program: of its steps.
+        numbers: of its steps in the whole schedule.
         params: of the denoiser, by name.
-        state: before the first step.
-        decoder: of the latents after the last.
-        about: what the JSON file says of the model and the plan.
+        state: before its first step, of one prompt; what the solver carries it gets from the part before.
     """
 
+    expert: str
     program: pure.Program
+    numbers: tuple[int, ...]
     params: Mapping[str, torch.Tensor]
     state: ProgramState
-    decoder: Decoder
-    about: Mapping[str, Any]
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its tensors begin with in files that all parts share."""
+        return f"{self.expert}." if self.expert else ""
 
     @property
     def inputs(self) -> list[Tensors]:
         """What each step is given, by name."""
-        return [_named(each, self.device) for each in self.program.inputs]
+        return [named(each, self.state.counts.device) for each in self.program.inputs]
+
+    @property
+    def weights(self) -> Tensors:
+        """The parameters by their names in a file, quantised ones as their values and scales."""
+        return {self.prefix + name: each for name, each in plain(self.params).items()}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Export:
+    """A run that can be exported: its programs, and their states of one prompt for the shapes.
+
+    Attributes:
+        parts: one, or one of each expert, in their order.
+        decoder: of the latents after the last step.
+        about: what the JSON file says of the model and the plan.
+    """
+
+    parts: tuple[ExportPart, ...]
+    decoder: FlatDecoder
+    about: Mapping[str, Any]
+
+    @property
+    def weights(self) -> Tensors:
+        """Those of all parts, by their names in a file."""
+        return {name: each for part in self.parts for name, each in part.weights.items()}
 
     @property
     def device(self) -> torch.device:
         """Where the run is."""
-        return self.state.counts.device
+        return self.parts[0].state.counts.device
 
 
 @torch.no_grad()
@@ -151,51 +131,62 @@ def prepare(engine: Engine, recipe: Recipe, prompt: str, seed: int) -> Export:
     """Return what is exported of a run; the prompt gives the shapes, and its start can be written.
 
     Raises:
-        Misuse: the run cannot be written as one program of tensors; the message says why.
+        Misuse: the run cannot be written as programs of tensors; the message says why.
     """
-    pipeline = engine.pipeline
-    if isinstance(recipe.denoiser, Experts):
-        raise Misuse(TWO)
+    pipeline, denoiser = engine.pipeline, recipe.denoiser
     request = recipe.of([prompt])
+    steps, params = pipeline.schedule(request), pipeline.params
+    of: Mapping[str, Any] = params if isinstance(denoiser, Experts) else {"": params}
     try:
-        program = pure.program(recipe.denoiser, pipeline.schedule(request), pipeline.solver)
-        state = program.init(pipeline.params, pipeline.encode(request), pipeline.noise(request, seed))
+        programs = pure.programs_of(denoiser, steps, pipeline.solver)
+        given = pipeline.encode(request), pipeline.noise(request, seed)
+        parts = tuple(
+            ExportPart(
+                expert=name,
+                program=program,
+                numbers=tuple(at for at, step in enumerate(steps) if not name or step.expert == name),
+                params=of[name],
+                state=program.init(of[name], *given),
+            )
+            for name, program in programs.items()
+        )
     except (ValueError, TypeError) as error:
         file = " (in a file: cfg_diff_compute_separate: false)" if "follow='conditional'" in str(error) else ""
         raise Misuse(f"this run cannot be exported: {error}{file}") from error
     about = {
         "pipeline": engine.checkpoint.name,
-        "fingerprint": _fingerprint(pipeline.params),
+        "fingerprint": _fingerprint({name: each for part in parts for name, each in part.weights.items()}),
         "cache": written(recipe.caching.transform),
         "height": request.height,
         "width": request.width,
         "guidance_scale": request.guidance_scale,
     }
-    decoder = Decoder(pipeline, request)
-    return Export(program=program, params=pipeline.params, state=state, decoder=decoder, about=about)
-
-
-TWO = "this model has two experts, and a package holds the step of one denoiser; export a model of one"
+    return Export(parts=parts, decoder=FlatDecoder(pipeline, request), about=about)
 
 
 def start(found: Export) -> Tensors:
-    """Return the state of the prompt before the first step, by name."""
-    return {**_fixed(found.state), **_moving(found.state)}
+    """Return the states of the prompt before the first step of each part, by name."""
+    return {
+        part.prefix + name: each
+        for part in found.parts
+        for name, each in {**fixed(part.state), **moving(part.state)}.items()
+    }
 
 
 @torch.no_grad()
-def traced(found: Export, inside: bool) -> torch.export.ExportedProgram:
-    """Return the step as torch's export traces it."""
-    module = FlatStep(found.program, found.state, found.params, inside)
-    weights = [] if inside else [each.clone() for each in found.params.values()]
-    state = [list(_fixed(found.state).values()), list(_moving(found.state).values())]
-    return torch.export.export(module, (weights, *state, list(found.inputs[0].values())), strict=False)
+def traced(part: ExportPart, inside: bool) -> torch.export.ExportedProgram:
+    """Return a step as torch's export traces it."""
+    module = FlatStep(part.program, part.state, part.params, inside)
+    weights = [] if inside else [each.clone() for each in part.weights.values()]
+    state = [list(fixed(part.state).values()), list(moving(part.state).values())]
+    return torch.export.export(module, (weights, *state, list(part.inputs[0].values())), strict=False)
 
 
 @torch.no_grad()
 def traced_decoder(found: Export) -> torch.export.ExportedProgram:
     """Return the decoder as torch's export traces it."""
-    latents = found.program.latents(found.state).clone(memory_format=torch.contiguous_format)
+    last = found.parts[-1]
+    latents = last.program.latents(last.state).clone(memory_format=torch.contiguous_format)
     return torch.export.export(found.decoder, (latents,), strict=False)
 
 
@@ -218,7 +209,7 @@ def package(trace: Callable[[], torch.export.ExportedProgram], path: Path) -> No
 
 
 def write(found: Export, files: ExportFiles) -> tuple[Path, ...]:
-    """Write package, JSON, inputs, start and, where they are outside and not there yet, the weights.
+    """Write packages, JSON, inputs, start and, where they are outside and not there yet, the weights.
 
     Returns:
         The files that were written.
@@ -227,15 +218,22 @@ def write(found: Export, files: ExportFiles) -> tuple[Path, ...]:
         Misuse: the file of the weights holds those of another model.
         Failure: a file cannot be written.
     """
-    made = [files.package, files.inputs, files.layout]
+    packages = [files.package_of(part.expert) for part in found.parts]
+    made = [*packages, files.inputs, files.layout]
     if files.weights is not None and not _holds(files.weights, found):
-        _save(files.weights, dict(found.params), {"fingerprint": found.about["fingerprint"]})
+        _save(files.weights, found.weights, {"fingerprint": found.about["fingerprint"]})
         made.append(files.weights)
-    package(lambda: traced(found, files.weights is None), files.package)
+    for part, path in zip(found.parts, packages, strict=True):
+        package(functools.partial(traced, part, files.weights is None), path)
     if files.decoder is not None:
         package(lambda: traced_decoder(found), files.decoder)
         made.append(files.decoder)
-    steps = {f"{number}.{name}": each for number, step in enumerate(found.inputs) for name, each in step.items()}
+    steps = {
+        f"{number}.{name}": each
+        for part in found.parts
+        for number, step in zip(part.numbers, part.inputs, strict=True)
+        for name, each in step.items()
+    }
     _save(files.inputs, steps, {"format": FORMAT})
     write_whole(files.layout, json.dumps(layout(found, files), indent=2).encode() + b"\n")
     return (*made, write_start(found, files))
@@ -252,28 +250,39 @@ def write_start(found: Export, files: ExportFiles) -> Path:
 
 
 def layout(found: Export, files: ExportFiles) -> dict[str, Any]:
-    """Return what the JSON file says: the order of the tensors, their shapes and dtypes, and where they are."""
-    weights = files.weights
-    beside = None if weights is None else {"file": _relative(weights, files.layout), "names": list(found.params)}
-    carry = [name for name in _moving(found.state) if name.startswith(".carry[")]
+    """Return what the JSON file says: which steps each package takes, the order of its tensors, and where they are."""
+    first = found.parts[0]
+    carry = [name for name in moving(first.state) if name.startswith(".carry[")]
+    steps = {
+        number: {"timestep": float(step.timestep), "known": known}
+        for part in found.parts
+        for number, step, known in zip(part.numbers, part.program.steps, part.program.known, strict=True)
+    }
     return {
         "format": FORMAT,
         "torch": torch.__version__,
         "device": found.device.type,
         **found.about,
-        "package": files.package.name,
         "inputs_file": files.inputs.name,
-        "weights": beside,
+        "weights_file": None if files.weights is None else _relative(files.weights, files.layout),
         "decoder": None if files.decoder is None else files.decoder.name,
-        "steps": len(found.program.steps),
-        "schedule": [
-            {"timestep": float(step.timestep), "known": known}
-            for step, known in zip(found.program.steps, found.program.known, strict=True)
-        ],
-        "fixed": _described(_fixed(found.state)),
-        "moving": _described(_moving(found.state)),
-        "inputs": _described(found.inputs[0]),
-        "latents": dict(zip(carry, found.program.read, strict=True)),
+        "steps": len(steps),
+        "schedule": [steps[number] for number in sorted(steps)],
+        "latents": dict(zip(carry, first.program.read, strict=True)),
+        "parts": [_part(part, files) for part in found.parts],
+    }
+
+
+def _part(part: ExportPart, files: ExportFiles) -> dict[str, Any]:
+    return {
+        "package": files.package_of(part.expert).name,
+        "expert": part.expert,
+        "prefix": part.prefix,
+        "steps": list(part.numbers),
+        "weights": [] if files.weights is None else list(part.weights),
+        "fixed": _described(fixed(part.state)),
+        "moving": _described(moving(part.state)),
+        "inputs": _described(part.inputs[0]),
     }
 
 
@@ -290,40 +299,25 @@ def check_start(found: Export, files: ExportFiles) -> None:
         raise Misuse(
             f"{files.layout} cannot be read ({reason}); export the package first, without --only-start"
         ) from error
-    here = layout(found, files)
-    for name in ("format", "fingerprint", "steps", "fixed", "moving"):
-        if known.get(name) != (wanted := json.loads(json.dumps(here[name]))):
+    here = json.loads(json.dumps(layout(found, files)))
+    for name, there, wanted in _compared(known, here):
+        if there != wanted:
             raise Misuse(
-                f"the start does not fit {files.package}: {name} is {cut(str(known.get(name)))} there and "
+                f"the start does not fit {files.package}: {name} is {cut(str(there))} there and "
                 f"{cut(str(wanted))} here; export a package of these settings and this length of prompt"
             )
 
 
-# ---------------------------------------------------------------------- lists of tensors
-
-
-def _named(tree: Any, device: torch.device | None = None) -> Tensors:
-    """Return the tensors of a tree by name, each in memory of its own."""
-    return {
-        name: leaf.detach().to(device or leaf.device).clone(memory_format=torch.contiguous_format)
-        for name, leaf in tensors_of(tree).items()
-    }
-
-
-def _fixed(state: ProgramState) -> Tensors:
-    """Return what no step changes."""
-    return {f".prepared{name}": leaf for name, leaf in _named(state.prepared).items()}
-
-
-def _moving(state: ProgramState) -> Tensors:
-    return _named(attrs.evolve(state, prepared=None))
-
-
-def _filled(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    """Return the tree with other tensors, in order."""
-    leaves, spec = pytree.tree_flatten(tree)
-    given = iter(tensors)
-    return pytree.tree_unflatten([next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec)
+def _compared(known: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
+    """Yield what must be equal in the JSON files of a package and of another prompt: its name and both values."""
+    for name in ("format", "fingerprint", "steps"):
+        yield name, known.get(name), here[name]
+    parts: list[Any] = known.get("parts") or []
+    own: list[Any] = here["parts"]
+    yield "experts", [each["expert"] for each in parts], [each["expert"] for each in own]
+    for there, wanted in zip(parts, own, strict=True):
+        for name in ("steps", "fixed", "moving"):
+            yield wanted["prefix"] + name, there.get(name), wanted[name]
 
 
 # ---------------------------------------------------------------------- files

@@ -23,10 +23,10 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return {name: each.clone().to(device) for name, each in load_file(path).items()}
 
 
-def take(tensors: dict[str, torch.Tensor], part: str, prefix: str = "") -> list[torch.Tensor]:
-    """Return the tensors of a part of the layout, in its order; a package checks neither shapes nor dtypes."""
-    found = [tensors[prefix + each["name"]] for each in layout[part]]
-    for each, tensor in zip(layout[part], found, strict=True):
+def take(tensors: dict[str, torch.Tensor], listed: list[dict], prefix: str) -> list[torch.Tensor]:
+    """Return tensors in the order of a list; a package checks neither shapes nor dtypes."""
+    found = [tensors[prefix + each["name"]] for each in listed]
+    for each, tensor in zip(listed, found, strict=True):
         here = [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")]
         assert here == [each["shape"], each["dtype"]], f"{each['name']} is {here}"
     return found
@@ -42,31 +42,32 @@ def png(pixels: torch.Tensor) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-# The package is compiled for this processor's kind; the weights are in it, or in a file that several packages share.
-step = torch._inductor.aoti_load_package(str(layout_file.parent / layout["package"]))
-outside = layout["weights"]
-weights = []
-if outside is not None:
-    stored = read(layout_file.parent / outside["file"])
-    weights = [stored[name] for name in outside["names"]]
-
-# A state has a fixed part, what the prompt became, and a moving one: latents, histories and counts.
-start, inputs = read(start_file), read(layout_file.parent / layout["inputs_file"])
-fixed, moving = take(start, "fixed"), take(start, "moving")
+folder = layout_file.parent
+start, inputs = read(start_file), read(folder / layout["inputs_file"])
+stored = read(folder / layout["weights_file"]) if layout["weights_file"] else {}
+carry: dict[str, torch.Tensor] = {}  # what the solver remembers, from which the latents are read
 marks = ""
-with torch.no_grad():
-    for number in range(layout["steps"]):
-        *moving, computed, change = step(weights, fixed, moving, take(inputs, "inputs", f"{number}."))
-        marks += "#" if computed else "."
+# One part, or one for each expert, which takes some of the steps. Packages are compiled for this processor's kind.
+for part in layout["parts"]:
+    step = torch._inductor.aoti_load_package(str(folder / part["package"]))
+    weights = [stored[name] for name in part["weights"]]  # none where they are in the package
+    # A state has a fixed part, what the prompt became, and a moving one: latents, histories and counts.
+    fixed, moving = (take(start, part[each], part["prefix"]) for each in ("fixed", "moving"))
+    moving = [carry.get(each["name"], tensor) for each, tensor in zip(part["moving"], moving, strict=True)]
+    with torch.no_grad():
+        for number in part["steps"]:
+            *moving, computed, change = step(weights, fixed, moving, take(inputs, part["inputs"], f"{number}."))
+            marks += "#" if computed else "."
+    after = {each["name"]: tensor for each, tensor in zip(part["moving"], moving, strict=True)}
+    carry = {name: after[name] for name in layout["latents"]}
 print(marks, "(# computed, . skipped)")
 
-after = {each["name"]: tensor for each, tensor in zip(layout["moving"], moving, strict=True)}
-latents = torch.stack([share * after[name] for name, share in layout["latents"].items()]).sum(0)
+latents = torch.stack([share * carry[name] for name, share in layout["latents"].items()]).sum(0)
 save_file({"latents": latents.cpu().contiguous()}, latents_file)
 print("saved", latents_file)
 
 if layout["decoder"] is not None:
-    decode = torch._inductor.aoti_load_package(str(layout_file.parent / layout["decoder"]))
+    decode = torch._inductor.aoti_load_package(str(folder / layout["decoder"]))
     frames = decode(latents)
     for number, frame in enumerate(frames.reshape(-1, *frames.shape[-3:])):
         picture = latents_file.with_name(f"{latents_file.stem}-{number}.png")

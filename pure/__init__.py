@@ -30,7 +30,7 @@ if _typing.TYPE_CHECKING:
     from pure.pieces import CompileOptions
     from pure.plan import Plan, Probe, Span
     from pure.predictors import Hold, Predictor
-    from pure.programs import Program, ProgramState, StepInputs, program
+    from pure.programs import Program, ProgramState, StepInputs, program, programs_of
     from pure.rules import Rule
     from pure.runnable import Runnable
     from pure.saving import load_state, read_origin, save_state
@@ -102,6 +102,7 @@ __all__ = [
     "origin_of",
     "plot",
     "program",
+    "programs_of",
     "put",
     "read_origin",
     "sample",
@@ -131,7 +132,7 @@ _MODULES = {
     "pieces": "CompileOptions",
     "plan": "Plan Probe Span",
     "predictors": "Hold Predictor",
-    "programs": "Program ProgramState StepInputs program",
+    "programs": "Program ProgramState StepInputs program programs_of",
     "rules": "Rule",
     "runnable": "Runnable",
     "saving": "load_state read_origin save_state",

@@ -20,19 +20,18 @@ import attrs
 import torch
 
 from pure import guidance as cfg
+from pure.actions import COMPUTE, DEFER, action, check_writable, limits
 from pure.block import Bound, Weights
-from pure.coefficients import coefficients, place, table
+from pure.checks import check_argument
+from pure.coefficients import Shares, coefficients, place, table
 from pure.decide import settle
 from pure.denoiser import Denoiser
+from pure.experts import Experts, denoisers_of
 from pure.measure import EVERYTHING, sums
 from pure.pieces import Pieces
-from pure.rules import Accumulated, Continuous, Entries, Rules, Threshold, Total, Warmup, find
 from pure.solver import Solver
 from pure.step import Step, check_count
 from pure.tree import Tree, map_samples, state, static
-
-COMPUTE, SKIP, DEFER = range(3)
-KNOWN = (Warmup, Entries, Total, Continuous, Accumulated, Threshold)
 
 
 @state
@@ -149,87 +148,74 @@ def program(denoiser: Denoiser, steps: Sequence[Step], solver: Solver[Any]) -> P
         solver: linear in latents and predictions, as all are that only weigh them.
 
     Raises:
-        TypeError: this is no denoiser; two experts are two programs.
+        TypeError: this is no denoiser; two experts are two programs, see `programs_of`.
         ValueError: rules, guidance or predictor cannot be written as tensors, or the steps are a part of a schedule;
             the message names them.
     """
     if not isinstance(denoiser, Denoiser):
-        raise TypeError(f"a program is of one Denoiser, got {type(denoiser).__name__}; make one of each expert's")
-    steps, pieces = tuple(steps), denoiser.pieces
+        kind = type(denoiser).__name__
+        raise TypeError(f"a program is of one Denoiser, got {kind}; pure.programs_of(...) makes one of each expert's")
+    return programs_of(denoiser, steps, solver)[""]
+
+
+def programs_of(denoiser: Denoiser | Experts, steps: Sequence[Step], solver: Solver[Any]) -> dict[str, Program]:
+    """Return a program of every expert that has steps, by name and in their order; a denoiser alone has an empty name.
+
+    The solver goes through the whole schedule: the first state of an expert gets the carry after the last step of the
+    one before, `attrs.evolve(state, carry=before.carry)`.
+
+    Args:
+        denoiser: see `program`.
+        steps: the schedule; of experts each step names its own.
+        solver: see `program`.
+
+    Raises:
+        TypeError: this is neither a denoiser nor experts.
+        ValueError: see `program`; or a step names no expert.
+    """
+    check_argument(denoiser, (Denoiser, Experts), "programs are of a Denoiser or Experts")
+    steps, denoisers = tuple(steps), denoisers_of(denoiser)
     check_count(len(steps))
-    if [(step.index, step.count) for step in steps] != [(index, len(steps)) for index in range(len(steps))]:
-        raise ValueError("a program is of a whole schedule, all its steps in order; run a part of one with pure.unroll")
-    rules = settle(denoiser.plan.rules, len(steps)) if pieces.kept else ()
-    actions = [_action(rules, index) for index in range(len(steps))]
-    static = DEFER not in actions
-    _check(denoiser, rules, static)
-    decided = [action == COMPUTE for action in actions] if static else None
-    limits = torch.tensor([_limit(rules, kind) for kind in (Total, Continuous, Accumulated, Threshold)]).double()
-    known = tuple(action == COMPUTE if static else None for action in actions)
+    names = [str(step.expert) if isinstance(denoiser, Experts) else "" for step in steps]
+    if unknown := [name for name in names if name not in denoisers]:
+        raise ValueError(f"a step names expert {unknown[0]!r}; there are {sorted(denoisers)}")
+    places = {name: [at for at, own in enumerate(names) if own == name] for name in dict.fromkeys(names)}
+    for own in places.values():
+        if [(steps[at].index, steps[at].count) for at in own] != [(index, len(own)) for index in range(len(own))]:
+            raise ValueError(PART)
     matrices, start, read = coefficients(solver, steps)
+    return {
+        name: _program(denoisers[name], [(steps[at], matrices[at]) for at in own], start, read)
+        for name, own in places.items()
+    }
+
+
+PART = "a program is of a whole schedule, all its steps in order; run a part of one with pure.unroll"
+
+
+def _program(denoiser: Denoiser, steps: Sequence[tuple[Step, torch.Tensor]], start: Shares, read: Shares) -> Program:
+    """Return the program of one denoiser, of steps and what the solver does at them."""
+    pieces, count = denoiser.pieces, len(steps)
+    rules = settle(denoiser.plan.rules, count) if pieces.kept else ()
+    actions = [action(rules, index) for index in range(count)]
+    static = DEFER not in actions
+    check_writable(denoiser, rules, static)
+    decided = [each == COMPUTE for each in actions] if static else None
     inputs = tuple(
         StepInputs(
-            index=torch.tensor(step.index),
+            index=torch.tensor(index),
             timestep=step.timestep,
-            action=torch.tensor(action),
-            limits=limits,
-            weights=tuple(table(stream, decided, len(steps), index) for stream in pieces.kept),
+            action=torch.tensor(actions[index]),
+            limits=limits(rules),
+            weights=tuple(table(stream, decided, count, index) for stream in pieces.kept),
             solver=matrix,
         )
-        for index, (step, action, matrix) in enumerate(zip(steps, actions, matrices, strict=True))
+        for index, (step, matrix) in enumerate(steps)
     )
-    return Program(denoiser=denoiser, steps=steps, inputs=inputs, known=known, start=start, read=read)
-
-
-def _check(denoiser: Denoiser, rules: Rules, static: bool) -> None:
-    """Refuse what cannot be written as tensors."""
-    plan, guidance = denoiser.plan, denoiser.guidance
-    if own := [rule for rule in rules if type(rule) not in KNOWN]:
-        by = plan.owners.get(type(own[0])) or own[0]
-        raise ValueError(f"{by} decides in Python, and a program cannot look into it; use a mask or a threshold")
-    if fitted := next((stream.predictor for stream in denoiser.pieces.kept if stream.looks), None):
-        raise ValueError(
-            f"{fitted} is fitted to residuals in Python, and a program cannot look into it; use taylorseer(...) or "
-            "another predictor whose weights depend on steps only"
-        )
-    if denoiser.pieces.parts:
-        by = plan.owners.get("span") or plan.span
-        raise ValueError(f"{by} decides block by block, and a program once a step; use dbcache(...)")
-    probe = plan.probe or EVERYTHING
-    measured = not static and denoiser.pieces.probing  # a mask for all steps leaves nothing to the threshold
-    if guidance is not None and not guidance.always:
-        raise ValueError(f"{guidance} guides a part of the run, and a program is one for all steps; guide all of them")
-    if guidance is not None and measured and probe.follow != "conditional":
-        raise ValueError(
-            "under guidance each branch would decide for itself, and a program takes one decision: set "
-            "dbcache(follow='conditional'), or use a static mask"
-        )
-    if measured and (probe.importance > 0 or probe.since != "last computed" or probe.polynomial is not None):
-        raise ValueError(f"{probe} is measured in Python; a program compares all tokens with the last computed step")
-
-
-def _action(rules: Rules, index: int) -> int:
-    """Return what the rules say of a step that depends on its index alone."""
-    if not rules or index == 0:
-        return COMPUTE
-    for rule in rules:
-        if isinstance(rule, Warmup) and index < rule.steps and index % rule.interval == 0:
-            return COMPUTE
-        if isinstance(rule, Entries) and index < len(rule.entries) and rule.entries[index]:
-            return COMPUTE
-        if isinstance(rule, Entries) and rule.policy == "static":
-            return SKIP
-    limits = [rule for rule in rules if isinstance(rule, Total | Continuous | Accumulated)]
-    threshold = find(rules, Threshold)
-    if threshold is None or any(rule.forbids for rule in limits):
-        return COMPUTE
-    assert isinstance(threshold, Threshold)
-    return COMPUTE if threshold.value <= 0 else DEFER
-
-
-def _limit(rules: Rules, kind: type) -> float:
-    rule = find(rules, kind)
-    return float("inf") if rule is None else float(getattr(rule, "limit", getattr(rule, "value", 0.0)))
+    known = tuple(each == COMPUTE if static else None for each in actions)
+    return Program(
+        denoiser=denoiser, steps=tuple(step for step, _ in steps), inputs=inputs, known=known, start=start, read=read
+    )
 
 
 def _latents(program: Program, carry: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -17,8 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pure.cli.main import run as main
-from pure.models import embedded, load_pipeline
-from pure.transforms import dbcache
+from pure.models import Generation, embedded, load_pipeline
+from pure.transforms import Quantization, dbcache, quantize
 from tests.structure.source import ROOT
 from tests.support import chat_pipelines, qwen_image_pipelines, wan_pipelines
 
@@ -118,6 +119,32 @@ def in_cpp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def alone(folder: Path, in_cpp: Path) -> tuple[list[str], torch.Tensor]:
+    """Run an exported run.json in Python, where puredit cannot be imported, and in C++; return lines and latents."""
+    code = (
+        "import runpy, sys; sys.modules['pure'] = sys.modules['torchao'] = None; sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "print('PURE', [name for name in sys.modules if name.startswith('pure.')], sys.modules['pure'])"
+    )
+    arguments = ["run.json", "run-start.safetensors", "latents.safetensors"]
+    command = [sys.executable, "-c", code, str(EXAMPLES / "run_exported.py"), *arguments]
+    paths = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=folder, env=paths, check=True, capture_output=True, text=True, timeout=300)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "PURE [] None" and skips(lines[0].split()[0])
+    latents = load_file(folder / "latents.safetensors")["latents"]
+    command = [str(in_cpp), "run.json", "run-start.safetensors", "latents.bin"]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[0] == lines[0]
+    numbers = torch.from_numpy(np.fromfile(folder / "latents.bin", np.float32)).view_as(latents)
+    assert (numbers - latents).norm() <= 1e-5 * latents.norm()
+    return lines, latents
+
+
+def computed(run: Generation) -> str:
+    return "".join("#" if info.computed[0] else "." for info in run.infos)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["inside", "beside"])
 def test_an_exported_run_needs_torch_alone_and_makes_the_picture_of_the_eager_one(
@@ -129,32 +156,43 @@ def test_an_exported_run_needs_torch_alone_and_makes_the_picture_of_the_eager_on
     output = ["--output", str(tmp_path / "run.pt2"), "--weights", where, "--decoder", "--seed", "3"]
     settings = ["--cache-dit-config", str(tmp_path / "cache.yaml"), "--prompt", "a red apple"]
     assert main(["export", "--steps", "8", *settings, *output]) == 0
-    # From here on puredit cannot be imported: the name leads nowhere.
-    code = (
-        "import runpy, sys; sys.modules['pure'] = None; sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "print('PURE', [name for name in sys.modules if name.startswith('pure.')], sys.modules['pure'])"
-    )
-    arguments = ["run.json", "run-start.safetensors", "latents.safetensors"]
-    command = [sys.executable, "-c", code, str(EXAMPLES / "run_exported.py"), *arguments]
-    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=alone, check=True, capture_output=True, text=True, timeout=300)
-    lines = done.stdout.splitlines()
-    assert lines[-1] == "PURE [] None"
+    lines, latents = alone(tmp_path, in_cpp)
     cache = dbcache(front=1, threshold=0.3, warmup=2)
     eager = load_pipeline(embedded()).generate("a red apple", transform=cache, seed=3, steps=8)
-    assert lines[0].split()[0] == "".join("#" if info.computed[0] else "." for info in eager.infos)
-    assert skips(lines[0].split()[0])
-    latents = load_file(tmp_path / "latents.safetensors")["latents"]
+    assert lines[0].split()[0] == computed(eager)
     assert (latents - eager.latents).norm() <= 1e-5 * eager.latents.norm()
     with Image.open(tmp_path / "latents-0.png") as picture:
         found = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
     assert (found - eager.pixels[0]).abs().max() <= 0.51 / 255  # rounded to bytes
-    command = [str(in_cpp), "run.json", "run-start.safetensors", "latents.bin"]
-    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
-    assert done.stdout.splitlines()[0] == lines[0]
-    numbers = torch.from_numpy(np.fromfile(tmp_path / "latents.bin", np.float32)).view_as(latents)
-    assert (numbers - latents).norm() <= 1e-5 * latents.norm()
+
+
+QUANTISED = {
+    "attn1": "float8_per_row",
+    "attn2": "int8_weight_only",
+    "net.0": "int8_per_row",
+    "net.2": "float8_weight_only",
+}
+
+
+@pytest.mark.slow
+def test_two_experts_with_quantised_weights_are_exported(tmp_path: Path, in_cpp: Path) -> None:
+    """Products of numbers that were rounded to a byte: a difference in the last bit can become one of a whole step."""
+    wan_pipelines.pipeline("t2v-2.2").save_pretrained(tmp_path / "checkpoint")
+    cache = {"residual_diff_threshold": 0.5, "max_warmup_steps": 1, "max_continuous_cached_steps": 2}
+    cache |= {"enable_separate_cfg": True, "cfg_diff_compute_separate": False}
+    settings = {"cache_config": cache, "quantize_config": {"precision_plan": QUANTISED}}
+    (tmp_path / "cache.json").write_text(json.dumps(settings))
+    made = ["--model-path", str(tmp_path / "checkpoint"), "--cache-dit-config", str(tmp_path / "cache.json")]
+    words = "--height 32 --width 64 --num-frames 5 --guidance-scale 4 --steps 8 --seed 3 --weights beside".split()
+    assert main(["export", *made, *words, "--prompt", "a cat", "--output", str(tmp_path / "run.pt2")]) == 0
+    lines, latents = alone(tmp_path, in_cpp)
+    pipeline = load_pipeline(tmp_path / "checkpoint")
+    params = quantize(pipeline.params, pipeline.denoiser, Quantization(plan=tuple(QUANTISED.items())))
+    transform = dbcache(threshold=0.5, warmup=1, max_continuous=2, follow="conditional")
+    sizes = {"height": 32, "width": 64, "frames": 5, "guidance_scale": 4.0, "steps": 8, "seed": 3}
+    eager = attrs.evolve(pipeline, params=params).generate("a cat", transform=transform, **sizes)
+    assert lines[0].split()[0] == computed(eager)
+    assert (latents - eager.latents).norm() <= 1e-3 * eager.latents.norm()
 
 
 def test_many_devices(run: Run) -> None:

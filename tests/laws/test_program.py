@@ -88,6 +88,26 @@ def test_families(model: Model, transform: pure.Transform) -> None:
     assert close(latents, expected.latents, 1e-5)
 
 
+@pytest.mark.parametrize("transform", [THRESHOLD, STATIC], ids=["threshold", "static"])
+def test_every_expert_has_a_program_and_the_solver_goes_through_all_of_them(transform: pure.Transform) -> None:
+    given = case(attrs.evolve(EXPERTS, solver=UNIPC.solver), transform, count=16)
+    programs = pure.programs_of(given.denoiser, given.schedule(), given.solver)
+    expected, carry, computed = eager(given), None, []
+    assert list(programs) == list(dict.fromkeys(step.expert for step in given.schedule()))
+    for name, made in programs.items():
+        bound = made.denoiser.bind(given.model.params[name])
+        state = made.init(bound, given.conditioning(), given.latents())
+        state = state if carry is None else attrs.evolve(state, carry=carry)
+        for inputs in made.inputs:
+            state, one, _ = made.step(bound, state, inputs)
+            computed.append(bool(one))
+        carry = state.carry
+        assert close(made.latents(state), expected.latents, 1e-5) == (name == list(programs)[-1])
+    assert computed == decisions(expected) and not all(computed)
+    with pytest.raises(ValueError, match=r"a step names expert ''; there are \['high', 'low'\]"):
+        pure.programs_of(given.denoiser, RANDOM.solver.schedule(8, tokens=16), given.solver)
+
+
 def test_a_mask_holds_for_every_sample_of_a_batch_and_a_threshold_for_all_together() -> None:
     masked = case(FLUX_DEV, STATIC, seeds=(1, 2, 3))
     made = program(masked)
@@ -327,7 +347,9 @@ def test_what_is_no_tensor_is_refused_by_name() -> None:
     wide = pure.compose(dbcache(front=1), taylorseer(order=2))(RANDOM.first)
     with pytest.raises(ValueError, match="3 steps: in 99 steps there are 1,000,000 histories, too many for a table"):
         pure.program(wide, RANDOM.solver.schedule(99, tokens=16), RANDOM.solver)
-    with pytest.raises(TypeError, match="a program is of one Denoiser, got Experts; make one of each expert's"):
+    with pytest.raises(
+        TypeError, match=r"a program is of one Denoiser, got Experts; pure\.programs_of\(\.\.\.\) makes"
+    ):
         pure.program(EXPERTS.denoiser, steps, RANDOM.solver)  # type: ignore[arg-type]
 
 
