@@ -1,10 +1,15 @@
 """What is known of a run before it starts."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import attrs
 
 from pure.checks import flag, kind, optional, whole
+
+if TYPE_CHECKING:
+    from pure.denoiser import Denoiser
 
 __all__ = ["Facts"]
 
@@ -35,4 +40,4 @@ class Facts:
     blocks: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of blocks")))
     experts: int | None = attrs.field(default=None, validator=optional(whole(1, "the number of experts")))
     packed: bool = attrs.field(default=False, validator=flag)
-    denoiser: Any = attrs.field(default=None, eq=False, repr=False)
+    denoiser: Denoiser | None = attrs.field(default=None, eq=False, repr=False)

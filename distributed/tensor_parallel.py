@@ -16,7 +16,7 @@ Shapes: a weight is (outputs, inputs), a bias (outputs,).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,13 +31,13 @@ from pure.sharding import Cut, Kind, Sharding, divisible
 AXIS = "tp"
 OWN = (Kind.COLUMN, Kind.LOOKUP)
 """Kinds whose parts are plain tensors: nothing is needed from the other ranks."""
-Local = Callable[[Any], Any]
+P = TypeVar("P", bound=Mapping[str, Any])
 
 
 def tensor_parallel(
-    params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Local | None = None
-) -> dict[str, Any]:
-    """Return this rank's part of the parameters, which the same denoiser takes.
+    params: P, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Callable[[P], P] | None = None
+) -> P:
+    """Return this rank's part of the parameters, as dicts, which the same denoiser takes.
 
     Args:
         params: all parameters under the checkpoint's names; for `Experts` a dict of them per expert.
@@ -51,6 +51,7 @@ def tensor_parallel(
             its own (see `part_of`), or the mesh has no axis "tp".
     """
     along = _axis_of(params, denoiser, mesh)
+    parts: Any
     if along.size == 1:
         parts = params
     elif isinstance(denoiser, Experts):
@@ -64,8 +65,8 @@ def tensor_parallel(
 
 
 def place_parts(
-    parts: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Local | None = None
-) -> dict[str, Any]:
+    parts: P, denoiser: Denoiser | Experts, mesh: DeviceMesh, *, local: Callable[[P], P] | None = None
+) -> P:
     """Return this rank's part of the parameters as the denoiser takes it, where only the part was read.
 
         mesh = make_mesh(Sizes(tp=2), device="cuda")
@@ -82,14 +83,14 @@ def place_parts(
         ValueError: the denoiser cannot be split (see `check_tensor_parallel`), or the mesh has no axis "tp".
     """
     along = _axis_of(parts, denoiser, mesh)
-    used = parts if local is None else local(parts)
+    used: Any = parts if local is None else local(parts)
     if along.size == 1:
         return used
-    if isinstance(denoiser, Experts):
-        return {
-            n: placed(used[n], divisible(each.sharding, along.size), along) for n, each in denoiser.denoisers.items()
-        }
-    return placed(used, divisible(denoiser.sharding, along.size), along)
+    if not isinstance(denoiser, Experts):
+        made: Any = placed(used, divisible(denoiser.sharding, along.size), along)
+        return made
+    each: Any = {n: placed(used[n], divisible(d.sharding, along.size), along) for n, d in denoiser.denoisers.items()}
+    return each
 
 
 def _axis_of(params: Any, denoiser: Denoiser | Experts, mesh: DeviceMesh) -> Axis:

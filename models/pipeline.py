@@ -95,7 +95,7 @@ class Pipeline(abc.ABC):
     def decoded(self, latents: torch.Tensor, request: Request) -> torch.Tensor:
         """Decode latents (B, ...) to pixels (B, 3, H, W) or (B, F, 3, H, W) in 0 to 1."""
 
-    def completed(self, request: Request, branches: Sequence[Any]) -> Sequence[Any]:
+    def completed(self, request: Request, branches: Sequence[Any]) -> Sequence[object]:
         """Return the conditioning of one branch or both with what they have in common, such as input pictures."""
         return branches
 

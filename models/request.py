@@ -98,7 +98,7 @@ class Request:
     images_per_prompt: int = 1
     max_sequence_length: int = 512
     notes: tuple[Note, ...] = attrs.field(default=(), eq=False, repr=False)
-    memo: dict[Any, Any] = attrs.field(factory=dict, eq=False, repr=False)
+    memo: dict[Hashable, Any] = attrs.field(factory=dict, eq=False, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], M]) -> M:
         """Return what `make` returns, computed once for this key and these pictures.

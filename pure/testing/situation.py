@@ -184,7 +184,7 @@ class Situation:
         return transformed(self.denoiser, lambda one: attrs.evolve(one, plan=pure.Plan()))
 
     @property
-    def solver(self) -> pure.Solver[Any]:
+    def solver(self) -> pure.Solver[object]:
         """The model's solver."""
         return self.model.solver
 

@@ -7,7 +7,6 @@ def test_mine(situation): ...
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -71,7 +70,7 @@ def steps(count: int | None = None, samples: int | None = None) -> st.SearchStra
     return (st.integers(1, 12) if count is None else st.just(count)).flatmap(of)
 
 
-def batches(model: Model, most_samples: int = MOST_SAMPLES) -> st.SearchStrategy[tuple[Any, torch.Tensor]]:
+def batches(model: Model, most_samples: int = MOST_SAMPLES) -> st.SearchStrategy[tuple[object, torch.Tensor]]:
     """Conditioning and starting latents (B, ...) of 1 to `most_samples` samples."""
     return _seeds(1, most_samples).map(lambda seeds: (model.conditioning(seeds), model.latents(seeds)))
 

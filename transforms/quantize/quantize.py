@@ -7,19 +7,21 @@ compilation work as before. Where the parameters are sharded, quantise the shard
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
 
 from pure import Denoiser, Experts
 from pure.checks import check_argument, flag, refuse, shown
+from pure.experts import denoisers_of
 from pure.transforms.quantize.kinds import KINDS, require_torchao, unfit, unsupported
 
 SUFFIX = ".weight"
 FALLBACK = "float8_per_tensor"
 FALLS = ("float8_per_row", "float8_per_block")  # may become the above where a shape does not allow them
 NamedTensors = Mapping[str, Any]
+P = TypeVar("P", bound=Mapping[str, Any])
 
 
 def _tuple(value: Any) -> Any:
@@ -97,10 +99,8 @@ class QuantizedLayer:
     reason: str
 
 
-def quantize(
-    params: NamedTensors, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()
-) -> dict[str, Any]:
-    """Return the parameters with the weights of linear layers quantised; all others are shared with `params`.
+def quantize(params: P, denoiser: Denoiser | Experts, settings: QuantizationSettings = Quantization()) -> P:
+    """Return the parameters as dicts, the weights of linear layers quantised; all others are shared with `params`.
 
     Args:
         params: of the denoiser; of experts a dict of dicts. Nothing in it is changed.
@@ -120,12 +120,11 @@ def quantize(
         reasons = sorted({layer.reason for layer in layers}) or ["there is no linear layer"]
         raise ValueError(f"nothing would be quantised: {'; '.join(reasons)}")
     kinds = {(layer.expert, layer.name + SUFFIX): layer.kind for layer in layers if layer.kind}
-    if not isinstance(denoiser, Experts):
-        return {name: _made(tensor, kinds.get(("", name))) for name, tensor in params.items()}
-    return {
-        expert: {name: _made(tensor, kinds.get((expert, name))) for name, tensor in params[expert].items()}
-        for expert in denoiser.denoisers
+    made: Any = {
+        expert: {name: _made(tensor, kinds.get((expert, name))) for name, tensor in own.items()}
+        for expert, own in ((name, params[name] if name else params) for name in denoisers_of(denoiser))
     }
+    return made if isinstance(denoiser, Experts) else made[""]
 
 
 def _made(tensor: torch.Tensor, kind: str | None) -> torch.Tensor:
