@@ -166,33 +166,32 @@ def test_an_exported_run_needs_torch_alone_and_makes_the_picture_of_the_eager_on
     assert (found - eager.pixels[0]).abs().max() <= 0.51 / 255  # rounded to bytes
 
 
-QUANTISED = {
-    "attn1": "float8_per_row",
-    "attn2": "int8_weight_only",
-    "net.0": "int8_per_row",
-    "net.2": "float8_weight_only",
-}
+QUANTISED = {"attn1": "float8_weight_only", "attn2": "int8_weight_only", "net.0": "int4_weight_only"}
 
 
 @pytest.mark.slow
 def test_two_experts_with_quantised_weights_are_exported(tmp_path: Path, in_cpp: Path) -> None:
-    """Products of numbers that were rounded to a byte: a difference in the last bit can become one of a whole step."""
     wan_pipelines.pipeline("t2v-2.2").save_pretrained(tmp_path / "checkpoint")
-    cache = {"residual_diff_threshold": 0.5, "max_warmup_steps": 1, "max_continuous_cached_steps": 2}
-    cache |= {"enable_separate_cfg": True, "cfg_diff_compute_separate": False}
-    settings = {"cache_config": cache, "quantize_config": {"precision_plan": QUANTISED}}
+    cache = {"residual_diff_threshold": 0.5, "max_warmup_steps": 1, "Fn_compute_blocks": 1}
+    cache |= {"max_continuous_cached_steps": 2, "enable_separate_cfg": True, "cfg_diff_compute_separate": False}
+    settings = {
+        "cache_config": cache,
+        "quantize_config": {"quant_type": "int8_weight_only", "precision_plan": QUANTISED},
+    }
     (tmp_path / "cache.json").write_text(json.dumps(settings))
     made = ["--model-path", str(tmp_path / "checkpoint"), "--cache-dit-config", str(tmp_path / "cache.json")]
     words = "--height 32 --width 64 --num-frames 5 --guidance-scale 4 --steps 8 --seed 3 --weights beside".split()
     assert main(["export", *made, *words, "--prompt", "a cat", "--output", str(tmp_path / "run.pt2")]) == 0
     lines, latents = alone(tmp_path, in_cpp)
     pipeline = load_pipeline(tmp_path / "checkpoint")
-    params = quantize(pipeline.params, pipeline.denoiser, Quantization(plan=tuple(QUANTISED.items())))
+    params = quantize(
+        pipeline.params, pipeline.denoiser, Quantization(kind="int8_weight_only", plan=tuple(QUANTISED.items()))
+    )
     transform = dbcache(threshold=0.5, warmup=1, max_continuous=2, follow="conditional")
     sizes = {"height": 32, "width": 64, "frames": 5, "guidance_scale": 4.0, "steps": 8, "seed": 3}
     eager = attrs.evolve(pipeline, params=params).generate("a cat", transform=transform, **sizes)
     assert lines[0].split()[0] == computed(eager)
-    assert (latents - eager.latents).norm() <= 1e-3 * eager.latents.norm()
+    assert (latents - eager.latents).norm() <= 1e-5 * eager.latents.norm()
 
 
 def test_many_devices(run: Run) -> None:

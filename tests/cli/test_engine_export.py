@@ -224,6 +224,30 @@ def test_a_quantised_weight_becomes_plain_tensors_and_operations_of_torch_alone(
         torch.matmul(x, made)
 
 
+class Layers(torch.nn.Module):
+    """A layer of every kind of weights."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__()
+        self.recipes = plain_weights(params)
+
+    def forward(self, weights: list[torch.Tensor], x: torch.Tensor) -> list[torch.Tensor]:
+        given = iter(weights)
+        return [F.linear(x, recipe.weight(given)) for recipe in self.recipes.values()]  # type: ignore
+
+
+@pytest.mark.slow
+def test_quantised_weights_of_every_kind_are_compiled(tmp_path):
+    numbers = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(128, 128, generator=numbers), torch.randn(5, 128, generator=numbers)
+    params = {kind: each.make(weight) for kind, each in KINDS.items()}
+    given = list(plain(params).values()), x
+    export.package(lambda: torch.export.export(Layers(params), given, strict=False), tmp_path / "layers.pt2")
+    found = torch._inductor.aoti_load_package(str(tmp_path / "layers.pt2"))(*given)
+    for each, quantised in zip(found, params.values(), strict=True):
+        torch.testing.assert_close(each, F.linear(x, quantised), rtol=1e-5, atol=1e-5)
+
+
 def test_a_package_that_is_not_there_or_damaged_is_named_with_the_reason(tmp_path):
     one = run()
     with pytest.raises(Misuse, match=r"run\.json cannot be read \(No such file or directory\); export the package fir"):
