@@ -199,7 +199,7 @@ PROCESSES = group(
     flag(
         "--extra-parallel-modules",
         "NAME ...",
-        "What else the processes share: text_encoder (weights), vae (rows of the decoded pictures).",
+        "What else the processes share: text_encoder (weights), vae (rows of encoded and decoded pictures).",
     ),
     flag(
         "--dp-size --data-parallel-size --dp dp_size",

@@ -195,7 +195,7 @@ class ParallelismConfig:
     ring_convert_to_fp32: bool = _key(True, Bool(), "Combine the ring's partial results in float32. " + ONE)
     extra_parallel_modules: tuple[str, ...] = _key(
         (), Words(EXTRA, NO_CONTROLNET), "Other modules that the processes share: text_encoder, the weights of all "
-        "text encoders but CLIP; vae, the rows of the decoded pictures. " + ONE)  # fmt: skip
+        "text encoders but CLIP; vae, the rows of encoded and decoded pictures. " + ONE)  # fmt: skip
     extra_parallel_kwargs: Mapping[str, Any] = _key(
         attrs.Factory(dict), Nested(), "Accepted without effect: the other modules have no options."
     )

@@ -1,6 +1,6 @@
-"""Layers of a decoder on a rank that has some of the rows of a picture: what they need from the rows of the others.
+"""Layers of an autoencoder on a rank that has some of the rows of a picture: what they need of the others' rows.
 
-Everything else in such a decoder works on each pixel, or doubles it, and needs nothing.
+Everything else in it works on each pixel, doubles it or halves a square of them, and needs nothing.
 
 Shapes: B samples, C channels, T frames (of videos only), h rows of this rank of H, W columns; rows are dimension -2.
 """
@@ -14,7 +14,7 @@ from pure.distributed.collectives import exchange, gather, wait
 from pure.distributed.mesh import Axis
 from pure.sharding import shares, start
 
-__all__ = ["OwnRows", "RowConvolution", "RowDecoder", "RowGroupNorm"]
+__all__ = ["AllRows", "OwnRows", "RowConvolution", "RowDecoder", "RowEncoder", "RowGroupNorm"]
 
 
 class RowDecoder(torch.nn.Module):
@@ -37,6 +37,46 @@ class RowDecoder(torch.nn.Module):
             return self.whole(latents, *args, **kwargs)
         rows = self.part(latents, *args, **kwargs)
         return _all_rows(rows, lengths, self.along)
+
+
+class RowEncoder(torch.nn.Module):
+    """An encoder that returns whole latents and computes this rank's rows up to its middle.
+
+    Pictures of fewer rows than ranks, or of rows that do not fit the latents', are encoded whole.
+
+    Args:
+        part: its copy in which layers know of the other ranks.
+        whole: itself.
+        along: the ranks that share the rows.
+        factor: rows that become one row of the latents.
+    """
+
+    def __init__(self, part: torch.nn.Module, whole: torch.nn.Module, along: Axis, factor: int) -> None:
+        super().__init__()
+        self.part, self.whole, self.along, self.factor = part, whole, along, factor
+
+    def forward(self, pixels: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return latents of all rows of pixels (B, C, [T,] H, W), which are the same on all ranks."""
+        rows, rest = divmod(pixels.shape[-2], self.factor)
+        lengths = shares(rows, self.along.size)
+        if rest or lengths[-1] == 0:
+            return self.whole(pixels, *args, **kwargs)
+        first, own = start(lengths, self.along.index), lengths[self.along.index]
+        return self.part(pixels.narrow(-2, self.factor * first, self.factor * own), *args, **kwargs)
+
+
+class AllRows(torch.nn.Module):
+    """A module that every rank runs whole, of the rows that all ranks have."""
+
+    def __init__(self, module: torch.nn.Module, along: Axis) -> None:
+        super().__init__()
+        self.module, self.along = module, along
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return what it returns of (B, C, [T,] H, W), given (B, C, [T,] h, W)."""
+        own = torch.tensor([x.shape[-2]], device=x.device)
+        lengths = tuple(wait(gather(own, self.along.group)).tolist())
+        return self.module(_all_rows(x, lengths, self.along), *args, **kwargs)
 
 
 def _all_rows(rows: torch.Tensor, lengths: tuple[int, ...], along: Axis) -> torch.Tensor:
@@ -62,17 +102,23 @@ class OwnRows(torch.nn.Module):
 
 
 class RowConvolution(torch.nn.Module):
-    """A convolution of three rows, with a row of each neighbour; at the edges of the picture it pads as ever.
+    """A convolution of three rows, with rows of each neighbour; at the edges of the picture it pads as ever.
 
     It pads at the borders of a rank's rows too; what comes of that is cut off.
+
+    Args:
+        module: the convolution, perhaps with a padding before it.
+        along: the ranks that share the rows.
+        stride: 1, or 2 where two rows become one. From each neighbour it gets as many rows, so that a rank's rows
+            begin where they do in the whole picture, and one row of the result is cut off.
     """
 
-    def __init__(self, module: torch.nn.Module, along: Axis) -> None:
+    def __init__(self, module: torch.nn.Module, along: Axis, stride: int = 1) -> None:
         super().__init__()
-        self.module, self.along = module, along
+        self.module, self.along, self.stride = module, along, stride
 
     def forward(self, x: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
-        """Return (B, C', [T,] h, W); `before` are frames (B, C, 2, h, W) that a causal convolution has kept."""
+        """Return (B, C', [T,] h / stride, W'); `before` are frames (B, C, 2, h, W) that a causal convolution kept."""
         above, below = self.along.index > 0, self.along.index < self.along.size - 1
         if before is None:
             out = self.module(self._with_neighbours(x, above, below))
@@ -83,13 +129,13 @@ class RowConvolution(torch.nn.Module):
         return out[..., int(above) : out.shape[-2] - below, :]
 
     def _with_neighbours(self, x: torch.Tensor, above: bool, below: bool) -> torch.Tensor:
-        """Return x with the last row of the rank above and the first row of the rank below."""
+        """Return x with the last rows of the rank above and the first rows of the rank below."""
         sent, rows = [0] * self.along.size, []
         if above:
-            rows.append(x[..., :1, :])
+            rows.append(x[..., : self.stride, :])
             sent[self.along.index - 1] = 1
         if below:
-            rows.append(x[..., -1:, :])
+            rows.append(x[..., -self.stride :, :])
             sent[self.along.index + 1] = 1
         got = list(wait(exchange(torch.stack(rows), sent, sent, self.along.group)).unbind(0))
         first, last = got[:1] if above else [], got[-1:] if below else []

@@ -118,7 +118,7 @@ class Engine:
         pipeline: what was loaded.
         base: its denoiser, compiled where that is set; neither guided nor cached.
         weights: of this process, where several share them.
-        together: whether all processes decode.
+        together: whether all processes encode and decode pictures together.
     """
 
     checkpoint: Checkpoint

@@ -72,13 +72,19 @@ class Maker:
     def read(self, recipe: Recipe | Written) -> Recipe:
         """Return a recipe that may come from another process."""
         if isinstance(recipe, Recipe):
-            return self.known(recipe)
+            return self._forgetful(self.known(recipe))
         key = recipe.key, recipe.cached
         if key not in self._recipes:
             made = self.engine.recipe(recipe.order, recipe.caching)
             kept = [*self._recipes.items()][1 - REMEMBERED :]
             self._recipes = {**dict(kept), key: made if recipe.cached else made.uncached}
-        return self.known(self._recipes[key])
+        return self._forgetful(self.known(self._recipes[key]))
+
+    def _forgetful(self, recipe: Recipe) -> Recipe:
+        """Return a recipe that has encoded no picture yet, where processes encode together: each as often as others."""
+        if not self.engine.together:
+            return recipe
+        return attrs.evolve(recipe, request=attrs.evolve(recipe.request, memo={}))
 
     # ------------------------------------------------------------------ orders
 

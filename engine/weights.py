@@ -88,18 +88,18 @@ def share_modules(pipeline: Pipeline, names: Sequence[str], mesh: DeviceMesh, sa
 
     Args:
         pipeline: on every rank of the mesh.
-        names: "text_encoder" for the weights of the text encoders, "vae" for the rows of decoded pictures.
+        names: "text_encoder" for the weights of the text encoders, "vae" for the rows of encoded and decoded pictures.
         mesh: of all processes.
         say: prints a note on what stays whole.
     """
     if "text_encoder" in names:
         pipeline = _share_encoders(pipeline, mesh, say)
     if "vae" in names:
-        pipeline = _share_decoder(pipeline, mesh, say)
+        pipeline = _share_autoencoder(pipeline, mesh, say)
     return pipeline
 
 
-def _share_decoder(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
+def _share_autoencoder(pipeline: Pipeline, mesh: DeviceMesh, say: Say) -> Pipeline:
     from pure.distributed.row_parallel import row_parallel
 
     try:
