@@ -62,7 +62,9 @@ def row_parallel(vae: Module, mesh: DeviceMesh) -> Module:
         return vae
     # What the memo of a copy lists is taken in place of a copy: all parameters, and the layers that were changed.
     same = {id(tensor): tensor for tensor in (*vae.parameters(), *vae.buffers())}
-    halves = {id(decoder): RowDecoder(copy.deepcopy(decoder, {**same, **changed}), decoder, along)}
+    halves: dict[int, nn.Module] = {
+        id(decoder): RowDecoder(copy.deepcopy(decoder, {**same, **changed}), decoder, along)
+    }
     if encoder is not None:
         factor = math.prod(each.stride for each in divided.values() if isinstance(each, RowConvolution))
         halves[id(encoder)] = RowEncoder(copy.deepcopy(encoder, {**same, **divided}), encoder, along, factor)

@@ -237,6 +237,7 @@ class Layers(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # torch's own, where inductor caches
 def test_quantised_weights_of_every_kind_are_compiled(tmp_path):
     numbers = torch.Generator().manual_seed(0)
     weight, x = torch.randn(128, 128, generator=numbers), torch.randn(5, 128, generator=numbers)
