@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,17 @@ def start(
     out, err = out or folder / "said", folder / "complained"
     for path in (out, err):
         path.touch()
-    process = multiprocessing.get_context("fork").Process(target=_be, args=(list(words), folder, out, err, environ))
+    return Command(begin(_be, list(words), folder, out, err, environ), out, err)
+
+
+def begin(function: Callable[..., None], *args: Any) -> Any:
+    """Call a function in a fork of this process; return that process."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=args)
     with warnings.catch_warnings():
         # Newer Pythons warn of a fork beside threads; the child uses none of its parent's.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
-    return Command(process, out, err)
+    return process
 
 
 def _be(words: list[str], folder: Path, out: Path, err: Path, environ: Mapping[str, str] | None) -> None:
