@@ -213,7 +213,7 @@ def test_a_method_of_one_expert_sets_its_front_blocks_only(first, second, fronts
 @pytest.mark.parametrize("wrong", ["", "secondary."])
 def test_a_contradiction_of_either_expert_is_told(wrong):
     fronts = {f"{expert}cache_config.Fn_compute_blocks": int(expert != wrong) for expert in ("", "secondary.")}
-    with pytest.raises(ConfigError, match=r"flag Fn: cache_config\.Fn_compute_blocks: found 0 with residual_diff_"):
+    with pytest.raises(ConfigError, match=f"flag Fn: {wrong}cache_config.Fn_compute_blocks: found 0 with res"):
         resolve(flags=read_flags(fronts, {f"{wrong}cache_config.Fn_compute_blocks": "Fn"}))
 
 
