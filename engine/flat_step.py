@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Tensors = dict[str, torch.Tensor]
+"""Tensors by name, in the order in which they are given."""
 
 
 class FlatStep(torch.nn.Module):

@@ -23,7 +23,6 @@ from pure.engine.lines import Line, make_lines
 from pure.engine.maker import REMEMBERED, Hand, Maker, Written
 from pure.engine.sample import Sample
 from pure.engine.weights import weigh, weigh_whole
-from pure.models import Request
 from pure.testing import toys
 
 # ------------------------------------------------------------------------------ recipes on their way
@@ -35,14 +34,14 @@ def recipe(number: int = 0, plain: Any = "plain", denoiser: Any = None) -> Recip
     return Recipe(order=Order(fps=number), plain=plain, **rest)
 
 
-def made(asked: list[Any], together: bool = False) -> Maker:
+def made(asked: list[Any]) -> Maker:
     """A maker whose engine makes a new recipe whenever it is asked."""
 
     def make(order: Any, caching: Any) -> Recipe:
         asked.append((order, caching))
         return recipe(caching)
 
-    engine: Any = SimpleNamespace(recipe=make, together=together)
+    engine: Any = SimpleNamespace(recipe=make, together=False)
     return Maker(engine)
 
 
@@ -54,17 +53,6 @@ def test_a_recipe_of_another_process_is_made_once_with_its_cache_and_once_withou
         assert found.denoiser == denoiser
     assert asked == [(Order(fps=3), 3)] * 2
     assert one.read(Written(key="b", order=Order(fps=4), caching=4, cached=True)).denoiser == ("cached", 4)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("together", [False, True])
-def test_processes_that_encode_pictures_together_do_so_in_every_batch(together):
-    """Else one process would wait for another that knows the picture already."""
-    one: Any = made([], together)
-    given: Any = attrs.evolve(recipe(), request=Request(prompts=("",)))
-    one.read(given).request.once("picture", lambda: 1)
-    assert one.read(given).request.once("picture", lambda: 2) == (2 if together else 1)
-    assert given.request.memo == ({} if together else {("picture", ()): ((), 1)})
-    assert one.read(given).request == given.request
 
 
 def test_as_many_recipes_and_denoisers_are_remembered_as_said():

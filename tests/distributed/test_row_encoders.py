@@ -1,5 +1,6 @@
 """Encoders whose rows are divided among ranks: the latents of an undivided encode, and what a rank computes of it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import nn
 
 from pure.distributed import Sizes, make_mesh, row_parallel
-from pure.models import load_pipeline
+from pure.engine.engine import Order, Recipe
+from pure.engine.maker import Maker
+from pure.models import Request, load_pipeline
 from pure.models.components import with_autoencoder
 from tests.distributed.test_decoders import Largest, made
 from tests.support import ranks, wan_pipelines
@@ -73,6 +76,19 @@ def test_a_video_from_a_picture_begins_as_in_one_process(tmp_path):
     whole: Any = pipeline.encode(pipeline.request("a cat", **sizes))
     for beside in ranks.run(_beside, 2, pipeline, pipeline.request("a cat", **sizes)):
         assert difference(beside, whole.beside) <= 1e-5 and beside.std() > 0.1
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_processes_that_encode_pictures_together_do_so_in_every_batch(together):
+    """Else one process would wait for another that knows the picture already."""
+    rest: Any = {"denoiser": "cached", "plain": "plain", "caching": None, "fps": None, "notes": (), "idle": ()}
+    given = Recipe(order=Order(), request=Request(prompts=("",)), **rest)
+    engine: Any = SimpleNamespace(together=together)
+    maker = Maker(engine)
+    maker.read(given).request.once("picture", lambda: 1)
+    assert maker.read(given).request.once("picture", lambda: 2) == (2 if together else 1)
+    assert given.request.memo == ({} if together else {("picture", ()): ((), 1)})
+    assert maker.read(given).request == given.request
 
 
 def test_collectives_are_counted():
