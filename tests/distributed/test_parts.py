@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 import torch.distributed as dist
@@ -57,6 +58,8 @@ def test_every_option_reaches_what_it_is_for(monkeypatch: pytest.MonkeyPatch) ->
         } == asked
         assert (outer.axis, outer.row, inner.axis, inner.attend) == (axes["ulysses"], 1, axes["ring"], denoiser.attend)
         assert edited.head.reads == denoiser.reads == ("image",) and edited.agree.then is denoiser.agree
+        every: Any = context_parallel(mesh, **changes).edit(attrs.evolve(denoiser, reads=None))
+        assert every.head.reads == ("image", "text"), "a head that says nothing may read all of them"
         assert edited.embed.streams == denoiser.streams and edited.head.division.index == 1 * 3 + 2
 
 

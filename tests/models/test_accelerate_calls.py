@@ -296,7 +296,14 @@ def test_every_call_of_a_pipeline_begins_anew() -> None:
 class Sized(Toy):
     """What lies between its blocks depends on the number of samples."""
 
-    def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> Any:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        return_dict: bool = False,
+    ) -> Any:
         hidden = hidden_states * 2
         for block in self.blocks:
             hidden = block(hidden, timestep.view(-1, 1, 1), encoder_hidden_states).reshape(len(hidden_states), 6, 4)
@@ -321,3 +328,46 @@ def test_a_batch_of_another_size_is_adapted_anew_where_it_has_to_be() -> None:
     with pure.accelerate(pipe, pure.identity) as report:
         found = pipe(script)
     assert all(map(torch.equal, found, [*wanted, *wanted[:2]])) and not report.last.plain
+
+
+def test_a_branch_whose_latents_become_longer_begins_anew() -> None:
+    text, lengths = TEXTS[:1], (6, 6, 4, 4, 4, 6)
+
+    def script() -> Iterator:
+        found: list[torch.Tensor] = []
+        while True:
+            number, call = yield found
+            found = [call(LATENTS[:1, : lengths[number]], text, ("a",), name="cond")]
+
+    pipe: Any = Pipe(Old())
+    plain = pipe(script)
+    with pure.accelerate(pipe, scm(mask="110101", policy="static")) as report:
+        found = pipe(script)
+    computed = [info.computed[0] for info in report.last.branches["transformer/cond"]]
+    assert computed[0] and all(torch.equal(a, b) for a, b, on in zip(found, plain, computed, strict=True) if on)
+    assert [each.shape for each in found] == [each.shape for each in plain] and not report.last.plain
+
+
+class Halves:
+    """A hook of model offloading, which may change the arguments."""
+
+    def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple, dict]:
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"] / 2}
+
+
+def test_arguments_are_those_that_a_hook_of_offloading_returns() -> None:
+    pipe: Any = Pipe(Old())
+    wanted = pipe(one)[0]
+    pipe.transformer._hf_hook = Halves()
+    with pure.accelerate(pipe, pure.identity):
+        first = pipe(lambda: doubled(LATENTS[:1]))[0]
+    torch.testing.assert_close(first, wanted, rtol=0, atol=1e-5)
+
+
+def doubled(x: torch.Tensor) -> Iterator:
+    """What `one` does, with twice the latents."""
+    found: list[torch.Tensor] = []
+    while True:
+        _, call = yield found
+        found = [call(2 * x, TEXTS[:1], ("a",))]
+        x = moved(x, *found)

@@ -8,8 +8,9 @@ import torch
 
 import pure
 from pure.models import CheckpointError
-from pure.models.adapt.adapt import Adapted, adapt
-from pure.models.adapt.cut import Form
+from pure.models.accelerate.components import one_piece
+from pure.models.adapt.adapt import Adapted, adapt, first_stream
+from pure.models.adapt.cut import Form, hidden_of
 from pure.models.adapt.dispatch import check_dispatched
 from pure.models.adapt.forward import Forward
 from pure.models.adapt.tape import Tape, Untraceable, play
@@ -171,3 +172,16 @@ def test_a_kernel_that_is_set_already_may_be_chosen() -> None:
         if own is not None:
             with pytest.raises(CheckpointError, match=r"is set to native .* chooses another"):
                 check_dispatched(model, native)
+
+
+def test_the_first_stream_is_laid_out_row_after_row() -> None:
+    for x in (DRAW(1, 4, 3).transpose(1, 2), DRAW(2, 4, 3).transpose(1, 2), DRAW(2, 3, 4)[:1]):
+        found = first_stream(hidden_of([x]))
+        assert torch.equal(found, x) and found.stride() == torch.empty(x.shape).stride()
+
+
+def test_a_component_in_one_piece_has_channels_where_latents_do() -> None:
+    model: Any = torch.nn.Identity()
+    model.out_channels = 5
+    pieces: Any = {axes: one_piece(model, axes=axes).embed for axes in (3, 4, 5)}
+    assert {axes: embed.channels for axes, embed in pieces.items()} == {3: None, 4: 5, 5: 5}

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import rich.console
 import torch
+from PIL import Image
 
 from pure.info import Decision, Info
 from pure.models import CheckpointError, batch, embedded, load_pipeline
@@ -18,10 +19,11 @@ from pure.models.checkpoint.weights import Stored
 from pure.models.components import text_encoders, with_text_encoders
 from pure.models.errors import NotFiniteError
 from pure.models.flux.text import TextEncoder
+from pure.models.generation import Generation, _tag
 from pure.models.hunyuan_video.pipeline import HunyuanVideoPipeline
 from pure.models.progress import COMPUTED, SKIPPED, Progress
 from pure.models.qwen_image.text import DESCRIBE, DROPPED, LONGEST, TextReader
-from pure.models.request import MOST_PROMPTS, prompts
+from pure.models.request import MOST_PROMPTS, Request, prompts
 from pure.models.wan.pipeline import _images
 from pure.models.z_image.pipeline import ZImagePipeline
 from pure.testing.situation import Model
@@ -158,3 +160,27 @@ def test_a_live_line_shows_the_newest_steps() -> None:
     room = 60 - len("image") - 36
     marks = ("#", ".") if progress.plain else (COMPUTED[0], SKIPPED[0])
     assert shown.startswith(f"image ...{marks[0] * (room - 10)}{marks[1] * 10} 40/40")
+
+
+def test_what_was_made_once_is_of_these_pictures_and_this_key() -> None:
+    made, pictures = [], [Image.new("RGB", (1, 1)) for _ in range(2)]
+    whole = Request(prompts=("a",), images=tuple(pictures))
+    for request in (whole, attrs.evolve(whole, steps=3), attrs.evolve(whole, images=(pictures[1],))):
+        for key in ("x", "y", "x"):
+            request.once(key, lambda request=request, key=key: made.append((key, len(request.images))))
+    assert made == [("x", 2), ("y", 2), ("x", 1), ("y", 1)]
+
+
+def test_a_prompt_read_at_another_length_is_read_again() -> None:
+    pipe: Any = load_pipeline(embedded())
+    request = pipe.request("a", steps=1, max_sequence_length=8)
+    longer = attrs.evolve(request, max_sequence_length=12)
+    assert [pipe.conditioning(each).text.shape[1] for each in (request, longer, request)] == [8, 12, 8]
+
+
+def test_a_notebook_shows_the_middle_frame_of_a_video() -> None:
+    pixels = torch.linspace(0, 1, 5).view(1, 5, 1, 1, 1).expand(1, 5, 3, 2, 2)
+    shown = Generation(pixels=pixels, latents=torch.zeros(1, 1), infos=())
+    frames: Any = shown.images[0]
+    places = [_tag(frame) in shown._repr_html_() for frame in frames]
+    assert places == [False, False, True, False, False]
