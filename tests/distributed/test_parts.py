@@ -1,8 +1,12 @@
 """What ranks are made of, each alone and in one process: what they are given, whom they obey, what they send."""
 
+import contextlib
+import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -15,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from pure.distributed import (
     Hosts,
     HostsDiffer,
+    HostsError,
     Sizes,
     collectives,
     context_parallel,
@@ -24,6 +29,7 @@ from pure.distributed import (
     row_layers,
     ulysses,
 )
+from pure.distributed import hosts as hosts_module
 from pure.distributed.hosts import Meeting, _check
 from pure.distributed.mesh import Axis
 from pure.distributed.ring import Ring
@@ -229,3 +235,60 @@ def test_ulysses_says_what_a_row_of_ranks_holds_and_gives_queries_as_many_keys(m
         assert divided(q, k, k, None, True, lengths=lengths).shape == q.shape
         assert divided(q, k, k, lengths=lengths).shape == q.shape
     assert seen == [(4, 2, 2, (3, 7)), (2, 2, 2, (3, 7)), (4, 2, 2, (7, 3)), (2, 2, 2, (7, 3))]
+
+
+def test_shares_are_put_together_in_their_order_and_kept_apart_from_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = sys.modules["pure.distributed.context_parallel"]
+    monkeypatch.setattr(module, "gather", lambda x, group: torch.cat([x, x + group]))
+    monkeypatch.setattr(module, "wait", lambda x: x)
+    division = module.Division(Axis("ring", 0, 2, 10), Axis("ulysses", 0, 2, 1))  # type: ignore[arg-type]
+    assert [int(each) for each in division.gathered(torch.tensor(0))] == [0, 1, 10, 11]
+    eager: Any = Eager()
+    for each, stays in ((eager, True), (len, False)):
+        assert module.Divided(each, (), None, division).stays_eager is stays
+        assert module.Together(each, (), division).stays_eager is stays
+    stream = torch.zeros(1, 8, 4)
+    own = module.Divided(eager, (), None, division)._own(stream)
+    assert own.shape == (1, 2, 4) and own.untyped_storage().nbytes() == own.nbytes
+    axes = {"ring": of(2, 1, "ring"), "ulysses": of(1)}
+    monkeypatch.setattr(module, "axis", lambda mesh, name: axes[name])
+    edited: Any = context_parallel(object.__new__(DeviceMesh)).edit(flux({"num_layers": 1, "num_single_layers": 1}))
+    assert edited.own(SimpleNamespace(own="mine")) == "mine"
+
+
+class Eager:
+    stays_eager = True
+
+
+def test_hosts_that_do_not_come_are_named_and_those_that_came_learn_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts(count=4, index=0, address=("a", 80), patience=1.0)
+    monkeypatch.setattr(hosts_module.select, "select", lambda *_: ([], [], []))
+    there: Any = {2: SimpleNamespace(report=None)}
+    listening: Any = contextlib.nullcontext()
+    with pytest.raises(HostsError, match=r"2 of 4 hosts did not come to a:80 within 1 seconds \(missing: 1, 3\)"):
+        hosts_module._admit(hosts, 4, listening, 0.0, there)
+    for kind in (HostsError, HostsDiffer):
+        told: list[Any] = []
+        came: Any = SimpleNamespace(index=1, send=lambda told=told, **message: told.append(message))
+        came.report = SimpleNamespace(close=lambda told=told: told.append("closed"))
+        answers = iter([came])
+
+        def admit(*_: Any, answers: Any = answers, kind: type = kind) -> Any:
+            if (host := next(answers, None)) is None:
+                raise kind("the third is another")
+            return host
+
+        monkeypatch.setattr(hosts_module, "_admit", admit)
+        monkeypatch.setattr(hosts_module, "_listen", lambda _: listening)
+        with pytest.raises(kind, match="the third is another"):
+            hosts_module.meet(hosts, 4)
+        assert told == [{"refused": "the third is another", "differ": kind is HostsDiffer}, "closed"]
+    with pytest.raises(ValueError, match="3 processes cannot be divided among 4 hosts; give a multiple of them"):
+        launch.run(print, 3, hosts=hosts)
+
+
+def test_a_connection_waits_for_as_long_as_it_takes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = hosts_module._connection(socket.create_connection(server.getsockname(), timeout=5.0))
+        with contextlib.closing(connection):
+            assert os.get_blocking(connection.fileno())
