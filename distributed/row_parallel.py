@@ -27,7 +27,7 @@ ENDS = ("conv_in", "mid_block")
 """What a decoder runs whole, and divides what comes after; an encoder divides all that comes before its mid_block."""
 PADS_FIRST = ("HunyuanVideoCausalConv3d", "Downsample2D")
 """Modules that pad, and whose `conv` then does not."""
-PIXELWISE = (nn.SiLU, nn.ReLU, nn.GELU, nn.Mish, nn.Dropout, nn.Identity)
+PIXELWISE = (nn.SiLU, nn.ReLU, nn.GELU, nn.Mish, nn.Dropout, nn.Identity, nn.ModuleList)  # a list that is empty
 PIXELWISE_NAMES = ("WanRMS_norm", "QwenImageRMS_norm", "DupUp3D", "AvgDown3D")
 """Modules that compute every pixel from itself, repeat it, or put those of a square together."""
 ATTENDS = ("WanAttentionBlock", "QwenImageAttentionBlock")
