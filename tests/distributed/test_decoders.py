@@ -11,6 +11,7 @@ from torch import nn
 from pure.distributed import Sizes, make_mesh, row_parallel
 from pure.distributed.mesh import axis
 from pure.distributed.row_layers import RowGroupNorm
+from pure.models import embedded, load_pipeline
 from pure.testing import toys
 from tests.support import chat_pipelines, hunyuan_video_pipelines, qwen_image_pipelines, ranks, tiny, wan_pipelines
 from tests.support.sharded import Collectives, difference
@@ -18,6 +19,7 @@ from tests.support.sharded import Collectives, difference
 # Latents of one sample: channels, frames of a video, rows that do not divide evenly, columns.
 MADE: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "AutoencoderKL": (functools.partial(tiny.vae, 4), (4, 7, 6)),
+    "AutoencoderKL of the package": (lambda: load_pipeline(embedded()).codec.vae, (8, 7, 6)),
     "AutoencoderKLFlux2": (chat_pipelines.flux2_vae, (2, 7, 6)),
     "AutoencoderKLQwenImage": (qwen_image_pipelines.vae, (4, 1, 7, 6)),
     "AutoencoderKLWan": (wan_pipelines.vae, (wan_pipelines.CHANNELS, 3, 5, 4)),

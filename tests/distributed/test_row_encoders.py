@@ -19,6 +19,7 @@ from tests.support.sharded import Collectives, difference
 # Pixels of one sample: channels, frames of a video, rows that become a number of latents' that is odd, columns.
 PIXELS: dict[str, tuple[int, ...]] = {
     "AutoencoderKL": (3, 18, 8),
+    "AutoencoderKL of the package": (3, 36, 16),
     "AutoencoderKLFlux2": (3, 14, 8),
     "AutoencoderKLQwenImage": (3, 1, 20, 16),
     "AutoencoderKLWan": (3, 9, 24, 16),
