@@ -87,7 +87,8 @@ def test_a_recipe_has_the_notes_of_all_it_is_made_of():
     assert texts[1:3] == ["of a picture", "of the request"] and "enable_separate_cfg has no effect" in texts[0]
     assert [note.text for note in found.idle] == texts[3:] and "nothing will be skipped" in texts[3]
     assert found.plain is found.uncached.denoiser and found.denoiser != found.plain
-    whole = len(engine().base.blocks)
+    base: Any = engine().base
+    whole = len(base.blocks)
     found = made(Order(), file=load_text(f"cache_config: {{Fn_compute_blocks: {whole}, max_warmup_steps: 0}}"))
     assert any(note.text.startswith("no block is left to skip: the first") for note in found.notes)
 

@@ -267,11 +267,9 @@ def test_a_query_without_keys_gets_zeros_whatever_the_kernel_makes_of_it(monkeyp
 
 
 def test_torchs_flash_kernel_refuses_a_mask_on_a_gpu() -> None:
-    on_gpu = [torch.empty(1, 4, 2, 8, device="meta") for _ in range(3)]
-    for each in on_gpu:
-        each.__class__ = OnGPU
+    q, k, v = (torch.empty(1, 4, 2, 8, device="meta").as_subclass(OnGPU) for _ in range(3))
     with pytest.raises(ValueError, match="_native_flash takes no mask, and here some keys must be left out"):
-        kernel_of("_native_flash")(*on_gpu, torch.ones(1, 1, 1, 4, dtype=torch.bool, device="meta"))
+        kernel_of("_native_flash")(q, k, v, torch.ones(1, 1, 1, 4, dtype=torch.bool, device="meta"))
 
 
 class OnGPU(torch.Tensor):
