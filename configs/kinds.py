@@ -17,7 +17,7 @@ from pure.configs.report import did_you_mean
 
 __all__ = [
     "Bool", "Callback", "Choice", "Counts", "Nested", "Real", "StepMask", "Text", "Unchecked", "ValueKind", "Whole",
-    "Words", "Wrong", "show", "unquoted",
+    "Words", "Wrong", "show",
 ]  # fmt: skip
 
 TRUE = ("1", "true", "yes", "y", "t", "on")
@@ -108,7 +108,7 @@ class Whole(ValueKind):
         if isinstance(value, float) and value.is_integer():
             raise Wrong(f"write {int(value)}")
         if isinstance(value, str):
-            raise Wrong(unquoted(value))
+            raise Wrong(numerals.unquoted(value, integral=True))
         if isinstance(value, bool) or not isinstance(value, int):
             raise Wrong
         if self.unlimited and value < 0:
@@ -145,7 +145,7 @@ class Real(ValueKind):
     def parse(self, value: Any) -> float:
         """Check type and range."""
         if isinstance(value, str):
-            raise Wrong(unquoted(value))
+            raise Wrong(numerals.unquoted(value))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Wrong
         try:
@@ -385,15 +385,3 @@ def _not_plain(value: Any, path: str) -> Iterator[str]:
             yield from _not_plain(entry, path)
     elif not (value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):
         yield show(value) + where
-
-
-def unquoted(text: str) -> str:
-    """Say how to write a number that was written as text."""
-    if len(text) > 60 or (number := numerals.real(text.strip())) is None:
-        return ""
-    if "e" in text.lower() and math.isfinite(number):
-        mantissa, _, power = text.lower().partition("e")
-        power = power if power[:1] in "+-" else f"+{power}"
-        return f"YAML reads {text} as text; write {mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
-    found = numerals.whole(text.strip())
-    return f"write {text.strip() if found is None else found} without quotes"

@@ -178,9 +178,8 @@ class _Document(Source):
         path = f"{within}.{entry.key}" if within else str(entry.key)
         problem = unknown(entry.place, path, entry.key, known, hint)
         if self.lenient:
-            self.notes.append(
-                f"{entry.place}: {path} is unknown and has no effect" + (f"; {problem.hint}" if problem.hint else "")
-            )
+            hint = f"; {problem.hint}" if problem.hint else ""
+            self.notes.append(f"{entry.place}: {cut(path)} is unknown and has no effect{hint}")
         else:
             self.problems.append(problem)
 

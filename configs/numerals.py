@@ -3,7 +3,9 @@
 import math
 import re
 
-__all__ = ["real", "typed", "whole"]
+from pure.checks import MOST
+
+__all__ = ["real", "typed", "unquoted", "whole"]
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
 DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)")
@@ -41,3 +43,23 @@ def typed(text: str, value: float) -> bool:
     if isinstance(value, int):
         return DECIMAL.fullmatch(text) is not None
     return WRITTEN.fullmatch(text.lower()) is not None or WORDS.fullmatch(text.lower().replace(".", "")) is not None
+
+
+def unquoted(text: str, integral: bool = False) -> str:
+    """Say how to write a number that was written as text; an `integral` one without a power.
+
+    >>> unquoted("1e3"), unquoted("1e3", integral=True), unquoted("08")
+    ('YAML reads 1e3 as text; write 1.0e+3', 'write 1000', 'write 8 without quotes')
+    """
+    if len(text) > 60 or (number := real(text.strip())) is None:
+        return ""
+    powered = "e" in text.lower() and math.isfinite(number)
+    if integral and number.is_integer():
+        shown = f"write {int(number)}" if abs(number) <= MOST else ""
+        return shown if powered or not shown else f"{shown} without quotes"
+    if powered:
+        mantissa, _, power = text.lower().partition("e")
+        power = power if power[:1] in "+-" else f"+{power}"
+        return f"YAML reads {text} as text; write {mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
+    found = whole(text.strip())
+    return f"write {text.strip() if found is None else found} without quotes"

@@ -11,9 +11,9 @@ import torch
 
 from pure.configs.consistency import SIZES, calibrators
 from pure.configs.facts import Facts
-from pure.configs.kinds import unquoted
 from pure.configs.layer import Setting, Settings
 from pure.configs.methods import MASKS, METHODS, method
+from pure.configs.numerals import unquoted
 from pure.configs.quantization import refusals as unquantizable
 from pure.configs.report import Problem
 from pure.configs.schema import SECTIONS, CacheConfig, ParallelismConfig

@@ -17,6 +17,7 @@ from PIL import Image
 import pure
 from pure import Branches, Denoiser, Experts, Guidance, Solver, Step
 from pure.experts import Transforms, transformed
+from pure.guidance import notes as guidance_notes
 from pure.loop import Observer
 from pure.models import batch as batches
 from pure.models.common.truncation import Reader
@@ -209,7 +210,9 @@ class Pipeline(abc.ABC):
                 raise ValueError(
                     f"the transform guides with scale {own.scale} and {self.cfg} is {scale}; set one of them"
                 )
-            return denoiser, attrs.evolve(request, negative_prompts=self._negatives(request))
+            negative = self._negatives(request)
+            notes = (*request.notes, *guidance_notes(own, negative is not None, self.schedule(request)))
+            return denoiser, attrs.evolve(request, negative_prompts=negative, notes=notes)
         negative = self._negatives(request)
         if wanted is not None and negative is not None:
             return with_guidance(denoiser, wanted), attrs.evolve(request, negative_prompts=negative)

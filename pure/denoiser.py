@@ -173,7 +173,9 @@ class Denoiser:
         if self.branching is not None and self.guidance is None:
             text = "processes for each branch of guidance have no effect, as nothing is guided: all do the same work"
             found = (*found, Note(f"{text}; guide with a scale and a negative prompt, or leave them out"))
-        return found if conditioning is None else (*found, *cfg.notes(self.guidance, conditioning))
+        if conditioning is None:
+            return found
+        return (*found, *cfg.notes(self.guidance, isinstance(conditioning, cfg.Branches), steps))
 
 
 def init(

@@ -80,7 +80,8 @@ class Experts:
             for note in one.notes(own)
         ]
         if conditioning is not None:
-            found += [note for one, _ in running.values() for note in guidance.notes(one.guidance, conditioning)]
+            negative = isinstance(conditioning, guidance.Branches)
+            found += [note for one, _ in running.values() for note in guidance.notes(one.guidance, negative, steps)]
         return tuple(dict.fromkeys(found))
 
     def _own_steps(self, steps: Sequence[Step] | int) -> dict[str, list[Step]]:

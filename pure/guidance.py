@@ -11,6 +11,7 @@ al., arXiv:2404.07724.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -108,14 +109,36 @@ def rows(guidance: Guidance | None, conditioning: Any) -> tuple[Any, bool]:
     return _interleave(join(conditioning.conditional, conditioning.unconditional)), True
 
 
-def notes(guidance: Guidance | None, conditioning: Any) -> tuple[Note, ...]:
-    """Return what has no effect: guidance without negative conditioning, or the other way round."""
-    if isinstance(conditioning, Branches) and guidance is None:
-        return (Note("the negative conditioning has no effect: the denoiser is not guided(...)"),)
-    if guidance is not None and not isinstance(conditioning, Branches):
+def notes(guidance: Guidance | None, negative: bool, steps: Sequence[Step] | int) -> tuple[Note, ...]:
+    """Return what has no effect: guidance without negative conditioning, that without guidance, an empty interval.
+
+    Args:
+        guidance: of the run.
+        negative: whether there is negative conditioning.
+        steps: the schedule of the run, or its length, at least 1.
+    """
+    if guidance is None:
+        text = "the negative conditioning has no effect: the denoiser is not guided(...)"
+        return (Note(text),) if negative else ()
+    if not negative:
         text = f"guided(scale={guidance.scale}) has no negative conditioning and runs without guidance"
-        return (Note(f"{text}; encode a negative prompt ('' will do)"),)
-    return ()
+        return (Note(f"{text}; give a negative prompt ('' will do)"),)
+    if _reaches(guidance, steps):
+        return ()
+    count = steps if isinstance(steps, int) else len(steps)
+    lowest = f" at a noise level of at least {guidance.lowest_sigma}" if guidance.lowest_sigma > 0 else ""
+    where = f"[{guidance.start}, {guidance.stop}) of the schedule{lowest}"
+    text = f"guided(scale={guidance.scale}) has no effect: none of {count} steps is in {where}"
+    return (Note(f"{text}; widen the interval, or take more steps"),)
+
+
+def _reaches(guidance: Guidance, steps: Sequence[Step] | int) -> bool:
+    """Whether any step is guided; where noise levels are not known, they are taken to be high enough."""
+    if isinstance(steps, int):
+        return any(guidance.start <= index / steps < guidance.stop for index in range(steps))
+    unknown = any(step.sigma is None for step in steps)
+    interval = attrs.evolve(guidance, lowest_sigma=0.0) if unknown else guidance
+    return guidance.always or any(interval.active(step) for step in steps)
 
 
 def _interleave(tree: Any) -> Any:

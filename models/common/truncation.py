@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from pure.checks import cut
 from pure.notes import Note
 
 
@@ -54,8 +55,8 @@ class Window:
         tokens = self.tokenizer([self.written(text) for text in texts], **self.options).input_ids
         return tuple(
             Note(
-                f"{self.reader} reads {self.most - self.before} tokens and the prompt {text!r} has "
-                f"{len(ids) - self.before}{self.around}; it does not see {self._lost(ids)!r}{self.cure}",
+                f"{self.reader} reads {self.most - self.before} tokens and the prompt {cut(text)!r} has "
+                f"{len(ids) - self.before}{self.around}; it does not see {cut(self._lost(ids))!r}{self.cure}",
                 subject=index,
             )
             for index, (text, ids) in enumerate(zip(texts, tokens, strict=True))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pure import Guidance, Step
-from pure.guidance import both, combine
+from pure.guidance import both, combine, notes
 from pure.testing.oracle import guide
 from pure.testing.toys import normal
 
@@ -97,3 +97,19 @@ def test_both_rows_of_a_sample_stand_where_it_does():
     assert both(apart, 2).expert == ("high", "high", "low", "low")
     for name, (one, two) in levels.items():
         assert getattr(both(apart, 2), name).tolist() == pytest.approx([one, one, two, two])
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "empty"),
+    [
+        ({"start": 0.4, "stop": 0.4001}, 4, True),
+        ({"start": 0.4, "stop": 0.4001}, 5, False),
+        ({"start": 0.4, "stop": 0.4001}, [step(index, 4, 0.9) for index in range(4)], True),
+        ({"lowest_sigma": 0.5}, [step(index, 2, 0.4) for index in range(2)], True),
+        ({"lowest_sigma": 0.5}, [step(0, 2, 0.6), step(1, 2, 0.4)], False),
+        ({"lowest_sigma": 0.5}, [step(0, 2), step(1, 2)], False),  # levels that nobody knows
+    ],
+)
+def test_an_interval_without_a_step_is_said(options, steps, empty):
+    found = notes(Guidance(scale=2.0, **options), True, steps)
+    assert len(found) == empty and all("widen the interval" in note.text for note in found)

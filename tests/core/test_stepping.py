@@ -153,7 +153,7 @@ def test_guidance_without_a_negative_prompt_says_so() -> None:
     case, plain = situation(GUIDED), situation(CACHE)
     positive = plain.conditioning()
     (note,) = case.single.notes(4, positive)
-    assert note.text.startswith("guided(scale=2.0) has no negative conditioning and runs without guidance; encode")
+    assert note.text.startswith("guided(scale=2.0) has no negative conditioning and runs without guidance; give")
     state = case.single.init(RANDOM.params, positive, case.latents(), 4)
     latents, step = case.latents(), case.schedule()[1]
     assert same(case.apply(state, latents, step)[0], plain.apply(plain.start(), latents, step)[0])

@@ -16,7 +16,7 @@ import pure
 from pure.models import CheckpointError, embedded, load_pipeline
 from pure.models.checkpoint.description import describe
 from pure.models.flux.denoiser import Conditioning
-from pure.transforms import dbcache
+from pure.transforms import dbcache, guided
 from tests.support import tiny
 from tests.support.half import rounding_once
 
@@ -288,6 +288,20 @@ def test_guidance_by_transform(saved):
         pipeline.generate("a", "b", transform=Guided(), true_cfg_scale=3.0, **SHORT)
 
 
+@pytest.mark.parametrize(
+    ("negative", "options", "message"),
+    [
+        (None, {}, r"guided\(scale=2.0\) has no negative conditioning and runs without .*; give a negative prompt"),
+        ("b", {"start": 0.4, "stop": 0.4001}, r"guided\(scale=2.0\) has no effect: none of 2 steps is in \[0.4, "),
+    ],
+)
+def test_a_transform_that_guides_no_step_warns(saved, negative, options, message):
+    pipeline = load_pipeline(saved["dev"])
+    with pytest.warns(UserWarning, match=message):
+        made = pipeline.generate("a", negative, transform=guided(scale=2.0, **options), **{**SHORT, "steps": 2})
+    assert len(made.notes) == 1
+
+
 def test_truncated_prompts_warn_and_equal_diffusers(saved):
     ours, theirs = loaded(saved["dev"])
     prompt = "a squirrel in a tree"
@@ -313,6 +327,13 @@ def test_notes_of_cut_prompts_name_their_samples(saved):
     assert [note.subject for note in made.notes] == [2, 3]
     request = pipeline.request(["a", "b"], "c" * 20, true_cfg_scale=2.0, max_sequence_length=8)
     assert [note.subject for note in pipeline.notes(request)] == [0, 1]
+
+
+def test_notes_quote_only_the_beginning_of_long_prompts(saved):
+    pipeline = load_pipeline(saved["schnell"])
+    notes = pipeline.notes(pipeline.request("a" * 5000, max_sequence_length=8))
+    assert len(notes) == 2 and all("aaa... (5000 characters)' has" in note.text for note in notes)
+    assert all(len(note.text) < 400 for note in notes)
 
 
 def test_no_warning_where_nothing_is_wrong(saved):
