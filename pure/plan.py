@@ -62,7 +62,8 @@ class Probe:
             checkpoint's names and what `Denoiser.embed` returns. None: what the front blocks add to the
             stream that the denoiser's `probe` names.
         seen: `(latents, sigma) -> (B, ...)`, what is compared, if not `of`: of the latents that enter the model,
-            (B, ...), and their noise levels, (B,).
+            (B, ...), and their noise levels, (B,). A field `reads_sigma` of it that is False says that it reads
+            no levels: then it is given None for them, and steps need not have any.
         gain: the change is how much the prediction will change, relative to itself, if it goes on to answer
             to what is compared as it did between the last two computed steps; needs `seen`, and "last step".
         verify: nothing is compared beforehand; after a skipped step what the back blocks added is compared with

@@ -86,7 +86,8 @@ def advance(
     prepared, entry, times = _own((state.prepared, latents, step.times(batch)), branching, own)
     hidden, context, residual = begin(params.all, params.blocks[:front], prepared, entry, times)
     if pieces.seen is not None and begin is not pieces.brief:
-        seen = pieces.seen(entry, _levels(step, batch)[own].to(entry.device))
+        levels = _levels(step, batch)[own].to(entry.device) if getattr(pieces.seen, "reads_sigma", True) else None
+        seen = pieces.seen(entry, levels)
         # A copy: it is kept, and may be the latents themselves, or a view.
         residual = seen.to(difference_dtype(seen)).clone(memory_format=torch.contiguous_format)
     if pieces.parts:

@@ -34,7 +34,9 @@ class Foreseen(Sum):
 class Latents:
     """The latents as they are: a record, so that a saved state names the same one."""
 
-    def __call__(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    reads_sigma: ClassVar[bool] = False
+
+    def __call__(self, latents: torch.Tensor, sigma: torch.Tensor | None) -> torch.Tensor:
         """Return them."""
         return latents
 

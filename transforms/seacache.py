@@ -54,7 +54,7 @@ class Filter:
         if latents.ndim < 4:
             raise ValueError(
                 f"seacache filters latents along rows and columns, (B, channels, ..., rows, columns), and these are "
-                f"{tuple(latents.shape)}: this model packs them into tokens; use easycache(...) or teacache(...)"
+                f"{tuple(latents.shape)}: this model packs them into tokens; use dbcache(...) or easycache(...)"
             )
         axes = tuple(range(2, latents.ndim))
         spectrum = torch.fft.fftn(latents.float(), dim=axes)

@@ -146,6 +146,22 @@ def steps_of(pipe: Any) -> dict[str, int]:
     return {"transformer": high, "transformer_2": len(timesteps) - high}
 
 
+def noise_level(scheduler: Any) -> torch.Tensor | None:
+    """Return the noise level before the step that a scheduler is at, of shape (); None where it is not known.
+
+    The sigmas of other schedulers than those of rectified flow are no shares of noise in 0 to 1.
+    """
+    config, sigmas = getattr(scheduler, "config", None), getattr(scheduler, "sigmas", None)
+    flow = "Flow" in type(scheduler).__name__ or getattr(config, "use_flow_sigmas", False)
+    if not flow or sigmas is None or not hasattr(scheduler, "step_index"):
+        return None
+    at = scheduler.step_index
+    if at is None:  # before the first step
+        at = getattr(scheduler, "begin_index", None) or 0
+    # Those of Mochi are the shares of the picture.
+    return 1 - sigmas[at] if getattr(config, "invert_sigmas", False) else sigmas[at]
+
+
 @attrs.define(eq=False)
 class ComponentCall:
     """One component in one call of the pipeline.
@@ -231,7 +247,8 @@ class ComponentCall:
                 state = attrs.evolve(state, cache=take(state.cache, some))
             # The conditioning of this call: residuals of a ControlNet are other ones at every step.
             state = attrs.evolve(state, prepared=request.conditioning)
-            step = Step(index=index, count=self.count, timestep=request.timestep, branch=branch.label.lstrip("/"))
+            sigma, name = noise_level(self.session.pipe.scheduler), branch.label.lstrip("/")
+            step = Step(index=index, count=self.count, timestep=request.timestep, sigma=sigma, branch=name)
             prediction, state, info = denoiser.apply(params, state, Inputs(request.latents, step))
             if some is not None:
                 state = attrs.evolve(branch.state, cache=put(branch.state.cache, some, state.cache))

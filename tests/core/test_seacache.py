@@ -70,7 +70,7 @@ def test_decisions_and_latents_are_those_of_diffusers(options: dict) -> None:
 
 def test_what_is_refused() -> None:
     state = (FLUX_DEV.params, FLUX_DEV.conditioning((1,)), FLUX_DEV.latents((1,)), 4)
-    with pytest.raises(ValueError, match="this model packs them into tokens; use easycache"):
+    with pytest.raises(ValueError, match=r"this model packs them into tokens; use dbcache\(...\) or easycache"):
         seacache()(FLUX_DEV.first).init(*state)
     with pytest.raises(ValueError, match=r"seacache\(\) and dbcache\(\) both set what is measured of a step"):
         pure.compose(seacache(), dbcache(front=1))(FLUX_DEV.first)
