@@ -9,12 +9,22 @@ import functools
 import os
 import signal
 import sys
+from typing import NoReturn
 
-__all__ = ["INTERRUPTED", "leave_at_once", "leave_from_now_on", "raise_from_now_on", "was_asked"]
+__all__ = [
+    "INTERRUPTED",
+    "abandon",
+    "leave",
+    "leave_at_once",
+    "leave_from_now_on",
+    "raise_from_now_on",
+    "was_asked",
+]
 
 INTERRUPTED = 130
 """The exit code that shells report after Ctrl-C."""
 asked: list[int] = []
+abandoned: list[bool] = []
 
 
 def leave_at_once() -> None:
@@ -40,12 +50,29 @@ def raise_from_now_on() -> None:
 
 def leave_from_now_on() -> None:
     """Leave at an interruption again: the command is done, and an exception would have nobody to catch it."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # what cannot be written is reported at the exit
-            stream.flush()
+    _flush()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _raise:
             signal.signal(number, _leave)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written is reported at the exit
+            stream.flush()
+
+
+def abandon() -> None:
+    """Have `leave` not wait for a thread that is in the middle of a step, which nothing can break off."""
+    abandoned.append(True)
+
+
+def leave(code: int) -> NoReturn:
+    """Leave with an exit code."""
+    if abandoned:  # taking the interpreter down under a thread that computes waits for it, or aborts
+        _flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def was_asked() -> bool:

@@ -13,7 +13,7 @@ import click
 import pure
 from pure.checks import nearest
 from pure.cli.commands import COMMANDS
-from pure.cli.interruption import INTERRUPTED, leave_at_once, leave_from_now_on, was_asked
+from pure.cli.interruption import INTERRUPTED, leave, leave_at_once, leave_from_now_on, was_asked
 from pure.cli.memory import keep_memory
 from pure.cli.parsing import WIDEST, CommandContext
 from pure.configs import ConfigError
@@ -62,7 +62,7 @@ def main() -> None:
     except KeyboardInterrupt:  # a second time, while the first one was told, or just as all was done
         leave_from_now_on()
         code = _complain("interrupted", INTERRUPTED, False)
-    sys.exit(code)
+    leave(code)
 
 
 def _open_streams() -> None:

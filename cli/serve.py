@@ -16,6 +16,7 @@ import attrs
 
 from pure.cli.cache_flags import default_sources, planned
 from pure.cli.command import checkpoint_of, facts_of, read_size, warmup_mode
+from pure.cli.interruption import abandon
 from pure.cli.refusals import refuse
 from pure.cli.screen import Screen, blank
 from pure.cli.screen import screen as make_screen
@@ -158,7 +159,11 @@ def lead(serving: Serving, mesh: DeviceMesh | None = None) -> None:
     )
     host, port = taken.getsockname()[:2]
     screen.line(f"puredit serves {service.names[0]} on http://{f'[{host}]' if ':' in host else host}:{port}")
-    run(make_app(service), workers, taken, values["http_graceful_shutdown_timeout"])
+    try:
+        run(make_app(service), workers, taken, values["http_graceful_shutdown_timeout"])
+    finally:
+        if mesh is None and workers.busy:
+            abandon()
 
 
 def follow(serving: Serving, mesh: DeviceMesh) -> None:

@@ -123,8 +123,13 @@ class Worker:
         for entry in (*self.jobs.all("image"), *self.jobs.all("video")):
             self.jobs.fail(entry.job.id, Stopping())
 
+    @property
+    def busy(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
     def stop(self, patience: float = 60.0) -> None:
-        """Halt, wait for the thread to end, and let the other processes of its group go."""
+        """Halt, wait for the thread to end, at most `patience` seconds, and let the other processes of its group go."""
         self.halt()
         if self._thread.is_alive():
             self._thread.join(patience)

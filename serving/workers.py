@@ -91,8 +91,13 @@ class Workers:
         for one in self.groups:
             one.halt()
 
+    @property
+    def busy(self) -> bool:
+        """Whether the thread of one of them has not ended."""
+        return any(one.busy for one in self.groups)
+
     def stop(self, patience: float = 60.0) -> None:
-        """Halt, wait for all threads to end, and let the other processes go."""
+        """Halt, wait for all threads to end, at most `patience` seconds each, and let the other processes go."""
         self.halt()
         for one in self.groups:
             one.stop(patience)

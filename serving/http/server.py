@@ -17,6 +17,8 @@ from pure.serving.workers import Workers
 
 __all__ = ["bind", "run"]
 
+LAST = 5.0  # seconds that a step has to end once what runs was broken off; a step cannot be
+
 
 def bind(host: str, port: int) -> socket.socket:
     """Take the port before anything is loaded; port 0 takes a free one.
@@ -98,7 +100,7 @@ def run(app: FastAPI, workers: Workers, taken: socket.socket, patience: float) -
         try:
             server.run(sockets=[taken])
         finally:
-            workers.stop()
+            workers.stop(LAST)
     if workers.lost is not None:
         raise Failure(f"the server has stopped: {workers.lost}") from workers.lost
     if signal.SIGINT in caught:

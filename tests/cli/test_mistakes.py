@@ -11,6 +11,7 @@ from PIL import Image
 
 import pure.cli.generate
 import pure.engine.denoising
+from pure.cli import interruption
 from tests.support.forked import command
 
 FEW = ("--num-inference-steps", "3", "--max-sequence-length", "8")
@@ -260,3 +261,17 @@ def test_a_file_of_flags_that_is_nested_too_deeply(puredit, unloaded, tmp_path, 
     (tmp_path / name).write_text(text)
     code, _, err = puredit("generate", "--prompt", "a cat", "--config", tmp_path / name)
     assert code == 2 and "nested too deeply" in err and len(err) < 400
+
+
+def test_a_thread_that_was_left_is_not_waited_for(monkeypatch):
+    """`sys.exit` would take the interpreter down under it."""
+    left = []
+    monkeypatch.setattr(interruption, "abandoned", [])
+    monkeypatch.setattr(interruption.os, "_exit", left.append)
+    with pytest.raises(SystemExit) as end:
+        interruption.leave(3)
+    assert end.value.code == 3 and not left
+    interruption.abandon()
+    with pytest.raises(SystemExit):  # of which a process that has left sees nothing
+        interruption.leave(130)
+    assert left == [130]

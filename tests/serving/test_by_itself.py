@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +12,13 @@ from unittest.mock import Mock
 
 import pytest
 
+from pure import Denoiser
 from pure.engine.errors import EngineError, Failure, Misuse, Stopping
 from pure.serving.http import bodies, server, service
 from pure.serving.http.errors import HttpError
 from pure.serving.jobs import Artifact
 from pure.serving.storage import Storage
+from tests.serving.processes import Server
 
 
 @pytest.mark.parametrize(
@@ -114,3 +118,19 @@ def test_a_result_that_was_only_sent_has_no_file_to_delete(tmp_path):
     sent, kept = (Artifact(content=b"", path=path, report={}) for path in (None, str(tmp_path / "kept.png")))
     Storage(None).remove([sent, kept, kept])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_does_not_end_keeps_no_server(folder_of, tmp_path, monkeypatch):
+    """A step cannot be broken off: SIGTERM ends the process beside it."""
+    monkeypatch.setattr(Denoiser, "apply", lambda *_, **__: time.sleep(100))  # what is forked has that, too
+    monkeypatch.setattr("pure.serving.http.server.LAST", 0.1)
+    words = ["--http-graceful-shutdown-timeout", "1", "--warmup-mode", "off"]
+    server = Server.start(folder_of("embedded"), words, {}, tmp_path).ready()
+    with socket.create_connection(tuple(server.url.removeprefix("http://").split(":"))) as raw:
+        body = b'{"prompt": "a cat", "num_inference_steps": 2}'
+        raw.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        server.until(lambda stats: stats["running"] == 1)
+        asked = time.monotonic()
+        assert server.end() == 0 and time.monotonic() - asked < 60
+        raw.settimeout(30)
+        assert b"503" in raw.recv(65536).splitlines()[0]
