@@ -25,7 +25,7 @@ SOURCES: dict[click.core.ParameterSource | None, str] = {
 
 
 def execute(values: dict[str, Any]) -> None:
-    """Print the reference, or the effective configuration.
+    """Print the reference, or the effective configuration, with exit code 2 if `generate` would refuse it.
 
     Raises:
         Misuse: neither or both are chosen.
@@ -51,6 +51,8 @@ def execute(values: dict[str, Any]) -> None:
         screen.print(rich.text.Text(f"{note.kind}: {note.text}"), soft_wrap=True)
     for problem in effective.refusals:
         screen.print(rich.text.Text(f"refused: {problem}"), soft_wrap=True)
+    if effective.refusals:  # as the command would end that is given these flags
+        click.get_current_context().exit(click.UsageError.exit_code)
 
 
 def _of_plan(effective: Effective, facts: Facts) -> tuple[Note, ...]:

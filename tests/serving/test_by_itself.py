@@ -126,7 +126,8 @@ def test_a_step_that_does_not_end_keeps_no_server(folder_of, tmp_path, monkeypat
     monkeypatch.setattr("pure.serving.http.server.LAST", 0.1)
     words = ["--http-graceful-shutdown-timeout", "1", "--warmup-mode", "off"]
     server = Server.start(folder_of("embedded"), words, {}, tmp_path).ready()
-    with socket.create_connection(tuple(server.url.removeprefix("http://").split(":"))) as raw:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
         body = b'{"prompt": "a cat", "num_inference_steps": 2}'
         raw.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         server.until(lambda stats: stats["running"] == 1)
