@@ -1,20 +1,22 @@
 """Configuration files: YAML and JSON, by path or by the name of a packaged one."""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 import yaml
 
-from pure.checks import check_argument, cut, shown
+from pure.checks import check_argument, cut, nearest, shown
 from pure.configs.consistency import contradictions
 from pure.configs.layer import Layer, Setting, Source, instead_of, unknown
 from pure.configs.positions import Leaf, MapNode, Node, Pair, again, parse_json, parse_yaml, plain
 from pure.configs.reading import read_text
-from pure.configs.report import ConfigError, Problem, did_you_mean
+from pure.configs.report import ConfigError, Problem
 from pure.configs.schema import SECTIONS, key_of
 from pure.configs.tuned import TunedFor
 
@@ -34,35 +36,40 @@ def names() -> list[str]:
     return sorted(file.name for file in resources.files("pure.configs").iterdir() if file.name.endswith(".yaml"))
 
 
-def load_config(source: str | Path, lenient: bool = False) -> Layer:
+def load_config(source: str | Path, lenient: bool = False, named: Mapping[str, Path] = MappingProxyType({})) -> Layer:
     """Load a file, or the packaged file of that name if there is no such file.
 
     Args:
         source: path of a YAML or JSON (`.json`) file, or one of `names()`.
         lenient: turn unknown keys into notes.
+        named: further files by name, such as the plans of a checkpoint.
 
     Raises:
         ConfigError: lists everything that is wrong, with file:line:column.
         TypeError: this is no path.
     """
     check_argument(source, (str, Path), "a configuration is loaded from a path or a name")
-    path = Path(source)
+    path = Path(source) if os.path.exists(source) else named.get(str(source), Path(source))
     packaged = str(source) if str(source) in names() else f"{source}.yaml"
     try:
         if not path.exists() and packaged in names():
             text = (resources.files("pure.configs") / packaged).read_text(encoding="utf-8")
             layer = load_text(text, packaged, lenient=lenient)
             return attrs.evolve(layer, notes=(f"{packaged}: the file packaged with puredit", *layer.notes))
-        return load_text(read_text(path), str(source), lenient=lenient)
+        return load_text(read_text(path), str(path), lenient=lenient)
     except FileNotFoundError:
-        found, hint = "no such file", did_you_mean(path.name, names())
+        # Without the ending, which any two names have in common.
+        known = {name.removesuffix(".yaml"): name for name in names()} | {name: name for name in named}
+        near = nearest(path.stem, known)
+        found, hint = "no such file", f"did you mean {known[near]}?" if near else ""
     except UnicodeDecodeError as error:
         found, hint = f"byte {error.start}, which is not UTF-8", "save the file as UTF-8"
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         found, hint = str(getattr(error, "strerror", None) or error), ""
-    allowed = f"a readable YAML or JSON file, or one of {', '.join(names())}"
+    plans = f"one of the plans {', '.join(named)}, " if named else ""
+    allowed = f"a readable YAML or JSON file, {plans}or one of {', '.join(names())}"
     place = cut(str(source)) or "the name of the file, which is empty"
     raise ConfigError([Problem(place=place, path="", found=found, allowed=allowed, hint=hint)])
 

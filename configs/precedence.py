@@ -32,6 +32,7 @@ WRITTEN_FOR = {
     "tuned": MASK,
 }
 """Settings that are written for the value of another one, which a stronger source may replace."""
+WEIGHTS = "cache_config.calibrated_weights"
 CALIBRATOR = "cache_config.calibrator_type"
 EMPTY = Layer(name="none")
 
@@ -107,6 +108,7 @@ def resolve(
         # What the second expert does not take over from the first one's settings counts for the first.
         own = [] if facts.experts == 1 else [(place, note) for place, note in others if place % 2 == 0]
         notes += [note for _, note in replaced + own]
+        notes += _refit(first, layers) + ([] if facts.experts == 1 else _refit(second, layers, second=True))
     settings |= sizes
     backend = settings.get("attention_backend") or settings.get("parallelism_config.attention_backend")
     return Effective(
@@ -161,6 +163,21 @@ def _replaced(path: str, setting: Setting, sources: Sequence[Settings], place: i
     key = path.rpartition(".")[2]
     where = f"{ours[0].place}" if group is MASK else f"({ours[0].place})"
     return f"{setting.place}: {key} has no effect: it was written for {what} ({theirs[0].place}), and {now} {where}"
+
+
+def _refit(settings: Settings, layers: Sequence[Layer], second: bool = False) -> list[str]:
+    """Say which settings of a tuned plan a stronger source has changed, for one expert."""
+    plan = next((settings[key] for key in ("tuned", WEIGHTS) if key in settings and settings[key].given), None)
+    if plan is None:
+        return []
+    source = next(layer.settings for layer in layers if layer.name == plan.source)
+    made, found = {**source, **(_second(source) if second else {})}, []
+    for path, then in made.items():
+        now, key = settings.get(path), path.removeprefix("cache_config.")
+        if key != path and now is not None and now != then:
+            text = f"{now.place}: the plan was made with {key}: {then.value} ({then.place}), not {now.value}"
+            found.append(f"{text}; its steps and weights were fitted to that: leave {key} out, or tune a plan for it")
+    return found
 
 
 def _of(group: Sequence[str], sources: Sequence[Settings]) -> list[Setting]:

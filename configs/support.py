@@ -188,9 +188,10 @@ def _idle_masks(settings: Settings) -> Iterator[tuple[str, str]]:
     if bins is None and not preset:
         yield from ((key, "there is no mask") for key in ("steps_computation_policy", "num_inference_steps"))
     elif settings[f"{CACHE}steps_computation_policy"].value == "static":
-        # Without first blocks the threshold says that nothing is measured, mask or not.
-        ignored = IGNORED_BY_STATIC if settings[f"{CACHE}Fn_compute_blocks"].value else IGNORED_BY_STATIC[1:]
-        yield from ((key, "a static mask skips whatever they say") for key in ignored)
+        # A threshold of 1 says that nothing is measured, which is what a static mask does.
+        measured = settings[f"{CACHE}residual_diff_threshold"].value < 1
+        ignored = IGNORED_BY_STATIC if measured else IGNORED_BY_STATIC[1:]
+        yield from ((key, "a static mask skips whatever it says") for key in ignored)
 
 
 def _refused(settings: Settings, section: str) -> list[Problem]:

@@ -10,9 +10,14 @@ from pure.engine.errors import Misuse
 if TYPE_CHECKING:
     from pure.models.family import Description
 
-__all__ = ["find_plan"]
+__all__ = ["find_plan", "plans_of"]
 
 FOLDER = "plans"
+
+
+def plans_of(found: Description) -> dict[str, Path]:
+    """Return the files of a checkpoint's own plans by name, in the order of the names."""
+    return {file.stem: file for file in sorted((found.folder / FOLDER).glob("*.yaml"))}
 
 
 def find_plan(plan: str, found: Description) -> Path:
@@ -24,8 +29,8 @@ def find_plan(plan: str, found: Description) -> Path:
     path = Path(plan)
     if path.is_file():
         return path
-    own = sorted(file.stem for file in (found.folder / FOLDER).glob("*.yaml"))
+    own = plans_of(found)
     if plan in own:
-        return found.folder / FOLDER / f"{plan}.yaml"
+        return own[plan]
     there = f"plans of this checkpoint: {', '.join(own)}" if own else "this checkpoint comes without plans"
     raise Misuse(f"--plan {plan}: there is no such file; {there}; puredit tune makes one")

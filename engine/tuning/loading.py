@@ -10,6 +10,8 @@ import pure
 from pure.configs import build, load_config, resolve
 from pure.configs.layer import SECOND
 from pure.configs.tuned import TunedFor
+from pure.engine.checkpoint import look
+from pure.engine.plans import plans_of
 from pure.engine.tuned import differs
 from pure.notes import Note
 
@@ -37,15 +39,16 @@ def load_plan(file: str | Path) -> LoadedPlan:
     """Read the file of a tuned plan, for `pure.accelerate(pipe, pure.load_plan("plan.yaml"))`.
 
     Args:
-        file: as `puredit tune` and `TunedPlan.save` write it, or any file with a cache.
+        file: as `puredit tune` and `TunedPlan.save` write it, or any file with a cache; or the name of one of the
+            packaged checkpoint's plans, such as "fast".
 
     Raises:
         ConfigError: there is no such file, it is wrong, or sets what cannot be done here; lists all of it.
 
-    >>> load_plan("cache.yaml").made_for is None
-    True
+    >>> load_plan("fast").made_for.computed
+    11
     """
-    layer = load_config(file)
+    layer = load_config(file, named=plans_of(look(None).found))
     effective = resolve(file=layer)
     second = any(path.startswith(SECOND) for path in layer.settings)
     first = build(effective)

@@ -22,7 +22,7 @@ def test_only_what_a_source_says_can_be_without_effect():
     """SGLang's defaults are other ones than the library's, and nobody has written them."""
     assert notes({"scm_preset": "fast", "scm_policy": "static"}) == ()
     (note,) = notes({"scm_preset": "fast", "scm_policy": "static", "residual_diff_threshold": 0.1})
-    assert note == "cache_dit_params: residual_diff_threshold has no effect: a static mask skips whatever they say"
+    assert note == "cache_dit_params: residual_diff_threshold has no effect: a static mask skips whatever it says"
 
 
 def test_a_mask_that_is_none_is_no_mask():

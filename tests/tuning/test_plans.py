@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pure.configs import build, configure
+import pure
+from pure.configs import ConfigError, build, configure
 from pure.engine.checkpoint import look
 from pure.engine.errors import Misuse
 from pure.engine.plans import find_plan
@@ -48,3 +49,18 @@ def test_another_size_or_guidance_is_told(emoji: Pipeline) -> None:
 def test_a_plan_that_is_not_there_is_told_which_are() -> None:
     with pytest.raises(Misuse, match=r"--plan quick: there is no such file; plans of this checkpoint: fast, medium,"):
         find_plan("quick", look(None).found)
+
+
+def test_packaged_plans_are_loaded_by_name() -> None:
+    found = pure.load_plan("ultra")
+    assert found.made_for is not None and found.made_for.computed == 8
+    assert found == pure.load_plan(find_plan("ultra", look(None).found))
+    with pytest.raises(ConfigError, match=r"the plans fast, medium, slow, ultra, or one of .*did you mean fast\?"):
+        pure.load_plan("fsat")
+
+
+def test_other_blocks_than_those_of_a_plan_are_told() -> None:
+    effective = configure(params={"Fn_compute_blocks": 2}, file=find_plan("ultra", look(None).found))
+    (note,) = effective.notes
+    assert note.startswith("cache_dit_params: the plan was made with Fn_compute_blocks: 0 (")
+    assert "ultra.yaml:14:22), not 2;" in note
