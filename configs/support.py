@@ -12,7 +12,7 @@ import torch
 from pure.configs.consistency import SIZES, calibrators
 from pure.configs.facts import Facts
 from pure.configs.layer import Setting, Settings
-from pure.configs.methods import MASKS, METHODS, method
+from pure.configs.methods import MASKS, METHODS, faults, method
 from pure.configs.numerals import unquoted
 from pure.configs.quantization import refusals as unquantizable
 from pure.configs.report import Problem
@@ -233,14 +233,17 @@ def _method(settings: Settings, facts: Facts) -> list[Problem]:
         why = "MagCache needs the ratios of the model, which MagCacheConfig(calibrate=True) of diffusers prints"
         return [_refuse(settings, path, why, "write cache_options: {ratios: [1.0, ...]}")]
     config = CacheConfig(cache_type=chosen, cache_options=options, Fn_compute_blocks=0)
+    place = f"{CACHE}cache_options" if options else path
+    cure = "docs/configuration.md lists the options of every method"
+    wrong = [(text, options.get(name)) for name, text in faults(config).items()]
+    if wrong:
+        typed = [(text, unquoted(given) if isinstance(given, str) else "") for text, given in wrong]
+        return [_refuse(settings, place, text, hint or cure) for text, hint in typed]
     try:
         made = method(config)
         if facts.denoiser is not None:
             made(facts.denoiser)
     except (TypeError, ValueError) as error:
-        place = f"{CACHE}cache_options" if options else path
-        typed = filter(None, (unquoted(each) for each in options.values() if isinstance(each, str)))
-        cure = next(typed, "docs/configuration.md lists the options of every method")
         return [_refuse(settings, place, str(error), cure)]
     return []
 

@@ -21,9 +21,11 @@ class Sum(Rule):
         warmup: first steps, all of them computed.
         ending: last steps, all of them computed.
         most: steps skipped in a row; None: no limit.
+        known: first steps, all of them computed because before them no change can be told.
     """
 
     before: ClassVar[type[Rule] | None] = Threshold
+    known: ClassVar[int] = 1
     threshold: float
     warmup: int = 1
     ending: int = 1
@@ -41,7 +43,7 @@ class Sum(Rule):
 
     def answer(self, where: Where, memory: Memory) -> Answer:
         """Compute the first steps, the last ones, and after so many skips in a row; else ask for the change."""
-        outside = where.index < self.warmup or where.index >= where.count - self.ending
+        outside = where.index < max(self.warmup, self.known) or where.index >= where.count - self.ending
         limited = self.most is not None and memory.streak >= self.most
         return Answer.COMPUTE if self.threshold <= 0 or outside or limited else Answer.DEFER
 
@@ -49,7 +51,10 @@ class Sum(Rule):
         """Return what to change."""
         if self.threshold <= 0:
             return "a threshold of 0 never skips: raise it"
-        return "with 0 skips in a row nothing is skipped: raise max_continuous" if self.most == 0 else SHORTER
+        if self.most == 0:
+            return "with 0 skips in a row nothing is skipped: raise max_continuous"
+        least = self.known + min(self.ending, 1) + 1  # whatever the warm-up
+        return f"take more steps: {self.name} needs at least {least}" if count < least else SHORTER
 
     def judge(self, change: float, where: Where, memory: Memory) -> Answer:
         """Answer once the change is known."""

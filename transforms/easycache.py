@@ -28,6 +28,7 @@ class Foreseen(Sum):
     """Compute once the foreseen changes of the prediction add up to the threshold."""
 
     name: ClassVar[str] = "easycache"
+    known: ClassVar[int] = 2  # how the prediction answers to the latents takes two predictions
 
 
 @attrs.frozen

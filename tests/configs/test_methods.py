@@ -197,3 +197,16 @@ def test_refusals_of_methods(values, facts, wanted):
     with pytest.raises(ConfigError) as caught:
         build(effective)
     assert wanted in str(caught.value)
+
+
+def test_every_fault_of_the_options_is_listed():
+    options = {"early": "0.1", "front": 0, "laet": 1, "back": 0}
+    with pytest.raises(ConfigError, match="3 problems in the configuration") as caught:
+        cached(cache_type="Budget", cache_options=options)
+    wanted = (
+        "budget(early='0.1'): the limit",
+        "budget(front=0): the number",
+        "did you mean 'late'?",
+        "write 0.1 without",
+    )
+    assert all(words in str(caught.value) for words in wanted)

@@ -78,3 +78,21 @@ def test_what_is_refused() -> None:
     for wrong in ({"seen": seen}, {"since": "last step"}, {"seen": seen, "since": "last step", "downsample": 2}):
         with pytest.raises(ValueError, match="follows all of the latents from step to step; set seen"):
             Probe(gain=True, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("transform", "count", "words"),
+    [
+        (
+            easycache(threshold=9.0, warmup=0),
+            3,
+            "easycache computes every one of 3 steps; take more steps: easycache needs",
+        ),
+        (easycache(threshold=9.0, warmup=0), 2, "take more steps: easycache needs at least 4"),
+        (easycache(threshold=9.0, warmup=3), 4, "use a shorter warm-up or more steps"),
+        (easycache(threshold=9.0, warmup=0), 4, ""),
+    ],
+)
+def test_too_few_steps_to_skip_any_are_told(transform, count, words):
+    found = transform(RANDOM.first).notes(count)
+    assert len(found) == bool(words) and all(words in note.text for note in found)
