@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pure.configs.tuned import TunedFor
-from pure.models.guidance import guidance_of
+from pure.models.guidance import embeds_guidance, guidance_of
 from pure.notes import Note
 from pure.origin import fingerprint as of_params
 
@@ -39,6 +39,7 @@ def made_for(pipeline: Pipeline, denoiser: AnyDenoiser, request: Request) -> Tun
         request: of any prompts.
     """
     guidance, steps = guidance_of(denoiser), pipeline.schedule(request)
+    embedded = pipeline.scale(request, "guidance_scale") if embeds_guidance(pipeline.params) else None
     sigmas = [step.sigma for step in steps]
     levels = "" if sigmas[0] is None or sigmas[-1] is None else f", {float(sigmas[0]):.4f} to {float(sigmas[-1]):.4f}"
     return TunedFor(
@@ -47,7 +48,7 @@ def made_for(pipeline: Pipeline, denoiser: AnyDenoiser, request: Request) -> Tun
         height=request.height,
         width=request.width,
         frames=request.frames,
-        guidance=guidance.scale if guidance else pipeline.scale(request, "guidance_scale"),
+        guidance=guidance.scale if guidance else embedded,
         solver=type(pipeline.solver).__name__ + levels,
     )
 

@@ -1,6 +1,7 @@
 """The guidance of a denoiser, or of every expert; and whether a transformer has it as an input."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -29,9 +30,12 @@ def with_guidance(denoiser: Denoiser | Experts, guidance: Guidance | Mapping[str
     return attrs.evolve(denoiser, guidance=guidance)
 
 
-def embeds_guidance(params: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a transformer with these parameters embeds a guidance scale."""
-    return any(name.endswith("guidance_embedder.linear_1.weight") for name in params)
+def embeds_guidance(params: Mapping[str, Any]) -> bool:
+    """Whether a transformer with these parameters, or an expert of several, embeds a guidance scale."""
+    return any(
+        embeds_guidance(each) if isinstance(each, Mapping) else name.endswith("guidance_embedder.linear_1.weight")
+        for name, each in params.items()
+    )
 
 
 def embedded_scales(params: Mapping[str, torch.Tensor], scale: float | None, rows: int) -> torch.Tensor | None:

@@ -73,9 +73,9 @@ class teacache(Transform):
         """Set the probe and add the rule."""
         if denoiser.modulated is None:
             raise ValueError(
-                "teacache measures the modulated input of the first block, which only the denoisers of FLUX.1, "
-                "HunyuanVideo and Wan name; use dbcache(front=1, threshold=...), or a Probe(of=...) of your own, see "
-                "docs/extending.md"
+                "teacache measures the modulated input of the first block, which only puredit's own denoisers "
+                "of FLUX.1, HunyuanVideo and Wan name; use dbcache(front=1, threshold=...), or a "
+                "Probe(of=...) of your own, see docs/extending.md"
             )
         published: Published | None = getattr(denoiser.modulated, "published", None)
         if published is None and None in (self.threshold, self.polynomial):

@@ -10,6 +10,7 @@ call of the pipeline begins and dropped when it ends, however it ends.
 """
 
 import contextlib
+import copy
 import functools
 import inspect
 import warnings
@@ -21,6 +22,7 @@ from pure.composition import Transform
 from pure.models.accelerate.calls import CURRENT, PipelineCall, Session
 from pure.models.accelerate.checks import HOW, chosen
 from pure.models.accelerate.plans import PlanLike, transform_of
+from pure.models.accelerate.proxy import real
 from pure.models.accelerate.report import Report
 from pure.notes import warn
 
@@ -125,4 +127,17 @@ def _watched(cls: type, session: Session) -> type:
         warn((note for note in session.report.last.notes if note.kind == "warning"), stacklevel=3)
         return result
 
-    return type(cls)(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    def components(self: Any) -> Any:
+        # A pipeline that is made of them is another one, and diffusers looks at the types of the real ones.
+        return {name: real(each) for name, each in cls.components.__get__(self).items()}  # type: ignore[attr-defined]
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        # What is copied or pickled is a plain pipeline of the real components: one that is not accelerated.
+        plain = object.__new__(cls)
+        vars(plain).update({name: real(value) for name, value in vars(self).items()})
+        return copy.copy, (plain,)
+
+    own = {"__call__": call, "__reduce_ex__": reduce, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    if hasattr(cls, "components"):
+        own["components"] = property(components)
+    return type(cls)(cls.__name__, (cls,), own)

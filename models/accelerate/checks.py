@@ -17,6 +17,7 @@ from pure.models.adapt.forward import TIMES, arguments_of
 from pure.models.adapt.structure import check_unpatched
 from pure.models.adapt.whole import whole
 from pure.models.errors import CheckpointError
+from pure.plan import Published
 
 COMPONENTS = ("transformer", "transformer_2", "unconditional_transformer", "unet")
 HOW = "write `with pure.accelerate(pipe, dbcache()): pipe(...)`"
@@ -107,6 +108,7 @@ def check_module(module: torch.nn.Module, transform: Transform) -> None:
             chosen for it and it does not ask diffusers' dispatcher.
         ValueError: the transform guides, or measures a change where there is none.
     """
+    check_named(transform)
     if in_one_piece(module):
         edited = in_whole(transform, one_piece(module))
         check_unguided(edited)
@@ -121,6 +123,23 @@ def check_module(module: torch.nn.Module, transform: Transform) -> None:
         return
     check_unguided(edited)
     check_dispatched(module, edited.attend)
+
+
+def check_named(transform: Transform) -> None:
+    """Refuse a transform that measures what only a denoiser of this package names.
+
+    Raises:
+        ValueError: it measures the modulated input of the first block.
+    """
+    try:
+        probe = transform.edit(_NAMING).plan.probe
+    except ValueError:
+        return
+    if probe is not None and probe.of is _NAMING.modulated:
+        raise ValueError(
+            "teacache measures the modulated input of the first block, which a transformer of diffusers under "
+            "accelerate does not name, FLUX.1's neither; use dbcache(...) or easycache(...)"
+        )
 
 
 def check_unguided(denoiser: Denoiser) -> None:
@@ -150,3 +169,16 @@ def _missing(pipe: Any, names: list[str]) -> str:
 _ONE = whole(lambda latents, timestep, conditioning: latents)
 # More blocks than any transformer has: what a transform makes of it does not depend on its place in a real one.
 _ANY = attrs.evolve(_ONE, blocks=_ONE.blocks * 256)
+
+
+@attrs.frozen
+class _Modulated:
+    """Stands for what a denoiser names as the modulated input of its first block."""
+
+    published = Published(polynomial=(1.0, 0.0), threshold=0.0)
+
+    def __call__(self, params: Any, hidden: Any, context: Any) -> Any:
+        raise NotImplementedError("nothing is computed with it")
+
+
+_NAMING = attrs.evolve(_ANY, modulated=_Modulated())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from pure.composition import Transform
+from pure.models.guidance import embeds_guidance
 from pure.notes import Note
 from pure.origin import fingerprint
 
@@ -60,20 +61,27 @@ def facts_of(
     known = {
         "model": fingerprint({str(place): module.state_dict() for place, module in enumerate(modules)}),
         "steps": steps,
-        "guidance": _guidance(given),
         "solver": name + levels,
         "frames": given.get("num_frames"),
     }
     height, width = given.get("height"), given.get("width")
     if isinstance(height, int) and isinstance(width, int):
         known |= {"height": height, "width": width}
-    return {name: value for name, value in known.items() if value is not None}
+    known = {name: value for name, value in known.items() if value is not None}
+    if {"guidance_scale", "true_cfg_scale"} & set(given):
+        known["guidance"] = _guidance(pipe, given, modules)
+    return known
 
 
-def _guidance(given: Mapping[str, Any]) -> float | None:
-    """Return the scale that counts: that of a negative prompt if there is one, else the pipeline's own."""
-    true, negative = given.get("true_cfg_scale"), given.get("negative_prompt")
-    if true is not None and true > 1 and negative is not None:
+def _guidance(pipe: Any, given: Mapping[str, Any], modules: Sequence[Any]) -> float | None:
+    """Return the scale that counts: that of a negative prompt if there is one, else the pipeline's own if it is read.
+
+    A pipeline that has both scales only embeds its own, and not every checkpoint does.
+    """
+    true, negative = given.get("true_cfg_scale"), ("negative_prompt", "negative_prompt_embeds")
+    if true is not None and true > 1 and any(given.get(name) is not None for name in negative):
         return float(true)
     scale = given.get("guidance_scale")
-    return None if scale is None else float(scale)
+    guides = getattr(pipe, "do_classifier_free_guidance", "true_cfg_scale" not in given)
+    embeds = any(embeds_guidance(dict(module.named_parameters())) for module in modules)
+    return float(scale) if scale is not None and (guides or embeds) else None

@@ -25,10 +25,16 @@ class Proxy:
 
     @property
     def __class__(self) -> Any:  # type: ignore[override]  # isinstance says what it says of the module
-        return type(vars(self)["_module"])
+        return type(vars(self).get("_module", self))
 
     def __getattr__(self, name: str) -> Any:
+        if "_module" not in vars(self):  # made by __new__ alone, as unpickling does
+            raise AttributeError(f"{name}: this is the place of a component without one")
         return getattr(vars(self)["_module"], name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Let `copy`, `deepcopy` and `pickle` make a plain component, without the cache."""
+        return vars(self)["_module"].__reduce_ex__(protocol)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(vars(self)["_module"], name, value)
@@ -58,6 +64,11 @@ class Proxy:
                 yield
         finally:
             CONTEXT.reset(token)
+
+
+def real(value: Any) -> Any:
+    """Return the component that a proxy stands for; anything else as it is."""
+    return vars(value)["_module"] if type(value) is Proxy else value
 
 
 def bare(module: torch.nn.Module) -> torch.nn.Module:

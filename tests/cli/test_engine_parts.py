@@ -281,16 +281,27 @@ def test_decisions_of_experts_are_reported_by_expert():
     assert (other["expert"], other["branch"], other["change"], other["computed"]) == ("low", "b", 0.5, False)
 
 
+EMBEDDING = "time_text_embed.guidance_embedder.linear_1.weight"
+
+
 @pytest.mark.parametrize(
-    ("guidance", "scale"), [(SimpleNamespace(scale=4.0), 4.0), (None, 3.5)], ids=["guided", "embedded"]
+    ("guidance", "params", "scale"),
+    [
+        (SimpleNamespace(scale=4.0), {}, 4.0),
+        (None, {EMBEDDING: 0}, 3.5),
+        (None, {"high": {EMBEDDING: 0}, "low": {}}, 3.5),
+        (None, {"high": {"x": 0}}, None),
+    ],
+    ids=["guided", "embedded", "embedded by an expert", "not read"],
 )
-def test_a_plan_is_made_for_the_guidance_of_the_run(monkeypatch, guidance, scale):
+def test_a_plan_is_made_for_the_guidance_of_the_run(monkeypatch, guidance, params, scale):
     monkeypatch.setattr(tuned, "guidance_of", lambda denoiser: guidance)
     monkeypatch.setattr(tuned, "fingerprint", lambda pipeline: "abc")
     solver = pure.FlowMatchEuler()
     pipeline: Any = SimpleNamespace(
         solver=solver,
         schedule=lambda request: solver.schedule(4),
+        params=params,
         scale=lambda request, name: {"guidance_scale": 3.5}[name],
     )
     request: Any = SimpleNamespace(height=32, width=64, frames=5)
@@ -298,8 +309,8 @@ def test_a_plan_is_made_for_the_guidance_of_the_run(monkeypatch, guidance, scale
     found = tuned.made_for(pipeline, denoiser, request)
     assert (found.model, found.steps, found.height, found.width, found.frames) == ("abc", 4, 32, 64, 5)
     assert (found.guidance, found.solver) == (scale, "FlowMatchEuler, 1.0000 to 0.2500")
-    (note,) = tuned.misfits(attrs.evolve(found, guidance=None, height=64), found)
-    assert f"guidance none, not {scale}, 64 x 64 x 5 frames pixels, not 64 x 32 x 5 frames;" in note.text
+    (note,) = tuned.misfits(attrs.evolve(found, guidance=1.5, height=64), found)
+    assert f"guidance 1.5, not {scale or 'none'}, 64 x 64 x 5 frames pixels, not 64 x 32 x 5 frames;" in note.text
 
 
 def test_what_json_cannot_say_is_named():

@@ -2,16 +2,21 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import attrs
+import diffusers
 import pytest
 import torch
 
 import pure
 from pure.configs.tuned import TunedFor
 from pure.engine.tuning.loading import LoadedPlan
+from pure.models import embedded
+from pure.models.accelerate.plans import facts_of
 from pure.origin import fingerprint
 from pure.transforms import dbcache, scm
+from tests.support import tiny
 from tests.support.pipelines import make, picture
 
 STEPS = 4
@@ -74,6 +79,35 @@ def test_what_differs_is_said_and_what_holds_anyway(flux, change, words):
         picture(pipe, call)
     (note,) = report.last.notes
     assert words in note.text
+
+
+@pytest.mark.parametrize(
+    ("name", "embeds", "changes", "expected"),
+    [
+        ("flux", True, {}, 3.5),
+        ("flux", False, {}, None),
+        ("flux", False, {"true_cfg_scale": 2.0}, None),
+        ("flux", False, {"true_cfg_scale": 2.0, "negative_prompt": "bad"}, 2.0),
+        ("wan21", None, {"guidance_scale": 3.0}, 3.0),
+        ("wan21", None, {"guidance_scale": 1.0}, None),
+    ],
+)
+def test_the_scale_that_counts_is_one_that_is_read(name, embeds, changes, expected):
+    pipe, call = make(name)
+    if embeds is not None:
+        vars(pipe)["transformer"] = tiny.transformer(guidance_embeds=embeds)
+    call |= {"num_inference_steps": 2, "output_type": "latent", **changes}
+    picture(pipe, call)
+    assert facts_of(pipe, type(pipe).__call__, (), call, [pipe.transformer], 2)["guidance"] == expected
+
+
+def test_a_plan_of_the_checkpoint_in_the_package_says_nothing_of_a_scale_that_it_does_not_read():
+    pipe: Any = diffusers.FluxPipeline.from_pretrained(embedded())
+    pipe.set_progress_bar_config(disable=True)
+    with pure.accelerate(pipe, pure.load_plan(f"{embedded()}/plans/fast.yaml")) as report:
+        options = {"num_inference_steps": 28, "height": 64, "width": 64, "output_type": "latent"}
+        pipe("a red apple", max_sequence_length=16, **options)
+    assert report.last.notes == () and report.last.computed == 11
 
 
 def test_a_plan_is_read_from_its_file(flux, tmp_path: Path):

@@ -13,7 +13,7 @@ from pure.models import embedded, load_pipeline
 from pure.models.accelerate.calls import noise_level
 from pure.plan import Span
 from pure.rules import Threshold
-from pure.transforms import easycache, seacache
+from pure.transforms import easycache, scm, seacache, teacache
 from tests.support.pipelines import make, picture
 
 STEPS = 12
@@ -81,3 +81,12 @@ def test_seacache_runs_where_latents_are_a_grid():
     with pure.accelerate(pipe, seacache(threshold=1e9)) as report:
         picture(pipe, call)
     assert report.last.skipped > 0
+
+
+@pytest.mark.parametrize("name", ["flux", "unet"])
+@pytest.mark.parametrize("cache", [teacache(), teacache(threshold=0.3, polynomial=(1.0, 0.0))], ids=["", "given"])
+def test_teacache_is_refused_before_the_run_with_what_works(name, cache):
+    pipe, _ = make(name)
+    for given in (cache, {name.replace("flux", "transformer"): pure.compose(cache, scm(mask="11", policy="static"))}):
+        with pytest.raises(ValueError, match=r"under accelerate does not name, .*; use dbcache\(...\) or easycache"):
+            pure.accelerate(pipe, given)
