@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pure.configs import ConfigError, Effective, Facts, load_config, read_request
-from pure.engine.caching import Sources
+from pure.engine.caching import Sources, check_teacache
 from pure.engine.errors import Misuse
 from pure.engine.plans import find_plan
 
@@ -56,11 +56,14 @@ def settle(values: Mapping[str, Any], environ: Mapping[str, str], facts: Facts) 
 
     Raises:
         ConfigError: a setting is wrong or contradicts another; lists what is wrong in all sources.
+        Misuse: --enable-teacache contradicts another source.
     """
     params = values["cache_dit_params"]
     # With parameters of its own a request is on; the flag, where it is given, is part of the request.
     enable = None if params is None else values["enable_cache_dit"]
-    return _sources(values, {"cache_dit_params": PARAMS}).settle(environ, facts, params, enable)
+    effective = _sources(values, {"cache_dit_params": PARAMS}).settle(environ, facts, params, enable)
+    check_teacache(effective, values.get("enable_teacache"), "--enable-teacache false")
+    return effective
 
 
 def default_sources(values: Mapping[str, Any]) -> Sources:

@@ -130,7 +130,6 @@ CACHE = group(
         "--enable-teacache",
         boolean(),
         "Enable TeaCache, as it was published for the model: FLUX.1, HunyuanVideo, Wan 2.1 from text.",
-        default=False,
     ),
     flag(
         "--cache-dit-params",

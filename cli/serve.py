@@ -23,7 +23,7 @@ from pure.cli.screen import screen as make_screen
 from pure.configs import Facts, parallel
 from pure.distributed.hosts import Hosts
 from pure.distributed.mesh import Sizes
-from pure.engine.caching import Caching, Sources
+from pure.engine.caching import Caching, Sources, check_teacache
 from pure.engine.checkpoint import Checkpoint
 from pure.engine.engine import Engine, Order, Recipe, open_engine
 from pure.engine.errors import Interrupted, Misuse
@@ -84,6 +84,7 @@ def execute(values: Mapping[str, Any]) -> None:
     facts = facts_of(values, checkpoint, os.environ)
     sources = default_sources(planned(values, checkpoint))
     caching = Caching.of(sources.settle(os.environ, facts))  # of a request that sets nothing
+    check_teacache(caching.effective, values.get("enable_teacache"), "--enable-teacache false")
     sizes = parallel(caching.effective).sizes
     check_shares(sizes, checkpoint.found)
     for size in map(read_size, values["warmup_resolutions"]):

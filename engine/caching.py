@@ -10,6 +10,7 @@ import attrs
 import pure
 from pure.composition import single_transforms
 from pure.configs import Effective, Facts, build, configure
+from pure.engine.errors import Misuse
 from pure.experts import first_of
 from pure.notes import Note
 from pure.rules import Threshold, find
@@ -105,6 +106,26 @@ class Sources:
             sources["flags"] = {**self.flags, "attention_backend": attention}
             sources["spelling"] = {**self.spelling, "attention_backend": OVERRIDE}
         return configure(params=params, enable=enable, environ=environ, facts=facts, **sources)
+
+
+def check_teacache(effective: Effective, wanted: bool | None, spelled: str) -> None:
+    """Refuse to run TeaCache where it is switched off.
+
+    Args:
+        effective: the settings that count.
+        wanted: False switches it off.
+        spelled: what did so, such as "--enable-teacache false".
+
+    Raises:
+        Misuse: a source chooses it.
+    """
+    if wanted is not False or not effective.enabled:
+        return
+    for section in ("",) if effective.facts.experts == 1 else ("", "secondary."):
+        cache, origin = effective.secondary if section else effective.cache, f"{section}cache_config.cache_type"
+        if cache.cache_type == "TeaCache":
+            where = f"cache_type: TeaCache ({effective.origins[origin]})"
+            raise Misuse(f"{spelled} contradicts {where}; give only one of the two", field="enable_teacache")
 
 
 def threshold_of(denoiser: pure.Denoiser | pure.Experts) -> float | None:

@@ -30,7 +30,8 @@ def order_of(fields: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Ord
     size = fields.get("size")
     options = dict(zip(("width", "height"), size, strict=True)) if size else {}
     options |= {name: fields[field] for field, name in OPTIONS.items() if field in fields}
-    notes = [note for picture in pictures for note in picture.notes]
+    notes = [Note(text) for text in fields.get("notes", ())]
+    notes += [note for picture in pictures for note in picture.notes]
     if size and any(options[side] != given for side, given in zip(("width", "height"), size, strict=True)):
         notes.append(Note(f"size={size[0]}x{size[1]} has no effect where width or height is given"))
     if "seconds" in fields and "num_frames" in fields:

@@ -115,7 +115,7 @@ VIDEO = Fields(
 
 
 def read_fields(body: Body, route: Fields, *checks: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:
-    """Return the fields of a body that are set, each as its kind reads it.
+    """Return the fields of a body that are set, each as its kind reads it, and as `notes` which have no effect.
 
     Args:
         body: of the request.
@@ -129,7 +129,8 @@ def read_fields(body: Body, route: Fields, *checks: Callable[[Mapping[str, Any]]
         raise Misuse(f"the body is {show(body.fields)}; send a JSON object with a prompt", code="invalid_json")
     found: dict[str, Any] = {}
     wrong: dict[str, Misuse] = {}
-    for name, value in _flat(body.fields).items():
+    fields, lost = _flat(body.fields)
+    for name, value in fields.items():
         if value is None:
             continue
         try:
@@ -153,7 +154,7 @@ def read_fields(body: Body, route: Fields, *checks: Callable[[Mapping[str, Any]]
     if wrong:
         first = next(iter(wrong.values()))
         raise Misuse("\n".join(error.message for error in wrong.values()), field=first.field, code=first.code)
-    return _teacache(found)
+    return {**_teacache(found), **({"notes": lost} if lost else {})}
 
 
 def _teacache(found: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +163,9 @@ def _teacache(found: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Misuse: other fields say that there is no cache, or that it is another.
     """
-    if not found.pop("enable_teacache", False):
-        return found
+    if not found.get("enable_teacache"):
+        return found  # false is held against all sources together, once they are merged
+    del found["enable_teacache"]
     params = found.get("cache_dit_params")
     params = dict((json.loads(params) if isinstance(params, str) else params) or {})
     if found.get("enable_cache_dit") is False or params.get("cache_type") not in (None, "TeaCache"):
@@ -192,9 +194,14 @@ def _cache(found: Mapping[str, Any]) -> None:
         raise Misuse(str(error), field="cache_dit_params", code="invalid_cache_config") from error
 
 
-def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Move the fields of `extra_body` and similar objects to the top level; fields that are there already win."""
+def _flat(body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Move the fields of `extra_body` and similar objects to the top level; fields that are there already win.
+
+    Returns:
+        The fields, and a sentence on every one that does not win.
+    """
     found = {name.removesuffix("[]"): value for name, value in body.items() if name not in EXTRAS}
+    lost: tuple[str, ...] = ()
     for name in EXTRAS:
         value = body.get(name)
         if isinstance(value, str):
@@ -206,9 +213,14 @@ def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if not isinstance(value, Mapping):
             raise Misuse(f"{name}: found {show(value)}; allowed: an object, or one as JSON text", field=name)
-        for inner, entry in _flat(value).items():
-            found.setdefault(inner, entry)
-    return found
+        inside, losing = _flat(value)
+        lost += losing
+        for inner, entry in inside.items():
+            if found.get(inner) is None:
+                found[inner] = entry
+            elif entry is not None and entry != found[inner]:
+                lost += (f"{inner[:80]} of {name}, {show(entry)}, has no effect: another {inner[:80]} is there, too",)
+    return found, lost
 
 
 def _refuse(name: str, value: Any, route: Fields) -> None:

@@ -12,7 +12,7 @@ import attrs
 from fastapi import Request
 
 from pure.configs import ConfigError, Facts
-from pure.engine.caching import OVERRIDE, Caching, Sources
+from pure.engine.caching import OVERRIDE, Caching, Sources, check_teacache
 from pure.engine.engine import Engine, Order, Recipe
 from pure.engine.errors import Misuse, Stopping
 from pure.engine.report import peak_memory
@@ -110,6 +110,7 @@ class Service:
             recipe = await asyncio.to_thread(self.recipe, order_of(fields, pictures), *settings)
         except Misuse as error:
             raise error if error.field else Misuse(error.message, field=field_of(error.message)) from error
+        check_teacache(recipe.caching.effective, fields.get("enable_teacache"), "enable_teacache: false")
         _bounded(recipe)
         if model in (None, *self.names):
             return recipe

@@ -127,3 +127,7 @@ def test_teacache_and_another_method_on_one_command_line_contradict_each_other()
             read()
     same = generate.make_context("generate", ["--enable-teacache", "--cache-dit-params", '{"cache_type": "TeaCache"}'])
     assert build(settle(same.params, {}, Facts())) == teacache()
+    off = {**same.params, "enable_teacache": False}
+    with pytest.raises(Misuse, match=r"--enable-teacache false contradicts cache_type: TeaCache \(request --cache-dit"):
+        settle(off, {}, Facts())
+    assert settle({**off, "enable_cache_dit": False}, {}, Facts()).enabled is False

@@ -169,6 +169,11 @@ def test_teacache_is_a_method_of_a_request(here):
     for others in ({"enable_cache_dit": False}, {"cache_dit_params": {"cache_type": "FORA"}}):
         error = opened.refused(enable_teacache=True, **others)
         assert "give only one of the two" in error["message"] and error["param"] == "enable_teacache"
+    error = opened.refused(enable_teacache=False, cache_dit_params={"cache_type": "TeaCache"})
+    assert "enable_teacache: false contradicts cache_type: TeaCache (request cache_dit_params)" in error["message"]
+    assert error["param"] == "enable_teacache"
+    made = opened.post(num_inference_steps=1, seed=1, extra_body={"seed": 2})
+    assert made["puredit"]["notes"][0].startswith("seed of extra_body, the number 2, has no effect")
 
 
 def test_the_environment_is_read_when_a_request_starts(here, monkeypatch):

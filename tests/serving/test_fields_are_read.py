@@ -13,8 +13,6 @@ from tests.serving.stand_ins import post
 
 NOTHING = {"user"}
 """Of clients that tell their users apart; nothing depends on it."""
-ELSEWHERE = {"enable_teacache"}
-"""Becomes one of the `cache_dit_params` where fields are read."""
 
 GIVEN: dict[str, Any] = {
     "prompt": "a cat", "negative_prompt": "b", "model": "one", "size": (64, 32), "width": 64, "height": 32, "n": 1,
@@ -45,7 +43,7 @@ def test_a_route_reads_its_fields(site, monkeypatch, name, module, path, counts)
     monkeypatch.setattr(module, "read_fields", lambda *_: given)
     at = site(video=name == "VIDEO", counts=counts)
     made = post(at, path)
-    assert set(given) - seen == NOTHING | ELSEWHERE
+    assert set(given) - seen == NOTHING
     job = at.worker.jobs.get(made["id"], "video" if name == "VIDEO" else "image").job
     order, effective = job.recipe.order, job.recipe.caching.effective
     options = {name: value for name, value in order.options.items() if name != "images"}

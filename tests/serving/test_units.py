@@ -123,7 +123,12 @@ def test_a_null_is_unset_and_extra_fields_do_not_win():
     body = Body(
         {"prompt": "a", "n": None, "seed": 1, "extra_body": '{"seed": 2, "width": 64, "extra_json": {"height": 32}}'}
     )
-    assert read_fields(body, IMAGE, seeds) == {"prompt": "a", "seed": (1,), "width": 64, "height": 32}
+    assert read_fields(body, IMAGE, seeds) == {
+        "prompt": "a", "seed": (1,), "width": 64, "height": 32,
+        "notes": ("seed of extra_body, the number 2, has no effect: another seed is there, too",),
+    }  # fmt: skip
+    body = Body({"prompt": None, "seed": 1, "extra_body": {"prompt": "b", "seed": 1}})
+    assert read_fields(body, IMAGE, seeds) == {"prompt": "b", "seed": (1,)}
     body = Body({"seed": [1, 2], "n": 3, "prompt": 5}, (Upload("mask", b""),))
     with pytest.raises(Misuse) as error:
         read_fields(body, EDIT, seeds)
