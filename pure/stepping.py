@@ -312,7 +312,7 @@ def _verified(
 def _answer(
     cache: Cache,
     seen: torch.Tensor | None,
-    prediction: torch.Tensor,
+    prediction: torch.Tensor | tuple[torch.Tensor, ...],
     memories: list[Memory],
     decisions: tuple[Decision, ...],
     branching: Branching | None,
@@ -323,6 +323,13 @@ def _answer(
     The ledger is the new one already; `memories` are those before the step.
     """
     assert seen is not None, "a probe with gain sees the latents of all steps but those that are skipped anyway"
+    if isinstance(prediction, tuple):  # of video and sound
+        prediction = torch.cat([each.flatten(1) for each in prediction], dim=1)
+    before, predicted = cache.answer
+    if predicted.shape[1:] != prediction.shape[1:] and not any(memory.computed for memory in memories):
+        # Latents that enter with what is given of a picture are larger than predictions; nothing is kept yet.
+        predicted = predicted.new_zeros((len(predicted), *prediction.shape[1:]))
+        cache = attrs.evolve(cache, answer=(before, predicted))
     sizes = answered(cache.answer, seen, prediction)
     sizes = (sizes if branching is None else branching.together(sizes.unsqueeze(1)).squeeze(1)).tolist()
     rows = [

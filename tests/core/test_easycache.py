@@ -1,11 +1,14 @@
 """EasyCache: its decisions from the definition; and what a probe of latents refuses."""
 
+from typing import Any
+
+import attrs
 import pytest
 import torch
 
 import pure
 from pure.plan import Probe
-from pure.testing.situation import Situation
+from pure.testing.situation import SOLVER, Situation
 from pure.testing.toys import RANDOM
 from pure.transforms import dbcache, easycache, taylorseer
 
@@ -56,6 +59,23 @@ def test_a_batch_decides_as_its_samples_do_and_a_state_goes_on() -> None:
         alone = case.trace(seeds=(seed,))
         assert [e.info.computed[0] for e in alone] == [e.info.computed[row] for e in batch]
         torch.testing.assert_close(alone[-1].prediction[0], batch[-1].prediction[row], rtol=1e-4, atol=1e-5)
+
+
+def test_several_predictions_are_measured_together() -> None:
+    def twice(*given: Any) -> Any:
+        return (RANDOM.first.head(*given),) * 2
+
+    case = Situation(model=RANDOM, transform=pure.identity, seeds=(1,), count=3)
+    found: list[float | None] = []
+    for head in (RANDOM.first.head, twice):
+        cached = easycache(threshold=1e9, warmup=2)(attrs.evolve(RANDOM.first, head=head))
+        latents = case.latents()
+        state = cached.init(RANDOM.params, case.conditioning(), latents, 4)
+        for index, step in enumerate(SOLVER.schedule(4, tokens=16)[:3]):
+            _, state, info = cached.apply(RANDOM.params, state, pure.Inputs(latents * (1 + index) ** 2, step))
+            found.append(info.changes[0])
+    one, two = found[2], found[5]
+    assert one is not None and one > 0 and one == pytest.approx(two)
 
 
 def test_a_prediction_that_does_not_change_needs_no_steps() -> None:

@@ -14,9 +14,11 @@ from pure.models.accelerate.calls import noise_level
 from pure.plan import Span
 from pure.rules import Threshold
 from pure.transforms import easycache, scm, seacache, teacache
-from tests.support.pipelines import make, picture
+from tests.support import tiny
+from tests.support.pipelines import IMAGE, make, picture
 
 STEPS = 12
+ONLY_OF_FLUX = ("image_encoder", "feature_extractor")
 
 
 def test_easycache_decides_as_in_our_own_pipeline():
@@ -90,3 +92,25 @@ def test_teacache_is_refused_before_the_run_with_what_works(name, cache):
     for given in (cache, {name.replace("flux", "transformer"): pure.compose(cache, scm(mask="11", policy="static"))}):
         with pytest.raises(ValueError, match=r"under accelerate does not name, .*; use dbcache\(...\) or easycache"):
             pure.accelerate(pipe, given)
+
+
+def test_easycache_compares_predictions_that_are_smaller_than_what_enters():
+    """Here the picture that controls enters beside the latents; it does not move."""
+    parts = {name: part for name, part in tiny.pipeline().components.items() if name not in ONLY_OF_FLUX}
+    wide = tiny.transformer(in_channels=2 * tiny.CONFIG["in_channels"], out_channels=tiny.CONFIG["in_channels"])
+    pipe = diffusers.FluxControlPipeline(**{**parts, "transformer": wide})
+    pipe.set_progress_bar_config(disable=True)
+    call = {**make("flux")[1], "control_image": IMAGE.resize((16, 16)), "output_type": "latent"}
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = wide.register_forward_hook(
+        lambda _, a, kw, v: seen.append((kw["hidden_states"], v[0])), with_kwargs=True
+    )
+    picture(pipe, call)
+    hook.remove()
+    with pure.accelerate(pipe, easycache(threshold=1e9, warmup=1)) as report:
+        picture(pipe, call)
+    (infos,) = report.last.branches.values()
+    assert [info.computed[0] for info in infos] == [True, True, False, False, False, True]
+    (x0, v0), (x1, v1), (x2, _) = seen[:3]
+    change = (v1 - v0).abs().sum() / (x1 - x0).abs().sum() * (x2 - x1).abs().sum() / v1.abs().sum()
+    assert infos[2].changes[0] == pytest.approx(float(change), rel=1e-4)
