@@ -102,9 +102,7 @@ def test_easycache_compares_predictions_that_are_smaller_than_what_enters():
     pipe.set_progress_bar_config(disable=True)
     call = {**make("flux")[1], "control_image": IMAGE.resize((16, 16)), "output_type": "latent"}
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    hook = wide.register_forward_hook(
-        lambda _, a, kw, v: seen.append((kw["hidden_states"], v[0])), with_kwargs=True
-    )
+    hook = wide.register_forward_hook(lambda _, a, kw, v: seen.append((kw["hidden_states"], v[0])), with_kwargs=True)
     picture(pipe, call)
     hook.remove()
     with pure.accelerate(pipe, easycache(threshold=1e9, warmup=1)) as report:
