@@ -167,7 +167,10 @@ def _buffers(cache: Cache) -> dict[str, Any]:
 def _levels(step: Step, batch: int) -> torch.Tensor:
     """Return the noise level of every row, (B,)."""
     if step.sigma is None:
-        raise ValueError("the probe of this plan needs noise levels, and these steps have no sigma; give Step.sigma")
+        raise ValueError(
+            "the probe of this plan needs noise levels, and these steps have no sigma; give Step.sigma (accelerate "
+            "takes it from schedulers of flow matching only; easycache(...) needs none)"
+        )
     return step.sigma.flatten().expand(batch)
 
 

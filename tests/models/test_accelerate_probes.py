@@ -94,6 +94,18 @@ def test_teacache_is_refused_before_the_run_with_what_works(name, cache):
             pure.accelerate(pipe, given)
 
 
+def test_seacache_says_which_schedulers_have_no_levels():
+    pipe, call = make("unet")
+    with (
+        pytest.raises(ValueError, match=r"accelerate takes it from schedulers of flow matching only; easycache\(...\)"),
+        pure.accelerate(pipe, seacache()),
+    ):
+        picture(pipe, call)
+    with pure.accelerate(pipe, easycache(threshold=1e9, warmup=1)) as report:
+        picture(pipe, call)
+    assert report.last.skipped > 0
+
+
 def test_easycache_compares_predictions_that_are_smaller_than_what_enters():
     """Here the picture that controls enters beside the latents; it does not move."""
     parts = {name: part for name, part in tiny.pipeline().components.items() if name not in ONLY_OF_FLUX}
