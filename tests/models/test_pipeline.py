@@ -297,8 +297,9 @@ def test_guidance_by_transform(saved):
 )
 def test_a_transform_that_guides_no_step_warns(saved, negative, options, message):
     pipeline = load_pipeline(saved["dev"])
+    settings: Any = {**SHORT, "steps": 2}
     with pytest.warns(UserWarning, match=message):
-        made = pipeline.generate("a", negative, transform=guided(scale=2.0, **options), **{**SHORT, "steps": 2})
+        made = pipeline.generate("a", negative, transform=guided(scale=2.0, **options), **settings)
     assert len(made.notes) == 1
 
 
