@@ -60,7 +60,7 @@ class Working:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in ("start", "stop", "drain", "halt"):
             raise AttributeError(name)
-        return lambda: self.did.append(name)
+        return lambda *given: self.did.append((name, *given) if given else name)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_how_a_server_ends(monkeypatch, number, lost, error, message):
     else:
         with pytest.raises(error, match=message):
             server.run(APP, worker, taken, 7.5)
-    assert seen == [(["port"], 12, 7.5, ["start"])] and worker.did == ["start", "stop"]
+    assert seen == [(["port"], 12, 7.5, ["start"])] and worker.did == ["start", ("stop", server.LAST)]
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -102,7 +102,7 @@ def test_the_worker_is_stopped_whatever_ends_the_server(monkeypatch):
     monkeypatch.setattr(uvicorn.Server, "run", Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         server.run(APP, worker, Mock(), 1.0)
-    assert worker.did == ["start", "stop"]
+    assert worker.did == ["start", ("stop", server.LAST)]
 
 
 @pytest.mark.parametrize(
